@@ -1,0 +1,42 @@
+# Everything runs inside .venv; the Python outside it is only used to create it.
+PYTHON ?= python3
+BIN := .venv/bin
+FIRST := 00_start_here
+
+.DEFAULT_GOAL := help
+.PHONY: help env run test test-slow lab results clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: .venv/.installed ## .venv with the pinned requirements and the package itself
+
+.venv/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -r requirements.txt
+	$(BIN)/python -m pip install --no-deps -e .
+	touch $@
+
+run: env ## execute the first notebook on phantoms and print its scores (SEGLIB_SMOKE=1: seconds)
+	$(BIN)/python tests/run_notebook.py notebooks/$(FIRST).ipynb runs/$(FIRST).executed.ipynb
+
+test test-slow: export MPLBACKEND = agg
+test: env ## lint, unit tests, and every notebook in its smoke size
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest tests
+	SEGLIB_SMOKE=1 $(BIN)/python -m pytest --nbmake notebooks/*.ipynb
+
+test-slow: env ## the tests that take minutes
+	$(BIN)/python -m pytest tests -m slow
+
+lab: env ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+results: env ## train on the real data and write every figure the README quotes
+	$(BIN)/python -m tests.results
+
+clean: ## remove caches, build leftovers and executed copies (keeps .venv, data and trained runs)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs/*.executed.ipynb
+	find seglib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -1,0 +1,117 @@
+"""`Predictor`: trained weights to masks, in the size of the input. Taught in `04_lung_segmentation`."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from . import config, data, hosts, images, metrics, plots, runs
+from .errors import DataError
+
+
+class Prediction(NamedTuple):
+    """`prob` (C, H, W) float32; `mask` uint8, (H, W) of 0/1 or class numbers, or (C, H, W) of 0/1 for multilabel."""
+
+    prob: np.ndarray
+    mask: np.ndarray
+
+
+class Predictor:
+    """A trained network with everything it needs to go from pixels to a mask.
+
+    `Predictor.load(run.best).predict(array)`; the result has the size of the input: the resize to the network's size
+    and back happens inside.
+    """
+
+    def __init__(self, model: torch.nn.Module, cfg, device: str = "auto", precision: str = "auto"):
+        self.config = cfg
+        self.device = hosts.choose_device(device)
+        self.precision = hosts.choose_precision(self.device, precision)
+        self.model = model.to(self.device, memory_format=torch.channels_last).eval()
+        self.table = data.normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto", precision: str = "auto") -> "Predictor":
+        """From a weights file and the `.json` beside it; nothing in either is executed.
+
+        Raises:
+            DataError: a file is missing, torn, tries to run code, or the weights are of another network.
+        """
+        about = runs.describe_weights(path)
+        values = dict(about["config"])
+        cfg = config.preset(values.pop("preset"), values.pop("size"), **values)
+        return cls(runs.load_weights(path, runs.network(cfg)), cfg, device, precision)
+
+    @torch.inference_mode()
+    def probabilities(self, batch: torch.Tensor) -> torch.Tensor:
+        """Normalised images (N, C, H, W) float32 -> probabilities (N, classes, H, W) float32 on the same device."""
+        batch = batch.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        with torch.autocast(self.device, half or torch.bfloat16, enabled=half is not None):
+            logits = self.model(batch)
+        return metrics.probabilities(logits, self.config.task)
+
+    def predict(self, image: np.ndarray) -> Prediction:
+        """An image (H, W) or (H, W, C), RGB, of any size and number type, to a `Prediction` of its height and width.
+
+        Raises:
+            DataError: not an image array, or a number of channels that cannot be brought to the network's.
+        """
+        image = np.asarray(image)
+        if image.ndim not in (2, 3) or 0 in image.shape or image.dtype.kind not in "buif":
+            raise DataError(
+                f"predict: found an array {image.shape} of {image.dtype}; expected (H, W) or (H, W, C) numbers"
+            )
+        cfg = self.config
+        image = image.astype(np.uint8) * 255 if image.dtype == bool else image
+        pixels = images.as_channels(images.to_uint8(image, cfg.percentiles), cfg.in_channels)
+        fitted = images.fit_image(pixels, cfg.height_width, cfg.resize)
+        batch = torch.from_numpy(data.normalise(fitted, self.table))[None]
+        prob = images.unfit(self.probabilities(batch)[0].cpu().numpy(), pixels.shape[:2], cfg.resize)
+        return Prediction(prob, self.mask(prob))
+
+    def mask(self, prob: np.ndarray) -> np.ndarray:
+        """Probabilities (C, H, W) to the mask of a `Prediction`, by the config's task and threshold."""
+        chosen = metrics.decide(torch.from_numpy(prob)[None], self.config.task, self.config.threshold)[0]
+        if self.config.task == "multiclass":
+            return chosen.int().argmax(dim=0).numpy().astype(np.uint8)
+        return (chosen if self.config.task == "multilabel" else chosen[0]).numpy().astype(np.uint8)
+
+    def predict_file(self, path: str | Path, output: str | Path | None = None, overlay: bool = False) -> Prediction:
+        """An image file to a `Prediction`; `<name>_mask.png` (and `<name>_overlay.png`) go to the folder `output`."""
+        cfg = self.config
+        image = images.read_image(path, cfg.in_channels, cfg.percentiles)
+        prediction = self.predict(image)
+        if output is not None:
+            stem = Path(output) / Path(path).stem
+            mask = prediction.mask
+            names = [f"_{name}" for name in cfg.class_names] if cfg.task == "multilabel" else [""]
+            for name, plane in zip(names, mask if cfg.task == "multilabel" else [mask]):
+                pixels = plane if cfg.task == "multiclass" else plane * 255
+                images.write_png(stem.with_name(f"{stem.name}{name}_mask.png"), pixels)
+            if overlay:
+                images.write_png(stem.with_name(f"{stem.name}_overlay.png"), plots.overlay(image, mask))
+        return prediction
+
+    def predict_folder(
+        self, folder: str | Path, output: str | Path = "predictions", overlay: bool = False
+    ) -> dict[str, Any]:
+        """Every picture of a folder; returns {"done": [names], "failed": {name: reason}}. A bad file stops nothing."""
+        files = (
+            sorted(f for f in Path(folder).glob("*") if f.suffix.lower() in images.SUFFIXES)
+            if Path(folder).is_dir()
+            else []
+        )
+        if not files:
+            raise DataError(
+                f"{folder}: no picture here; expected a folder with files ending in {', '.join(images.SUFFIXES)}"
+            )
+        done, failed = [], {}
+        for file in hosts.progress(files, desc="predict", leave=False):
+            try:
+                self.predict_file(file, output, overlay)
+                done.append(file.name)
+            except DataError as error:
+                failed[file.name] = str(error)
+        return {"done": done, "failed": failed}

@@ -1,0 +1,134 @@
+"""Losses on logits that know which masks exist and which pixels count. Plain torch. Taught in `02`, `04` and `06`.
+
+All take logits (N, K, H, W), a target and `annotated` (N, K) bool. The target is (N, K, H, W) of 0, 1 and 255 for the
+sigmoid tasks, (N, H, W) of class numbers and 255 for softmax. 255 = ignored: a pixel of padding, or of a mask that
+does not exist.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IGNORE = 255
+
+
+class MaskedBCE(nn.Module):
+    """Binary cross-entropy with logits where each (image, class) counts only as far as its mask is known.
+
+    A class with a mask has weight 1. A class whose mask is missing has `missing_weight` and an empty target: 0 ignores
+    it, 1 says "no mask means no lesion". `normalisation="annotated"` divides by the sum of the weights, so that the
+    annotated classes keep their loss however many masks are missing; `"plain"` takes the mean over all pixels of the
+    weighted loss, which shrinks with every missing mask. Without missing masks both equal
+    `nn.BCEWithLogitsLoss()`.
+    """
+
+    def __init__(self, missing_weight: float = 0.0, normalisation: str = "annotated"):
+        super().__init__()
+        self.missing_weight, self.normalisation = missing_weight, normalisation
+
+    def forward(self, logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
+        known = target != IGNORE  # (N, K, H, W)
+        weight = known.to(torch.float32)
+        if annotated is not None and self.missing_weight > 0:
+            inside = known.any(dim=1, keepdim=True)  # padding is unknown in every class
+            inside = inside | ~inside.flatten(1).any(dim=1)[:, None, None, None]  # no mask at all: nothing tells
+            weight = torch.where(~annotated[:, :, None, None], inside * self.missing_weight, weight)
+        loss = F.binary_cross_entropy_with_logits(logits.float(), (target == 1).float(), weight, reduction="sum")
+        total = (
+            weight.sum() if self.normalisation == "annotated" else torch.tensor(weight.numel(), device=weight.device)
+        )
+        return loss / total.clamp(min=1e-6)
+
+
+class DiceLoss(nn.Module):
+    """1 - soft Dice of each image and class, averaged over those that have a mask (Milletari et al., 3DV 2016).
+
+    `smooth` stands above and below the fraction, so that an empty truth still punishes false positives. For softmax
+    tasks the probabilities are compared with the one-hot truth and the background is left out.
+    """
+
+    def __init__(self, task: str = "binary", smooth: float = 1.0):
+        super().__init__()
+        self.task, self.smooth = task, smooth
+
+    def forward(self, logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
+        if self.task == "multiclass":
+            known = (target != IGNORE)[:, None]  # (N, 1, H, W)
+            prob = logits.float().softmax(dim=1)[:, 1:]
+            truth = F.one_hot(torch.where(target == IGNORE, 0, target).long(), logits.shape[1]).movedim(-1, 1)[:, 1:]
+            annotated = None if annotated is None else annotated[:, 1:]
+        else:
+            known, prob, truth = target != IGNORE, logits.float().sigmoid(), target == 1
+        prob, truth = prob * known, truth * known
+        overlap = (prob * truth).sum(dim=(2, 3))  # (N, K)
+        total = prob.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
+        loss = 1 - (2 * overlap + self.smooth) / (total + self.smooth)
+        weight = known.flatten(2).any(dim=2).expand_as(loss).float()
+        if annotated is not None:
+            weight = weight * annotated
+        return (loss * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+class FocalLoss(nn.Module):
+    """Softmax cross-entropy times (1 - p) ** gamma, p the probability of the true class (Lin et al., ICCV 2017)."""
+
+    def __init__(self, gamma: float = 2.0):
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
+        known = target != IGNORE
+        entropy = F.cross_entropy(logits.float(), target.long(), ignore_index=IGNORE, reduction="none")  # (N, H, W)
+        loss = (1 - torch.exp(-entropy)) ** self.gamma * entropy
+        return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+class CrossEntropy(FocalLoss):
+    """Mean cross-entropy over the pixels that count: the focal loss without focus."""
+
+    def __init__(self):
+        super().__init__(gamma=0.0)
+
+
+class Sum(nn.Module):
+    """A weighted sum of two losses."""
+
+    def __init__(self, first: nn.Module, second: nn.Module, weights: tuple[float, float] = (0.5, 0.5)):
+        super().__init__()
+        self.first, self.second, self.weights = first, second, weights
+
+    def forward(self, logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
+        first, second = self.first(logits, target, annotated), self.second(logits, target, annotated)
+        return self.weights[0] * first + self.weights[1] * second
+
+
+def build(
+    name: str,
+    task: str = "binary",
+    loss_weights: tuple[float, float] = (0.5, 0.5),
+    focal_gamma: float = 2.0,
+    missing_weight: float = 0.0,
+    missing_normalisation: str = "annotated",
+) -> nn.Module:
+    """The loss of that name: bce, weighted_bce, dice, combined, cross_entropy or dice_focal.
+
+    `bce` treats missing masks as `weighted_bce` does with a weight of 0.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name == "bce":
+        return MaskedBCE()
+    if name == "weighted_bce":
+        return MaskedBCE(missing_weight, missing_normalisation)
+    if name == "dice":
+        return DiceLoss(task)
+    if name == "combined":
+        return Sum(MaskedBCE(missing_weight, missing_normalisation), DiceLoss(task), loss_weights)
+    if name == "cross_entropy":
+        return CrossEntropy()
+    if name == "dice_focal":
+        return Sum(DiceLoss(task), FocalLoss(focal_gamma), loss_weights)
+    raise ValueError(
+        f"loss: {name!r} is unknown; choose bce, weighted_bce, dice, combined, cross_entropy or dice_focal"
+    )

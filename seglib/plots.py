@@ -1,0 +1,179 @@
+"""Every figure of the series, in one look: a class has the same colour everywhere. See `04_lung_segmentation`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from .images import IGNORE
+
+# Okabe and Ito's palette, told apart by colour-blind readers; on grey images the first is the easiest to see
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442")
+TRUTH, PREDICTION = "#009E73", "#D55E00"
+PART_COLOURS = {"train": "#0072B2", "val": "#E69F00", "test": "#009E73"}
+
+
+def rgb(colour: str) -> np.ndarray:
+    """ "#E69F00" -> (3,) uint8."""
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.4) -> np.ndarray:
+    """The image with its mask in the class colours, (H, W, 3) uint8.
+
+    Args:
+        image: (H, W), (H, W, 1) or (H, W, 3) uint8.
+        mask: (H, W) of 0 and class numbers, or (K, H, W) of 0/1; 255 is shown as it is.
+    """
+    picture = np.repeat(image.reshape(*image.shape[:2], -1), 3 if image.ndim == 2 or image.shape[2] == 1 else 1, axis=2)
+    planes = (
+        [mask == number for number in range(1, int(mask[mask != IGNORE].max(initial=0)) + 1)]
+        if mask.ndim == 2
+        else mask == 1
+    )
+    result = picture.astype(np.float32)
+    for number, plane in enumerate(planes):
+        colour = rgb(COLOURS[number % len(COLOURS)]).astype(np.float32)
+        result[plane] = (1 - opacity) * result[plane] + opacity * colour
+    return np.rint(result).astype(np.uint8)
+
+
+def grid(pictures: Sequence[np.ndarray], titles: Sequence[str] = (), columns: int = 4, side: float = 2.4) -> Figure:
+    """Pictures (H, W), (H, W, 1) or (H, W, 3) uint8 side by side, `side` inches each."""
+    rows = -(-len(pictures) // columns)
+    columns = min(columns, len(pictures))
+    figure, axes = plt.subplots(rows, columns, figsize=(side * columns, (side + 0.25) * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, picture, title in zip(axes.flat, pictures, [*titles, *[""] * len(pictures)]):
+        axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
+        axis.set_title(title, fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def store_samples(store, part: str = "train", n: int = 8) -> Figure:
+    """The first images of one part of a store with their masks."""
+    pictures, masks = store.open()
+    cases = store.cases[store.cases["split"] == part].head(n)
+    shown = [overlay(pictures[row], _flat(masks[row])) for row in cases["row"]]
+    return grid(shown, list(cases["case"]))
+
+
+def batch_samples(batch: dict, mean: Sequence[float], std: Sequence[float], n: int = 4) -> Figure:
+    """What the network is given: images of a batch, normalisation undone, with their masks; ignored pixels dark red."""
+    shown = []
+    for image, mask in zip(batch["image"][:n].numpy(), batch["mask"][:n].numpy()):
+        pixels = np.clip(image.transpose(1, 2, 0) * np.array(std) + np.array(mean), 0, 1)
+        planes = mask[0] if mask.ndim == 3 and len(mask) == 1 else mask
+        picture = overlay(np.rint(pixels * 255).astype(np.uint8), planes)
+        picture[np.atleast_3d(mask.T).min(axis=2).T == IGNORE] = (120, 0, 0)
+        shown.append(picture)
+    return grid(shown)
+
+
+def _flat(mask: np.ndarray) -> np.ndarray:
+    """(H, W, K) of a store as `overlay` takes it."""
+    return mask[..., 0] if mask.shape[-1] == 1 else mask.transpose(2, 0, 1)
+
+
+def training_curves(history: pd.DataFrame) -> Figure:
+    """Loss of training and validation, validation Dice and accuracy, by epoch; the dashed line is the epoch kept."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+    for column, part in (("train_loss", "train"), ("val_loss", "val")):
+        left.plot(history["epoch"], history[column], color=PART_COLOURS[part], label=part)
+    left.set(xlabel="epoch", ylabel="loss")
+    for column, label, style in (("val_dice", "Dice", "-"), ("val_accuracy", "pixel accuracy", ":")):
+        right.plot(history["epoch"], history[column], style, color=PART_COLOURS["val"], label=label)
+    right.set(xlabel="epoch", ylabel="validation score", ylim=(None, 1))
+    kept = history.loc[history["best"].astype(bool), "epoch"]
+    for axis in (left, right):
+        if len(kept):
+            axis.axvline(
+                kept.iloc[-1], color="0.6", linestyle="--", linewidth=1, label=f"best: epoch {kept.iloc[-1]:.0f}"
+            )
+        axis.legend(frameon=False, fontsize=8)
+    sns.despine(figure)
+    figure.tight_layout()
+    return figure
+
+
+class LiveCurves:
+    """The training curves, redrawn in place while a notebook trains; does nothing elsewhere."""
+
+    def __init__(self, active: bool):
+        self.active, self.handle = active, None
+
+    def update(self, history: pd.DataFrame) -> None:
+        """Show the curves up to the last epoch."""
+        if not self.active:
+            return
+        from IPython.display import display
+
+        figure = training_curves(history)
+        if self.handle is None:
+            self.handle = display(figure, display_id=True)
+        else:
+            self.handle.update(figure)
+        plt.close(figure)
+
+    def close(self) -> None:
+        """Leave one line in place of the figure; the notebook draws the final curves itself."""
+        if self.handle is not None:
+            from IPython.display import Markdown
+
+            self.handle.update(Markdown("_Training finished._"))
+
+
+def scores_by_image(per_image: pd.DataFrame, metric: str = "dice") -> Figure:
+    """One point an image and a box a class, with n."""
+    values = per_image[per_image["annotated"]]
+    names = list(dict.fromkeys(values["class"]))
+    figure, axis = plt.subplots(figsize=(6.5, 0.9 + 0.8 * len(names)))
+    look = {"data": values, "x": metric, "y": "class", "order": names, "ax": axis}
+    sns.boxplot(**look, color="0.92", showfliers=False, width=0.5)
+    sns.stripplot(**look, hue="class", hue_order=names, palette=list(COLOURS[: len(names)]), size=4, legend=False)
+    counts = values.groupby("class")[metric].count()
+    axis.set_yticks(range(len(names)), [f"{name} (n={counts[name]})" for name in names])
+    axis.set(xlabel=f"{metric} of an image", ylabel="")
+    sns.despine(figure)
+    figure.tight_layout()
+    return figure
+
+
+def predictions(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], side: float = 2.3) -> Figure:
+    """One row a case: input, truth, prediction, and where they differ (missed in blue, too much in vermilion).
+
+    Args:
+        rows: (title, image (H, W, C) uint8, truth, prediction), masks as `overlay` takes them.
+    """
+    columns = ("input", "truth", "prediction", "missed / too much")
+    figure, axes = plt.subplots(len(rows), 4, figsize=(side * 4, (side + 0.1) * len(rows)), squeeze=False)
+    for line, (title, image, truth, pred) in zip(axes, rows):
+        picture = overlay(image, np.zeros(image.shape[:2], np.uint8))
+        difference = picture.copy()
+        known = truth != IGNORE
+        missed, extra = (truth > 0) & (truth != pred) & known, (pred > 0) & (truth != pred) & known
+        if truth.ndim == 3:
+            missed, extra = missed.any(axis=0), extra.any(axis=0)
+        difference[missed], difference[extra] = rgb("#0072B2"), rgb(PREDICTION)
+        for axis, shown, name in zip(line, (picture, overlay(image, truth), overlay(image, pred), difference), columns):
+            axis.imshow(shown)
+            axis.set(xticks=[], yticks=[])
+            if axis.get_subplotspec().is_first_row():
+                axis.set_title(name, fontsize=9)
+        line[0].set_ylabel(title, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as PNG and close it."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return Path(path)

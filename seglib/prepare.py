@@ -1,0 +1,368 @@
+"""Case table -> data report, split by patient, and a resized store on disk. Taught in `01_data_preparation`."""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import hosts, images
+from .errors import DataError
+
+VERSION = 1  # raise it when the pixels that `build` writes change, so that old stores are rebuilt
+
+
+@dataclass
+class DataReport:
+    """What was checked and found.
+
+    `facts`: a row an image (size, how its masks were decoded, foreground share). `problems`: a row a finding with the
+    file, what was found and what was done; rows whose action starts with "set aside" name images that were left out.
+    """
+
+    facts: pd.DataFrame
+    problems: pd.DataFrame
+    notes: list[str]
+
+    @property
+    def set_aside(self) -> list[str]:
+        """The cases that were left out of the store."""
+        return sorted(set(self.problems.loc[self.problems["action"].str.startswith("set aside"), "case"]))
+
+    def summary(self) -> pd.DataFrame:
+        """The report in about ten lines: what was checked, what was found."""
+        facts = self.facts
+        sizes = facts.groupby(["height", "width"]).size().sort_values(ascending=False)
+        shown = ", ".join(f"{h}x{w} ({n})" for (h, w), n in sizes.head(3).items())
+        rows = [
+            ("images read", len(facts)),
+            ("sizes (height x width)", shown + (f" and {len(sizes) - 3} more" if len(sizes) > 3 else "")),
+        ]
+        for column in [c for c in facts if c.startswith("share ")]:
+            name, share = column[6:], facts[column]
+            how = facts[f"how {name}"].replace("", np.nan).value_counts()
+            rows.append(
+                (
+                    f"{name}: masks",
+                    f"{share.notna().sum()} there, {share.isna().sum()} missing, {(share == 0).sum()} empty",
+                )
+            )
+            rows.append((f"{name}: decoded by", "; ".join(f"{k} ({n})" for k, n in how.items())))
+            rows.append(
+                (f"{name}: share of pixels", f"{share.mean():.1%} (from {share.min():.1%} to {share.max():.1%})")
+            )
+        rows += [("problems", len(self.problems)), ("images set aside", len(self.set_aside))]
+        rows += [("note", note) for note in self.notes]
+        return pd.DataFrame(rows, columns=["checked", "found"])
+
+    def _repr_html_(self) -> str:
+        problems = self.problems.drop(columns="file").to_html(index=False) if len(self.problems) else ""
+        return self.summary().to_html(index=False) + problems
+
+
+@dataclass
+class Store:
+    """Resized images and masks on disk: `images.npy` (N, H, W, C) uint8, `masks.npy` (N, H, W, K) uint8 with 255 =
+    ignored; K is the number of classes for multilabel, else 1. `cases` is the table of what can be used; its column
+    `row` points into the arrays."""
+
+    folder: Path
+    cases: pd.DataFrame
+    report: DataReport
+    info: dict[str, Any]
+
+    def open(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images and masks, memory-mapped read-only: nothing is read until a row is touched."""
+        return tuple(np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
+
+    def export_png(self, folder: str | Path) -> Path:
+        """Write `<folder>/{train,val,test}/{images,masks}/<case>.png`; one mask folder a class where they overlap."""
+        pictures, masks = self.open()
+        binary = len(self.info["class_names"]) == 1
+        for case in self.cases.itertuples():
+            target = Path(folder) / case.split
+            images.write_png(target / "images" / f"{case.case}.png", pictures[case.row])
+            for k in range(masks.shape[-1]):
+                sub = Path("masks") / (self.info["class_names"][k] if masks.shape[-1] > 1 else "")
+                mask = masks[case.row][..., k]
+                scaled = np.where(mask == 1, 255, 0).astype(np.uint8) if binary or masks.shape[-1] > 1 else mask
+                images.write_png(target / sub / f"{case.case}.png", scaled)
+        return Path(folder)
+
+
+def build(cases: pd.DataFrame, cfg, strict: bool = False) -> Store:
+    """Check every file, split by patient, resize, and keep the result under `work_dir/stores`.
+
+    A store with the same files and settings is reused. Images with a problem are set aside and listed in the report
+    (`strict=True`: stop at once instead).
+
+    Args:
+        cases: table of `layouts.scan`; it may be filtered or edited before.
+        cfg: uses image_size, resize, in_channels, percentiles, mask_*, label_map, class_names, the split and seed.
+
+    Raises:
+        DataError: nothing usable is left, a column is missing, or (strict) the first problem.
+    """
+    for column in ("case", "patient", "split", "image"):
+        if column not in cases:
+            raise DataError(f"case table: no column {column!r}; found {list(cases.columns)}")
+    if cases.empty:
+        raise DataError("case table: no rows; nothing to prepare")
+    if cases["case"].duplicated().any():
+        raise DataError(
+            f"case table: {cases['case'][cases['case'].duplicated()].iloc[0]!r} occurs twice; names must differ"
+        )
+    cfg.validate()
+    settings = _settings(cfg)
+    key = _key(cases, settings)
+    folder = Path(hosts.run_root(cfg)) / "stores" / f"{cfg.preset}-{key[:12]}"
+    if not (folder / "store.json").is_file():
+        _write(cases.reset_index(drop=True), cfg, folder, {**settings, "key": key}, strict)
+    store = open_store(folder)
+    if strict and len(store.report.problems):
+        raise _first(store.report.problems)
+    return store
+
+
+def open_store(folder: str | Path) -> Store:
+    """A store that `build` wrote before."""
+    folder = Path(folder)
+    try:
+        info = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: not a store ({error}); prepare.build makes one") from error
+    tables = {n: pd.read_json(folder / f"{n}.json", orient="table") for n in ("facts", "problems")}
+    cases = pd.read_csv(
+        folder / "cases.csv", keep_default_na=False, dtype={"case": str, "patient": str, "finding": str}
+    )
+    return Store(folder, cases, DataReport(**tables, notes=info["notes"]), info)
+
+
+def split(cases: pd.DataFrame, cfg) -> tuple[pd.Series, list[str]]:
+    """train / val / test for each row, and notes on what was decided. No patient is in two parts.
+
+    The test part is taken first, `val_split` is a share of the rest. Up to 1 a number is a share of the patients,
+    above 1 a count; a test count of more than a third of the patients becomes a share of 0.2. The split that the tree
+    has is kept where `keep_split`, and only what is missing is cut from its training part.
+    """
+    notes: list[str] = []
+    result = cases["split"].copy() if cfg.keep_split else pd.Series("", index=cases.index)
+    kept = set(result) - {""}
+    if kept:
+        notes.append(f"split: the tree's own parts are kept ({', '.join(sorted(kept))})")
+        result = result.replace("", "train")
+    open_rows = result.isin(["train", ""])
+    patients = np.array(sorted(set(cases.loc[open_rows, "patient"])), dtype=object)
+    order = np.random.default_rng(cfg.seed).permutation(len(patients))
+    taken = 0
+    for part, wanted in (("test", cfg.test_split), ("val", cfg.val_split)):
+        if part in kept or wanted == 0:
+            continue
+        left = len(patients) - taken
+        if wanted > 1 and part == "test" and wanted > len(patients) / 3:
+            notes.append(
+                f"split: {wanted:g} test patients of {len(patients)} are more than a third; 20 % are set aside instead"
+            )
+            wanted = 0.2
+        count = min(left, max(1, round(wanted * left)) if wanted <= 1 else int(wanted))
+        chosen = set(patients[order[taken : taken + count]])
+        result[open_rows & cases["patient"].isin(chosen)] = part
+        taken += count
+    result = result.replace("", "train")
+    crossing = cases.assign(split=result).groupby("patient")["split"].nunique()
+    if (crossing > 1).any():
+        notes.append(
+            f"split: patients in two parts of the tree: {', '.join(map(str, crossing[crossing > 1].index[:5]))}"
+        )
+    return result, notes
+
+
+def read_truth(
+    case: Any, cfg, inverted: dict[str, bool], shape: tuple[int, int]
+) -> tuple[np.ndarray, list[bool], list[str], list[tuple[bool, bool]]]:
+    """The masks of a case in the size of their files; `shape` (height, width) is used where there is no mask.
+
+    Returns:
+        (H, W, K) uint8; annotated, a bool a class; how each was decoded; for each column whether the mask, and its
+        negative, look inverted. A class without a mask is all `IGNORE`.
+    """
+    if cfg.task == "multiclass":
+        if not case["labels"]:
+            raise DataError(f"{case['case']}: no label map; a multiclass image without labels cannot be used")
+        mask = images.read_labels(case["labels"], cfg.mask_encoding, cfg.n_classes, cfg.label_map)
+        return mask.pixels[..., None], [True] * cfg.n_classes, [mask.how], [(False, False)]
+    planes, hows, looks = [], [], []
+    for name in cfg.class_names:
+        mask = images.read_mask(case[name], cfg.mask_encoding, inverted.get(name, False)) if case[name] else None
+        planes.append(mask and mask.pixels)
+        hows.append(mask.how if mask else "")
+        looks.append((mask.looks_inverted, images.looks_inverted(1 - mask.pixels)) if mask else (False, False))
+    shapes = {plane.shape for plane in planes if plane is not None}
+    if len(shapes) > 1:
+        raise DataError(
+            f"{case['case']}: its masks have different sizes {sorted(shapes)}; expected one for all classes"
+        )
+    blank = np.full(shapes.pop() if shapes else shape, images.IGNORE, np.uint8)
+    annotated = [plane is not None for plane in planes]
+    return np.stack([blank if p is None else p for p in planes], axis=-1), annotated, hows, looks
+
+
+def _settings(cfg) -> dict[str, Any]:
+    """The fields that decide what a store holds."""
+    names = (
+        "task class_names image_size resize in_channels percentiles mask_encoding mask_inverted label_map window_level "
+    )
+    names += "window_width slice_axis val_split test_split keep_split seed missing_weight"
+    values = cfg.to_dict()
+    return {"version": VERSION, **{name: values[name] for name in names.split()}}
+
+
+def _key(cases: pd.DataFrame, settings: dict[str, Any]) -> str:
+    """Changes with any file (name, size, time), any cell of the table, and any setting."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for row in cases.astype(str).itertuples(index=False):
+        for cell in row:
+            digest.update(cell.encode() + b"\0")
+            for path in cell.split(images.UNION) if os.sep in cell else ():
+                if os.path.isfile(path):
+                    status = os.stat(path)
+                    digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _write(cases: pd.DataFrame, cfg, folder: Path, info: dict[str, Any], strict: bool) -> None:
+    """Build under a temporary name and rename, so that a killed run leaves no half store."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.mkdir()
+    try:
+        height, width = cfg.height_width
+        planes = cfg.n_classes if cfg.task == "multilabel" else 1
+        shapes = {"images": (len(cases), height, width, cfg.in_channels), "masks": (len(cases), height, width, planes)}
+        arrays = {n: np.lib.format.open_memmap(partial / f"{n}.npy", "w+", np.uint8, s) for n, s in shapes.items()}
+        polarity = {name: cfg.mask_inverted is True for name in cfg.class_names}
+
+        def one(index: int) -> dict[str, Any]:
+            case = cases.loc[index].to_dict()
+            try:
+                return _prepare_case(case, cfg, polarity, arrays["images"][index], arrays["masks"][index])
+            except DataError as error:
+                return {"case": case["case"], "file": _named_file(case, str(error)), "problem": str(error)}
+
+        with ThreadPoolExecutor(hosts.n_cores()) as pool:  # decoding releases the interpreter lock
+            found = list(
+                hosts.progress(pool.map(one, range(len(cases))), total=len(cases), desc="prepare", leave=False)
+            )
+        problems = [{**f, "action": "set aside"} for f in found if "problem" in f]
+        facts = pd.DataFrame([f for f in found if "problem" not in f])
+        if facts.empty:
+            raise _first(pd.DataFrame(problems))
+        notes = list(cases.attrs.get("notes", []))
+        if cfg.mask_inverted == "auto" and cfg.task != "multiclass":
+            polarity = _settle_polarity(cfg, cases, facts, arrays["masks"], problems, notes)
+        kept = cases.merge(facts[["case", "height", "width", "sha256"]], on="case").assign(
+            row=lambda t: t["case"].map({case: i for i, case in enumerate(cases["case"])})
+        )
+        kept = kept[~kept["case"].isin([p["case"] for p in problems])]
+        kept = _drop_duplicates(kept, problems)
+        if strict and problems:
+            raise _first(pd.DataFrame(problems))
+        if kept.empty:
+            raise _first(pd.DataFrame(problems))
+        kept["split"], split_notes = split(kept, cfg)
+        for array in arrays.values():
+            array.flush()
+        facts = facts.drop(columns=["sha256", "looks"])
+        problems = pd.DataFrame(problems, columns=["case", "file", "problem", "action"])
+        kept.to_csv(partial / "cases.csv", index=False)
+        facts.to_json(partial / "facts.json", orient="table", index=False)
+        problems.to_json(partial / "problems.json", orient="table", index=False)
+        info = {**info, "inverted": polarity, "notes": notes + split_notes}
+        (partial / "store.json").write_text(json.dumps(info, indent=1), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)  # without a store.json it is not a store
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _prepare_case(
+    case: dict, cfg, inverted: dict[str, bool], image_out: np.ndarray, mask_out: np.ndarray
+) -> dict[str, Any]:
+    """Read, check and resize one case into its rows; returns its facts."""
+    image = images.read_image(case["image"], cfg.in_channels, cfg.percentiles)
+    columns = ["labels"] if cfg.task == "multiclass" else list(cfg.class_names)
+    if not any(case.get(column) for column in columns) and not (cfg.task == "multilabel" or cfg.missing_weight > 0):
+        raise DataError(f"{case['image']}: no mask exists for this image; it can be neither learned from nor scored")
+    masks, _, hows, looks = read_truth(case, cfg, inverted, image.shape[:2])
+    if masks.shape[:2] != image.shape[:2]:
+        turned = "; it looks transposed" if masks.shape[:2] == image.shape[1::-1] else ""
+        raise DataError(
+            f"{case[columns[0]] or case['case']}: mask is {masks.shape[0]}x{masks.shape[1]} but its image is "
+            f"{image.shape[0]}x{image.shape[1]} (height x width){turned}; export both from the same source"
+        )
+    size = cfg.height_width
+    image_out[:] = images.fit_image(image, size, cfg.resize)
+    facts: dict[str, Any] = {"case": case["case"], "height": image.shape[0], "width": image.shape[1]}
+    for k, (column, how) in enumerate(zip(columns, hows)):
+        mask_out[..., k] = images.fit_mask(masks[..., k], size, cfg.resize)
+        known = masks[..., k] != images.IGNORE
+        facts[f"how {column}"] = how
+        facts[f"share {column}"] = float((masks[..., k][known] > 0).mean()) if known.any() else np.nan
+    return {**facts, "sha256": images.sha256(case["image"]), "looks": looks}
+
+
+def _settle_polarity(cfg, cases, facts, masks: np.ndarray, problems: list, notes: list[str]) -> dict[str, bool]:
+    """A class whose masks mostly look inverted is turned round; single masks that disagree with it are set aside."""
+    polarity = {}
+    rows = {case: i for i, case in enumerate(cases["case"])}
+    for k, name in enumerate(cfg.class_names):
+        there = facts[facts[f"how {name}"] != ""]
+        looks = np.array([look[k] for look in there["looks"]]).reshape(-1, 2)
+        polarity[name] = bool(len(there)) and bool(looks[:, 0].mean() > 0.5)
+        if polarity[name]:
+            notes.append(
+                f"{name}: {looks[:, 0].sum()} of {len(looks)} masks have a foreground border: 0 is the structure"
+            )
+            for case in there["case"]:
+                plane = masks[rows[case], ..., k]
+                plane[plane != images.IGNORE] = 1 - plane[plane != images.IGNORE]
+            facts.loc[there.index, f"share {name}"] = 1 - there[f"share {name}"]
+        for case in there["case"][looks[:, 1 if polarity[name] else 0]]:
+            path = cases.loc[rows[case], name]
+            problem = f"{path}: mask looks inverted beside the others of its class (border and most pixels are 1)"
+            do = "set aside; correct the file, or set mask_inverted=False to take all masks as they are"
+            problems.append({"case": case, "file": path, "problem": problem, "action": do})
+    return polarity
+
+
+def _drop_duplicates(kept: pd.DataFrame, problems: list) -> pd.DataFrame:
+    """Of images with equal content one stays, in the part where a leak would hurt most: test, then val, then train."""
+    rank = kept["split"].map({"test": 0, "val": 1}).fillna(2)
+    ordered = kept.assign(rank=rank).sort_values(["rank", "row"])
+    first = ordered.drop_duplicates("sha256").set_index("sha256")
+    for case in ordered[ordered["sha256"].duplicated()].itertuples():
+        same = first.loc[case.sha256]
+        where = f" in {same['split']}" if same["split"] else ""
+        problem = f"{case.image}: same content as {Path(same['image']).name}{where}; it would leak between parts"
+        problems.append({"case": case.case, "file": case.image, "problem": problem, "action": "set aside; remove one"})
+    return kept[kept["case"].isin(first["case"])].reset_index(drop=True)
+
+
+def _named_file(case: dict, message: str) -> str:
+    """The file of the case that the message is about."""
+    paths = [p for cell in case.values() if isinstance(cell, str) for p in cell.split(images.UNION) if os.sep in p]
+    return next((p for p in paths if p in message), case["image"])
+
+
+def _first(problems: pd.DataFrame) -> DataError:
+    first = problems.iloc[0]
+    more = f" ({len(problems) - 1} more problems of this kind or another)" if len(problems) > 1 else ""
+    return DataError(f"{first['problem']}{more}")

@@ -1,0 +1,274 @@
+"""`fit`: the training loop on Accelerate, with checkpoints, resume and history. Taught in `04_lung_segmentation`."""
+
+import random
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.utils.data import DataLoader
+
+from . import hosts, losses, metrics, models, plots, runs
+from .errors import DataError, SeglibError
+from .runs import Run
+
+SMALL_VALIDATION = 50  # with fewer validation images the monitor is smoothed over epochs: single values swing
+
+
+class TrainingError(SeglibError, ArithmeticError):
+    """The loss is no longer a number."""
+
+
+def fit(cfg, batches: dict[str, DataLoader], resume: bool = False) -> Run:
+    """Train the network of `cfg` on `batches["train"]`, choose the best weights on `batches["val"]`.
+
+    Writes into `work_dir/<preset>`: the best weights (`cfg.checkpoint_name`), `final_model.pth`,
+    `checkpoint_epoch_N.pth` every `save_every` epochs, `history.csv`, `config.json`, `run.json`,
+    `training_history.png`, and `last.ckpt` to resume from. An old run there is renamed aside.
+
+    Args:
+        resume: go on after the last finished epoch of the run in that folder; starts anew where there is none.
+
+    Raises:
+        DataError: no training images. TrainingError: the loss became NaN or infinite (names the cases).
+    """
+    cfg = cfg.replace()  # a copy: edits of the caller's config during training change nothing
+    if not len(batches["train"].dataset):
+        raise DataError("the training part is empty; lower val_split or test_split, or add images")
+    folder = runs.folder_of(cfg)
+    checkpoint = runs.load_safely(folder / runs.RESUME) if resume and (folder / runs.RESUME).is_file() else None
+    if checkpoint is None:
+        runs.move_aside(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    info = checkpoint["info"] if checkpoint else _probe(cfg, batches)
+    accelerator = _accelerator(cfg, info)
+    seed_everything(cfg.seed)
+    model = runs.network(cfg)
+    if cfg.init_from and checkpoint is None:
+        runs.load_weights(cfg.init_from, model)
+    info["parameters"] = models.n_parameters(model)
+    model = model.to(memory_format=torch.channels_last)  # what oneDNN and tensor cores work on
+    optimizer = _optimizer(cfg, model)
+    model, optimizer, train, val = accelerator.prepare(model, optimizer, batches["train"], batches["val"])
+    network = accelerator.unwrap_model(model)  # its weights are saved under plain names
+    scheduler = _scheduler(cfg, optimizer.optimizer, -(-len(train) // cfg.accumulate))
+    loss_of = losses.build(
+        cfg.loss, cfg.task, cfg.loss_weights, cfg.focal_gamma, cfg.missing_weight, cfg.missing_normalisation
+    )
+    forward = _compiled(model) if cfg.compile else model
+
+    state: dict[str, Any] = {"epoch": 0, "history": [], "best": None, "smoothed": None, "since_best": 0, "seconds": 0.0}
+    if checkpoint:
+        state = _restore(checkpoint, network, optimizer, scheduler, accelerator)
+    run = Run(folder, cfg, pd.DataFrame(state["history"]), info)
+    bar = hosts.progress(
+        total=cfg.epochs * len(train), initial=state["epoch"] * len(train), desc=cfg.preset, leave=False
+    )
+    live = plots.LiveCurves(hosts.in_notebook())
+    start = time.perf_counter() - state["seconds"]
+    while state["epoch"] < cfg.epochs and not (cfg.early_stopping and state["since_best"] >= cfg.patience):
+        begun = time.perf_counter()
+        row = {"epoch": state["epoch"] + 1, "lr": optimizer.param_groups[0]["lr"]}
+        row |= _train_epoch(forward, train, state["epoch"], loss_of, optimizer, scheduler, accelerator, cfg, bar)
+        row |= _validate(forward, val, loss_of, accelerator, cfg)
+        _choose(row, state, cfg, len(batches["val"].dataset))
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            scheduler.step(row["monitor"])
+        row["seconds"] = time.perf_counter() - begun
+        state["history"].append(row)
+        state["epoch"] += 1
+        state["seconds"] = info["seconds"] = time.perf_counter() - start
+        run.history = pd.DataFrame(state["history"])
+        if accelerator.is_main_process:
+            _save(run, network, optimizer, scheduler, accelerator, state)
+        live.update(run.history)
+        bar.set_postfix_str(
+            f"epoch {row['epoch']}/{cfg.epochs} loss {row['train_loss']:.4f} {cfg.monitor} {row[cfg.monitor]:.4f}"
+        )
+    bar.close()
+    live.close()
+    if accelerator.is_main_process:
+        runs.save_weights(folder / "final_model.pth", network, cfg, epoch=state["epoch"])
+        plots.save(plots.training_curves(run.history), folder / "training_history.png")
+    return run
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the random numbers of Python, numpy and torch (CPU and GPU)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _probe(cfg, batches: dict[str, DataLoader]) -> dict[str, Any]:
+    """What is decided by looking at the machine; kept with the run, so that a resumed run decides the same."""
+    device = hosts.choose_device(cfg.device)
+    info = {"device": device, "precision": hosts.choose_precision(device, cfg.precision), "seconds": 0.0}
+    if device == "cpu" and cfg.precision == "auto":
+        info["precision_probe"] = hosts.measure_cpu()
+    info |= {"threads": torch.get_num_threads(), "workers": batches["train"].num_workers, "versions": hosts.describe()}
+    info["images"] = {part: len(loader.dataset) for part, loader in batches.items()}
+    return info
+
+
+def _accelerator(cfg, info: dict[str, Any]) -> Accelerator:
+    AcceleratorState._reset_state(True)  # its choices are kept for the process; a second fit may want others
+    torch.backends.cudnn.benchmark = cfg.cudnn_benchmark
+    precision = {"fp32": "no"}.get(info["precision"], info["precision"])
+    return Accelerator(
+        mixed_precision=precision, gradient_accumulation_steps=cfg.accumulate, cpu=info["device"] == "cpu"
+    )
+
+
+def _optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
+    if cfg.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), cfg.lr, momentum=0.9, nesterov=True, weight_decay=cfg.weight_decay)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[cfg.optimizer]
+    return kind(model.parameters(), cfg.lr, weight_decay=cfg.weight_decay, fused=not torch.backends.mps.is_available())
+
+
+def _scheduler(cfg, optimizer: torch.optim.Optimizer, updates: int) -> Any:
+    """None, plateau (stepped by epoch) or a schedule stepped after every update; `updates` are those of an epoch."""
+    schedules = torch.optim.lr_scheduler
+    if cfg.scheduler == "plateau":
+        mode = "max" if cfg.monitor == "val_dice" else "min"
+        return schedules.ReduceLROnPlateau(optimizer, mode, factor=0.5, patience=max(1, cfg.patience // 3))
+    if cfg.scheduler == "cosine":
+        return schedules.CosineAnnealingLR(optimizer, T_max=cfg.epochs * updates)
+    if cfg.scheduler == "onecycle":
+        return schedules.OneCycleLR(optimizer, cfg.lr, total_steps=cfg.epochs * updates, pct_start=0.2)
+    return None
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    try:
+        return torch.compile(model)
+    except Exception as error:  # no compiler, no Triton, an unsupported Python: training goes on without
+        warnings.warn(f"compile=True has no effect here: {error}", stacklevel=2)
+        return model
+
+
+def _train_epoch(model, loader, epoch: int, loss_of, optimizer, scheduler, accelerator, cfg, bar) -> dict[str, float]:
+    """One pass over the training part; sums stay on the device until the end, so that no step waits for the host."""
+    model.train()
+    _set_epoch(loader, epoch)
+    by_step = cfg.scheduler in ("cosine", "onecycle")
+    each, sums, norm = [], torch.zeros(2, device=accelerator.device), torch.zeros((), device=accelerator.device)
+    for batch in loader:
+        with accelerator.accumulate(model):
+            image = batch["image"].contiguous(memory_format=torch.channels_last)
+            with accelerator.autocast():
+                logits = model(image)
+            loss = loss_of(logits, batch["mask"], batch["annotated"])
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                norm = accelerator.clip_grad_norm_(model.parameters(), cfg.clip or float("inf"))
+            optimizer.step()
+            if by_step and accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+                scheduler.step()
+            optimizer.zero_grad()
+        each.append((loss.detach(), batch["index"]))
+        sums += torch.stack([loss.detach() * len(image), torch.tensor(float(len(image)), device=sums.device)])
+        bar.update()
+    values = torch.stack([loss for loss, _ in each])
+    if not torch.isfinite(values).all():
+        first = int((~torch.isfinite(values)).nonzero()[0])
+        cases = loader.dataset.cases["case"].iloc[each[first][1].tolist()].tolist()
+        raise TrainingError(
+            f"the loss is {values[first].item()} in epoch {epoch + 1}, step {first + 1}, cases {', '.join(cases)}; the "
+            "weights of the epochs before are kept; look at these images, lower lr, or set clip=1.0 or precision='fp32'"
+        )
+    total = accelerator.reduce(sums, "sum").tolist()
+    return {"train_loss": total[0] / total[1], "grad_norm": float(norm)}
+
+
+@torch.no_grad()
+def _validate(model, loader, loss_of, accelerator, cfg) -> dict[str, float]:
+    """Mean loss, mean Dice (per image, annotated classes, no background) and pixel accuracy of the validation part."""
+    model.eval()
+    losses_seen, dices, pixels = [], [], torch.zeros(2, dtype=torch.float64)
+    for batch in loader:
+        with accelerator.autocast():
+            logits = model(batch["image"].contiguous(memory_format=torch.channels_last))
+        weight = torch.full((len(logits),), 1.0, device=logits.device)
+        loss = loss_of(logits, batch["mask"], batch["annotated"]) * weight
+        pred = metrics.decide(metrics.probabilities(logits, cfg.task), cfg.task, cfg.threshold)
+        counts = metrics.batch_counts(pred, batch["mask"], cfg.task)
+        loss, counts, annotated = accelerator.gather_for_metrics((loss, counts, batch["annotated"]))
+        counts, annotated = counts.cpu().numpy(), annotated.cpu().numpy()
+        first = 1 if cfg.task == "multiclass" else 0
+        dice = metrics.ratios(*np.moveaxis(counts, -1, 0))["dice"][:, first:]
+        dices += [row[known].mean() for row, known in zip(dice, annotated[:, first:]) if known.any()]
+        losses_seen += loss.tolist()
+        correct = counts[..., [0, 3]].sum(-1) * annotated
+        pixels += torch.tensor([correct.sum(), (counts.sum(-1) * annotated).sum()], dtype=torch.float64)
+    mean = lambda values: float(np.mean(values)) if len(values) else float("nan")  # noqa: E731
+    return {
+        "val_loss": mean(losses_seen),
+        "val_dice": mean(dices),
+        "val_accuracy": float(pixels[0] / pixels[1].clamp(min=1)),
+    }
+
+
+def _choose(row: dict[str, float], state: dict[str, Any], cfg, n_val: int) -> None:
+    """Smooth the monitor where the validation part is small, and note whether this epoch is the best so far."""
+    value = row[cfg.monitor] if n_val else row["train_loss"]
+    if n_val and n_val < SMALL_VALIDATION and state["smoothed"] is not None:
+        value = 0.5 * state["smoothed"] + 0.5 * value
+    state["smoothed"] = row["monitor"] = value
+    higher = cfg.monitor == "val_dice" and n_val > 0
+    better = state["best"] is None or (value > state["best"] if higher else value < state["best"])
+    row["best"] = better
+    state["since_best"] = 0 if better else state["since_best"] + 1
+    state["best"] = value if better else state["best"]
+
+
+def _save(run: Run, network, optimizer, scheduler, accelerator, state: dict[str, Any]) -> None:
+    row = {name: bool(value) if name == "best" else float(value) for name, value in state["history"][-1].items()}
+    if row["best"]:
+        runs.save_weights(run.best, network, run.config, scores=row, epoch=state["epoch"])
+    if run.config.save_every and state["epoch"] % run.config.save_every == 0:
+        runs.save_weights(run.folder / f"checkpoint_epoch_{state['epoch']}.pth", network, run.config, scores=row)
+    run.save()
+    runs.save_atomically(
+        {
+            "model": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict() if scheduler else None,
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
+            "state": {
+                **state,
+                "history": [
+                    {k: v if isinstance(v, bool) else float(v) for k, v in r.items()} for r in state["history"]
+                ],
+            },
+            "info": run.info,
+            "torch_rng": torch.get_rng_state(),
+        },
+        run.folder / runs.RESUME,
+    )
+
+
+def _restore(checkpoint: dict[str, Any], network, optimizer, scheduler, accelerator) -> dict[str, Any]:
+    network.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    if scheduler:
+        scheduler.load_state_dict(checkpoint["scheduler"])
+    if accelerator.scaler:
+        accelerator.scaler.load_state_dict(checkpoint["scaler"])
+    torch.set_rng_state(checkpoint["torch_rng"])
+    return checkpoint["state"]
+
+
+def _set_epoch(loader, epoch: int) -> None:
+    """Tell our sampler the epoch, through whatever Accelerate has wrapped around it."""
+    batch_sampler = loader.batch_sampler
+    while not hasattr(batch_sampler, "sampler"):
+        batch_sampler = batch_sampler.batch_sampler
+    batch_sampler.sampler.set_epoch(epoch)

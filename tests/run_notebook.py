@@ -1,0 +1,71 @@
+"""Execute a notebook, print what its cells tagged `scores` wrote: run_notebook.py SOURCE.ipynb COPY.ipynb"""
+
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def tagged_text(notebook, tag="scores"):
+    """The text outputs of all cells with `tag`, in order; standard error and pictures are left out."""
+    texts = []
+    for cell in notebook.cells:
+        if tag not in cell.metadata.get("tags", []):
+            continue
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream" and output.name == "stdout":
+                texts.append(output.text)
+            elif output.output_type in ("display_data", "execute_result"):
+                texts.append(output.data.get("text/plain", ""))
+    return "\n".join(text.rstrip() for text in texts if text.strip())
+
+
+def main(source, copy):
+    """Run `source` in its own folder, save the executed `copy` in any case; 0 when every cell ran."""
+    source, copy = Path(source), Path(copy)
+    if not source.is_file():
+        print(f"{source}: no such notebook", file=sys.stderr)
+        return 1
+    notebook = nbformat.read(source, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        resources={"metadata": {"path": str(source.resolve().parent)}},
+        on_cell_start=lambda cell, cell_index: progress(cell_index, len(notebook.cells)),
+    )
+    print(f"Executing {source}", flush=True)
+    problem = ""
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        problem = ANSI.sub("", str(error))
+    progress(None, 0)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, copy)
+
+    if problem:
+        print(f"{source}: a cell failed; executed up to there: {copy}\n{problem}", file=sys.stderr)
+        return 1
+    print(tagged_text(notebook) or f"(no cell of {source} is tagged `scores`)")
+    print(f"Executed copy: {copy}")
+    return 0
+
+
+def progress(index, total):
+    """One line that moves, on terminals only: a log should not fill with it."""
+    if sys.stderr.isatty():
+        text = "" if index is None else f"cell {index + 1} of {total}"
+        print(f"\r{text:20}", end="\r" if index is None else "", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    sys.exit(main(*sys.argv[1:]))

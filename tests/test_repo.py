@@ -1,0 +1,233 @@
+"""The repository itself: files that must agree with each other, and the rules of the package's layout."""
+
+import ast
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = sorted((ROOT / "seglib").glob("*.py"))
+PRESETS = ("palm", "rsna", "cardiac", "lung", "binary")
+
+# The house of seglib: a module imports from lower floors only.
+FLOORS = {
+    **dict.fromkeys(["__init__", "errors", "fields", "config", "hosts", "images"], 0),
+    **dict.fromkeys(["layouts", "phantoms"], 1),
+    **dict.fromkeys(["prepare", "models", "losses", "metrics"], 2),
+    **dict.fromkeys(["data", "plots", "runs"], 3),
+    **dict.fromkeys(["training", "inference"], 4),
+    **dict.fromkeys(["evaluation", "regions"], 5),
+    "__main__": 6,
+}
+# The ground: what floor 0 itself stands on, each on the ones before it.
+GROUND = ["errors", "fields"]
+
+
+def text(name):
+    path = ROOT / name
+    assert path.is_file(), f"{name} is missing"
+    return path.read_text(encoding="utf-8")
+
+
+def requirements():
+    """Name -> pinned version, from requirements.txt."""
+    lines = [line.split("#")[0].strip() for line in text("requirements.txt").splitlines()]
+    pins = {}
+    for line in filter(None, lines):
+        name, equals, version = line.partition("==")
+        assert equals and not line.startswith("-"), f"requirements.txt: {line!r} is not an exact pin"
+        assert "+cpu" not in version, f"requirements.txt: {line!r} is a CPU-only build"
+        pins[canonicalize_name(name)] = version
+    return pins
+
+
+def project():
+    return tomllib.loads(text("pyproject.toml"))["project"]
+
+
+def ranges(extras=()):
+    """The requirements of pyproject.toml that apply to this Python."""
+    lines = list(project()["dependencies"])
+    for extra in extras:
+        lines += project()["optional-dependencies"][extra]
+    parsed = map(Requirement, lines)
+    return [r for r in parsed if r.marker is None or r.marker.evaluate()]
+
+
+def tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports(path):
+    """(our modules, top names of others) that a file of seglib imports, wherever in the file."""
+    ours, others = set(), set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "seglib" if node.level else ""
+            base = ".".join(filter(None, [base, node.module]))
+            names = [f"{base}.{alias.name}" for alias in node.names] if base == "seglib" else [base]
+        else:
+            continue
+        for name in names:
+            top, _, rest = name.partition(".")
+            if top != "seglib":
+                others.add(top)
+            elif (ROOT / "seglib" / f"{rest.split('.')[0]}.py").is_file():
+                ours.add(rest.split(".")[0])
+    return ours, others
+
+
+def tagged(notebook, tag):
+    return [cell for cell in notebook["cells"] if tag in cell["metadata"].get("tags", [])]
+
+
+# --- environment ---
+
+
+def test_environment_is_the_requirements():
+    environment = yaml.safe_load(text("environment.yml"))
+    assert environment["name"] == "seglib"
+    assert environment["dependencies"] == ["python=3.11", "pip", {"pip": ["-r requirements.txt"]}]
+
+
+def test_pins_lie_in_the_ranges():
+    pins = requirements()
+    wanted = ranges(["lab", "test"])
+    for requirement in wanted:
+        name = canonicalize_name(requirement.name)
+        assert name in pins, f"requirements.txt lacks {name}"
+        assert requirement.specifier.contains(pins[name]), f"{name}=={pins[name]} is outside {requirement}"
+    unexplained = set(pins) - {canonicalize_name(r.name) for r in wanted}
+    assert not unexplained, f"pyproject.toml lacks {sorted(unexplained)}"
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "environment.yml", "pyproject.toml", "Makefile"])
+def test_unwanted_builds_are_nowhere(name):
+    assert not re.search(r"opencv(-contrib)?-python(?!-headless)", text(name)), "only the headless OpenCV"
+    assert "albumentationsx" not in text(name).lower(), "AGPL"
+    assert "index-url" not in text(name), "another index would bring another torch"
+
+
+def test_package_imports_are_declared():
+    lines = project()["dependencies"] + project()["optional-dependencies"]["lab"]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    packages = importlib.metadata.packages_distributions()
+    # IPython comes with any notebook, google.colab with Colab; both are imported inside functions.
+    hosts_own = {*sys.stdlib_module_names, "tomllib", "IPython", "google"}
+    for path in MODULES:
+        for top in imports(path)[1] - hosts_own:
+            names = {canonicalize_name(name) for name in packages.get(top, [top])}
+            assert names & declared, (
+                f"{path.name} imports {top}; pyproject.toml does not ask for {sorted(names)}"
+            )
+
+
+# --- files that must agree ---
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_data_readme_names_preset(preset):
+    assert f"`{preset}`" in text("data/README.md")
+
+
+def test_make_targets_of_the_readme_exist():
+    targets = set(re.findall(r"^([a-z][a-z-]*):", text("Makefile"), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z-]+)`", text("README.md")))
+    named |= set(re.findall(r"^\s*(?:\$ )?make ([a-z-]+)", text("README.md"), re.MULTILINE))
+    assert {"run", "test"} <= named, "the README names the two commands of the set-up"
+    assert named <= targets, f"Makefile lacks {sorted(named - targets)}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "data/README.md"])
+def test_links_lead_somewhere(name):
+    page = text(name)
+    # As GitHub makes them: lower case, punctuation dropped, spaces to hyphens.
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+    links = re.findall(r"\]\(<?([^)\s>]+)>?[^)]*\)", page) + re.findall(r'(?:src|href)="([^"]+)"', page)
+    for link in links:
+        target, _, anchor = link.partition("#")
+        if re.match(r"[a-z][a-z+.-]*:", link):
+            continue
+        assert not target or ((ROOT / name).parent / target).exists(), f"{name}: {link} leads nowhere"
+        assert target or anchor in anchors, f"{name}: there is no heading for #{anchor}"
+
+
+def test_git_ignores_data_but_its_readme():
+    names = ["data/README.md", "seglib/data.py", "data/PALM/a.jpg", "runs/lung/best.pth", ".venv/bin/python"]
+    command = ["git", "check-ignore", "--no-index", *names]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("no git")
+    if done.returncode == 128:
+        pytest.skip("not a git checkout")
+    assert done.stdout.split() == names[2:]
+
+
+def test_ci_does_what_the_readme_says():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK), ".ci/run is not executable"
+    commands = script.read_text(encoding="utf-8").splitlines()
+    assert "set -euo pipefail" in commands
+    assert commands.index("make env") < commands.index("make test") == len(commands) - 1
+
+
+def test_first_notebook_has_scores():
+    first = re.search(r"^FIRST := (\S+)", text("Makefile"), re.MULTILINE).group(1)
+    notebook = json.loads(text(f"notebooks/{first}.ipynb"))
+    assert tagged(notebook, "scores"), f"{first}: `make run` prints the cells tagged `scores`; there is none"
+
+
+# --- the package ---
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_imports_go_down(path):
+    assert path.stem in FLOORS, f"{path.name} has no floor: give it one in FLOORS, and in the README's map"
+    for other in imports(path)[0]:
+        lower = FLOORS.get(other, 99) < FLOORS[path.stem]
+        # The ground carries the rest of floor 0, and each part of it the parts after it.
+        ground = other in GROUND and (
+            path.stem not in GROUND or GROUND.index(other) < GROUND.index(path.stem)
+        )
+        assert lower or ground, (
+            f"{path.stem} (floor {FLOORS[path.stem]}) imports {other} (floor {FLOORS.get(other)})"
+        )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_file_is_readable_in_one_sitting(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= 420, f"{path.name} has {lines} lines; 420 at most"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_no_star_imports_and_one_importer_of_albumentations(path):
+    froms = [node for node in ast.walk(tree(path)) if isinstance(node, ast.ImportFrom)]
+    assert not any(alias.name == "*" for node in froms for alias in node.names), f"{path.name}: star import"
+    assert path.stem == "data" or not {"albumentations", "albucore"} & imports(path)[1], f"{path.name}"
+
+
+def test_import_leaves_cuda_alone():
+    names = [f"seglib.{path.stem}" for path in MODULES if path.stem != "__init__"]
+    code = f"import importlib, torch\nfor name in {names!r}: importlib.import_module(name)\n"
+    code += "assert not torch.cuda.is_initialized(), 'an import initialised CUDA'"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
