@@ -149,6 +149,12 @@ class Config:
             raise ConfigError(
                 f"loss: {self.loss!r} does not fit the task {self.task!r}; choose from {', '.join(allowed)}"
             )
+        if "rot90" in self.augment and self.height_width[0] != self.height_width[1]:
+            raise ConfigError(
+                "augment: rot90 turns a frame of {}x{} on its side; it needs a square image_size".format(
+                    *self.height_width
+                )
+            )
         if self.val_split <= 1 and self.test_split <= 1 and self.val_split == 1 and self.test_split < 1:
             raise ConfigError("val_split: 1 leaves nothing to train on; give a share below 1 or a count of patients")
         return self

@@ -44,8 +44,8 @@ class SegmentationDataset(Dataset):
         image, mask = self.pixels(index)
         if self.augment is not None:
             self.augment.set_random_seed(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0].item())
-            changed = self.augment(image=image, mask=mask)
-            image, mask = changed["image"], changed["mask"]
+            changed = self.augment(image=image, masks=list(mask.transpose(2, 0, 1)))  # a fill of 255 needs 2-D masks
+            image, mask = changed["image"], np.stack(changed["masks"], axis=-1)
         mask = torch.from_numpy(np.ascontiguousarray(mask.transpose(2, 0, 1)))
         return {
             "image": torch.from_numpy(normalise(image, self.table)),
@@ -160,7 +160,7 @@ def normalise(image: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def augmentation(augment: dict[str, Any]):
-    """The albumentations pipeline of `cfg.augment`; works on uint8 images (H, W, C) and masks (H, W, K).
+    """The albumentations pipeline of `cfg.augment`; works on uint8 images (H, W, C) and lists of masks (H, W).
 
     New pixels at the border are black in the image and `IGNORE` in the mask. Masks keep their values (nearest
     neighbour).

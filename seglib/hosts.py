@@ -32,10 +32,8 @@ MARKERS = {
     + [("ISIC*_Input", "ISIC*_GroundTruth")],
 }
 MAX_FOLDERS, MAX_SUBFOLDERS, MAX_ENTRIES = 5000, 2000, 10_000  # a root; a folder; a folder, files included
-PACKAGES = (
-    "accelerate albumentations matplotlib nibabel numpy opencv-python-headless pandas pillow pydicom "
-    "scikit-learn scipy segmentation-models-pytorch timm torch torchvision tqdm tyro"
-).split()
+PACKAGES = """accelerate albumentations matplotlib nibabel numpy opencv-python-headless pandas pillow pydicom
+    scikit-learn scipy segmentation-models-pytorch timm torch torchvision tqdm tyro""".split()
 _known = {}  # what this process has probed already
 
 
@@ -60,11 +58,11 @@ def in_notebook():
 def find_data(cfg):
     """Find the tree of `cfg.preset` by its `MARKERS`; returns its absolute path, or None.
 
-    `cfg.data_root`, if given, is the only place. Else: environment variable `SEGLIB_DATA`; `data/` in the
-    current folder, the two above it and the repository; Kaggle's inputs, old and new layout; Colab's /content
-    and Drive. The tree is such a place or lies up to three levels below it (five on Kaggle); the shallowest
-    wins, then the first by name. Synthetic trees count in `cfg.data_root` and `SEGLIB_DATA` only, after real
-    ones. `ConfigError`: unknown preset.
+    `cfg.data_root`, if given, is the only place. Else: environment variable `SEGLIB_DATA`; `data/` in the current
+    folder, the two above it and the repository; Kaggle's inputs, old and new layout; Colab's /content and Drive. The
+    tree is such a place or lies up to three levels below it (five on Kaggle); the shallowest wins, then the first by
+    name. Synthetic trees count in `cfg.data_root` and `SEGLIB_DATA` only, after real ones. `ConfigError`: a preset
+    without markers. Taught in `00_start_here`.
     """
     if cfg.preset not in MARKERS:
         raise ConfigError(f"preset={cfg.preset!r} has no data markers; choose one of {', '.join(MARKERS)}")
@@ -109,38 +107,34 @@ def explain_missing(cfg):
 def find_model(name, roots=None):
     """Find a weights file by name or pattern ("best_model.pth", "lung*/*.pth"); returns its path, or None.
 
-    Looks up to six levels below the folders `roots`; by default runs/ and checkpoints/ (where `find_data`
-    tries data/), Kaggle's working and input folders, and Drive (three levels). The newest wins. The path of a
-    file is returned as it is.
+    Looks up to six levels below `roots`; by default runs/ and checkpoints/ (in the places of data/ for `find_data`),
+    Kaggle's working and input folders, and Drive (three levels). The newest wins. A path is returned as it is.
     """
     if os.path.dirname(name) and os.path.isfile(name):
         return Path(name).absolute()
-    given = [roots] if isinstance(roots, str | Path) else roots or ()
-    places = [(Path(root).expanduser(), 6) for root in given]
+    places = [(Path(root).expanduser(), 6) for root in ([roots] if isinstance(roots, str | Path) else roots or ())]
     if roots is None:
         places = [(home / folder, 6) for home in _homes() for folder in ("runs", "checkpoints")]
         places += [(KAGGLE_WORKING, 6), (KAGGLE_INPUT, 6), (COLAB_DRIVE / "seglib", 6), (COLAB_DRIVE, 3)]
-    folders = itertools.chain.from_iterable(_walk(root, depth, True) for root, depth in places)
-    paths = (path for folder in folders for path in _matches(folder, str(name), True))
-    files = list(filter(os.path.isfile, paths))
-    return max(files, key=os.path.getmtime).absolute() if files else None
+    folders = (folder for root, depth in places for folder in _walk(root, depth, True))
+    paths = (path for folder in folders for path in _matches(folder, str(name), True) if os.path.isfile(path))
+    newest = max(paths, key=os.path.getmtime, default=None)
+    return newest and newest.absolute()
 
 
 def work_dir(default="runs"):
     """Folder (str) where runs survive: Kaggle's output, Colab's Drive if mounted; `default` elsewhere."""
-    where = host()
-    if where == "local":
-        return str(default)
-    if where == "kaggle":
-        return str(KAGGLE_WORKING / default)
-    if COLAB_DRIVE.is_dir():
-        return str(COLAB_DRIVE / "seglib" / default)
-    print(f"Drive is not mounted: runs go to {COLAB_CONTENT / default}, and a disconnect loses them.")
-    return str(COLAB_CONTENT / default)
+    base = {"local": "", "kaggle": KAGGLE_WORKING, "colab": COLAB_DRIVE / "seglib"}[host()]
+    if host() == "colab" and not COLAB_DRIVE.is_dir():
+        base = COLAB_CONTENT
+        if "no drive" not in _known:  # several steps ask; once said is enough
+            print(f"Drive is not mounted: runs go to {base / default}, and a disconnect loses them.")
+        _known["no drive"] = True
+    return os.path.join(base, default)
 
 
 def run_root(cfg):
-    """Folder (str) of stores and runs: `cfg.work_dir`, moved to where runs survive when `cfg.local` is False."""
+    """Folder (str) of stores and runs: `cfg.work_dir`, or where runs survive if `cfg.local` is False."""
     return cfg.work_dir if cfg.local else work_dir(cfg.work_dir)
 
 
@@ -152,8 +146,8 @@ def offer_drive():
     if host() != "colab" or COLAB_DRIVE.is_dir():
         return host() == "colab"
     try:
-        question = "Mount Google Drive, to keep runs after a disconnect? [y/n] "
-        if (os.environ.get("SEGLIB_DRIVE") or input(question)).strip().lower() in ("1", "y", "yes"):
+        answer = os.environ.get("SEGLIB_DRIVE") or input("Mount Google Drive, to keep the runs? [y/n] ")
+        if answer.strip().lower() in ("1", "y", "yes"):
             from google.colab import drive
 
             drive.mount(str(COLAB_DRIVE.parent))
@@ -174,18 +168,16 @@ def choose_device(cfg_device="auto", again=False):
     key = ("device", cfg_device)
     if key in _known and not again:
         return _known[key]
-    _known[key] = "cpu"
-    for name in ("cuda", "mps") if cfg_device == "auto" else (cfg_device,):
+    for name in ("cuda", "mps", "cpu") if cfg_device == "auto" else (cfg_device,):
         found, problem = _try(name)
         if not problem:
             _known[key] = name
-            break
+            return name
         if cfg_device != "auto":
-            del _known[key]
             raise ConfigError(f"device={name!r}: {problem}; set device='auto' to use what works here")
         if found:
             warnings.warn(f"{name}: {problem}; going on without it", stacklevel=2)
-    return _known[key]
+    raise ConfigError("device='auto': not even the CPU runs a small convolution; install torch again")
 
 
 def choose_precision(device, cfg_precision="auto"):
@@ -197,22 +189,19 @@ def choose_precision(device, cfg_precision="auto"):
     kind = str(device).split(":")[0]
     able = {"cuda": ("fp32", "bf16", "fp16"), "cpu": ("fp32", "bf16")}.get(kind, ("fp32",))
     if cfg_precision not in ("auto", *able):
-        raise ConfigError(
-            f"precision={cfg_precision!r}: {kind} takes 'auto' or {' or '.join(able)}; set one of them"
-        )
+        raise ConfigError(f"precision={cfg_precision!r}: {kind} takes 'auto' or {' or '.join(able)}; set one of them")
     if kind == "cuda" and cfg_precision in ("auto", "bf16"):
         import torch
 
         # torch.cuda.is_bf16_supported() is True on a T4 too, where bf16 is emulated.
         native = torch.cuda.get_device_capability()[0] >= 8
-        if cfg_precision == "auto":
-            return "bf16" if native else "fp16"
-        if not native:
+        if cfg_precision == "bf16" and not native:
             warnings.warn(f"precision='bf16': {_gpu()} emulates it, slowly; 'fp16' is faster", stacklevel=2)
-    elif cfg_precision == "auto":
-        figures = measure_cpu() if kind == "cpu" else {}
-        return "bf16" if figures.get("bf16") and figures["bf16"] <= 0.9 * figures["fp32"] else "fp32"
-    return cfg_precision
+        return "bf16" if native or cfg_precision == "bf16" else "fp16"
+    if cfg_precision != "auto":
+        return cfg_precision
+    figures = measure_cpu() if kind == "cpu" else {}
+    return "bf16" if figures.get("bf16") and figures["bf16"] <= 0.9 * figures["fp32"] else "fp32"
 
 
 def measure_cpu(channels=32, size=64, batch=2, repeats=5, again=False):
@@ -224,8 +213,8 @@ def measure_cpu(channels=32, size=64, batch=2, repeats=5, again=False):
     import torch
     from torch import nn
 
-    settings = {"channels": channels, "size": size, "batch": batch, "repeats": repeats}
-    settings["threads"] = torch.get_num_threads()
+    threads = torch.get_num_threads()
+    settings = {"channels": channels, "size": size, "batch": batch, "repeats": repeats, "threads": threads}
     key = ("cpu", *settings.values())
     if key in _known and not again:
         return dict(_known[key])
@@ -238,7 +227,8 @@ def measure_cpu(channels=32, size=64, batch=2, repeats=5, again=False):
     def step(name):
         begin = time.perf_counter()
         with torch.enable_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "bf16"):
-            net(image).float().mean().backward()
+            loss = net(image).float().mean()
+        loss.backward()
         return time.perf_counter() - begin
 
     begin, best = time.perf_counter(), {"fp32": float("inf"), "bf16": None}
@@ -375,8 +365,7 @@ def _contents(root, depth, most=20):
     if not os.path.isdir(root):
         return "is a file, not a folder" if os.path.exists(root) else "does not exist"
     names = sorted(entry.name + "/" * _is_dir(entry) for entry in _entries(root))[: most + 1]
-    deeper = (path.relative_to(root) for path in _walk(root, depth, True))
-    deeper = (f"{path}/" for path in deeper if len(path.parts) > 1)
+    deeper = (f"{path.relative_to(root)}/" for path in _walk(root, depth, True) if root in path.parents[1:])
     names += itertools.islice(deeper, most + 1 - len(names))
     said = [name + " (synthetic)" * os.path.exists(root / name / PHANTOM) for name in names[:most]]
     return ", ".join(said + ["..."] * (len(names) > most)) or "empty, or not readable"
@@ -412,14 +401,14 @@ def _try(name):
     """Try a device: (whether there is one, None or what is wrong with it in words)."""
     import torch
 
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
-    if not there[name]():
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if name in there and not there[name]():
         return False, f"torch {torch.__version__} finds no such device"
     try:
         _kernel(name)
     except (RuntimeError, AssertionError) as error:
-        gpu = _gpu() if name == "cuda" else "the GPU"
-        old = "; choose T4 x2 in the accelerator menu, Kaggle's torch has dropped the P100"
-        old = old if host() == "kaggle" and "capability 6.0" in gpu else ""
-        return True, f"{gpu} is there, but a small convolution failed on it ({_short(error)}){old}"
+        problem = f"{_gpu() if name == 'cuda' else name} is there, but a small convolution failed ({_short(error)})"
+        if host() == "kaggle" and "capability 6.0" in problem:
+            problem += "; choose T4 x2 in the accelerator menu, Kaggle's torch has dropped the P100"
+        return True, problem
     return True, None

@@ -1,37 +1,29 @@
-"""Small synthetic data sets, written in the raw trees and file formats of the real ones.
-
-A chest film is made as in the clinic: every organ adds to the absorption along the beam, air takes from it,
-and one exposure curve turns the sum into grey values. Shapes live in *body coordinates*: x is -1 at the
-patient's right chest wall (image left) and +1 at the left one, y is 0 at the lung apex, about 1 at the base.
-"""
+"""Small synthetic data sets, written in the raw trees and file formats of the real ones. See `00_start_here`."""
 
 import difflib
 import pathlib
 import tempfile
 
-import cv2
 import numpy as np
 from PIL import Image
-from scipy.interpolate import CubicSpline
 
+from . import hosts, phantom_chest
 from .errors import ConfigError, DataError
-
-MARKER = "PHANTOM.txt"
 
 
 def write(name, folder, n=24, seed=0):
     """Write the synthetic data set `name` into `folder` and return that folder, the data root.
 
-    "lung" forms the Montgomery tree: `MontgomerySet/CXR_png/MCUCXR_0001_0.png` (8-bit grey, 320 to 400 pixels
-    a side, sizes vary; stems end in `_0` normal and `_1` tuberculosis by turns) and 0 / 255 masks of that name in
+    "lung" forms the Montgomery tree: `MontgomerySet/CXR_png/MCUCXR_0001_0.png` (8-bit grey, sides of 320 to
+    400 pixels; stems end in `_0` normal and `_1` tuberculosis by turns) and 0 / 255 masks of the same name in
     `MontgomerySet/ManualMask/{leftMask,rightMask}`; the patient's right lung is at the image's left.
 
     Image i depends on `seed` and i, not on `n`. The tree appears complete or not at all; `PHANTOM.txt` in it
-    says what it is. A folder that holds these very phantoms is returned as it is, other phantoms are replaced.
-    Raises `ConfigError` (unknown name, n below 1, negative seed) and `DataError` (the folder holds files that no
-    phantom wrote; they are left alone). Every notebook calls this when there is no real data.
+    says what it is. A folder that holds these very phantoms is returned as it is, others are replaced.
+    Raises `ConfigError` (unknown name, n below 1, negative seed) and `DataError` (the folder holds files that
+    no phantom wrote; they are left alone). Every notebook calls this when there is no real data.
     """
-    drawers = {"lung": _lung_case}
+    drawers = {"lung": phantom_chest.lung_case}
     if name not in drawers:
         near = difflib.get_close_matches(str(name), drawers, n=1, cutoff=0)[0]
         raise ConfigError(f"phantom {name!r} is unknown; did you mean {near!r}? Known: {', '.join(drawers)}")
@@ -49,7 +41,7 @@ def write(name, folder, n=24, seed=0):
             for path, array in drawers[name](i, np.random.default_rng([seed, i])).items():
                 (tree / path).parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(tree / path, compress_level=3)
-        (tree / MARKER).write_text(f"{line} files={_count(tree)}\n", encoding="utf-8")
+        (tree / hosts.PHANTOM).write_text(f"{line} files={_count(tree)}\n", encoding="utf-8")
         # Asked again: another process may have written it meanwhile.
         if not _is_written(folder, line):
             if folder.exists():
@@ -60,212 +52,41 @@ def write(name, folder, n=24, seed=0):
 
 def _count(folder):
     """Number of files below `folder`, without the marker and what file browsers drop."""
-    return sum(p.is_file() and p.name not in (MARKER, ".DS_Store", "Thumbs.db") for p in folder.rglob("*"))
+    return sum(p.is_file() and p.name not in (hosts.PHANTOM, ".DS_Store", "Thumbs.db") for p in folder.rglob("*"))
 
 
 def _is_written(folder, line):
     """True if `folder` holds the phantoms of `line`, False if it may be (re)written, else `DataError`."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    if not (folder / MARKER).is_file():
-        raise DataError(f"{folder}: holds something else than phantoms (no {MARKER}); choose another folder")
-    found, _, files = (folder / MARKER).read_text(encoding="utf-8").strip().rpartition(" files=")
+    if not (folder / hosts.PHANTOM).is_file():
+        raise DataError(f"{folder}: holds something else than phantoms (no {hosts.PHANTOM}); choose another folder")
+    line_found, _, files = (folder / hosts.PHANTOM).read_text(encoding="utf-8").strip().rpartition(" files=")
+    found, expected = _count(folder), int(files) if files.isdigit() else -1
+    if line_found == line and found >= expected >= 0:
+        return True
     # A wrong count means that somebody put real data there or lost a file: never replace such a folder.
-    if str(_count(folder)) != files:
-        raise DataError(f"{folder}: {_count(folder)} files, {MARKER} says {files}; move or delete the folder yourself")
-    return found == line
+    if found != expected:
+        raise DataError(f"{folder}: {found} files, but {hosts.PHANTOM} says {files}; move that folder away yourself")
+    return False
 
 
-class _Film:
-    """A blank film of random size; draws shapes given in body coordinates as layers (H, W) float32, 0..1."""
+def data_or_phantoms(cfg, n: int = 48, seed: int = 0) -> bool:
+    """Set `cfg.data_root` to real data where some is found, else to phantoms written below `cfg.work_dir`.
 
-    def __init__(self, rng):
-        self.size = height, width = tuple(int(s) for s in rng.integers(320, 401, 2))
-        angle = np.deg2rad(rng.uniform(-3.5, 3.5))
-        self.turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        self.scale = np.array([width, height]) * rng.uniform([0.35, 0.58], [0.425, 0.70])
-        self.centre = np.array([width, height]) * rng.uniform([0.48, 0.42], [0.52, 0.49])
-
-    def draw(self, paint, curves, *options):
-        layer = np.zeros(self.size, np.uint8)
-        for points in curves:
-            column_row = (points - np.array([0, 0.5])) * self.scale @ self.turn + self.centre
-            # With shift=4 OpenCV counts in 1/16 pixel, else thin bones show steps.
-            paint(layer, [np.int32(np.round(column_row * 16))], *options, cv2.LINE_AA, 4)
-        return layer.astype(np.float32) / 255
-
-    def fill(self, *curves):
-        return self.draw(cv2.fillPoly, curves, 255)
-
-    def stroke(self, width, *curves):
-        return self.draw(cv2.polylines, curves, False, 255, max(1, round(width * self.scale[0])))
-
-    def bone(self, width, *curves):
-        """Tubes with a brighter rim, the cortex."""
-        return self.soft(self.stroke(width, *curves) - 0.5 * self.stroke(0.6 * width, *curves), 0.008)
-
-    def soft(self, layer, sigma):
-        return cv2.GaussianBlur(layer, (0, 0), sigma * self.scale[0])
-
-    def depth(self, layer, reach):
-        """0 at the rim of a filled shape, rising like a ball's thickness to 1 at `reach` body units."""
-        inside = cv2.distanceTransform(np.uint8(layer > 0.5), cv2.DIST_L2, 3) / (reach * self.scale[0])
-        return np.sqrt(1 - (1 - np.minimum(inside, 1)) ** 2)
-
-    def clouds(self, rng, cells):
-        """Smooth noise, about -1..1, with `cells` bumps across the film."""
-        coarse = rng.normal(0, 0.5, (cells, cells)).astype(np.float32)
-        return cv2.resize(coarse, self.size[::-1], interpolation=cv2.INTER_CUBIC)
-
-
-def _curve(*points):
-    """Smooth curve (60, 2) through control points x, y."""
-    points = np.array(points)
-    t = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
-    return CubicSpline(t, points, bc_type="natural")(np.linspace(0, t[-1], 60))
-
-
-def _oval(x, y, a, b, bumps=(), stop=2 * np.pi):
-    """Closed curve (30, 2): an ellipse, made irregular by `bumps`; up to `stop` = pi its upper half."""
-    t = np.linspace(0, stop, 30)
-    r = 1 + sum(bump * np.cos(k * t + 20 * bump) for k, bump in enumerate(bumps, 2))
-    return np.stack([x + a * r * np.cos(t), y - b * r * np.sin(t)], 1)
-
-
-def _lung_shapes(rng):
-    """(side, base) curves of the patient's right, then left lung; a side runs from heart over apex to flank."""
-    apex, upper, dome, angle = rng.uniform([0.34, 0.78, 0.76, 0.97], [0.46, 0.88, 0.86, 1.07])
-    neck, knob, atrium, heart = rng.uniform([0.13, 0.17, 0.17, 0.36], [0.18, 0.27, 0.26, 0.54])
-    lower = dome + rng.uniform(0.02, 0.07)  # the heart pushes the left dome down
-    right = [(atrium, dome + 0.06), (atrium + 0.03, dome - 0.1), (0.19, 0.45), (neck + 0.02, 0.25)]
-    left = [(heart, lower + 0.05), (heart, lower - 0.1), (0.66 * heart, 0.52), (0.2, 0.38), (knob, 0.24)]
-    shapes = []
-    for sign, medial, top in ((-1, right, dome), (1, left, lower)):
-        tip, wall, end = rng.uniform([-0.02, 0.94, angle - 0.04], [0.03, 1.01, angle + 0.04])
-        over = [(neck, 0.12), (neck + 0.06, 0.03 + tip), (apex, tip), (0.8 * upper, 0.09), (upper, 0.26)]
-        side = _curve(*medial, *over, (0.97 * wall, 0.6), (wall, end))
-        crest = (0.7, top + 0.02), (0.5 + medial[0][0] / 5, top)
-        base = _curve((wall, end), (0.88, (top + end) / 2), *crest, medial[0])
-        shapes.append((side * [sign, 1], base * [sign, 1]))
-    return shapes
-
-
-def _soft_tissue(film, rng, shapes, lungs, shoulder):
-    """Absorption of trunk, arms, breasts, heart and belly, less the air in lungs, windpipe and stomach."""
-    (right, right_base), (left, left_base) = shapes
-    pit, flank, bust = rng.uniform([0.35, 1.06, 0.0], [0.6, 1.2, 0.45])
-    half = [(0.34, -0.9), (0.32, -0.3), (0.7, shoulder - 0.07), (1.4, shoulder), (2.4, 0.4), (2.4, 0.9)]
-    half += [(1.55, 0.6), (1.2, pit), (flank + 0.06, 0.68), (flank + bust / 4, 0.85), (flank, 1.4), (1.4, 2)]
-    body = film.soft(film.fill(np.r_[half, half[::-1] * np.array([-1, 1])]), 0.03)
-    total = rng.uniform(0.9, 1.15) * film.depth(body, 0.6)
-    belly = film.fill(np.r_[right_base, left_base[::-1], [(1.0, 2.5), (-1.0, 2.5)]])
-    total += rng.uniform(0.7, 1.1) * film.soft(belly, 0.06) * body
-    between = np.r_[right[: right[:, 1].argmin()], left[: left[:, 1].argmin()][::-1]]
-    total += rng.uniform(0.05, 0.25) * film.soft(film.fill(between), 0.015)
-    total += 0.2 * film.soft(film.fill(_oval(0.12, 0.72, 0.42, 0.3)) * (1 - lungs), 0.02)
-    for x in rng.uniform([-0.7, 0.55], [-0.55, 0.7]):
-        total += bust * film.depth(film.fill(_oval(x, 0.74, 0.5, 0.28, rng.normal(0, 0.05, 2))), 0.4) ** 2
-    # Air also lies before and behind heart and diaphragm: the second, wide term.
-    air = film.soft(lungs, 0.01) * (0.4 + 0.2 * film.depth(lungs, 0.25)) + 0.5 * film.soft(lungs, 0.1)
-    total -= rng.uniform(0.5, 0.8) * air
-    total -= 0.25 * film.soft(film.stroke(0.13, [(0, -1), (0.01, 0.1), (0.04, 0.33)]), 0.015)
-    x, y = left_base[38] + rng.uniform([-0.1, 0.1], [0.1, 0.2])
-    gas = [_oval(x, y, *rng.uniform([0.1, 0.04], [0.26, 0.1]), rng.normal(0, 0.08, 2), np.pi)]
-    spots = rng.normal([x, y + 0.1], 0.08, (rng.integers(5), 2))
-    gas += [_oval(*spot, 0.06, 0.04, rng.normal(0, 0.1, 3)) for spot in spots]
-    return total - rng.uniform(0.6, 1.4) * film.soft(film.fill(*gas) * belly, 0.012)
-
-
-def _bones(film, rng, shoulder):
-    """Absorption of spine, ribs, clavicles, shoulder blades and upper arms."""
-    discs = film.stroke(0.02, *[np.array([(-0.12, y), (0.12, y)]) for y in np.arange(-0.6, 1.6, 0.085)])
-    spine = film.soft(film.stroke(0.24, [(0, -1), (0, 2.5)]), 0.02) - 0.3 * film.soft(discs, 0.012)
-    collar = [_curve((0.1, 0.1), (0.4, 0.05), (0.8, shoulder + 0.03), (1.25, shoulder + 0.06))]
-    gap, sag, elbow = rng.uniform([0.088, 0.16, 0.4], [0.105, 0.26, 0.8])
-    arm = [_curve((1.28, 0.05), (1.0, 0.15), (1.02, 0.4), (1.12, 0.56), (1.26, 0.3), (1.3, 0.07))]
-    arm += [_curve((1.47, 0.24), (1.36, 0.15), (1.45, 0.09), (1.6, 0.14), (2.5, elbow))]
-    behind, before = [], []
-    for y in np.arange(0.0, 1.3, gap) + rng.uniform(0, gap / 2):
-        wall, end = 1.01 - 2.2 * max(0.36 - y - sag / 2, 0) ** 2, y + sag
-        turn = (0.95 * wall, y + 0.6 * sag), (wall, end), (0.96 * wall, end + 0.06)
-        behind += [_curve((0.1, y), (0.4 * wall, y - 0.03), (0.8 * wall, y + 0.25 * sag), *turn)]
-        before += [_curve(*turn[1:], (0.78 * wall, end + 0.12), (0.52, end + 0.16), (0.36, end + 0.15))]
-    for bones in (collar, arm, behind, before):
-        bones += [bone * [-1, 1] for bone in bones]
-    total = rng.uniform(0.3, 0.5) * spine + 0.16 * film.bone(0.05, *arm)
-    ribs = rng.uniform(0.12, 0.22) * film.bone(0.07, *behind) + rng.uniform(0.04, 0.12) * film.bone(0.08, *before)
-    return total + ribs + rng.uniform(0.18, 0.3) * film.bone(0.085, *collar)
-
-
-def _vessels(film, rng, lungs):
-    """Absorption of the vessels, which branch and thin out from the two hila, and of fine lung texture."""
-    hila = [(sign * rng.uniform(0.22, 0.3), rng.uniform(0.42, 0.5)) for sign in (-1, 1)]
-    tips = [(hilum, heading) for hilum in hila for heading in rng.uniform(-1.6, 1.8, 8)]
-    total = 0.2 * film.soft(film.fill(*[_oval(*hilum, 0.07, 0.1) for hilum in hila]), 0.05)
-    for width in (0.045, 0.03, 0.02, 0.012):
-        paths, buds = [], []
-        for start, heading in tips:
-            bends = heading + np.cumsum(rng.normal(0, 0.25, 8))
-            steps = np.stack([np.sign(start[0]) * np.cos(bends), np.sin(bends)], 1)
-            paths += [start + rng.uniform(0.015, 0.028) * np.cumsum(steps, 0)]
-            buds += [(paths[-1][rng.integers(3, 8)], heading + turn) for turn in rng.normal(0, 0.5, 2)]
-        total += (0.05 + 2 * width) * film.soft(film.stroke(width, *paths), 0.006)
-        tips = buds
-    return (total + 0.04 * film.clouds(rng, 70) + 0.06 * film.clouds(rng, 30)) * film.soft(lungs, 0.02)
-
-
-def _opacities(film, rng, lungs, sick):
-    """Absorption of tuberculosis (patches, cavities, nodules; mostly in upper zones) or of one harmless spot."""
-    total = np.zeros(film.size, np.float32)
-    for _ in range(rng.integers(1, 5) if sick else rng.integers(2)):
-        kind = rng.choice(["patch", "cavity", "nodules"]) if sick else "spot"
-        x, y, radius, strength = rng.uniform([0.35, 0.1, 0.1, 0.1], [0.75, 0.4, 0.26, 0.4])
-        x, y = x * rng.choice([-1, 1]), y + rng.choice([0, 0.35], p=[0.75, 0.25])
-        shape = _oval(x, y, radius, 0.7 * radius, rng.normal(0, 0.12, 4))
-        haze = np.clip(0.6 + film.clouds(rng, 16) + film.clouds(rng, 40), 0, 2)
-        haze *= film.soft(film.fill(shape), 0.3 * radius)
-        total += strength * haze * {"patch": 1.5, "cavity": 0.6, "nodules": 0.3, "spot": 0}[kind]
-        if kind == "cavity":
-            total += strength * film.soft(film.stroke(0.035, 0.6 * shape + [0.4 * x, 0.4 * y]), 0.012)
-        elif kind != "patch":
-            spots = rng.normal([x, y], 0.6 * radius, (rng.integers(6, 25) if sick else 1, 2))
-            dots = [_oval(*spot, *rng.uniform(0.01, 0.025, 2)) for spot in spots]
-            total += strength * film.soft(film.fill(*dots), 0.008)
-    return total * film.soft(lungs, 0.02)
-
-
-def _expose(film, rng, absorbed, lungs):
-    """Absorption (H, W) -> film (H, W) uint8: blur, exposure, noise, labels, black edges of the beam."""
-    height, width = film.size
-    absorbed = film.soft(np.maximum(absorbed + 0.15 * film.clouds(rng, 4), 0), rng.uniform(0.003, 0.006))
-    gain, gamma, base, peak, grain = rng.uniform([1.1, 1.3, 0, 245, 1.5], [1.8, 2.2, 12, 300, 4])
-    grey = base + peak * (1 - np.exp(-gain * absorbed)) ** gamma + grain * rng.normal(size=film.size)
-    grey = grey.clip(0, 255).astype(np.uint8)
-    if rng.random() < 0.7:
-        x, y = width * 85 // 100, height * rng.integers(3, 7) // 100
-        grey[y : y + 16, x : x + 27] = 250
-        cv2.putText(grey, "PA", (x + 3, y + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 10, 1, cv2.LINE_AA)
-        cv2.putText(grey, "R", (width // 20, y + 15), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 200, 1, cv2.LINE_AA)
-    # The beam is never so narrow that it cuts a lung.
-    left, top, wide, high = cv2.boundingRect(np.uint8(lungs))
-    free = np.array([left, top, width - left - wide, height - top - high]) - 6
-    cut = np.int32(free.clip(0) * rng.uniform(0, 1, 4) * (rng.random(4) < [0.35, 0.15, 0.35, 0.6]))
-    beam = np.zeros(film.size, bool)
-    beam[cut[1] : height - cut[3], cut[0] : width - cut[2]] = True
-    return np.where(beam, grey, np.uint8(rng.uniform(0, 8)))
-
-
-def _lung_case(i, rng):
-    """Files of phantom number `i` in the Montgomery tree: path -> (H, W) uint8, one film and two masks."""
-    film, sick, shoulder = _Film(rng), i % 2, rng.uniform(-0.12, 0.04)
-    shapes = _lung_shapes(rng)
-    right, left = (film.fill(np.r_[side, base]) > 0.5 for side, base in shapes)
-    lungs = np.float32(right | left)
-    absorbed = _soft_tissue(film, rng, shapes, lungs, shoulder) + _bones(film, rng, shoulder)
-    absorbed += _vessels(film, rng, lungs) + _opacities(film, rng, lungs, sick)
-    name, masks = f"MCUCXR_{i + 1:04d}_{sick}.png", "MontgomerySet/ManualMask"
-    return {
-        f"MontgomerySet/CXR_png/{name}": _expose(film, rng, absorbed, lungs),
-        f"{masks}/leftMask/{name}": np.uint8(255 * left),
-        f"{masks}/rightMask/{name}": np.uint8(255 * right),
-    }
+    Prints which of the two it is; returns True for real data. On Kaggle and Colab (`cfg.local` is False) it waits up
+    to 30 s for a slow mount.
+    """
+    try:
+        found = hosts.find_data(cfg) if cfg.local else hosts.wait_for_data(cfg, timeout=30)
+    except DataError:
+        found = None
+    if found is None:
+        cfg.data_root = str(write(cfg.preset, pathlib.Path(hosts.run_root(cfg)) / "phantoms" / cfg.preset, n, seed))
+        print(f"PHANTOMS: no {cfg.preset} data was found, so {n} synthetic images are used.")
+        print("The scores below show that the code works; they say nothing about patients.")
+        return False
+    cfg.data_root = str(found)
+    synthetic = (found / hosts.PHANTOM).is_file() or (found.parent / hosts.PHANTOM).is_file()
+    print(f"{'PHANTOMS (synthetic images)' if synthetic else 'REAL DATA'}: {cfg.preset}, from the folder {found.name}")
+    return not synthetic

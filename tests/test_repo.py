@@ -25,7 +25,7 @@ PRESETS = ("palm", "rsna", "cardiac", "lung", "binary")
 
 # The house of seglib: a module imports from lower floors only.
 FLOORS = {
-    **dict.fromkeys(["__init__", "errors", "fields", "config", "hosts", "images"], 0),
+    **dict.fromkeys(["__init__", "errors", "fields", "config", "hosts", "images", "phantom_chest"], 0),
     **dict.fromkeys(["layouts", "phantoms"], 1),
     **dict.fromkeys(["prepare", "models", "losses", "metrics"], 2),
     **dict.fromkeys(["data", "plots", "runs"], 3),

@@ -1,0 +1,67 @@
+"""What all tests share: a clean environment, the phantom tree, and the real data where there is some."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+os.environ["MPLBACKEND"] = "agg"  # before any test file imports matplotlib
+
+from seglib import config, phantoms  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# Read once: test_hosts clears the variables of seglib.
+TEST_DATA = Path(os.environ.get("SEGLIB_TEST_DATA") or REPOSITORY / "../shared/data").resolve()
+
+# The same examples in every run, so that a failure can be repeated; no deadline, because the machine is shared.
+settings.register_profile("seglib", derandomize=True, deadline=None, max_examples=40)
+settings.load_profile("seglib")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    """No variable of the caller's shell decides a test."""
+    for name in ("SEGLIB_SMOKE", "SEGLIB_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SEGLIB_PROGRESS", "0")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+
+
+@pytest.fixture(scope="session")
+def test_data():
+    """The folder of the real test data; the test is skipped where there is none."""
+    if not TEST_DATA.is_dir():
+        pytest.skip(f"no real data: {TEST_DATA} is missing; set SEGLIB_TEST_DATA")
+    return TEST_DATA
+
+
+@pytest.fixture(scope="session")
+def real(test_data):
+    """A function: the folder of one real set by its name, `real("montgomery")`; skips where that set is missing."""
+
+    def folder(name):
+        if not (test_data / name).is_dir():
+            pytest.skip(f"no real data: {test_data / name} is missing")
+        return test_data / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lung_tree(tmp_path_factory):
+    """A Montgomery tree of 16 phantoms, read only: a test that damages files copies it (`shutil.copytree`) first."""
+    return phantoms.write("lung", tmp_path_factory.mktemp("lung") / "tree", n=16, seed=0)
+
+
+@pytest.fixture
+def lung_cfg(lung_tree, tmp_path):
+    """The lung preset in its smoke size on `lung_tree`; stores and runs go to `tmp_path / "work"`."""
+    return config.preset("lung", "smoke", data_root=str(lung_tree), work_dir=str(tmp_path / "work"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say without -rs that tests on real data did not run."""
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "no real data" in str(r.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"NOT TESTED ON REAL DATA: {len(skipped)} tests skipped; {TEST_DATA}", yellow=True)

@@ -1,0 +1,161 @@
+"""The U-Net: its size, the shapes it takes, and that every weight learns."""
+
+import io
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seglib import models
+
+
+@pytest.fixture(autouse=True)
+def one_seed():
+    torch.manual_seed(0)
+
+
+def meta(**fields):
+    """A network without memory, to count what it would hold."""
+    with torch.device("meta"):
+        return models.UNet(**fields)
+
+
+def double_conv(n_in, n_out, mid=None):
+    """Parameters of two 3x3 convolutions without bias, each with the two vectors of a batch norm."""
+    mid = mid or n_out
+    return 9 * n_in * mid + 2 * mid + 9 * mid * n_out + 2 * n_out
+
+
+def test_parameters_of_the_published_network():
+    assert models.n_parameters(meta(in_channels=3, n_classes=1)) == 31_037_633
+    assert round(models.n_parameters(meta(in_channels=3, n_classes=1)) / 1e6, 1) == 31.0
+    assert models.n_parameters(meta(in_channels=3, n_classes=1, bilinear=True)) == 17_262_977
+
+
+@pytest.mark.parametrize(("base", "depth"), [(1, 1), (4, 3), (8, 2), (64, 4), (6, 5)])
+@pytest.mark.parametrize(("in_channels", "n_classes"), [(1, 1), (3, 6)])
+def test_parameters_by_formula(base, depth, in_channels, n_classes):
+    """Every level doubles the channels; each way up is a 2x2 transposed convolution and a double convolution."""
+    levels = [base * 2**level for level in range(depth + 1)]
+    expected = double_conv(in_channels, base) + sum(double_conv(n, 2 * n) for n in levels[:-1])
+    expected += sum(4 * 2 * n * n + n + double_conv(2 * n, n) for n in levels[:-1]) + base * n_classes + n_classes
+    network = meta(in_channels=in_channels, n_classes=n_classes, base_channels=base, depth=depth)
+    assert models.n_parameters(network) == expected
+
+
+def test_frozen_weights_are_not_counted():
+    network = models.UNet(1, 1, base_channels=4, depth=2)
+    frozen = sum(p.numel() for p in network.first.parameters())
+    before = models.n_parameters(network)
+    network.first.requires_grad_(False)
+    assert models.n_parameters(network) == before - frozen
+
+
+def test_depth_is_the_number_of_poolings():
+    for depth in (1, 3, 5):
+        network, pooled = models.UNet(1, 1, base_channels=2, depth=depth).eval(), []
+        network.pool.register_forward_hook(lambda module, inputs, output, seen=pooled: seen.append(output.shape[-1]))
+        network(torch.zeros(1, 1, 64, 64))
+        assert pooled == [64 // 2**level for level in range(1, depth + 1)]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    height=st.integers(8, 45),
+    width=st.integers(8, 45),
+    bilinear=st.booleans(),
+    n_classes=st.integers(1, 4),
+    in_channels=st.sampled_from([1, 3]),
+)
+def test_output_has_the_size_of_the_input(height, width, bilinear, n_classes, in_channels):
+    network = models.UNet(in_channels, n_classes, base_channels=2, depth=3, bilinear=bilinear).eval()
+    with torch.inference_mode():
+        logits = network(torch.randn(2, in_channels, height, width))
+    assert logits.shape == (2, n_classes, height, width)
+    assert logits.dtype == torch.float32 and logits.isfinite().all()
+
+
+@pytest.mark.parametrize("bilinear", [False, True])
+def test_smallest_image_is_two_to_the_depth(bilinear):
+    network = models.UNet(1, 1, base_channels=2, depth=4, bilinear=bilinear).eval()
+    assert network(torch.zeros(1, 1, 16, 16)).shape == (1, 1, 16, 16)
+    with pytest.raises(RuntimeError):
+        network(torch.zeros(1, 1, 15, 15))
+
+
+@pytest.mark.parametrize("bilinear", [False, True])
+def test_gradient_reaches_every_parameter(bilinear):
+    network = models.UNet(3, 2, base_channels=4, depth=3, bilinear=bilinear)
+    network(torch.randn(2, 3, 37, 50)).square().mean().backward()
+    still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert still == []
+
+
+def test_skip_connections_carry_detail():
+    """Without skips a pooled-away checkerboard could not come back: neighbours that differ by one pixel get equal
+    logits only if the first features did not reach the head."""
+    network = models.UNet(1, 1, base_channels=8, depth=3).eval()
+    board = torch.zeros(1, 1, 32, 32)
+    board[..., ::2, ::2] = 1
+    with torch.inference_mode():
+        network.up[-1].conv[0].weight[:, 8:] = 0  # only the skip half is left
+        logits = network(board)[0, 0, 8:24, 8:24]
+    assert logits[::2, ::2].std() < 1e-5 and (logits[::2, ::2] - logits[1::2, 1::2]).abs().min() > 1e-4
+
+
+@pytest.mark.parametrize("bilinear", [False, True])
+@pytest.mark.parametrize("train", [False, True])
+def test_channels_last_equals_contiguous(bilinear, train):
+    network = models.UNet(3, 2, base_channels=4, depth=3, bilinear=bilinear).train(train)
+    image = torch.randn(2, 3, 40, 33)
+    plain = network(image).detach()
+    network = network.to(memory_format=torch.channels_last)
+    last = network(image.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_eval_is_deterministic_and_images_do_not_touch_one_another():
+    network = models.UNet(1, 1, base_channels=4, depth=3)
+    network(torch.randn(4, 1, 32, 32))  # running statistics other than their start
+    network.eval()
+    images = torch.randn(3, 1, 32, 32)
+    with torch.inference_mode():
+        first = network(images)
+        assert torch.equal(first, network(images))
+        torch.testing.assert_close(network(images[1:2]), first[1:2], rtol=1e-4, atol=1e-5)
+
+
+def test_one_seed_gives_one_network():
+    states = []
+    for seed in (7, 7, 8):
+        torch.manual_seed(seed)
+        states.append(models.UNet(1, 1, base_channels=2, depth=2).state_dict())
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    assert not all(torch.equal(states[0][k], states[2][k]) for k in states[0])
+
+
+def test_state_dict_opens_with_the_default_of_torch_load():
+    network = models.UNet(1, 3, base_channels=4, depth=2)
+    network(torch.randn(2, 1, 16, 16))
+    file = io.BytesIO()
+    torch.save(network.state_dict(), file)
+    file.seek(0)
+    other = models.UNet(1, 3, base_channels=4, depth=2)
+    other.load_state_dict(torch.load(file))
+    image = torch.randn(1, 1, 16, 16)
+    assert torch.equal(network.eval()(image), other.eval()(image))
+
+
+def test_build_passes_what_it_is_given():
+    torch.manual_seed(3)
+    built = models.build("unet", in_channels=1, n_classes=2, base_channels=4, depth=2, bilinear=True, encoder="other")
+    torch.manual_seed(3)
+    direct = models.UNet(1, 2, base_channels=4, depth=2, bilinear=True)
+    assert {k: v.shape for k, v in built.state_dict().items()} == {k: v.shape for k, v in direct.state_dict().items()}
+    assert all(torch.equal(a, b) for a, b in zip(built.state_dict().values(), direct.state_dict().values()))
+
+
+def test_unknown_architecture_is_named():
+    with pytest.raises(ValueError, match="'vnet'.*unet"):
+        models.build("vnet", in_channels=1, n_classes=1)
