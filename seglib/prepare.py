@@ -19,7 +19,7 @@ from .errors import DataError
 VERSION = 1  # raise it when the pixels that `build` writes change, so that old stores are rebuilt
 
 
-@dataclass
+@dataclass(repr=False)
 class DataReport:
     """What was checked and found.
 
@@ -61,6 +61,9 @@ class DataReport:
         rows += [("problems", len(self.problems)), ("images set aside", len(self.set_aside))]
         rows += [("note", note) for note in self.notes]
         return pd.DataFrame(rows, columns=["checked", "found"])
+
+    def __repr__(self) -> str:
+        return self.summary().to_string(index=False)
 
     def _repr_html_(self) -> str:
         problems = self.problems.drop(columns="file").to_html(index=False) if len(self.problems) else ""

@@ -158,6 +158,7 @@ def _train_epoch(model, loader, epoch: int, loss_of, optimizer, scheduler, accel
     """One pass over the training part; sums stay on the device until the end, so that no step waits for the host."""
     model.train()
     _set_epoch(loader, epoch)
+    begun = time.perf_counter()
     by_step = cfg.scheduler in ("cosine", "onecycle")
     each, sums, norm = [], torch.zeros(2, device=accelerator.device), torch.zeros((), device=accelerator.device)
     for batch in loader:
@@ -185,7 +186,8 @@ def _train_epoch(model, loader, epoch: int, loss_of, optimizer, scheduler, accel
             "weights of the epochs before are kept; look at these images, lower lr, or set clip=1.0 or precision='fp32'"
         )
     total = accelerator.reduce(sums, "sum").tolist()
-    return {"train_loss": total[0] / total[1], "grad_norm": float(norm)}
+    speed = total[1] / (time.perf_counter() - begun)
+    return {"train_loss": total[0] / total[1], "grad_norm": float(norm), "images_per_second": speed}
 
 
 @torch.no_grad()

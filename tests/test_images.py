@@ -1,0 +1,821 @@
+"""Pixels: every reader, what `auto` decodes and what it must refuse, the way into the frame and back, writing."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from seglib import images
+from seglib.errors import DataError
+from seglib.images import IGNORE
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+def save(path, array, mode=None, **options):
+    """Write an array with Pillow, in `mode` if given; returns the path as text."""
+    picture = Image.fromarray(array)
+    (picture.convert(mode) if mode else picture).save(path, **options)
+    return str(path)
+
+
+def flag(dtype=np.uint8):
+    """(20, 30, 3): red above, green below left, blue below right; every channel and both axes tell themselves apart."""
+    picture = np.zeros((20, 30, 3), dtype)
+    picture[:10], picture[10:, :15], picture[10:, 15:] = RED, GREEN, BLUE
+    return picture
+
+
+def disc(height=60, width=80, row=0.45, col=0.55, radius=0.3):
+    """(height, width) bool: a disc, by shares of the sides."""
+    rows, cols = np.ogrid[:height, :width]
+    return np.hypot(rows - row * height, cols - col * width) <= radius * min(height, width)
+
+
+def dice(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def paint(labels, colours):
+    """(H, W) numbers -> (H, W, 3) uint8."""
+    return np.array(colours, np.uint8)[labels]
+
+
+# Reading images
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "PNG"])
+def test_lossless_colour_is_rgb(tmp_path, suffix):
+    path = save(tmp_path / f"a.{suffix}", flag())
+    found = images.read_image(path)
+    assert (found.shape, found.dtype) == ((20, 30, 3), np.uint8)
+    np.testing.assert_array_equal(found, flag())
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+def test_files_of_opencv_are_rgb_too(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    assert cv2.imwrite(str(path), flag()[..., ::-1])  # OpenCV takes blue first
+    np.testing.assert_array_equal(images.read_image(path), flag())
+
+
+@pytest.mark.parametrize("writer", ["pillow", "opencv"])
+def test_jpeg_is_rgb_within_its_losses(tmp_path, writer):
+    path = str(tmp_path / "a.jpg")
+    if writer == "pillow":
+        save(path, flag(), quality=95, subsampling=0)
+    else:
+        assert cv2.imwrite(path, flag()[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    found = images.read_image(path).astype(int)
+    for row, col, colour in ((4, 15, RED), (15, 4, GREEN), (15, 25, BLUE)):
+        assert np.abs(found[row, col] - colour).max() <= 12, (row, col)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png"])
+def test_palettes_become_colours(tmp_path, suffix):
+    picture = Image.fromarray(np.repeat([[0, 1, 2]], 4, axis=0).astype(np.uint8), "L")
+    picture = picture.copy()
+    picture.putpalette([10, 20, 30, 250, 5, 6, 7, 200, 9])
+    assert picture.mode == "P"
+    picture.save(tmp_path / f"a.{suffix}")
+    found = images.read_image(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(found[0], [[10, 20, 30], [250, 5, 6], [7, 200, 9]])
+    assert found.shape == (4, 3, 3)
+
+
+def test_one_bit(tmp_path):
+    path = save(tmp_path / "a.png", disc().astype(np.uint8) * 255, "1")
+    np.testing.assert_array_equal(images.read_image(path, 1)[..., 0], disc() * 255)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_alpha_is_cut_off(tmp_path, suffix):
+    rgba = np.dstack([flag(), np.full((20, 30), 77, np.uint8)])
+    rgba[0, 0, 3] = 0
+    np.testing.assert_array_equal(images.read_image(save(tmp_path / f"a.{suffix}", rgba)), flag())
+    la = np.dstack([flag()[..., 0], rgba[..., 3]])
+    found = images.read_image(save(tmp_path / f"b.{suffix}", la), 1)
+    np.testing.assert_array_equal(found[..., 0], flag()[..., 0])
+
+
+def test_transparent_palette(tmp_path):
+    picture = Image.fromarray(flag()).convert("P")
+    picture.save(tmp_path / "a.png", transparency=0)
+    np.testing.assert_array_equal(images.read_image(tmp_path / "a.png"), np.asarray(picture.convert("RGB")))
+
+
+@pytest.mark.parametrize(("suffix", "options"), [("tif", {}), ("jpg", {"quality": 100, "subsampling": 0})])
+def test_cmyk(tmp_path, suffix, options):
+    path = save(tmp_path / f"a.{suffix}", flag(), "CMYK", **options)
+    found = images.read_image(path).astype(int)
+    assert np.abs(found - flag()).max() <= (0 if suffix == "tif" else 12)
+
+
+@pytest.mark.parametrize("writer", ["pillow png", "opencv png", "pillow tif", "opencv tif", "big-endian tif"])
+def test_sixteen_bits_are_stretched(tmp_path, writer):
+    values = np.array([[100, 1100], [2100, 4100]], np.uint16)
+    by, suffix = writer.split()
+    path = str(tmp_path / f"a.{suffix}")
+    if by == "opencv":
+        assert cv2.imwrite(path, values)
+    elif by == "pillow":
+        save(path, values)
+    else:
+        Image.frombytes("I;16B", (2, 2), values.astype(">u2").tobytes()).save(path)
+    np.testing.assert_array_equal(images.read_image(path, 1)[..., 0], [[0, 64], [128, 255]])
+    assert images.read_image(path, 3).shape == (2, 2, 3)
+
+
+def test_sixteen_bit_colour_keeps_its_order(tmp_path):
+    assert cv2.imwrite(str(tmp_path / "a.png"), flag(np.uint16)[..., ::-1] * 257)
+    np.testing.assert_array_equal(images.read_image(tmp_path / "a.png"), flag())
+
+
+def test_floats_are_stretched(tmp_path):
+    path = save(tmp_path / "a.tif", np.array([[-1, 0], [1, 3]], np.float32))
+    np.testing.assert_array_equal(images.read_image(path, 1)[..., 0], [[0, 64], [128, 255]])
+
+
+def test_grey_and_colour_channels(tmp_path):
+    grey = np.arange(200, dtype=np.uint8).reshape(10, 20)
+    path = save(tmp_path / "grey.png", grey)
+    np.testing.assert_array_equal(images.read_image(path, 3), np.dstack([grey] * 3))
+    found = images.read_image(save(tmp_path / "colour.png", flag()), 1)
+    assert found.shape == (20, 30, 1)
+    # Luma weights 0.299, 0.587, 0.114 of red, green and blue.
+    assert (found[0, 0, 0], found[15, 0, 0], found[15, 20, 0]) == (76, 150, 29)
+    with pytest.raises(DataError, match="3 channels.*takes 5.*in_channels=3"):
+        images.read_image(tmp_path / "colour.png", 5)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tif", "a.gif"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_files_cut_short_are_refused_by_name(tmp_path, name, share):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    save(tmp_path / name, noise)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(DataError, match=rf"{name}: not readable as an image"):
+        images.read_image(tmp_path / name)
+    with pytest.raises(DataError, match=name):
+        images.read_mask(str(tmp_path / name))
+
+
+def test_files_cut_short_are_refused_after_a_library_allowed_them(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:2000])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(DataError, match=r"a\.jpg"):
+        images.read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "no such file"), (b"", r"empty \(0 bytes\)"), (b"<html>404</html>", "not readable")]
+)
+@pytest.mark.parametrize("name", ["scan 1.png", "scan.jpg", "scan.tif"])
+def test_what_is_no_image_is_refused_by_name(tmp_path, name, content, words):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    for read in (images.read_image, lambda path: images.read_mask(str(path))):
+        with pytest.raises(DataError, match=words) as error:
+            read(tmp_path / name)
+        assert str(error.value).startswith(str(tmp_path / name))
+
+
+def test_a_folder_is_no_image(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(DataError, match=r"a\.png"):
+        images.read_image(tmp_path / "a.png")
+
+
+# 8 bits
+
+
+def test_to_uint8():
+    same = flag()
+    assert images.to_uint8(same) is same
+    np.testing.assert_array_equal(images.to_uint8(np.array([0, 1, 2, 4], np.int32)), [0, 64, 128, 255])
+    np.testing.assert_array_equal(images.to_uint8(np.full(5, 700, np.uint16)), 0)
+    np.testing.assert_array_equal(images.to_uint8(np.array([0.0, 1.0, np.nan, np.inf, -np.inf])), [0, 255, 0, 255, 0])
+    with pytest.raises(DataError, match="no finite number"):
+        images.to_uint8(np.full((2, 2), np.nan))
+
+
+def test_percentiles_cut_the_ends_of_any_depth():
+    for dtype in (np.uint8, np.uint16, np.float32):
+        values = np.arange(101).astype(dtype)
+        found = images.to_uint8(values, (10, 90))
+        assert (found[:11] == 0).all() and (found[90:] == 255).all()
+        np.testing.assert_array_equal(found[10:91], np.rint((np.arange(10, 91) - 10) / 80 * 255))
+
+
+@given(st.lists(st.integers(0, 65535), min_size=2, max_size=50))
+def test_to_uint8_uses_the_whole_range_and_keeps_the_order(values):
+    values = np.sort(np.array(values, np.uint16))
+    found = images.to_uint8(values)
+    assert found.dtype == np.uint8
+    assert (np.diff(found.astype(int)) >= 0).all()
+    if values[0] != values[-1]:
+        assert (found[0], found[-1]) == (0, 255)
+
+
+# Masks that `auto` decodes
+
+
+def two_values(low, high, dtype=np.uint8):
+    return np.where(disc(), high, low).astype(dtype)
+
+
+UNAMBIGUOUS = {
+    "0/1": (two_values(0, 1), "values 0/1"),
+    "0/255": (two_values(0, 255), "values 0/255"),
+    "0/128": (two_values(0, 128), "values 0/128"),
+    "two greys": (two_values(60, 200), "values 60/200"),
+    "bool": (disc(), "1 bit"),
+    "16 bit": (two_values(0, 65535, np.uint16), "values 0/65535"),
+    "16 bit 0/1": (two_values(0, 1, np.uint16), "values 0/1"),
+    "colour file, grey": (np.dstack([two_values(0, 255)] * 3), "values 0/255"),
+    "red on black": (paint(disc() * 1, [(0, 0, 0), RED]), "one colour on black"),
+    "yellow on black": (paint(disc() * 1, [(0, 0, 0), (255, 255, 0)]), "one colour on black"),
+    "dark red on black": (paint(disc() * 1, [(0, 0, 0), (128, 0, 0)]), "one colour on black"),
+    "darker red on black": (paint(disc() * 1, [(0, 0, 0), (100, 0, 0)]), "colour"),
+    "alpha constant": (np.dstack([two_values(0, 255)] * 3 + [np.full((60, 80), 255, np.uint8)]), "values 0/255"),
+    "alpha is the mask": (np.dstack([np.zeros((60, 80, 3), np.uint8), two_values(0, 255)]), "transparency"),
+    "alpha is the mask, grey": (np.dstack([np.full((60, 80), 9, np.uint8), two_values(0, 255)]), "transparency"),
+}
+
+
+@pytest.mark.parametrize("name", UNAMBIGUOUS)
+def test_auto_decodes(tmp_path, name):
+    array, how = UNAMBIGUOUS[name]
+    mask = images.read_mask(save(tmp_path / "m.png", array))
+    assert (mask.pixels.dtype, mask.pixels.shape) == (np.uint8, (60, 80))
+    np.testing.assert_array_equal(mask.pixels, disc())
+    assert how in mask.how
+    assert mask.looks_inverted is False
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "tif", "gif"])
+def test_auto_decodes_in_other_formats(tmp_path, suffix):
+    mask = images.read_mask(save(tmp_path / f"m.{suffix}", two_values(0, 255)))
+    np.testing.assert_array_equal(mask.pixels, disc())
+
+
+def test_auto_decodes_floats(tmp_path):
+    mask = images.read_mask(save(tmp_path / "m.tif", two_values(0, 1, np.float32)))
+    np.testing.assert_array_equal(mask.pixels, disc())
+
+
+@pytest.mark.parametrize("value", [0, 1, 255])
+def test_auto_decodes_empty_and_full(tmp_path, value):
+    mask = images.read_mask(save(tmp_path / "m.png", np.full((20, 30), value, np.uint8)))
+    assert set(np.unique(mask.pixels)) == {int(value > 0)}
+
+
+@pytest.mark.parametrize("size", [(31, 47), (45, 70), (143, 211), (240, 320)])
+def test_auto_cuts_the_grey_edges_of_a_resized_mask(tmp_path, size):
+    grey = cv2.resize(two_values(0, 255), size[::-1], interpolation=cv2.INTER_LINEAR)
+    assert len(np.unique(grey)) > 10
+    mask = images.read_mask(save(tmp_path / "m.png", grey))
+    np.testing.assert_array_equal(mask.pixels, grey > 127)
+    assert "grey edges" in mask.how
+
+
+@pytest.mark.parametrize("quality", [60, 75, 95])
+@pytest.mark.parametrize("colour", [(255, 255, 255), (254, 0, 0)])
+def test_auto_sees_through_the_ringing_of_jpeg(tmp_path, quality, colour):
+    truth = disc(120, 160)
+    path = save(tmp_path / "m.jpg", paint(truth * 1, [(0, 0, 0), colour]), quality=quality)
+    assert len(np.unique(images.read_pixels(path)[0])) > 10
+    mask = images.read_mask(path)
+    np.testing.assert_array_equal(mask.pixels, images.read_pixels(path)[0].max(axis=2) > 127)
+    assert dice(mask.pixels == 1, truth) > 0.97
+    assert "grey edges, cut at 127" in mask.how
+
+
+def palette_mask(path, index, colours):
+    picture = Image.fromarray(index.astype(np.uint8))
+    picture.putpalette(np.array(colours, np.uint8).ravel().tolist())
+    assert picture.mode == "P"
+    picture.save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("colour", [(255, 255, 255), RED, (0, 0, 60), (1, 1, 1)])
+def test_auto_decodes_the_index_of_a_palette(tmp_path, suffix, colour):
+    path = palette_mask(tmp_path / f"m.{suffix}", disc(), [(0, 0, 0), colour])
+    mask = images.read_mask(path)
+    np.testing.assert_array_equal(mask.pixels, disc())
+    assert mask.how == "palette index"
+
+
+def test_auto_decodes_a_palette_of_greys(tmp_path):
+    grey = cv2.resize(two_values(0, 255), (200, 150), interpolation=cv2.INTER_LINEAR)
+    mask = images.read_mask(palette_mask(tmp_path / "m.png", grey, [(v, v, v) for v in range(256)]))
+    np.testing.assert_array_equal(mask.pixels, grey > 127)
+    assert "grey" in mask.how
+
+
+# Masks that `auto` must refuse
+
+
+def bands(*values):
+    """(60, 80): thick vertical bands of these values."""
+    return np.repeat(np.array(values)[np.arange(80) * len(values) // 80][None], 60, axis=0)
+
+
+def with_speck(labels, value):
+    """The labels with a small area (0.2 % of the foreground) of one more value."""
+    labels = labels.copy()
+    labels[30:32, 40:41] = value
+    return labels
+
+
+AMBIGUOUS = {
+    "label map 0..3": bands(0, 1, 2, 3).astype(np.uint8),
+    "label map 0..2": bands(0, 1, 2).astype(np.uint8),
+    "label map 0 85 170 255": bands(0, 85, 170, 255).astype(np.uint8),
+    "label map 0 100 200": bands(0, 100, 200).astype(np.uint8),
+    "structure 1, void 255": bands(0, 1, 255).astype(np.uint8),
+    "label map 0 20 255": bands(0, 20, 255).astype(np.uint8),
+    "16-bit label map": bands(0, 205, 420, 500).astype(np.uint16),
+    "soft map": np.uint8(255 * np.exp(-((np.arange(80)[None] - 40) ** 2) / 300) * np.ones((60, 1))),
+    "five votes": bands(0, 64, 128, 191, 255).astype(np.uint8),
+    "several colours": paint(bands(0, 1, 2), [(0, 0, 0), RED, GREEN]),
+    "several colours, no black": paint(bands(0, 1), [RED, BLUE]),
+    "red on white": paint(disc() * 1, [(255, 255, 255), RED]),
+    "a photograph": np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8),
+    "a second colour, small": paint(with_speck(disc() * 1, 2), [(0, 0, 0), RED, GREEN]),
+    "colour and transparency": np.dstack([paint(bands(0, 1), [RED, BLUE]), two_values(0, 255)]),
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_auto_refuses(tmp_path, name):
+    path = save(tmp_path / "m.png", AMBIGUOUS[name])
+    with pytest.raises(DataError, match="ambiguous mask") as error:
+        images.read_mask(path)
+    assert path in str(error.value)
+    assert "mask_encoding" in str(error.value) or name == "colour and transparency", "it must say what resolves it"
+
+
+@pytest.mark.parametrize(
+    "colours",
+    [[(255, 255, 255), (0, 0, 0)], [(0, 0, 0), RED, GREEN], [(255, 255, 255), RED]],
+    ids=["white and black", "three", "white and red"],
+)
+def test_auto_refuses_palettes(tmp_path, colours):
+    index = disc() * 1 if len(colours) == 2 else bands(0, 1, 2)
+    path = palette_mask(tmp_path / "m.png", index, colours)
+    with pytest.raises(DataError, match="ambiguous mask.*palette.*mask_encoding='index'"):
+        images.read_mask(path)
+    np.testing.assert_array_equal(images.read_mask(path, "index").pixels, index > 0)
+
+
+def test_masks_of_floats_that_are_no_numbers(tmp_path):
+    values = two_values(0, 1, np.float32)
+    values[0, 0] = np.nan
+    with pytest.raises(DataError, match=r"m\.tif.*NaN"):
+        images.read_mask(save(tmp_path / "m.tif", values))
+
+
+# Masks by a setting
+
+
+@pytest.mark.parametrize(
+    ("encoding", "array", "truth"),
+    [
+        ("threshold", bands(0, 64, 128, 191, 255).astype(np.uint8), bands(0, 0, 1, 1, 1)),
+        ("threshold", bands(0, 127, 128).astype(np.uint8), bands(0, 0, 1)),
+        ("threshold", bands(0, 1).astype(np.uint8), bands(0, 1)),
+        ("threshold", bands(0, 65535).astype(np.uint16), bands(0, 1)),
+        ("threshold", bands(0, 20000, 40000, 65535).astype(np.uint16), bands(0, 0, 1, 1)),
+        ("threshold", paint(bands(0, 1, 2, 3), [(0, 0, 0), RED, (0, 200, 0), (90, 90, 90)]), bands(0, 1, 1, 0)),
+        ("index", bands(0, 1, 2, 3).astype(np.uint8), bands(0, 1, 1, 1)),
+        ("index", bands(0, 1, 255).astype(np.uint8), bands(0, 1, 1)),
+        ("index", paint(bands(0, 1), [(0, 0, 0), (0, 3, 0)]), bands(0, 1)),
+        ({"255,0,0": 1}, paint(bands(0, 1), [(0, 0, 0), RED]), bands(0, 1)),
+        ({"255,0,0": 1, "0,255,0": 0}, paint(bands(0, 1, 2), [(0, 0, 0), RED, GREEN]), bands(0, 1, 0)),
+        ({"0,0,0": 1, "255,255,255": 0}, paint(bands(0, 1), [(0, 0, 0), (255,) * 3]), bands(1, 0)),
+        ({"255,255,255": 1}, bands(0, 255).astype(np.uint8), bands(0, 1)),
+        ({"255,255,255": 1}, bands(0, 1).astype(bool), bands(0, 1)),
+    ],
+)
+def test_masks_by_a_setting(tmp_path, encoding, array, truth):
+    mask = images.read_mask(save(tmp_path / "m.png", array), encoding)
+    np.testing.assert_array_equal(mask.pixels, truth)
+
+
+def test_alpha_is_no_colour_of_a_threshold(tmp_path):
+    opaque = np.dstack([two_values(0, 255)] * 3 + [np.full((60, 80), 255, np.uint8)])
+    np.testing.assert_array_equal(images.read_mask(save(tmp_path / "m.png", opaque), "threshold").pixels, disc())
+    opaque = opaque[..., 2:]
+    np.testing.assert_array_equal(images.read_mask(save(tmp_path / "la.png", opaque), "index").pixels, disc())
+
+
+def test_a_threshold_on_a_palette_cuts_the_colours_shown(tmp_path):
+    path = palette_mask(tmp_path / "m.png", bands(0, 1, 2), [(0, 0, 0), (90, 90, 90), RED])
+    np.testing.assert_array_equal(images.read_mask(path, "threshold").pixels, bands(0, 0, 1))
+
+
+def test_a_threshold_on_probabilities_cuts_in_the_middle(tmp_path):
+    path = save(tmp_path / "m.tif", bands(0.0, 0.2, 0.7, 1.0).astype(np.float32))
+    np.testing.assert_array_equal(images.read_mask(path, "threshold").pixels, bands(0, 0, 1, 1))
+
+
+def test_an_unknown_colour_is_named(tmp_path):
+    path = save(tmp_path / "m.png", paint(bands(0, 1, 2), [(0, 0, 0), RED, (0, 7, 9)]))
+    with pytest.raises(DataError, match=r"m\.png.*\(0, 7, 9\)"):
+        images.read_mask(path, {"255,0,0": 1})
+
+
+# Polarity and unions
+
+
+def test_inverted(tmp_path):
+    path = save(tmp_path / "m.png", two_values(255, 0))
+    mask = images.read_mask(path)
+    np.testing.assert_array_equal(mask.pixels, ~disc())
+    assert mask.looks_inverted
+    mask = images.read_mask(path, inverted=True)
+    np.testing.assert_array_equal(mask.pixels, disc())
+    assert not mask.looks_inverted
+    assert "inverted" in mask.how
+
+
+def test_looks_inverted():
+    assert images.looks_inverted(1 - disc().astype(np.uint8))
+    assert images.looks_inverted(np.ones((20, 30), np.uint8))
+    assert not images.looks_inverted(disc().astype(np.uint8))
+    assert not images.looks_inverted(np.zeros((20, 30), np.uint8))
+    large = np.ones((40, 40), np.uint8)
+    large[0] = large[-1] = large[:, 0] = large[:, -1] = 0
+    assert not images.looks_inverted(large), "a large structure that leaves the border free"
+    frame = 1 - large
+    assert not images.looks_inverted(frame), "a thin frame is less than half of the area"
+
+
+def halves():
+    left, right = np.zeros((40, 60), bool), np.zeros((40, 60), bool)
+    left[5:30, 5:20], right[8:35, 35:55] = True, True
+    return left, right
+
+
+def test_the_union_of_two_files(tmp_path):
+    left, right = halves()
+    cell = "|".join([save(tmp_path / "l.png", left * np.uint8(255)), save(tmp_path / "r.png", right * np.uint8(1))])
+    mask = images.read_mask(cell)
+    np.testing.assert_array_equal(mask.pixels, left | right)
+    assert "0/255" in mask.how and "0/1" in mask.how
+
+
+def test_the_union_of_two_inverted_files(tmp_path):
+    left, right = halves()
+    cell = "|".join(save(tmp_path / f"{k}.png", ~m * np.uint8(255)) for k, m in zip("lr", (left, right)))
+    mask = images.read_mask(cell, inverted=True)
+    np.testing.assert_array_equal(mask.pixels, left | right)
+
+
+def test_an_empty_part_of_a_union(tmp_path):
+    left, right = halves()
+    cell = "|".join([save(tmp_path / "l.png", left * np.uint8(255)), save(tmp_path / "r.png", right * np.uint8(0))])
+    np.testing.assert_array_equal(images.read_mask(cell).pixels, left)
+
+
+def test_parts_of_different_size(tmp_path):
+    left, right = halves()
+    cell = "|".join([save(tmp_path / "l.png", left), save(tmp_path / "r.png", right.T)])
+    with pytest.raises(DataError, match=r"(?s)l\.png.*r\.png.*different sizes.*\(40, 60\).*\(60, 40\)"):
+        images.read_mask(cell)
+
+
+# Label maps
+
+
+@pytest.mark.parametrize("encoding", ["auto", "index"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_labels_as_they_are(tmp_path, encoding, dtype):
+    labels = bands(0, 1, 2, 3, 255).astype(dtype)
+    mask = images.read_labels(save(tmp_path / "m.png", labels), encoding, 4, {})
+    assert mask.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(mask.pixels, bands(0, 1, 2, 3, IGNORE))
+
+
+def test_labels_by_a_map(tmp_path):
+    path = save(tmp_path / "m.png", bands(0, 5, 1, 300, 7, 255).astype(np.uint16))
+    mask = images.read_labels(path, "index", 4, {"5": 1, "1": 2, "300": 3})
+    np.testing.assert_array_equal(mask.pixels, bands(0, 1, 2, 3, 0, IGNORE))
+    assert "label_map" in mask.how
+    mask = images.read_labels(path, "index", 4, {"255": 1})
+    np.testing.assert_array_equal(mask.pixels, bands(0, 0, 0, 0, 0, 1))
+
+
+def test_labels_of_a_palette_are_its_numbers(tmp_path):
+    path = palette_mask(tmp_path / "m.png", bands(0, 1, 2), [(0, 0, 0), RED, GREEN])
+    np.testing.assert_array_equal(images.read_labels(path, "index", 3, {}).pixels, bands(0, 1, 2))
+
+
+def test_labels_by_colour(tmp_path):
+    path = save(tmp_path / "m.png", paint(bands(0, 1, 2, 3), [(0, 0, 0), RED, GREEN, BLUE]))
+    table = {"255,0,0": 2, "0,255,0": 1, "0,0,255": 255}
+    np.testing.assert_array_equal(images.read_labels(path, table, 3, {}).pixels, bands(0, 2, 1, IGNORE))
+    with pytest.raises(DataError, match=r"m\.png.*\(0, 0, 255\)"):
+        images.read_labels(path, {"255,0,0": 2, "0,255,0": 1}, 3, {})
+
+
+def test_a_colour_table_may_not_name_a_class_that_there_is_not(tmp_path):
+    path = save(tmp_path / "m.png", paint(bands(0, 1), [(0, 0, 0), RED]))
+    with pytest.raises(DataError, match=r"m\.png"):
+        images.read_labels(path, {"255,0,0": 7}, 3, {})
+
+
+def test_wrong_labels_are_refused(tmp_path):
+    path = save(tmp_path / "m.png", bands(0, 1, 200).astype(np.uint8))
+    with pytest.raises(DataError, match=r"m\.png: label numbers \[200\].*0\.\.2.*label_map"):
+        images.read_labels(path, "index", 3, {})
+    path = save(tmp_path / "c.png", paint(bands(0, 1), [(0, 0, 0), RED]))
+    with pytest.raises(DataError, match=r"c\.png: the labels are colours.*\(255, 0, 0\).*mask_encoding"):
+        images.read_labels(path, "index", 3, {})
+
+
+# Geometry
+
+SIDES = st.integers(1, 900)
+FRAMES = st.tuples(st.integers(8, 300), st.integers(8, 300))
+HOW = st.sampled_from(["letterbox", "stretch"])
+
+
+@given(SIDES, SIDES, FRAMES)
+def test_the_box_of_a_letterbox(height, width, size):
+    top, left, h, w = images.fit_box((height, width), size, "letterbox")
+    assert 0 <= top and 0 <= left and h >= 1 and w >= 1
+    assert top + h <= size[0] and left + w <= size[1]
+    assert h == size[0] or w == size[1], "it fills the frame in one direction"
+    scale = min(size[0] / height, size[1] / width)
+    assert abs(h - max(1, height * scale)) <= 0.5 + 1e-9
+    assert abs(w - max(1, width * scale)) <= 0.5 + 1e-9
+    assert abs(2 * top + h - size[0]) <= 1 and abs(2 * left + w - size[1]) <= 1, "centred"
+    assert images.fit_box((height, width), size, "stretch") == (0, 0, *size)
+
+
+@given(st.integers(1, 200), st.integers(1, 200), FRAMES, HOW, st.integers(0, 255), st.sampled_from([1, 3]))
+def test_a_constant_image_stays_constant(height, width, size, how, value, channels):
+    image = np.full((height, width, channels), value, np.uint8)
+    frame = images.fit_image(image, size, how)
+    assert (frame.shape, frame.dtype) == ((*size, channels), np.uint8)
+    top, left, h, w = images.fit_box((height, width), size, how)
+    inside = np.zeros(size, bool)
+    inside[top : top + h, left : left + w] = True
+    assert (frame[inside] == value).all()
+    assert (frame[~inside] == 0).all()
+
+
+@given(st.integers(1, 200), st.integers(1, 200), FRAMES, HOW, st.data())
+def test_a_mask_keeps_its_values_and_pads_with_ignore(height, width, size, how, data):
+    values = data.draw(st.lists(st.integers(0, 255), min_size=1, max_size=4))
+    mask = np.random.default_rng(0).choice(np.array(values, np.uint8), (height, width))
+    frame = images.fit_mask(mask, size, how)
+    assert (frame.shape, frame.dtype) == (size, np.uint8)
+    top, left, h, w = images.fit_box((height, width), size, how)
+    assert set(np.unique(frame[top : top + h, left : left + w])) <= set(values)
+    frame[top : top + h, left : left + w] = IGNORE
+    assert (frame == IGNORE).all()
+    if how == "stretch":
+        assert (top, left, h, w) == (0, 0, *size)
+
+
+@given(st.integers(1, 200), st.integers(1, 200), FRAMES, HOW, st.integers(1, 3))
+def test_unfit_returns_the_original_shape(height, width, size, how, classes):
+    prob = np.random.default_rng(0).random((classes, *size), np.float32)
+    back = images.unfit(prob, (height, width), how)
+    assert (back.shape, back.dtype) == ((classes, height, width), np.float32)
+    assert prob.min() - 1e-6 <= back.min() and back.max() <= prob.max() + 1e-6
+    np.testing.assert_allclose(images.unfit(np.full_like(prob, 0.3), (height, width), how), 0.3, rtol=1e-6)
+
+
+def test_unfit_cuts_the_padding_off():
+    prob = np.ones((1, 64, 64), np.float32)
+    top, left, h, w = images.fit_box((40, 80), (64, 64), "letterbox")
+    prob[:, top : top + h, left : left + w] = 0
+    assert (images.unfit(prob, (40, 80), "letterbox") == 0).all()
+
+
+@given(st.integers(1, 60), st.integers(1, 60), HOW)
+def test_nothing_changes_where_the_size_fits(height, width, how):
+    rng = np.random.default_rng(0)
+    image, mask = rng.integers(0, 256, (height, width, 3), np.uint8), rng.integers(0, 4, (height, width), np.uint8)
+    prob = rng.random((2, height, width), np.float32)
+    np.testing.assert_array_equal(images.fit_image(image, (height, width), how), image)
+    np.testing.assert_array_equal(images.fit_mask(mask, (height, width), how), mask)
+    np.testing.assert_array_equal(images.unfit(prob, (height, width), how), prob)
+
+
+BLOBS = st.tuples(st.floats(0.35, 0.65), st.floats(0.35, 0.65), st.floats(0.2, 0.3))
+
+
+@given(st.integers(60, 500), st.integers(60, 500), st.integers(64, 160), st.integers(64, 160), HOW, BLOBS)
+def test_image_and_mask_land_at_the_same_place(height, width, rows, cols, how, blob):
+    truth = disc(height, width, *blob).astype(np.uint8)
+    as_image = images.fit_image(truth[..., None] * 255, (rows, cols), how)[..., 0] > 127
+    as_mask = images.fit_mask(truth, (rows, cols), how) == 1
+    ring = np.ones((3, 3), np.uint8)
+    for one, other in ((as_image, as_mask), (as_mask, as_image)):
+        outside = one & ~(cv2.dilate(other.astype(np.uint8), ring) > 0)
+        assert not outside.any(), "more than a pixel apart"
+    assert cv2.erode(as_mask.astype(np.uint8), ring).any()
+
+
+@given(st.integers(60, 500), st.integers(60, 500), st.integers(96, 160), st.integers(96, 160), HOW, BLOBS)
+def test_there_and_back(height, width, rows, cols, how, blob):
+    _, _, h, w = images.fit_box((height, width), (rows, cols), how)
+    assume(min(h, w) * blob[2] >= 14)  # pixels of radius in the frame; a smaller blob loses more to its coarse rim
+    truth = disc(height, width, *blob)
+    frame = images.fit_mask(truth.astype(np.uint8), (rows, cols), how)
+    back = images.unfit(np.float32(frame == 1)[None], (height, width), how)[0]
+    assert dice(back >= 0.5, truth) > 0.97
+
+
+# Writing
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 3)])
+def test_write_png(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    path = images.write_png(tmp_path / "new" / "folder" / "a.png", pixels)
+    np.testing.assert_array_equal(
+        images.read_image(path, shape[2] if len(shape) == 3 else 1).squeeze(), pixels.squeeze()
+    )
+    assert os.listdir(path.parent) == ["a.png"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_half_one(tmp_path, monkeypatch):
+    path = images.write_png(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
+    before = path.read_bytes()
+
+    def full_disk(self, target, **options):
+        with open(target, "wb") as file:
+            file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        images.write_png(path, np.ones((4, 4), np.uint8))
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_sha256_tells_content_not_name(tmp_path):
+    for name, content in (("a", b"x" * 3_000_000), ("b", b"x" * 3_000_000), ("c", b"y")):
+        (tmp_path / name).write_bytes(content)
+    assert images.sha256(tmp_path / "a") == images.sha256(tmp_path / "b") != images.sha256(tmp_path / "c")
+    assert images.sha256(tmp_path / "c") == "a1fce4363854ff888cff4b8e7875d600c2682390412a8cf79b37d0b11148b0fa"
+
+
+# The real sets: every mask folder decodes as its README says
+
+
+def pixels_of(path):
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
+@pytest.mark.parametrize("side", ["leftMask", "rightMask"])
+def test_real_montgomery_sides(real, side):
+    files = sorted((real("montgomery") / "MontgomerySet/ManualMask" / side).glob("*.png"))
+    assert len(files) == 102
+    for file in files:
+        mask = images.read_mask(str(file))
+        assert mask.how == "values 0/255" and not mask.looks_inverted, file
+        np.testing.assert_array_equal(mask.pixels, pixels_of(file) == 255)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "n"), [("montgomery", "masks_union_original/*.png", 102), ("shenzhen", "mask/*.png", 200)]
+)
+def test_real_grey_edges(real, name, pattern, n):
+    files = sorted(real(name).glob(pattern))
+    assert len(files) == n
+    for file in files[::2]:
+        mask = images.read_mask(str(file))
+        assert "grey edges" in mask.how and not mask.looks_inverted, file
+        np.testing.assert_array_equal(mask.pixels, pixels_of(file) > 127)
+
+
+def test_real_covid_sides_are_united(real):
+    root = real("covid_cxr_leftright")
+    names = sorted(file.name for file in (root / "leftMask").iterdir())
+    assert len(names) == 23
+    for name in names:
+        left, right = (str(root / side / name) for side in ("leftMask", "rightMask"))
+        mask = images.read_mask(f"{left}|{right}")
+        assert mask.how == "values 0/255"
+        np.testing.assert_array_equal(mask.pixels, (pixels_of(left) == 255) | (pixels_of(right) == 255))
+
+
+def test_real_idrid_discs_are_palette_numbers(real):
+    files = sorted(real("idrid").glob("A. Segmentation/2. *Groundtruths/a. */5. Optic Disc/*_OD.tif"))
+    assert len(files) == 15
+    for file in files[::3]:
+        mask = images.read_mask(str(file))
+        assert mask.how == "palette index"
+        np.testing.assert_array_equal(mask.pixels, pixels_of(file))
+        assert 0.005 < mask.pixels.mean() < 0.05
+
+
+def test_real_idrid_lesions_are_red_jpegs(real):
+    files = sorted(real("idrid").glob("A. Segmentation/2. *Groundtruths/a. */3. Hard Exudates/*_EX.jpg"))
+    assert len(files) == 15
+    for file in files[::8]:
+        mask = images.read_mask(str(file))
+        assert "one colour on black, grey edges" in mask.how
+        np.testing.assert_array_equal(mask.pixels, pixels_of(file)[..., 0] > 127)
+
+
+def test_real_busi_is_one_colour_on_black(real):
+    files = sorted((real("busi") / "masks").iterdir())
+    assert len(files) == 22
+    for file in files:
+        mask = images.read_mask(str(file))
+        assert "one colour on black" in mask.how
+        np.testing.assert_array_equal(mask.pixels, (pixels_of(file) > 127).any(axis=2))
+        table = images.read_mask(str(file), {"0,255,0": 1, "255,0,0": 1})
+        np.testing.assert_array_equal(mask.pixels, table.pixels)
+
+
+def test_real_chase_is_one_bit(real):
+    files = sorted(real("chase_db1").glob("*HO.png"))
+    assert len(files) == 40
+    for file in files:
+        mask = images.read_mask(str(file))
+        assert mask.how == "1 bit"
+        np.testing.assert_array_equal(mask.pixels, pixels_of(file))
+
+
+def test_real_spleen_is_grey_jpeg(real):
+    files = sorted((real("msd_spleen_ct") / "masks").iterdir())
+    assert len(files) == 13
+    for file in files:
+        mask = images.read_mask(str(file))
+        assert "grey edges" in mask.how
+        np.testing.assert_array_equal(mask.pixels, pixels_of(file)[..., 0] > 127)
+
+
+def test_real_drishti_soft_maps_need_a_setting(real):
+    files = sorted(real("drishti_gs1").glob("Drishti-GS1_files/*/GT/*/SoftMap/*Softmap.png"))
+    assert len(files) == 60
+    taken = []
+    for file in files:
+        try:
+            taken.append((file.name, images.read_mask(str(file)).how))
+        except DataError as error:
+            assert "ambiguous" in str(error) and "mask_encoding='threshold'" in str(error)
+        np.testing.assert_array_equal(images.read_mask(str(file), "threshold").pixels, pixels_of(file) >= 128)
+    assert taken == [], "five votes are no two values"
+
+
+def test_real_curvas_colours_need_a_table(real):
+    table = {"0,255,255": 1, "255,255,0": 2, "255,0,255": 3}
+    files = sorted(real("curvas_ct").glob("annotation_*/masks/*.png"))
+    assert len(files) == 74
+    organs = 0
+    for file in files[::6]:
+        labels = images.read_labels(str(file), table, 4, {}).pixels
+        pixels = pixels_of(file)
+        for colour, number in table.items():
+            np.testing.assert_array_equal(labels == number, (pixels == [int(c) for c in colour.split(",")]).all(axis=2))
+        if len(set(np.unique(labels)) - {0}) > 1:
+            organs += 1
+            with pytest.raises(DataError, match="several colours.*mask_encoding"):
+                images.read_mask(str(file))
+    assert organs >= 5
+
+
+def test_real_curvas_slice_with_eight_pixels_of_a_second_organ(real):
+    file = real("curvas_ct") / "annotation_3/masks/10010_546.png"
+    assert (pixels_of(file) == (0, 255, 255)).all(axis=2).sum() == 8
+    with pytest.raises(DataError, match="several colours"):
+        images.read_mask(str(file))
+
+
+def test_real_nuclei_are_united(real):
+    case = sorted((real("dsb2018_nuclei") / "stage1_train").iterdir())[0]
+    files = sorted((case / "masks").glob("*.png"))
+    assert len(files) > 1
+    mask = images.read_mask("|".join(map(str, files)))
+    np.testing.assert_array_equal(mask.pixels, np.max([pixels_of(file) for file in files], axis=0) == 255)
+    picture = next((case / "images").iterdir())
+    assert pixels_of(picture).shape[2] == 4
+    np.testing.assert_array_equal(images.read_image(picture), pixels_of(picture)[..., :3])
+
+
+def test_real_palm_photographs(real):
+    files = sorted((real("palm_images_only") / "PALM/Training/Images").iterdir())
+    assert len(files) == 45
+    for file in files[::5]:
+        np.testing.assert_array_equal(images.read_image(file), pixels_of(file))
+        assert images.read_image(file).shape == (224, 224, 3)

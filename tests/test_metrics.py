@@ -1,0 +1,434 @@
+"""Scores against scikit-learn, torchmetrics, smp and MONAI, the rules for empty masks, and the bootstrap's coverage."""
+
+import math
+import warnings
+
+import monai.metrics
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import sklearn.metrics
+import torch
+import torchmetrics.functional.classification as tm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from seglib import metrics
+
+SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@st.composite
+def mask_pairs(draw):
+    """Prediction and truth, bool of one shape; now and then empty or full."""
+    shape = draw(SHAPES)
+    pick = st.sampled_from(["random", "random", "random", "empty", "full"])
+    made = {"random": lambda: draw(hnp.arrays(bool, shape)), "empty": lambda: np.zeros(shape, bool)}
+    made["full"] = lambda: np.ones(shape, bool)
+    return made[draw(pick)](), made[draw(pick)]()
+
+
+def score(pred, truth):
+    return {name: float(v) for name, v in metrics.ratios(**metrics.counts(pred, truth)).items()}
+
+
+# ---- counts and ratios
+
+
+@given(mask_pairs())
+def test_counts_are_scikit_learns(pair):
+    pred, truth = pair
+    tn, fp, fn, tp = sklearn.metrics.confusion_matrix(truth.ravel(), pred.ravel(), labels=[False, True]).ravel()
+    assert metrics.counts(pred, truth) == {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
+
+
+@given(mask_pairs(), st.data())
+def test_pixels_that_are_not_valid_do_not_count(pair, data):
+    pred, truth = pair
+    valid = data.draw(hnp.arrays(bool, pred.shape))
+    count = metrics.counts(pred, truth, valid)
+    assert sum(count.values()) == valid.sum()
+    assert count == metrics.counts(pred ^ ~valid, truth, valid) == metrics.counts(pred, truth ^ ~valid, valid)
+    assert count == metrics.counts(pred[valid], truth[valid])
+
+
+def test_counts_refuse_two_grids():
+    with pytest.raises(ValueError, match=r"\(4, 4\).*\(4, 5\)"):
+        metrics.counts(np.zeros((4, 4)), np.zeros((4, 5)))
+
+
+@given(mask_pairs())
+def test_ratios_are_scikit_learns(pair):
+    pred, truth = pair
+    found, args = score(pred, truth), (truth.ravel(), pred.ravel())
+    assert found["dice"] == found["f1"] == pytest.approx(sklearn.metrics.f1_score(*args, zero_division=1.0))
+    assert found["iou"] == pytest.approx(sklearn.metrics.jaccard_score(*args, zero_division=1.0))
+    assert found["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(*args))
+    nan = {"zero_division": np.nan}
+    assert found["precision"] == pytest.approx(sklearn.metrics.precision_score(*args, **nan), nan_ok=True)
+    assert found["recall"] == pytest.approx(sklearn.metrics.recall_score(*args, **nan), nan_ok=True)
+    specificity = sklearn.metrics.recall_score(*args, pos_label=False, **nan)
+    assert found["specificity"] == pytest.approx(specificity, nan_ok=True)
+
+
+@given(mask_pairs())
+def test_ratios_are_monais_and_smps(pair):
+    """All three call two empty masks a perfect match when asked to (`ignore_empty=False`, `zero_division=1`)."""
+    pred, truth = (torch.from_numpy(mask)[None, None] for mask in pair)
+    found = score(*pair)
+    assert found["dice"] == pytest.approx(monai.metrics.compute_dice(pred, truth, ignore_empty=False).item())
+    iou = monai.metrics.compute_iou(pred.float(), truth.float(), ignore_empty=False)
+    assert found["iou"] == pytest.approx(iou.item())
+    stats = smp.metrics.get_stats(pred.long(), truth.long(), mode="binary")
+    imagewise = {"reduction": "micro-imagewise", "zero_division": 1.0}
+    assert found["dice"] == pytest.approx(smp.metrics.f1_score(*stats, **imagewise).item())
+    assert found["iou"] == pytest.approx(smp.metrics.iou_score(*stats, **imagewise).item())
+    assert found["accuracy"] == pytest.approx(smp.metrics.accuracy(*stats, **imagewise).item())
+    for name in ("precision", "recall", "specificity"):
+        if not math.isnan(found[name]):  # their 0/0 is a number of one's choice, ours is none
+            assert found[name] == pytest.approx(getattr(smp.metrics, name)(*stats, **imagewise).item())
+
+
+@given(mask_pairs(), st.data())
+def test_counts_and_specificity_are_torchmetrics_with_ignored_pixels(pair, data):
+    pred, truth = pair
+    valid = data.draw(hnp.arrays(bool, pred.shape))
+    target = torch.from_numpy(np.where(valid, truth, 255)).long()
+    tp, fp, tn, fn, _ = tm.binary_stat_scores(torch.from_numpy(pred).long(), target, ignore_index=255).tolist()
+    count = metrics.counts(pred, truth, valid)
+    assert count == {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
+    if tn + fp:
+        theirs = tm.binary_specificity(torch.from_numpy(pred).long(), target, ignore_index=255).item()
+        assert float(metrics.ratios(**count)["specificity"]) == pytest.approx(theirs)
+
+
+def test_ratios_of_arrays_are_the_ratios_of_their_elements():
+    table = np.random.default_rng(0).integers(0, 3, (4, 6, 5))
+    whole = metrics.ratios(*table)
+    assert tuple(whole) == metrics.RATIOS
+    for place in np.ndindex(6, 5):
+        single = metrics.ratios(*table[(slice(None), *place)])
+        np.testing.assert_array_equal([whole[m][place] for m in whole], [single[m] for m in single])
+
+
+def test_large_counts_do_not_overflow():
+    tp = 3 * 10**9
+    assert metrics.ratios(tp, tp, 0, tp)["dice"] == pytest.approx(2 / 3)
+    assert metrics.ratios(np.int32([2**30] * 2), np.int32([2**30] * 2), 0, 0)["dice"] == pytest.approx([2 / 3] * 2)
+
+
+# ---- the table of the metric rules
+
+EMPTY, SOME, OTHER = np.zeros((30, 40), bool), np.zeros((30, 40), bool), np.zeros((30, 40), bool)
+SOME[5:10, 5:15] = True
+OTHER[5:10, 10:20] = True
+NAN, TOTAL, DIAGONAL = float("nan"), 30 * 40, 50.0  # a frame of 30 x 40 has a diagonal of 50
+RULES = {
+    "both empty": (EMPTY, EMPTY, dict(dice=1, iou=1, precision=NAN, recall=NAN, f1=1, specificity=1, accuracy=1)),
+    "truth empty": (
+        SOME, EMPTY,
+        dict(dice=0, iou=0, precision=0, recall=NAN, f1=0, specificity=1 - 50 / TOTAL, accuracy=1 - 50 / TOTAL),
+    ),
+    "prediction empty": (
+        EMPTY, SOME, dict(dice=0, iou=0, precision=NAN, recall=0, f1=0, specificity=1, accuracy=1 - 50 / TOTAL)
+    ),
+    "both there": (
+        OTHER, SOME,
+        dict(
+            dice=0.5, iou=1 / 3, precision=0.5, recall=0.5, f1=0.5, specificity=1 - 25 / (TOTAL - 50),
+            accuracy=1 - 50 / TOTAL,
+        ),
+    ),
+    "all full": (
+        ~EMPTY, ~EMPTY, dict(dice=1, iou=1, precision=1, recall=1, f1=1, specificity=NAN, accuracy=1)
+    ),
+}  # fmt: skip
+DISTANCES = {
+    "both empty": (0, 0, 1),
+    "truth empty": (DIAGONAL, DIAGONAL, 0),
+    "prediction empty": (DIAGONAL,) * 2 + (0,),
+}
+
+
+@pytest.mark.parametrize("case", RULES)
+def test_the_rules_for_empty_masks(case):
+    pred, truth, expected = RULES[case]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # 0/0 is decided, not stumbled over
+        assert score(pred, truth) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("case", DISTANCES)
+def test_the_rules_for_distances_to_empty_masks(case):
+    pred, truth, _ = RULES[case]
+    hd95, assd, nsd = DISTANCES[case]
+    assert metrics.surface_distances(pred, truth) == {"hd95": hd95, "assd": assd, "nsd": nsd}
+    in_mm = metrics.surface_distances(pred, truth, spacing=(4.0, 3.0))  # 120 mm x 120 mm
+    assert in_mm["hd95"] == in_mm["assd"] == pytest.approx(hd95 and 120 * math.sqrt(2))
+    assert in_mm["nsd"] == nsd
+
+
+# ---- probabilities, decisions, counts of a batch
+
+
+def test_probabilities_are_float32_sigmoid_or_softmax():
+    logits = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(metrics.probabilities(logits, "multilabel"), torch.sigmoid(logits))
+    assert torch.equal(metrics.probabilities(logits, "multiclass"), torch.softmax(logits, 1))
+    assert metrics.probabilities(logits.bfloat16(), "binary").dtype == torch.float32
+
+
+def test_decide_takes_the_threshold_itself_and_the_likeliest_class():
+    prob = torch.tensor([0.2, 0.5, 0.500001, 0.9]).reshape(1, 1, 2, 2)
+    assert metrics.decide(prob, "binary").tolist() == [[[[False, True], [True, True]]]]
+    assert metrics.decide(prob, "multilabel", 0.9).sum() == 1
+    prob = torch.rand(2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    chosen = metrics.decide(prob, "multiclass", threshold=0.99)
+    assert chosen.dtype == torch.bool and (chosen.sum(1) == 1).all()
+    assert torch.equal(chosen.int().argmax(1), prob.argmax(1))
+    tied = metrics.decide(torch.full((1, 3, 1, 1), 1 / 3), "multiclass")
+    assert tied.flatten().tolist() == [True, False, False]
+
+
+@given(seed=st.integers(0, 9999), n=st.integers(1, 3), k=st.integers(1, 4), ignored=st.sampled_from([0.0, 0.3, 1.1]))
+def test_batch_counts_are_the_counts_of_each_image_and_class(seed, n, k, ignored):
+    rng = np.random.default_rng(seed)
+    pred = rng.random((n, k, 5, 7)) < 0.5
+    target = rng.integers(0, 2, pred.shape).astype(np.uint8)
+    target[rng.random(pred.shape) < ignored] = 255
+    found = metrics.batch_counts(torch.from_numpy(pred), torch.from_numpy(target), "multilabel")
+    assert found.shape == (n, k, 4) and found.dtype == torch.int64
+    for i, c in np.ndindex(n, k):
+        expected = metrics.counts(pred[i, c], target[i, c] == 1, target[i, c] != 255)
+        assert found[i, c].tolist() == list(expected.values())
+
+
+@given(seed=st.integers(0, 9999), n=st.integers(1, 3), k=st.integers(2, 5), ignored=st.sampled_from([0.0, 0.3, 1.1]))
+def test_batch_counts_of_label_maps(seed, n, k, ignored):
+    rng = np.random.default_rng(seed)
+    labels, target = rng.integers(0, k, (2, n, 5, 7)).astype(np.uint8)
+    target[rng.random(target.shape) < ignored] = 255
+    pred = torch.from_numpy(labels[:, None] == np.arange(k)[:, None, None])
+    found = metrics.batch_counts(pred, torch.from_numpy(target), "multiclass")
+    for i, c in np.ndindex(n, k):
+        expected = metrics.counts(labels[i] == c, target[i] == c, target[i] != 255)
+        assert found[i, c].tolist() == list(expected.values())
+    if ignored < 1:
+        stats = smp.metrics.get_stats(
+            torch.from_numpy(labels).long(), torch.from_numpy(target).long(), "multiclass", 255, num_classes=k
+        )
+        # smp counts ignored pixels as true negatives, so only the first three agree
+        assert torch.equal(found[..., :3], torch.stack(stats[:3], dim=-1))
+
+
+@given(seed=st.integers(0, 9999), valid=st.booleans())
+@settings(max_examples=20)
+def test_bce_is_scikit_learns_log_loss(seed, valid):
+    rng = np.random.default_rng(seed)
+    prob, truth = rng.uniform(0.001, 0.999, (6, 7)), rng.random((6, 7)) < 0.4
+    where = rng.random((6, 7)) < 0.7 if valid else np.ones((6, 7), bool)
+    expected = sklearn.metrics.log_loss(truth[where], prob[where], labels=[False, True])
+    assert metrics.bce(prob, truth, where if valid else None) == pytest.approx(expected, rel=1e-9)
+
+
+def test_bce_of_certain_and_of_no_pixels():
+    sure = np.array([[0.0, 1.0]], np.float32)
+    assert metrics.bce(sure, np.array([[False, True]])) == pytest.approx(1e-7, rel=1e-3)
+    assert metrics.bce(sure, np.array([[True, False]])) == pytest.approx(-math.log(1e-7), rel=1e-6)
+    assert math.isnan(metrics.bce(sure, sure > 0.5, np.zeros((1, 2), bool)))
+
+
+# ---- distances
+
+
+def blobs(seed, shape, level=0.5):
+    """Smooth random shapes, sometimes touching the frame; never empty."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 2)
+    return noise > np.quantile(noise, 1 - level)
+
+
+def boundary_distances(pred, truth, spacing):
+    """The definition, on the full frame and without a distance transform: all pairs of boundary points."""
+    points = []
+    for mask in (pred, truth):
+        outside = np.pad(~mask, 1, constant_values=True)
+        shifts = [np.roll(outside, s, axis) for axis in range(mask.ndim) for s in (-1, 1)]
+        inner = np.logical_or.reduce(shifts)[(slice(1, -1),) * mask.ndim]
+        points.append(np.argwhere(mask & inner) * np.asarray(spacing))
+    pairs = np.linalg.norm(points[0][:, None] - points[1][None], axis=-1)
+    return pairs.min(axis=1), pairs.min(axis=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing"),
+    [
+        ((32, 41), None),
+        ((32, 41), (0.75, 1.5)),
+        ((11, 24, 19), None),
+        ((11, 24, 19), (2.5, 0.75, 1.25)),
+    ],
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_distances_are_monais(shape, spacing, seed):
+    pred, truth = blobs(seed, shape, 0.3), blobs(seed + 100, shape, 0.2)
+    found = metrics.surface_distances(pred, truth, spacing, tolerance=2.0)
+    a, b = (torch.from_numpy(mask)[None, None] for mask in (pred, truth))
+    common = {"include_background": True, "spacing": spacing}
+    hd95 = monai.metrics.compute_hausdorff_distance(a, b, percentile=95, **common).item()
+    assd = monai.metrics.compute_average_surface_distance(a, b, symmetric=True, **common).item()
+    nsd = monai.metrics.compute_surface_dice(a, b, class_thresholds=[2.0], **common).item()
+    assert found == pytest.approx({"hd95": hd95, "assd": assd, "nsd": nsd}, rel=1e-6)
+    assert found["hd95"] > found["assd"] > 0 and 0 < found["nsd"] < 1
+
+
+@given(st.data())
+@settings(max_examples=30)
+def test_distances_by_definition(data):
+    shape = data.draw(hnp.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=8))
+    pred, truth = (data.draw(hnp.arrays(bool, shape)) for _ in range(2))
+    spacing = tuple(data.draw(st.sampled_from([0.5, 1.0, 3.25])) for _ in shape)
+    tolerance = data.draw(st.sampled_from([0.0, 1.0, 2.0]))
+    found = metrics.surface_distances(pred, truth, spacing, tolerance)
+    if not (pred.any() and truth.any()):
+        return
+    there, back = boundary_distances(pred, truth, spacing)
+    both = np.concatenate([there, back])
+    expected = {"hd95": max(np.percentile(there, 95), np.percentile(back, 95)), "assd": both.mean()}
+    assert found == pytest.approx({**expected, "nsd": (both <= tolerance).mean()}, abs=1e-9)
+    assert found == pytest.approx(metrics.surface_distances(truth, pred, spacing, tolerance), abs=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(24, 30), (9, 14, 12)])
+def test_the_size_of_the_frame_does_not_change_distances(shape):
+    """Cropping to the box of both masks is exact: the same shapes in a much larger frame give the same numbers."""
+    pred, truth = blobs(1, shape, 0.2), blobs(2, shape, 0.2)
+    small = metrics.surface_distances(pred, truth)
+    wide = [np.pad(mask, 40) for mask in (pred, truth)]
+    far = [np.pad(mask, [(0, 77)] + [(5, 0)] * (mask.ndim - 1)) for mask in (pred, truth)]
+    assert small == metrics.surface_distances(*wide) == metrics.surface_distances(*far)
+
+
+def test_equal_masks_have_no_distance_and_far_ones_their_distance():
+    mask = blobs(3, (20, 20))
+    assert metrics.surface_distances(mask, mask, (0.3, 0.7)) == {"hd95": 0, "assd": 0, "nsd": 1}
+    a, b = np.zeros((2, 200, 200), bool)
+    a[0, 0] = b[30, 40] = True
+    assert metrics.surface_distances(a, b) == {"hd95": 50, "assd": 50, "nsd": 0}
+    assert metrics.surface_distances(a, b, (2.0, 0.5))["hd95"] == pytest.approx(math.hypot(60, 20))
+    assert metrics.surface_distances(a, b, tolerance=50)["nsd"] == 1
+
+
+def test_hd95_forgives_one_pixel_in_a_hundred():
+    truth = np.zeros((60, 60), bool)
+    truth[10:40, 10:40] = True
+    pred = truth.copy()
+    pred[55, 55] = True
+    found = metrics.surface_distances(pred, truth)
+    assert found["hd95"] == 0 and found["assd"] == pytest.approx(math.hypot(16, 16) / (116 + 117))
+
+
+# ---- intervals
+
+
+def coverage(draw, estimate, truth, sets=200):
+    """Share of simulated data sets whose interval holds the truth."""
+    rng = np.random.default_rng(42)
+    hits = 0
+    for number in range(sets):
+        values, groups = draw(rng)
+        _, low, high, _ = estimate(values, groups, resamples=400, seed=number)
+        hits += low <= truth <= high
+    return hits / sets
+
+
+def test_interval_covers_the_mean_of_40_patients():
+    def draw(rng):
+        return rng.beta(8, 2, 40), np.arange(40)  # as Dice values lie: mean 0.8, skewed
+
+    assert 0.90 <= coverage(draw, metrics.interval, 0.8) <= 0.98
+
+
+def test_interval_covers_where_patients_have_many_correlated_images():
+    def draw(rng):
+        groups = np.repeat(np.arange(40), rng.integers(1, 6, 40))
+        return rng.normal(0, 1, 40)[groups] + rng.normal(0, 0.2, len(groups)), groups
+
+    assert 0.90 <= coverage(draw, metrics.interval, 0.0) <= 0.98
+    by_image = lambda values, groups, **kw: metrics.interval(values, np.arange(len(values)), **kw)  # noqa: E731
+    assert coverage(draw, by_image, 0.0) < 0.85  # what is gained by drawing patients
+
+
+def test_pooled_interval_covers_the_pooled_dice():
+    def draw(rng):
+        size = rng.integers(200, 2000, 40)
+        tp = rng.binomial(size, rng.beta(8, 2, 40))
+        return np.stack([tp, rng.poisson(0.1 * size), size - tp, 10 * size], axis=1), np.arange(40)
+
+    truth = 2 * 0.8 / (2 * 0.8 + 0.1 + 0.2)  # of the expected counts, per true pixel
+    pooled = lambda table, groups, **kw: metrics.pooled_interval(table, groups, "dice", **kw)  # noqa: E731
+    assert 0.90 <= coverage(draw, pooled, truth) <= 0.98
+
+
+def test_equal_images_of_a_patient_do_not_narrow_the_interval():
+    rng = np.random.default_rng(0)
+    once = rng.beta(8, 2, 20)
+    values, patients = np.repeat(once, 10), np.repeat(np.arange(20), 10)
+    mean, low, high, n = metrics.interval(values, patients)
+    assert (mean, n) == (pytest.approx(once.mean()), 200)
+    assert (low, high) == pytest.approx(metrics.interval(once, np.arange(20))[1:3])
+    _, naive_low, naive_high, _ = metrics.interval(values, np.arange(200))
+    assert high - low > 2.5 * (naive_high - naive_low)  # sqrt(10) where images were patients
+
+    table = np.repeat(np.stack([100 * once, 100 * (1 - once), 100 * (1 - once), 900 + 0 * once], 1), 10, axis=0)
+    _, low, high, _ = metrics.pooled_interval(table, patients, "dice")
+    _, naive_low, naive_high, _ = metrics.pooled_interval(table, np.arange(200), "dice")
+    assert high - low > 2.5 * (naive_high - naive_low)
+
+
+def test_interval_leaves_missing_values_out():
+    values, patients = np.array([0.1, np.nan, 0.5, 0.9, np.nan]), np.array(["a", "a", "b", "c", "d"])
+    whole = metrics.interval(values, patients, seed=3)
+    assert whole == metrics.interval(values[[0, 2, 3]], patients[[0, 2, 3]], seed=3)
+    assert whole[0] == pytest.approx(0.5) and whole[3] == 3
+    assert 0.1 <= whole[1] < 0.5 < whole[2] <= 0.9
+
+
+def test_one_patient_has_a_value_but_no_interval():
+    mean, low, high, n = metrics.interval([0.4, 0.6], ["a", "a"])
+    assert (mean, n) == (0.5, 2) and math.isnan(low) and math.isnan(high)
+    value, low, high, n = metrics.pooled_interval([[3, 1, 1, 5], [3, 1, 1, 5]], ["a", "a"], "dice")
+    assert (value, n) == (0.75, 2) and math.isnan(low) and math.isnan(high)
+
+
+def test_nothing_to_average_is_not_a_number():
+    for found in (metrics.interval([np.nan], ["a"]), metrics.interval([], []), metrics.pooled_interval([], [], "iou")):
+        assert found[3] == 0 and all(math.isnan(v) for v in found[:3])
+
+
+def test_intervals_repeat_by_seed():
+    values = np.random.default_rng(1).random(15)
+    patients = np.arange(15)
+    assert metrics.interval(values, patients, seed=5) == metrics.interval(values, patients, seed=5)
+    assert metrics.interval(values, patients, seed=5)[1:3] != metrics.interval(values, patients, seed=6)[1:3]
+    table = np.random.default_rng(1).integers(1, 50, (15, 4))
+    first, again, other = (metrics.pooled_interval(table, patients, "iou", seed=s) for s in (5, 5, 6))
+    assert first == again and first[1:3] != other[1:3]
+
+
+def test_pooled_value_is_the_ratio_of_the_sums():
+    table = np.random.default_rng(2).integers(0, 90, (12, 4))
+    tp, fp, fn, tn = table.sum(axis=0)
+    expected = {"dice": 2 * tp / (2 * tp + fp + fn), "precision": tp / (tp + fp), "specificity": tn / (tn + fp)}
+    for name, value in expected.items():
+        found, low, high, n = metrics.pooled_interval(table, np.arange(12), name)
+        assert found == pytest.approx(value) and low < found < high and n == 12
