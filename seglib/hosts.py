@@ -32,8 +32,8 @@ MARKERS = {
     + [("ISIC*_Input", "ISIC*_GroundTruth")],
 }
 MAX_FOLDERS, MAX_SUBFOLDERS, MAX_ENTRIES = 5000, 2000, 10_000  # a root; a folder; a folder, files included
-PACKAGES = """accelerate albumentations matplotlib nibabel numpy opencv-python-headless pandas pillow pydicom
-    scikit-learn scipy segmentation-models-pytorch timm torch torchvision tqdm tyro""".split()
+PACKAGES = """accelerate albumentations matplotlib numpy opencv-python-headless pandas pillow scikit-learn scipy
+    torch torchvision""".split()
 _known = {}  # what this process has probed already
 
 
@@ -249,7 +249,7 @@ def measure_cpu(channels=32, size=64, batch=2, repeats=5, again=False):
 
 def describe():
     """What results depend on beside code and data: a flat dict of str, int, float or None, fit for JSON."""
-    found = {"host": host(), "python": platform.python_version(), "system": platform.platform()}
+    found = {"host": host(), "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     found |= {"seglib": getattr(sys.modules.get(__package__), "__version__", None), "cores": n_cores()}
     found |= dict.fromkeys(["threads", "memory_gb", "device", "gpu", *PACKAGES])
     with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf

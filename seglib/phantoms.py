@@ -38,9 +38,12 @@ def write(name, folder, n=24, seed=0):
     with tempfile.TemporaryDirectory(prefix=".phantom_", dir=folder.parent) as scratch:
         tree = pathlib.Path(scratch, "new")
         for i in range(n):
-            for path, array in drawers[name](i, np.random.default_rng([seed, i])).items():
+            for path, content in drawers[name](i, np.random.default_rng([seed, i])).items():
                 (tree / path).parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array).save(tree / path, compress_level=3)
+                if isinstance(content, bytes):  # a whole file: DICOM, NIfTI, JPEG, BMP
+                    (tree / path).write_bytes(content)
+                else:
+                    Image.fromarray(content).save(tree / path, compress_level=3)
         (tree / hosts.PHANTOM).write_text(f"{line} files={_count(tree)}\n", encoding="utf-8")
         # Asked again: another process may have written it meanwhile.
         if not _is_written(folder, line):

@@ -783,7 +783,7 @@ def test_real_curvas_colours_need_a_table(real):
     files = sorted(real("curvas_ct").glob("annotation_*/masks/*.png"))
     assert len(files) == 74
     organs = 0
-    for file in files[::6]:
+    for file in files[::5]:
         labels = images.read_labels(str(file), table, 4, {}).pixels
         pixels = pixels_of(file)
         for colour, number in table.items():
@@ -792,7 +792,7 @@ def test_real_curvas_colours_need_a_table(real):
             organs += 1
             with pytest.raises(DataError, match="several colours.*mask_encoding"):
                 images.read_mask(str(file))
-    assert organs >= 5
+    assert organs >= 4, "the sample must hold slices with several organs"
 
 
 def test_real_curvas_slice_with_eight_pixels_of_a_second_organ(real):

@@ -279,6 +279,7 @@ def boundary_distances(pred, truth, spacing):
     ],
 )
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges:FutureWarning")
 def test_distances_are_monais(shape, spacing, seed):
     pred, truth = blobs(seed, shape, 0.3), blobs(seed + 100, shape, 0.2)
     found = metrics.surface_distances(pred, truth, spacing, tolerance=2.0)

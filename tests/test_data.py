@@ -1,0 +1,483 @@
+"""Batches: their form, their normalisation, and an augmentation that depends on seed, epoch and image only."""
+
+import pickle
+import warnings
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import functional as tv
+
+from seglib import config, data, hosts, layouts, prepare
+from seglib.errors import DataError
+
+CLASSES = ("atrophy", "detachment", "disc")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def lung(lung_tree, tmp_path_factory):
+    """(store, cfg) of the lung phantoms in three parts: 9 training, 3 validation and 4 test images."""
+    work = tmp_path_factory.mktemp("work")
+    cfg = config.preset("lung", "smoke", data_root=str(lung_tree), work_dir=str(work), test_split=4, val_split=3)
+    return prepare.build(layouts.scan(cfg), cfg), cfg
+
+
+def hand_store(folder, images, masks, splits, class_names, missing=(), **columns):
+    """A store made without `prepare`: arrays (N, H, W, C) and (N, H, W, K); `missing` holds pairs (row, class)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    masks, n = masks.copy(), len(images)
+    cells = {name: [f"{i}_{name}.png" for i in range(n)] for name in class_names}
+    for row, name in missing:
+        cells[name][row] = ""
+        masks[row, ..., class_names.index(name)] = 255
+    np.save(folder / "images.npy", images)
+    np.save(folder / "masks.npy", masks)
+    table = {"case": [f"case{i}" for i in range(n)], "patient": [f"p{i}" for i in range(n)], "split": splits}
+    table |= {"image": [f"{i}.png" for i in range(n)], **cells, "height": images.shape[1], "width": images.shape[2]}
+    info = {"inverted": dict.fromkeys(class_names, False), "class_names": list(class_names), "notes": []}
+    report = prepare.DataReport(pd.DataFrame(), pd.DataFrame(), [])
+    return prepare.Store(folder, pd.DataFrame({**table, **columns, "row": range(n)}), report, info)
+
+
+def multilabel_store(folder, n=9, side=64, padding=8):
+    """Three overlapping classes, drawn into the three colour channels (200 inside, 40 outside); a letterbox of
+    `padding` rows above and below; detachment is missing in every second case, atrophy in case 1, all in case 5."""
+    rows, columns = np.mgrid[:side, :side]
+    rng = np.random.default_rng(0)
+    masks = np.zeros((n, side, side, 3), np.uint8)
+    for i, k in np.ndindex(n, 3):
+        y, x = rng.uniform(0.35, 0.65, 2) * side
+        masks[i, ..., k] = (rows - y) ** 2 + (columns - x) ** 2 < (rng.uniform(0.12, 0.25) * side) ** 2
+    images = np.where(masks == 1, 200, 40).astype(np.uint8)
+    for frame, fill in ((images, 0), (masks, 255)):
+        frame[:, :padding] = frame[:, side - padding :] = fill
+    missing = [(i, "detachment") for i in range(0, n, 2)] + [(1, "atrophy")] + [(5, name) for name in CLASSES]
+    splits = ["train"] * (n - 4) + ["val"] * 2 + ["test"] * 2
+    return hand_store(folder, images, masks, splits, CLASSES, missing)
+
+
+def palm(**overrides):
+    return config.preset("palm", "smoke", **{"batch_size": 2, "augment": {}, **overrides})
+
+
+# ---- the form of a batch
+
+
+def test_binary_batch(lung):
+    store, cfg = lung
+    batches = data.loaders(store, cfg)
+    assert list(batches) == ["train", "val", "test"]
+    assert [len(loader.dataset) for loader in batches.values()] == [9, 3, 4]
+    batch = next(iter(batches["test"]))
+    assert list(batch) == ["image", "mask", "annotated", "index"]
+    assert batch["image"].shape == (4, 1, 64, 64) and batch["image"].dtype == torch.float32
+    assert batch["mask"].shape == (4, 1, 64, 64) and batch["mask"].dtype == torch.uint8
+    assert set(batch["mask"].unique().tolist()) == {0, 1}  # stretched: no padding
+    assert batch["annotated"].tolist() == [[True]] * 4 and batch["annotated"].dtype == torch.bool
+    assert batch["index"].tolist() == [0, 1, 2, 3] and batch["index"].dtype == torch.int64
+
+
+def test_multilabel_batch_knows_which_masks_are_missing(tmp_path):
+    store = multilabel_store(tmp_path / "store")
+    batch = next(iter(data.loaders(store, palm(batch_size=4))["test"]))
+    assert batch["image"].shape == (2, 3, 64, 64) and batch["mask"].shape == (2, 3, 64, 64)
+    assert batch["annotated"].tolist() == [[True, True, True], [True, False, True]]  # cases 7 and 8
+    missing = batch["mask"][~batch["annotated"]]
+    assert missing.shape == (1, 64, 64) and (missing == 255).all()
+    there = batch["mask"][batch["annotated"]]
+    assert (there[:, :8] == 255).all() and (there[:, -8:] == 255).all()
+    assert set(there[:, 8:-8].unique().tolist()) == {0, 1}
+    assert data.loaders(store, palm())["val"].dataset.annotated.tolist() == [[False] * 3, [True, False, True]]
+
+
+def test_multiclass_batch_is_a_label_map(tmp_path):
+    rng = np.random.default_rng(0)
+    images, masks = rng.integers(0, 256, (4, 64, 64, 1), np.uint8), rng.integers(0, 4, (4, 64, 64, 1), np.uint8)
+    masks[:, :5] = 255
+    store = hand_store(tmp_path / "store", images, masks, ["train"] * 4, ("labels",))
+    cfg = config.preset("cardiac", "smoke", architecture="unet", augment={})
+    loader = data.loaders(store, cfg)["train"]
+    batch = next(iter(loader))
+    assert batch["mask"].shape == (4, 64, 64) and batch["mask"].dtype == torch.uint8
+    assert batch["annotated"].tolist() == [[True] * 4] * 4
+    assert torch.equal(batch["mask"], torch.from_numpy(masks[batch["index"].numpy(), ..., 0]))
+
+    store.cases["annotated"] = ["background,myocardium", "background", "", ",".join(cfg.class_names)]
+    expected = [[True, False, True, False], [True, False, False, False], [False] * 4, [True] * 4]
+    assert data.loaders(store, cfg)["train"].dataset.annotated.tolist() == expected
+
+
+def test_pixels_of_classes_that_are_not_annotated_are_ignored(tmp_path):
+    """So that one network can learn from sets that label only some of its organs (design, Batch)."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, (2, 64, 64), np.uint8)
+    for i in range(2):
+        Image.fromarray(rng.integers(0, 256, (64, 64), np.uint8)).save(tmp_path / f"image{i}.png")
+        Image.fromarray(labels[i]).save(tmp_path / f"labels{i}.png")
+    table = {"case": ["a", "b"], "patient": ["a", "b"], "split": "test"}
+    table |= {name: [str(tmp_path / f"{name}{i}.png") for i in range(2)] for name in ("image", "labels")}
+    cfg = config.preset("cardiac", "smoke", architecture="unet", work_dir=str(tmp_path / "work"), batch_size=2)
+    partly = ["background,myocardium", ",".join(cfg.class_names)]
+    store = prepare.build(pd.DataFrame({**table, "annotated": partly}), cfg)
+    mask = next(iter(data.loaders(store, cfg)["test"]))["mask"].numpy()
+    np.testing.assert_array_equal(mask[1], labels[1])
+    np.testing.assert_array_equal(mask[0], np.where(np.isin(labels[0], (0, 2)), labels[0], 255))
+
+
+def test_a_store_without_the_class_is_an_error(tmp_path):
+    store = multilabel_store(tmp_path / "store")
+    with pytest.raises(DataError, match="'fovea'.*disc"):
+        data.loaders(store, palm(class_names=("atrophy", "fovea", "disc")))
+
+
+def test_an_empty_part_is_an_empty_loader(tmp_path):
+    store = multilabel_store(tmp_path / "store")
+    store.cases["split"] = "train"
+    for workers in (0, 2):
+        batches = data.loaders(store, palm(num_workers=workers))
+        assert [len(loader.dataset) for loader in batches.values()] == [9, 0, 0]
+        assert [len(loader) for loader in batches.values()][1:] == [0, 0]
+        assert list(batches["val"]) == list(batches["test"]) == []
+
+
+@pytest.mark.parametrize(("n", "batch_size", "sizes"), [(9, 4, [4, 4]), (8, 4, [4, 4]), (7, 4, [4, 3]), (1, 4, [1])])
+def test_no_training_batch_of_one(tmp_path, n, batch_size, sizes):
+    """Batch norm takes no mean of one value; nothing is dropped from the other parts."""
+    store = multilabel_store(tmp_path / "store")
+    store.cases = store.cases.head(n).assign(split="train")
+    loader = data.loaders(store, palm(batch_size=batch_size))["train"]
+    assert [len(batch["index"]) for batch in loader] == sizes and len(loader) == len(sizes)
+    store.cases = store.cases.assign(split="test")
+    seen = [batch["index"].tolist() for batch in data.loaders(store, palm(batch_size=batch_size))["test"]]
+    assert sum(seen, []) == list(range(n))
+
+
+# ---- normalisation
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "channels"),
+    [((0.5,), (0.25,), 1), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 3), ((0.1,), (2.0,), 3)],
+)
+def test_normalisation_is_torchvisions(mean, std, channels):
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, channels), np.uint8)
+    found = data.normalise(image, data.normalisation_table(mean, std, channels))
+    wide = [list(np.broadcast_to(v, channels)) for v in (mean, std)]
+    expected = tv.normalize(tv.to_dtype(tv.to_image(image), torch.float32, scale=True), *wide)
+    assert found.dtype == np.float32 and found.shape == (channels, 9, 7)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_batches_hold_the_normalised_store(lung):
+    store, cfg = lung
+    images, masks = store.open()
+    for batch in data.loaders(store, cfg)["val"]:
+        rows = store.cases[store.cases["split"] == "val"]["row"].to_numpy()[batch["index"].numpy()]
+        expected = (images[rows].transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25
+        np.testing.assert_allclose(batch["image"].numpy(), expected, atol=1e-6)
+        np.testing.assert_array_equal(batch["mask"].numpy(), masks[rows].transpose(0, 3, 1, 2))
+
+
+# ---- augmentation
+
+PARAMETERS = {
+    "rotate": {"limit": 30},
+    "affine": {"scale": [0.8, 1.2], "translate": 0.1, "rotate": 30},
+    "brightness_contrast": {"brightness": 0.4, "contrast": 0.4},
+    "gauss_noise": {"std": 0.2},
+    "grid_distortion": {"limit": 0.5},
+    "coarse_dropout": {"holes": 3, "size": 0.2},
+}
+NOTHING = {
+    "rotate": {"limit": 0},
+    "affine": {"scale": [1, 1], "translate": 0, "rotate": 0},
+    "brightness_contrast": {"brightness": 0, "contrast": 0},
+    "gauss_noise": {"std": 0.0},
+}
+EXACT = ("hflip", "vflip", "rot90")  # pixels change their place only
+MOVES = (*EXACT, "rotate", "affine", "grid_distortion")
+
+
+def scene(side=64):
+    """A noisy image (H, W, 3) and three masks (H, W): two shapes and one that is not known at all; padding above."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:side, :side]
+    masks = [((rows - 20) ** 2 + (columns - 24) ** 2 < 90), (rows > 30) & (columns > 40), rows >= 0]
+    masks = [mask.astype(np.uint8) for mask in masks]
+    masks[2][:] = 255
+    for mask in masks:
+        mask[:6] = 255
+    return rng.integers(30, 226, (side, side, 3), np.uint8), masks
+
+
+def apply(augment, image, masks, seed=0):
+    pipeline = data.augmentation(augment)
+    pipeline.set_random_seed(seed)
+    changed = pipeline(image=image, masks=list(masks))
+    return changed["image"], changed["masks"]
+
+
+def test_parameters_above_are_those_of_config():
+    """The tables of this file must not fall behind."""
+    assert {name: tuple(PARAMETERS.get(name, ())) for name in config.AUGMENTATIONS} == config.AUGMENTATIONS
+
+
+@pytest.mark.parametrize("name", config.AUGMENTATIONS)
+@pytest.mark.parametrize("given", [False, True])
+def test_every_augmentation_works_without_warnings(name, given):
+    """A misspelt argument is only a warning in albumentations."""
+    image, masks = scene()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        options = {**PARAMETERS.get(name, {}), "p": 1.0} if given else 1.0
+        config.preset("binary", augment={name: options})
+        results = [apply({name: options}, image.copy(), [m.copy() for m in masks], seed) for seed in range(8)]
+    assert any(not np.array_equal(image, changed) for changed, _ in results)
+    for changed, planes in results:
+        assert changed.shape == image.shape and changed.dtype == np.uint8
+        assert all(p.shape == (64, 64) and p.dtype == np.uint8 and set(np.unique(p)) <= {0, 1, 255} for p in planes)
+        assert (planes[2] == 255).all()  # a missing mask stays missing: no rotation makes truth out of it
+        if name not in MOVES:
+            assert all(np.array_equal(plane, mask) for plane, mask in zip(planes, masks))
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_parameters_reach_the_transform(name):
+    """With its strengths at zero a transform changes nothing; given as in PARAMETERS it does (above)."""
+    image, masks = scene()
+    for seed in range(4):
+        changed, planes = apply({name: {**NOTHING[name], "p": 1.0}}, image, masks, seed)
+        np.testing.assert_array_equal(changed, image)
+        assert all(np.array_equal(plane, mask) for plane, mask in zip(planes, masks))
+
+
+def test_probability_zero_changes_nothing():
+    image, masks = scene()
+    changed, planes = apply(dict.fromkeys(config.AUGMENTATIONS, 0.0), image, masks)
+    assert np.array_equal(changed, image) and all(np.array_equal(a, b) for a, b in zip(planes, masks))
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_image_and_masks_move_together(name):
+    """The image is drawn from the mask, so it must still show it afterwards: exactly where pixels only change places,
+    up to the interpolated rim elsewhere."""
+    _, (mask, *_) = scene()
+    mask[mask == 255] = 0
+    image = np.repeat(200 * mask[..., None], 3, axis=2)
+    moved = 0
+    for seed in range(8):
+        changed, (plane,) = apply({name: {**PARAMETERS.get(name, {}), "p": 1.0}}, image, [mask], seed)
+        shown, known = changed[..., 0] > 100, plane != 255
+        wrong = (shown != (plane == 1)) & known
+        assert not wrong.any() if name in EXACT else wrong.sum() <= 0.15 * mask.sum()
+        moved += (plane != mask).sum() > 0.3 * mask.sum()
+    assert moved
+
+
+@pytest.mark.parametrize("name", ["rotate", "affine"])
+def test_new_pixels_are_black_and_ignored(name):
+    image, mask = np.full((64, 64, 3), 200, np.uint8), np.ones((64, 64), np.uint8)
+    seen = 0
+    for seed in range(6):
+        changed, (plane,) = apply({name: {**PARAMETERS[name], "p": 1.0}}, image, [mask], seed)
+        black = (changed == 0).all(axis=2)
+        assert set(np.unique(plane)) <= {1, 255}
+        assert (plane[black] == 255).all() and (changed[plane == 1] > 0).all()
+        seen += black.sum() > 50
+    assert seen >= 4
+
+
+def test_grid_distortion_keeps_the_padding_in_all_planes():
+    image, masks = scene()
+    for mask in masks:
+        mask[masks[0] != 255] %= 2  # the third class: there, and all foreground
+    widths = set()
+    for seed in range(6):
+        _, planes = apply({"grid_distortion": {"limit": 0.5, "p": 1.0}}, image, masks, seed)
+        padding = [plane == 255 for plane in planes]
+        assert padding[0].any() and all(np.array_equal(p, padding[0]) for p in padding)
+        assert (planes[2][~padding[0]] == 1).all()
+        widths.add(int(padding[0].sum()))
+    assert len(widths) > 1  # it did distort
+
+
+def test_the_limit_of_grid_distortion_is_how_far_it_moves():
+    """Its grid of limit 0 is no exact identity in albumentations: a pixel, and the last row and column are lost."""
+    mask = np.uint8(np.hypot(*(np.mgrid[:64, :64] - 32)) < 20)
+    rim = ndimage.binary_dilation(mask, iterations=2) & ~ndimage.binary_erosion(mask, iterations=2)
+    changed = {}
+    for limit in (0, 0.3):
+        planes = [apply({"grid_distortion": {"limit": limit, "p": 1.0}}, mask, [mask], seed)[1][0] for seed in range(4)]
+        changed[limit] = [((plane != mask) & ~rim)[:-1, :-1].sum() for plane in planes]
+    assert not any(changed[0]) and all(changed[0.3]) and max(changed[0.3]) > 20
+
+
+def test_dropout_hides_the_image_not_the_organ():
+    image, masks = scene()
+    changed, planes = apply({"coarse_dropout": {"holes": 3, "size": 0.2, "p": 1.0}}, image, masks, 1)
+    hidden = (changed == 0).all(axis=2)
+    assert 0 < hidden.sum() <= 3 * (0.2 * 64 + 1) ** 2
+    np.testing.assert_array_equal(changed[~hidden], image[~hidden])
+    assert all(np.array_equal(a, b) for a, b in zip(planes, masks))
+
+
+def test_strengths_stay_within_their_limits():
+    dot, square = np.zeros((101, 101, 1), np.uint8), np.zeros((101, 101), np.uint8)
+    dot[50, 90] = 255
+    square[30:71, 30:71] = 1
+    angles, sizes = [], []
+    for seed in range(30):
+        changed, _ = apply({"rotate": {"limit": 20, "p": 1.0}}, dot, [square], seed)
+        row, column = np.unravel_index(changed[..., 0].argmax(), (101, 101))
+        angles.append(np.degrees(np.arctan2(50 - row, column - 50)))
+        _, (plane,) = apply({"affine": {"scale": [0.5, 0.8], "p": 1.0}}, dot, [square], seed)
+        sizes.append(np.sqrt((plane == 1).sum()) / 41)
+    assert -21 < min(angles) < -8 and 8 < max(angles) < 21
+    assert 0.45 < min(sizes) < 0.62 and 0.68 < max(sizes) < 0.85
+
+
+# ---- the same items however many processes load them
+
+AUGMENT = {"hflip": 0.5, "rotate": {"limit": 40, "p": 0.9}, "gauss_noise": 0.9, "coarse_dropout": 0.5}
+
+
+def passes(loader, epochs=(0, 1)):
+    """What a loader gives in these epochs: a list of batches for each."""
+    found = []
+    for epoch in epochs:
+        loader.sampler.set_epoch(epoch)
+        found.append(list(loader))
+    return found
+
+
+def same(first, second):
+    return all(torch.equal(a[key], b[key]) for one, two in zip(first, second) for a, b in zip(one, two) for key in a)
+
+
+@pytest.fixture(scope="module")
+def without_workers(lung):
+    store, cfg = lung
+    return passes(data.loaders(store, cfg.replace(augment=AUGMENT, num_workers=0))["train"])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_items_do_not_depend_on_the_number_of_workers(lung, without_workers, workers, monkeypatch):
+    monkeypatch.setattr(hosts, "n_cores", lambda: 4)
+    store, cfg = lung
+    loader = data.loaders(store, cfg.replace(augment=AUGMENT, num_workers=workers))["train"]
+    assert loader.num_workers == workers
+    np.random.seed(123)  # nothing global may leak in
+    torch.manual_seed(123)
+    found = passes(loader)
+    assert [len(batches) for batches in found] == [2, 2] and same(found, without_workers)
+
+
+def test_items_are_the_same_in_spawned_workers(lung, without_workers):
+    store, cfg = lung
+    cfg = cfg.replace(augment=AUGMENT)
+    made = data.loaders(store, cfg)["train"]
+    made.dataset[0]  # its arrays are open now and must not travel
+    loader = DataLoader(
+        made.dataset, batch_size=4, sampler=made.sampler, drop_last=True, num_workers=1, multiprocessing_context="spawn"
+    )
+    assert same(passes(loader, epochs=(1,)), without_workers[1:])
+
+
+def test_an_item_depends_on_seed_epoch_and_index_only(lung, without_workers):
+    store, cfg = lung
+    dataset = data.loaders(store, cfg.replace(augment=AUGMENT, batch_size=2))["train"].dataset
+    for epoch in (1, 0):
+        for batch in reversed(without_workers[epoch]):
+            for k, index in enumerate(batch["index"].tolist()):
+                item = dataset[epoch * len(dataset) + index]
+                assert item["index"] == index and torch.equal(item["image"], batch["image"][k])
+                assert torch.equal(item["mask"], batch["mask"][k])
+    other = data.loaders(store, cfg.replace(augment=AUGMENT, seed=cfg.seed + 1))["train"].dataset
+    different = [not torch.equal(other[i]["image"], dataset[i]["image"]) for i in range(len(dataset))]
+    assert sum(different) >= 8
+
+
+def test_epochs_differ_in_order_and_augmentation(lung, without_workers):
+    store, cfg = lung
+    dataset = data.loaders(store, cfg.replace(augment=AUGMENT))["train"].dataset
+    n = len(dataset)
+    different = [not torch.equal(dataset[i]["image"], dataset[n + i]["image"]) for i in range(n)]
+    assert sum(different) >= 8
+    orders = [[i for batch in batches for i in batch["index"].tolist()] for batches in without_workers]
+    assert orders[0] != orders[1] and orders[0] != sorted(orders[0])
+
+
+def test_training_sees_every_image_once_an_epoch():
+    sampler = data.EpochSampler(9, seed=3, shuffle=True)
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        numbers = list(sampler)
+        assert len(sampler) == 9 and {divmod(k, 9)[0] for k in numbers} == {epoch}
+        assert sorted(k % 9 for k in numbers) == list(range(9))
+        again = data.EpochSampler(9, seed=3, shuffle=True)
+        again.set_epoch(epoch)
+        assert list(again) == numbers
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_only_training_is_shuffled_and_augmented(lung, part):
+    store, cfg = lung
+    loader = data.loaders(store, cfg.replace(augment={**AUGMENT, "vflip": 1.0}))[part]
+    assert loader.dataset.augment is None
+    images, _ = store.open()
+    table = data.normalisation_table(cfg.mean, cfg.std, 1)
+    for batches in passes(loader, epochs=(0, 5)):
+        assert [i for batch in batches for i in batch["index"].tolist()] == list(range(len(loader.dataset)))
+        rows = loader.dataset.rows
+        expected = np.stack([data.normalise(images[row], table) for row in rows])
+        np.testing.assert_array_equal(torch.cat([batch["image"] for batch in batches]).numpy(), expected)
+
+
+def test_a_dataset_travels_small(tmp_path):
+    """A spawned worker gets paths, not pixels."""
+    n = 500
+    images, masks = np.zeros((n, 64, 64, 3), np.uint8), np.zeros((n, 64, 64, 3), np.uint8)
+    store = hand_store(tmp_path / "store", images, masks, ["train"] * n, CLASSES)
+    dataset = data.loaders(store, palm(augment=AUGMENT))["train"].dataset
+    first = dataset[3]
+    assert images.nbytes > 6e6
+    packed = pickle.dumps(dataset)
+    assert len(packed) < 1e6
+    copy = pickle.loads(packed)
+    assert torch.equal(copy[3]["image"], first["image"]) and len(copy) == n
+
+
+# ---- workers
+
+
+def test_number_of_workers(monkeypatch):
+    cfg = config.preset("lung", "smoke", num_workers=16, device="cpu")
+    monkeypatch.setattr(hosts, "n_cores", lambda: 6)
+    assert data.n_workers(cfg) == 6
+    assert data.n_workers(cfg.replace(num_workers=2)) == 2
+    assert data.n_workers(cfg.replace(num_workers="auto")) == 0  # the network needs the cores
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert data.n_workers(cfg.replace(num_workers="auto", device="auto")) == 5
+    monkeypatch.setattr(hosts, "n_cores", lambda: 64)
+    assert data.n_workers(cfg.replace(num_workers="auto", device="auto")) == 8
+    monkeypatch.setattr(hosts, "n_cores", lambda: 2)
+    assert data.n_workers(cfg.replace(num_workers="auto", device="auto")) == 0
+
+
+def test_opencv_keeps_to_one_thread(lung):
+    cv2.setNumThreads(4)
+    data.loaders(*lung)
+    assert cv2.getNumThreads() <= 1
