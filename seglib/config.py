@@ -24,7 +24,7 @@ AUGMENTATIONS = {
     "brightness_contrast": ("brightness", "contrast"),
     "gauss_noise": ("std",),
     "grid_distortion": ("limit",),
-    "coarse_dropout": ("holes", "size"),
+    "coarse_dropout": ("holes", "size", "fill"),
 }
 
 
@@ -127,7 +127,13 @@ class Config:
 
     def validate(self) -> "Config":
         """Check what only several fields together can break; returns the config, so that calls can be chained."""
+        for name in FIELDS:  # dictionaries can be changed in place
+            check(name, getattr(self, name))
         n = self.n_classes
+        if len(set(self.class_names)) < n or RESERVED & set(self.class_names):
+            raise ConfigError(f"class_names: {self.class_names} repeat a name or use a column of the case table")
+        if self.percentiles and self.percentiles[0] >= self.percentiles[1]:
+            raise ConfigError(f"percentiles: {self.percentiles} must rise")
         if (self.task == "binary") != (n == 1):
             raise ConfigError(
                 f"class_names: {n} names for the task {self.task!r}; binary takes one name, the other tasks two or more"
@@ -177,6 +183,8 @@ class Config:
         return path
 
 
+# columns of the case table, which no class may be called
+RESERVED = set("case patient split image labels row volume slice finding phase height width sha256 annotated".split())
 FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 _HINTS = typing.get_type_hints(Config)
 
@@ -303,11 +311,13 @@ def check(name: str, value: Any) -> Any:
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             continue
         low, high = meta["low"], meta["high"]
-        if math.isnan(number) or (low is not None and number < low) or (high is not None and number > high):
+        if not math.isfinite(number) or (low is not None and number < low) or (high is not None and number > high):
             limits = f"{'-inf' if low is None else low} to {'inf' if high is None else high}"
             raise ConfigError(f"{name}: {number!r} is out of range; expected {limits} ({meta['help']})")
     if name == "augment":
         _check_augment(fitting)
+    if name in ("label_map", "mask_encoding") and isinstance(fitting, dict):
+        _check_table(name, fitting)
     return fitting
 
 
@@ -317,6 +327,17 @@ def parse(name: str, text: str) -> Any:
     return check(name, from_text(text, _HINTS[name]))
 
 
+def _check_table(name: str, table: dict[str, int]) -> None:
+    for key, value in table.items():
+        parts, wanted = key.split(","), 3 if name == "mask_encoding" else 1
+        limit = 256 if wanted == 3 else 65536
+        if len(parts) != wanted or not all(p.strip().isdigit() and int(p) < limit for p in parts):
+            kind = "a colour such as '255,0,0'" if wanted == 3 else "a label number such as '5'"
+            raise ConfigError(f"{name}: {key!r} is not allowed as a key; expected {kind}")
+        if not 0 <= value <= 255:
+            raise ConfigError(f"{name}: {value} of {key!r} is out of range; expected a class number from 0 to 255")
+
+
 def _check_augment(augment: dict[str, Any]) -> None:
     for name, value in augment.items():
         if name not in AUGMENTATIONS:
@@ -324,6 +345,14 @@ def _check_augment(augment: dict[str, Any]) -> None:
         options = value if isinstance(value, dict) else {"p": value}
         for key in set(options) - {"p", *AUGMENTATIONS[name]}:
             raise ConfigError(f"augment: {name!r} has no parameter {key!r}; it takes {('p', *AUGMENTATIONS[name])}")
+        for key in set(options) - {"p", "fill"}:
+            numbers = options[key] if key == "scale" else [options[key]]
+            fits = isinstance(numbers, (list, tuple)) and len(numbers) == (2 if key == "scale" else 1)
+            if not fits or not all(type(v) in (int, float) and math.isfinite(v) for v in numbers):
+                wanted = "two numbers" if key == "scale" else "a number"
+                raise ConfigError(f"augment: {key!r} of {name!r} is {options[key]!r}; expected {wanted}")
+        if options.get("fill", 0) not in (0, "random_uniform"):
+            raise ConfigError(f"augment: 'fill' of {name!r} is {options['fill']!r}; expected 0 or 'random_uniform'")
         p = options.get("p", 1.0)
         if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
             raise ConfigError(f"augment: the probability of {name!r} is {p!r}; expected a number from 0 to 1")

@@ -1,5 +1,6 @@
 """Store -> dataset, augmentation and loaders. The only importer of albumentations. Taught in `04_lung_segmentation`."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from . import hosts
-from .errors import DataError
+from .errors import ConfigError, DataError
 from .images import IGNORE
 
 PARTS = ("train", "val", "test")
@@ -32,6 +33,12 @@ class SegmentationDataset(Dataset):
         self.augment = augmentation(augment) if augment else None
         self.table = normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
         self.arrays: tuple[np.ndarray, np.ndarray] | None = None
+
+    def plain(self) -> "SegmentationDataset":
+        """The same images without augmentation, as scores need them."""
+        twin = copy.copy(self)
+        twin.augment = None
+        return twin
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -186,8 +193,8 @@ def _transform(A, name: str, p: float, options: dict[str, Any]):
         limit = options.get("limit", 45)
         return A.Rotate(limit=(-limit, limit), p=p, **border)
     if name == "affine":
-        shift, turn = options.get("translate", 0.0), options.get("rotate", 0)
-        scale = tuple(options.get("scale", (1.0, 1.0)))
+        shift, turn = options.get("translate", 0.05), options.get("rotate", 15)
+        scale = tuple(options.get("scale", (0.9, 1.1)))
         return A.Affine(scale=scale, translate_percent=(-shift, shift), rotate=(-turn, turn), p=p, **border)
     if name == "brightness_contrast":
         brightness, contrast = options.get("brightness", 0.2), options.get("contrast", 0.2)
@@ -197,10 +204,9 @@ def _transform(A, name: str, p: float, options: dict[str, Any]):
     if name == "grid_distortion":
         limit = options.get("limit", 0.3)
         return A.GridDistortion(distort_limit=(-limit, limit), p=p, **border)
+    if name != "coarse_dropout":
+        raise ConfigError(f"augment: {name!r} is unknown")
     side = options.get("size", 0.1)
-    holes = {
-        "num_holes_range": (1, int(options.get("holes", 4))),
-        "fill": 0,
-        "fill_mask": None,
-    }  # the organ is still there
-    return A.CoarseDropout(hole_height_range=(side / 2, side), hole_width_range=(side / 2, side), p=p, **holes)
+    size = {"hole_height_range": (side / 2, side), "hole_width_range": (side / 2, side)}
+    holes = {"num_holes_range": (1, int(options.get("holes", 4))), "fill": options.get("fill", 0)}
+    return A.CoarseDropout(fill_mask=None, p=p, **holes, **size)  # the mask stays: the organ is still there

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch.utils.data import DataLoader
 
 from . import data, hosts, images, metrics, plots, prepare, runs
 from .errors import DataError
@@ -15,6 +16,7 @@ from .inference import Predictor
 
 SCORES = (*metrics.RATIOS, "bce", "hd95", "assd", "nsd")
 COUNTS = ["tp", "fp", "fn", "tn"]
+FOUND = ("value", "low", "high", "n")
 
 
 @dataclass
@@ -98,9 +100,15 @@ def evaluate(run, loader, grid: str = "store", distances: bool = True) -> Report
             f"the part {dataset.part!r} has no image; set test_split or val_split and prepare the data again"
         )
     predictor = run if hasattr(run, "probabilities") else Predictor.load(run.best)
-    cfg = predictor.config
+    cfg, dataset = predictor.config, dataset.plain()
+    if tuple(cfg.class_names) != dataset.class_names:
+        raise DataError(
+            f"the network knows {', '.join(cfg.class_names)}, the data has {', '.join(dataset.class_names)}; "
+            "evaluate a run on the data of its own system"
+        )
     rows: list[dict[str, Any]] = []
-    for batch in hosts.progress(loader, desc=f"evaluate {dataset.part}", leave=False):
+    batches = DataLoader(dataset, loader.batch_size, num_workers=loader.num_workers)  # every image once, in order
+    for batch in hosts.progress(batches, desc=f"evaluate {dataset.part}", leave=False):
         prob = predictor.probabilities(batch["image"]).cpu()
         for number, plane in zip(batch["index"].tolist(), prob):
             rows += _score(number, plane.numpy(), dataset, predictor, grid, distances)
@@ -110,7 +118,7 @@ def evaluate(run, loader, grid: str = "store", distances: bool = True) -> Report
     about = {
         "part": part, "grid": grid, "threshold": cfg.threshold, "distances_in": _unit(dataset.cases, grid),
         "images": int(per_image["case"].nunique()), "patients": int(per_image["patient"].nunique()),
-        "weights": getattr(run, "best", Path("in memory")).name,
+        "precision": getattr(predictor, "precision", "fp32"), "weights": getattr(run, "best", Path("in memory")).name,
     }  # fmt: skip
     title = f"{cfg.preset}: {part}, {about['images']} images of {about['patients']} patients"
     summary = pd.concat(
@@ -128,9 +136,10 @@ def _score(
     if grid == "original":
         shape = (int(case["height"]), int(case["width"]))
         prob = images.unfit(prob, shape, cfg.resize)
-        truth, annotated, *_ = prepare.read_truth(case, cfg, dataset.store.info["inverted"], shape)
+        truth = prepare.read_truth(case, cfg, dataset.store.info["inverted"], shape)[0]
     else:
-        truth, annotated = dataset.pixels(number)[1], dataset.annotated[number]
+        truth = dataset.pixels(number)[1]
+    annotated = dataset.annotated[number]
     pred = metrics.decide(torch.from_numpy(prob)[None], cfg.task, cfg.threshold)[0].numpy()
     spacing = _spacing(case) if grid == "original" else None
     rows = []
@@ -152,10 +161,19 @@ def _score(
             row |= {metric: float(value) for metric, value in metrics.ratios(**count).items()}
             row["bce"] = metrics.bce(prob[k], plane, valid)
             if distances:
-                row |= metrics.surface_distances(pred[k] & valid, plane & valid, spacing)
+                box = _frame(valid)
+                row |= metrics.surface_distances((pred[k] & valid)[box], (plane & valid)[box], spacing)
         rows.append({**dict.fromkeys(("n_true", "n_pred", *COUNTS, *SCORES), np.nan), **row})
     columns = ["case", "patient", "volume", "slice", "class", "annotated", "n_true", "n_pred", *COUNTS, *SCORES]
     return [{column: row[column] for column in columns} for row in rows]
+
+
+def _frame(valid: np.ndarray) -> tuple[slice, slice]:
+    """The image inside its padding: the diagonal that stands for a total miss is the image's, not the frame's."""
+    rows, columns = np.flatnonzero(valid.any(axis=1)), np.flatnonzero(valid.any(axis=0))
+    if not len(rows):
+        return slice(None), slice(None)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _spacing(case) -> tuple[float, float] | None:
@@ -178,48 +196,31 @@ def _volumes(per_image: pd.DataFrame) -> pd.DataFrame:
 
 
 def _summarise(table: pd.DataFrame, average: str, cfg) -> pd.DataFrame:
-    """The long summary of one table of scores: each class and their mean, averaged over rows and pooled over pixels."""
-    unit = "case" if average == "per image" else "volume"
-    rows = []
-    present = [name for name in dict.fromkeys(table["class"])]
-    for name in [*present, "mean"]:
+    """The long summary of one table of scores: each class and their mean, averaged over rows and pooled over pixels.
+
+    A class without any mask keeps its rows, with n = 0, so that what is missing can be seen.
+    """
+    unit, rows = "case" if average == "per image" else "volume", []
+    wanted = [m for m in SCORES if m in table and (m in metrics.RATIOS or table[m].notna().any())]
+    for name in [*dict.fromkeys(table["class"]), "mean"]:
         of_class = table if name == "mean" else table[table["class"] == name]
         scored = of_class[of_class["annotated"]]
-        about = {"n_empty": int((scored["n_true"] == 0).sum()), "n_missing": int((~of_class["annotated"]).sum())}
-        for metric in [m for m in SCORES if m in scored and scored[m].notna().any()]:
-            values = (
-                scored.groupby([unit, "patient"], sort=False)[metric].mean().reset_index()
-            )  # "mean": over the classes
-            value, low, high, n = metrics.interval(values[metric], values["patient"], cfg.bootstrap, cfg.seed)
-            rows.append(
-                {
-                    "class": name,
-                    "metric": metric,
-                    "average": average,
-                    "value": value,
-                    "low": low,
-                    "high": high,
-                    "n": n,
-                    **about,
-                }
-            )
+        counted = {"n_empty": int((scored["n_true"] == 0).sum()), "n_missing": int((~of_class["annotated"]).sum())}
+
+        def add(metric, how, found, name=name, counted=counted):
+            rows.append({"class": name, "metric": metric, "average": how, **dict(zip(FOUND, found)), **counted})
+
+        for metric in wanted:
+            values = scored.groupby([unit, "patient"], sort=False)[metric].mean().reset_index()  # "mean": over classes
+            add(metric, average, metrics.interval(values[metric], values["patient"], cfg.bootstrap, cfg.seed))
             if average == "per image" and metric in metrics.RATIOS and name != "mean":
-                value, low, high, n = metrics.pooled_interval(
-                    scored[COUNTS], scored["patient"], metric, cfg.bootstrap, cfg.seed
+                counts = scored[COUNTS].to_numpy(float)
+                add(
+                    metric,
+                    "pooled",
+                    metrics.pooled_interval(counts, scored["patient"], metric, cfg.bootstrap, cfg.seed),
                 )
-                rows.append(
-                    {
-                        "class": name,
-                        "metric": metric,
-                        "average": "pooled",
-                        "value": value,
-                        "low": low,
-                        "high": high,
-                        "n": n,
-                        **about,
-                    }
-                )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["class", "metric", "average", *FOUND, "n_empty", "n_missing"])
 
 
 class _Examples:

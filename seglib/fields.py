@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import copy
 import difflib
 import json
 import types
@@ -35,7 +36,7 @@ def fit(value: Any, hint: Any) -> Any:
             if value and len(kinds) == len(value) and not any(f is NO for f in fitted):
                 return tuple(fitted)
         if origin is dict and isinstance(value, dict):
-            fitted = {_key(k): v if args[1] is Any else fit(v, args[1]) for k, v in value.items()}
+            fitted = {_key(k): copy.deepcopy(v) if args[1] is Any else fit(v, args[1]) for k, v in value.items()}
             if not any(f is NO for f in fitted.values()):
                 return fitted
         if part is Any or (part is types.NoneType and value is None) or (part in (str, bool) and type(value) is part):
@@ -102,7 +103,7 @@ def read(path: Path, names: Any, hints: dict[str, Any]) -> dict[str, Any]:
                 raise ConfigError(f"{path.name}: found a {type(values).__name__}; expected an object of settings")
             return values
         if path.suffix == ".toml":
-            return _from_toml(text, names)
+            return _from_toml(text, hints)
         if path.suffix in (".cfg", ".ini"):
             return _from_ini(path.name, text, hints)
     except (ValueError, configparser.Error) as error:
@@ -112,15 +113,16 @@ def read(path: Path, names: Any, hints: dict[str, Any]) -> dict[str, Any]:
     raise ConfigError(f"{path.name}: a config is a .json, .toml or .cfg file, not {path.suffix or 'without suffix'!r}")
 
 
-def _from_toml(text: str, names: Any) -> dict[str, Any]:
+def _from_toml(text: str, hints: dict[str, Any]) -> dict[str, Any]:
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib
     flat: dict[str, Any] = {}
     for key, value in tomllib.loads(text).items():
-        flat.update(value if isinstance(value, dict) and key not in names else {key: value})
-    return flat
+        flat.update(value if isinstance(value, dict) and key not in hints else {key: value})
+    # TOML has no null: "none" stands for it where the field may be None.
+    return {k: None if v == "none" and k in hints and fit(None, hints[k]) is None else v for k, v in flat.items()}
 
 
 def _from_ini(name: str, text: str, hints: dict[str, Any]) -> dict[str, Any]:
@@ -142,11 +144,11 @@ def dump(values: dict[str, Any], suffix: str) -> str:
         return json.dumps(values, indent=2) + "\n"
     if suffix not in (".toml", ".cfg"):
         raise ConfigError(f"a config is saved as .json, .toml or .cfg, not {suffix or 'without suffix'!r}")
-    lines = [f"{name} = {_literal(value, suffix)}" for name, value in values.items() if value is not None]
+    lines = [f"{name} = {_literal('none' if value is None else value, suffix)}" for name, value in values.items()]
     return "\n".join(lines if suffix == ".toml" else ["[config]", *lines]) + "\n"
 
 
 def _literal(value: Any, suffix: str) -> str:
     if isinstance(value, dict) and suffix == ".toml":
-        return "{" + ", ".join(f"{json.dumps(k)} = {_literal(v, suffix)}" for k, v in value.items()) + "}"
-    return value if suffix == ".cfg" and isinstance(value, str) else json.dumps(value)
+        return "{" + ", ".join(f"{_literal(k, suffix)} = {_literal(v, suffix)}" for k, v in value.items()) + "}"
+    return value if suffix == ".cfg" and isinstance(value, str) else json.dumps(value, ensure_ascii=suffix != ".toml")

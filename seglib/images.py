@@ -122,9 +122,7 @@ def read_mask(paths: str, encoding: str | dict[str, int] = "auto", inverted: boo
     shapes = {part.pixels.shape for part in parts}
     if len(shapes) > 1:
         raise DataError(f"{paths}: the parts of one mask have different sizes {sorted(shapes)}; they must agree")
-    pixels = np.bitwise_or.reduce([part.pixels for part in parts])
-    if inverted:
-        pixels = 1 - pixels
+    pixels = np.bitwise_or.reduce([1 - part.pixels if inverted else part.pixels for part in parts])
     how = " + ".join(dict.fromkeys(part.how for part in parts))
     return Mask(pixels, how + (", inverted" if inverted else ""), looks_inverted(pixels))
 
@@ -139,12 +137,22 @@ def read_labels(path: str, encoding: str | dict[str, int], n_classes: int, label
     """A label map, (H, W) uint8 of class numbers; 255 stays 255 = ignored.
 
     Args:
-        encoding: auto or index (the numbers in the file), or a table of colours `{"255,0,255": 3}`.
+        encoding: auto or index (the numbers in the file), a table of colours `{"255,0,255": 3}`, or, where there is one
+            class beside the background, threshold (above 127).
         label_map: number in the file -> class; numbers that it does not name become background. Empty: as they are.
     """
+    if encoding == "threshold":
+        if n_classes != 2:
+            raise DataError(
+                f"{path}: mask_encoding='threshold' tells two classes apart, and there are {n_classes}; set 'index' or "
+                "a table of colours"
+            )
+        return Mask(_read_part(path, encoding).pixels, "threshold")
     pixels, mode, palette = read_pixels(path)
     if isinstance(encoding, dict):
-        return Mask(_by_colour(path, pixels, palette, encoding), "table of colours")
+        labels = _by_colour(path, pixels, palette, encoding)
+        _check_numbers(path, labels, n_classes)
+        return Mask(labels, "table of colours")
     if pixels.ndim == 3:
         if not (pixels[..., :3] == pixels[..., :1]).all():
             raise DataError(
@@ -152,19 +160,28 @@ def read_labels(path: str, encoding: str | dict[str, int], n_classes: int, label
                 '{"0,255,255": 1}'
             )
         pixels = pixels[..., 0]
-    labels = pixels.astype(np.int64)
+    return map_numbers(path, pixels, n_classes, label_map)
+
+
+def map_numbers(path: str, numbers: np.ndarray, n_classes: int, label_map: dict[str, int]) -> Mask:
+    """The numbers of a label map -> class numbers, as in `read_labels`; `path` names the file in errors."""
+    labels = numbers.astype(np.int64)
     if label_map:
         table = {int(k): v for k, v in label_map.items()}
         numbers, inverse = np.unique(labels, return_inverse=True)
         classes = np.array([table.get(int(v), IGNORE if v == IGNORE else 0) for v in numbers])
         labels = classes[inverse].reshape(labels.shape)
+    _check_numbers(path, labels, n_classes)
+    return Mask(labels.astype(np.uint8), "label numbers" + (" by label_map" if label_map else ""))
+
+
+def _check_numbers(path: str, labels: np.ndarray, n_classes: int) -> None:
     wrong = sorted(set(np.unique(labels).tolist()) - {*range(n_classes), IGNORE})
     if wrong:
         raise DataError(
             f"{path}: label numbers {wrong[:8]} are not among the classes 0..{n_classes - 1}; set label_map, "
             "for example {'200': 1}"
         )
-    return Mask(labels.astype(np.uint8), "label numbers" + (" by label_map" if label_map else ""))
 
 
 def _read_part(path: str, encoding: str | dict[str, int]) -> Mask:
@@ -178,8 +195,9 @@ def _read_part(path: str, encoding: str | dict[str, int]) -> Mask:
             pixels = palette[pixels]
         grey = pixels.max(axis=2) if pixels.ndim == 3 and pixels.shape[2] in (1, 3) else pixels
         grey = pixels[..., :-1].max(axis=2) if grey.ndim == 3 else grey  # LA, RGBA: alpha last
-        limit = 0 if encoding == "index" or grey.max() <= 1 else 127 if grey.max() <= 255 else grey.max() / 2
-        return Mask((grey > limit).astype(np.uint8), encoding)
+        top = grey.max()
+        limit = 127 if top > 1 else 0.5  # 0..255, or 0..1 in whole numbers or fractions
+        return Mask((grey > (0 if encoding == "index" else top / 2 if top > 255 else limit)).astype(np.uint8), encoding)
     if mode == "P":
         return _auto_palette(path, pixels, palette)
     if mode in ("LA", "RGBA"):
@@ -230,20 +248,23 @@ def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
     scaled = grey.astype(np.float32) * (255 / top)
     between = (scaled >= 32) & (scaled < 224)
     thick = _inner(between).sum() / max(between.sum(), 1)
-    if thick > 0.01:  # grey areas, not the grey rim that resizing or JPEG leaves
+    if thick > 0.002:  # grey areas, not the grey rim that resizing or JPEG leaves
         raise _ambiguous(
             path, f"{between.mean():.0%} of its pixels are neither dark nor bright (soft mask or label map)",
             "mask_encoding='threshold' cuts at 127",
         )  # fmt: skip
+    if len(values) <= 8 and sum(_inner(grey == v).any() for v in values) > 2:
+        shown = ", ".join(f"{v:g}" for v in values)
+        raise _ambiguous(path, f"areas of {len(values)} values ({shown})", "mask_encoding='index' takes all above 0")
     return Mask((scaled > 127).astype(np.uint8), f"{prefix}grey edges, cut at 127")
 
 
 def _auto_colour(path: str, pixels: np.ndarray) -> Mask:
     brightest = pixels.max(axis=2)
-    strong = pixels[brightest > 127] > 127
-    codes = np.bincount(strong @ np.array([1, 2, 4]), minlength=8)
-    one_hue = (codes > 0.005 * codes.sum()).sum() == 1
-    if one_hue and (brightest < 32).any():
+    strong = pixels[brightest > brightest.max() / 2].astype(np.float32)
+    hues = strong / strong.max(axis=1, keepdims=True)
+    one_hue = bool((np.abs(hues - np.median(hues, axis=0)) < 0.5).all())
+    if one_hue and (brightest < brightest.max() / 8).any():
         return _auto_grey(path, brightest, "one colour on black, ")
     raise _ambiguous(
         path, f"several colours ({_colours(pixels)})", 'mask_encoding={"255,0,0": 1} names the structure\'s'
@@ -339,8 +360,11 @@ def write_png(path: str | Path, pixels: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(pixels).save(partial, format="PNG")
-    os.replace(partial, path)
+    try:
+        Image.fromarray(pixels).save(partial, format="PNG")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 

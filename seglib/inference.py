@@ -1,5 +1,6 @@
 """`Predictor`: trained weights to masks, in the size of the input. Taught in `04_lung_segmentation`."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,8 @@ class Predictor:
             )
         cfg = self.config
         image = image.astype(np.uint8) * 255 if image.dtype == bool else image
+        if image.ndim == 3 and image.shape[2] in (2, 4) and image.shape[2] != cfg.in_channels:
+            image = image[..., :-1]  # transparency must not take part in the stretch to 8 bits
         pixels = images.as_channels(images.to_uint8(image, cfg.percentiles), cfg.in_channels)
         fitted = images.fit_image(pixels, cfg.height_width, cfg.resize)
         batch = torch.from_numpy(data.normalise(fitted, self.table))[None]
@@ -78,18 +81,23 @@ class Predictor:
             return chosen.int().argmax(dim=0).numpy().astype(np.uint8)
         return (chosen if self.config.task == "multilabel" else chosen[0]).numpy().astype(np.uint8)
 
-    def predict_file(self, path: str | Path, output: str | Path | None = None, overlay: bool = False) -> Prediction:
-        """An image file to a `Prediction`; `<name>_mask.png` (and `<name>_overlay.png`) go to the folder `output`."""
+    def predict_file(
+        self, path: str | Path, output: str | Path | None = None, overlay: bool = False, name: str | None = None
+    ) -> Prediction:
+        """An image file to a `Prediction`; `<name>_mask.png` (and `<name>_overlay.png`) go to the folder `output`.
+
+        `name` is the file's own, without its suffix, unless another is given.
+        """
         cfg = self.config
         image = images.read_image(path, cfg.in_channels, cfg.percentiles)
         prediction = self.predict(image)
         if output is not None:
-            stem = Path(output) / Path(path).stem
+            stem = Path(output) / (name or Path(path).stem)
             mask = prediction.mask
-            names = [f"_{name}" for name in cfg.class_names] if cfg.task == "multilabel" else [""]
-            for name, plane in zip(names, mask if cfg.task == "multilabel" else [mask]):
+            parts = [f"_{part}" for part in cfg.class_names] if cfg.task == "multilabel" else [""]
+            for part, plane in zip(parts, mask if cfg.task == "multilabel" else [mask]):
                 pixels = plane if cfg.task == "multiclass" else plane * 255
-                images.write_png(stem.with_name(f"{stem.name}{name}_mask.png"), pixels)
+                images.write_png(stem.with_name(f"{stem.name}{part}_mask.png"), pixels)
             if overlay:
                 images.write_png(stem.with_name(f"{stem.name}_overlay.png"), plots.overlay(image, mask))
         return prediction
@@ -107,10 +115,12 @@ class Predictor:
             raise DataError(
                 f"{folder}: no picture here; expected a folder with files ending in {', '.join(images.SUFFIXES)}"
             )
+        twice = Counter(file.stem for file in files)  # a.png and a.jpg become a_png and a_jpg
         done, failed = [], {}
         for file in hosts.progress(files, desc="predict", leave=False):
             try:
-                self.predict_file(file, output, overlay)
+                name = file.stem if twice[file.stem] == 1 else file.name.replace(".", "_")
+                self.predict_file(file, output, overlay, name)
                 done.append(file.name)
             except DataError as error:
                 failed[file.name] = str(error)

@@ -10,12 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import hosts
+from . import hosts, trees, volume_layouts
 from .errors import ConfigError, DataError
-from .images import SUFFIXES, UNION
-
-MASK_SUFFIXES = ("", "_mask", "_segmentation", "_masks", "_seg", "-mask")
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+from .images import SUFFIXES
 
 
 def scan(cfg) -> pd.DataFrame:
@@ -24,13 +21,29 @@ def scan(cfg) -> pd.DataFrame:
     Raises:
         DataError: no tree of this system found (says where it looked and what is there), or no image in it.
     """
-    scanners: dict[str, Callable] = {"lung": scan_lung, "binary": scan_binary}
+    scanners: dict[str, Callable] = {
+        "palm": lambda root: scan_palm(root, cfg.class_names),
+        "lung": lambda root: scan_lung(root, cfg.class_names[0]),
+        "binary": lambda root: scan_binary(root, cfg.class_names[0]),
+        "rsna": lambda root: volume_layouts.scan_rsna(root, cfg),
+        "cardiac": lambda root: volume_layouts.scan_cardiac(root, cfg),
+    }
     if cfg.preset not in scanners:
         raise ConfigError(f"preset: {cfg.preset!r} has no scan yet; this version reads {', '.join(scanners)}")
     root = hosts.find_data(cfg) if cfg.local else hosts.wait_for_data(cfg)
+    if root is None and cfg.data_root and cfg.preset in ("rsna", "cardiac") and Path(cfg.data_root).is_dir():
+        root = Path(cfg.data_root)  # the forms of NIfTI trees are too many for markers; their scan says what it expects
     if root is None:
         raise DataError(hosts.explain_missing(cfg))
-    cases = scanners[cfg.preset](root, cfg.class_names[0])
+    cases = scanners[cfg.preset](root)
+    if cfg.data_root and Path(cfg.data_root).resolve() != root.resolve():
+        beside = [f for f in sorted(root.parent.iterdir()) if f.is_dir() and f.resolve() != root.resolve()]
+        others = [f.name for f in beside if hosts.find_data(cfg.replace(data_root=str(f)))]
+        if others:
+            note = (
+                f"{root.name} was read, {', '.join(others)} beside it was not: set data_root to the one that you mean"
+            )
+            cases.attrs["notes"] = [*cases.attrs["notes"], note]
     if cases.empty:
         raise DataError(f"{root}: no image found; expected files ending in {', '.join(SUFFIXES)}")
     return cases
@@ -42,7 +55,7 @@ def scan_lung(root: str | Path, class_name: str = "lung") -> pd.DataFrame:
     The finding is the last character of the stem: `_0` normal, `_1` tuberculosis. Left and right masks are united.
     """
     root, tables, notes = Path(root), [], []
-    for folder in _folders(root, depth=3):
+    for folder in trees.folders(root, depth=3):
         for images, masks in (
             ("CXR_png", "ManualMask"),
             ("images", "."),
@@ -54,15 +67,15 @@ def scan_lung(root: str | Path, class_name: str = "lung") -> pd.DataFrame:
             if not (folder / images).is_dir():
                 continue
             if all(side.is_dir() for side in sides):
-                tables.append(_pair(folder / images, sides, class_name))
+                tables.append(trees.pair(folder / images, sides, class_name))
                 break
             if masks in ("mask", "masks") and (folder / masks).is_dir():
-                tables.append(_pair(folder / images, [folder / masks], class_name))
+                tables.append(trees.pair(folder / images, [folder / masks], class_name))
                 break
     if not tables:
         raise DataError(
             f"{root}: no chest X-rays; expected MontgomerySet/CXR_png with ManualMask/leftMask and rightMask, or img "
-            f"with mask (Shenzhen); found {_contents(root)}"
+            f"with mask (Shenzhen); found {trees.contents(root)}"
         )
     for table in tables:
         notes += table.attrs["notes"]
@@ -70,6 +83,7 @@ def scan_lung(root: str | Path, class_name: str = "lung") -> pd.DataFrame:
     ending = cases["case"].str.extract(r"_([01])$")[0]
     cases["finding"] = ending.map({"0": "normal", "1": "tuberculosis"}).fillna("")
     cases["patient"] = cases["case"].str.replace(r"_[01]$", "", regex=True)
+    cases["patient"] = cases["patient"].str.replace(r"-(day-?\d+|admission|\d+-(hours|days))(-PA)?$", "", regex=True)
     cases.attrs["notes"] = notes
     return cases
 
@@ -80,72 +94,72 @@ def scan_binary(root: str | Path, class_name: str = "structure") -> pd.DataFrame
     Masks match by stem, also with a suffix such as `_mask` or `_segmentation`. Every image counts as a patient of its
     own; where several show one patient, set `cases["patient"]` before the split.
     """
-    root = Path(root)
-    pairs = [(folder, "") for folder in [root]] + [
-        (folder, SPLITS[folder.name.lower()]) for folder in _folders(root, depth=1) if folder.name.lower() in SPLITS
-    ]
-    tables = []
-    for folder, split in pairs:
+    root, tables = Path(root), []
+    for folder in [root, *(f for f in trees.folders(root, depth=1) if f.name.lower() in trees.SPLITS)]:
         for images, masks in (("images", "masks"), ("train", "train_masks"), ("ISIC*_Input", "ISIC*_GroundTruth")):
             found = [sorted(f for f in folder.glob(name) if f.is_dir()) for name in (images, masks)]
+            for source, target in zip(*found):
+                table = trees.pair(source, [target], class_name)
+                words = [folder.name.lower()] if folder != root else re.split("[-_]", source.name.lower())[1:]
+                table["split"] = next((trees.SPLITS[word] for word in words if word in trees.SPLITS), "")
+                tables.append(table)
             if all(found):
-                tables.append(_pair(found[0][0], [found[1][0]], class_name).assign(split=split))
                 break
     if not tables:
-        raise DataError(f"{root}: no pair of folders images and masks; found {_contents(root)}")
+        raise DataError(f"{root}: no pair of folders images and masks; found {trees.contents(root)}")
     cases = pd.concat(tables, ignore_index=True)
+    if cases["case"].duplicated().any():
+        cases["case"] = cases["patient"] = cases["split"] + "_" + cases["case"]
     cases.attrs["notes"] = [note for table in tables for note in table.attrs["notes"]]
     return cases
 
 
-def _pair(images: Path, masks: Iterable[Path], class_name: str) -> pd.DataFrame:
-    """The table of one images folder; a mask is matched by stem in every one of the folders `masks`."""
-    files, notes = _pictures(images), []
-    by_folder = [_pictures(folder) for folder in masks]
-    rows, used = [], set()
-    for stem, path in files.items():
-        cell = []
-        for found in by_folder:
-            names = [stem + suffix for suffix in MASK_SUFFIXES if stem + suffix in found]
-            used.update((id(found), name) for name in names[:1])
-            cell += [str(found[name]) for name in names[:1]]
-        if cell and len(cell) < len(by_folder):
-            notes.append(
-                f"{path.name}: only {len(cell)} of its {len(by_folder)} masks exist ({Path(cell[0]).parent.name})"
+def scan_palm(root: str | Path, class_names: Iterable[str] = ("atrophy", "detachment", "disc")) -> pd.DataFrame:
+    """PALM: `Training` and `Validation`, or `PALM` with them; in each `Images` and the masks, a folder a class.
+
+    A class lies in `Lesion Masks/<Class>` or `<Class> Masks`, upper or lower case. An empty cell only says that there
+    is no file: PALM has none where a lesion is absent, nor where nobody drew it. Training and Validation become train
+    and val. The finding is the first letter of the name: N, H (high myopia) or P (pathological). The tree does not say
+    which photographs show one patient, so every photograph counts as a patient of its own.
+
+    Raises:
+        DataError: no such tree, or some class has masks but one of `class_names` has no folder.
+    """
+    root, class_names, tables, notes = Path(root), list(class_names), [], []
+    folders = [f for base in (root, root / "PALM") if base.is_dir() for f in trees.folders(base, depth=1)]
+    parts = {f: _mask_folders(f) for f in folders if f.name.lower() in trees.SPLITS and (f / "Images").is_dir()}
+    if not parts:
+        found = trees.contents(root) if root.is_dir() else "no such folder"
+        raise DataError(f"{root}: no PALM tree; expected Training/Images and Validation/Images; found {found}")
+    known = sorted({name for masks in parts.values() for name in masks})
+    for name in class_names:
+        if known and name.lower() not in known:
+            raise DataError(
+                f"{root}: no masks for the class {name!r}; expected a folder 'Lesion Masks/{name}' or '{name} Masks', "
+                f"found those of {', '.join(known)}; rename the folder or set class_names"
             )
-            cell = []  # half a union would teach a wrong truth
-        rows.append({"case": stem, "patient": stem, "split": "", "image": str(path), class_name: UNION.join(cell)})
-    for found in by_folder:
-        notes += [
-            f"{p.parent.name}/{p.name}: mask without an image" for s, p in found.items() if (id(found), s) not in used
-        ]
-    cases = pd.DataFrame(rows, columns=["case", "patient", "split", "image", class_name])
+    for part, masks in parts.items():
+        notes += [f"{part.name}: no folder with masks of {name}" for name in class_names if name.lower() not in masks]
+        pairs = {
+            n: trees.pair(part / "Images", [masks[n.lower()]] if n.lower() in masks else [], n) for n in class_names
+        }
+        notes += [note for table in pairs.values() for note in table.attrs["notes"]]
+        columns = {name: table[name] for name, table in pairs.items()}
+        tables.append(pairs[class_names[0]].assign(split=trees.SPLITS[part.name.lower()], **columns))
+    cases = pd.concat(tables, ignore_index=True)
+    letter = cases["case"].str.extract(r"^([NHP])\d")[0]
+    cases["finding"] = letter.map({"N": "normal", "H": "high myopia", "P": "pathological myopia"}).fillna("")
     cases.attrs["notes"] = notes
     return cases
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    """Stem -> file of all pictures in a folder, in natural order (2 before 10)."""
+def _mask_folders(part: Path) -> dict[str, Path]:
+    """Class in lower case -> its folder `Lesion Masks/<Class>` or `<Class> Masks` in one part of PALM."""
     found: dict[str, Path] = {}
-    files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
-    for file in sorted(files, key=lambda f: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", f.name)]):
-        if UNION in str(file):
-            raise DataError(f"{file}: the character {UNION!r} separates mask files; rename the file or its folder")
-        if file.stem in found:
-            raise DataError(f"{file}: {found[file.stem].name} has the same name before the suffix; keep one of the two")
-        found[file.stem] = file.resolve()
+    for folder in trees.folders(part, depth=1)[1:]:
+        name = folder.name.lower()
+        if name == "lesion masks":
+            found |= {f.name.lower(): f for f in trees.folders(folder, depth=1)[1:]}
+        elif name.endswith(" masks"):
+            found[name.removesuffix(" masks")] = folder
     return found
-
-
-def _folders(root: Path, depth: int) -> list[Path]:
-    """`root` and the folders down to `depth` below it, without hidden ones."""
-    level, found = [root], [root]
-    for _ in range(depth):
-        level = [f for parent in level for f in sorted(parent.iterdir()) if f.is_dir() and not f.name.startswith(".")]
-        found += level
-    return found
-
-
-def _contents(root: Path) -> str:
-    names = sorted(f.name + ("/" if f.is_dir() else "") for f in root.iterdir())
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "an empty folder"

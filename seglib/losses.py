@@ -79,7 +79,8 @@ class FocalLoss(nn.Module):
     def forward(self, logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
         known = target != IGNORE
         entropy = F.cross_entropy(logits.float(), target.long(), ignore_index=IGNORE, reduction="none")  # (N, H, W)
-        loss = (1 - torch.exp(-entropy)) ** self.gamma * entropy
+        wrong = (-torch.expm1(-entropy)).clamp(min=1e-6)  # 1 - p; at 0 a power below 1 has no gradient
+        loss = wrong**self.gamma * entropy
         return (loss * known).sum() / known.sum().clamp(min=1)
 
 

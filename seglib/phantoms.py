@@ -7,7 +7,7 @@ import tempfile
 import numpy as np
 from PIL import Image
 
-from . import hosts, phantom_chest
+from . import hosts, phantom_chest, phantom_fundus, phantom_skin
 from .errors import ConfigError, DataError
 
 
@@ -17,13 +17,18 @@ def write(name, folder, n=24, seed=0):
     "lung" forms the Montgomery tree: `MontgomerySet/CXR_png/MCUCXR_0001_0.png` (8-bit grey, sides of 320 to
     400 pixels; stems end in `_0` normal and `_1` tuberculosis by turns) and 0 / 255 masks of the same name in
     `MontgomerySet/ManualMask/{leftMask,rightMask}`; the patient's right lung is at the image's left.
+    "palm" forms the PALM tree: `PALM/{Training,Validation}/Images/P0001.jpg` (names begin with N, H or P) and
+    inverted masks (0 = structure), `Lesion Masks/{Atrophy,Detachment}/P0001.bmp` and `Disc Masks/P0001.bmp`, any of
+    which may be missing.
+    "binary" forms `images/lesion_0001.jpg` (skin, sides of 240 to 320 pixels) and 0 / 255 masks
+    `masks/lesion_0001_mask.png`.
 
     Image i depends on `seed` and i, not on `n`. The tree appears complete or not at all; `PHANTOM.txt` in it
     says what it is. A folder that holds these very phantoms is returned as it is, others are replaced.
     Raises `ConfigError` (unknown name, n below 1, negative seed) and `DataError` (the folder holds files that
     no phantom wrote; they are left alone). Every notebook calls this when there is no real data.
     """
-    drawers = {"lung": phantom_chest.lung_case}
+    drawers = {"palm": phantom_fundus.palm_case, "lung": phantom_chest.lung_case, "binary": phantom_skin.binary_case}
     if name not in drawers:
         near = difflib.get_close_matches(str(name), drawers, n=1, cutoff=0)[0]
         raise ConfigError(f"phantom {name!r} is unknown; did you mean {near!r}? Known: {', '.join(drawers)}")

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import hosts, images
+from . import hosts, images, volumes
+from .cases import content, read_image, read_truth
 from .errors import DataError
 
-VERSION = 1  # raise it when the pixels that `build` writes change, so that old stores are rebuilt
+VERSION = 2  # raise it when the pixels that `build` writes change, so that old stores are rebuilt
 
 
 @dataclass(repr=False)
@@ -93,6 +94,8 @@ class Store:
             target = Path(folder) / case.split
             images.write_png(target / "images" / f"{case.case}.png", pictures[case.row])
             for k in range(masks.shape[-1]):
+                if masks.shape[-1] > 1 and not getattr(case, self.info["class_names"][k], "x"):
+                    continue
                 sub = Path("masks") / (self.info["class_names"][k] if masks.shape[-1] > 1 else "")
                 mask = masks[case.row][..., k]
                 scaled = np.where(mask == 1, 255, 0).astype(np.uint8) if binary or masks.shape[-1] > 1 else mask
@@ -123,6 +126,16 @@ def build(cases: pd.DataFrame, cfg, strict: bool = False) -> Store:
             f"case table: {cases['case'][cases['case'].duplicated()].iloc[0]!r} occurs twice; names must differ"
         )
     cfg.validate()
+    columns = ["labels"] if cfg.task == "multiclass" else list(cfg.class_names)
+    for column in columns:
+        if column not in cases:
+            raise DataError(f"case table: no mask column {column!r}; found {list(cases.columns)}")
+    notes = cases.attrs.get("notes", [])
+    cases = cases.drop(columns=["height", "width", "sha256", "row"], errors="ignore")
+    cases[[*columns, "split"]] = cases[[*columns, "split"]].astype(object).fillna("")
+    if "annotated" in cases:  # tables put together: where one says nothing, all classes are annotated
+        cases["annotated"] = cases["annotated"].fillna(",".join(cfg.class_names))
+    cases.attrs["notes"] = notes
     settings = _settings(cfg)
     key = _key(cases, settings)
     folder = Path(hosts.run_root(cfg)) / "stores" / f"{cfg.preset}-{key[:12]}"
@@ -143,7 +156,7 @@ def open_store(folder: str | Path) -> Store:
         raise DataError(f"{folder}: not a store ({error}); prepare.build makes one") from error
     tables = {n: pd.read_json(folder / f"{n}.json", orient="table") for n in ("facts", "problems")}
     cases = pd.read_csv(
-        folder / "cases.csv", keep_default_na=False, dtype={"case": str, "patient": str, "finding": str}
+        folder / "cases.csv", keep_default_na=False, dtype=dict.fromkeys(("case", "patient", "volume", "finding"), str)
     )
     return Store(folder, cases, DataReport(**tables, notes=info["notes"]), info)
 
@@ -175,6 +188,9 @@ def split(cases: pd.DataFrame, cfg) -> tuple[pd.Series, list[str]]:
             )
             wanted = 0.2
         count = min(left, max(1, round(wanted * left)) if wanted <= 1 else int(wanted))
+        if wanted < 1 and count == left:
+            notes.append(f"split: {part} would take all {left} patients that are left; one stays for training")
+            count = left - 1
         chosen = set(patients[order[taken : taken + count]])
         result[open_rows & cases["patient"].isin(chosen)] = part
         taken += count
@@ -185,36 +201,6 @@ def split(cases: pd.DataFrame, cfg) -> tuple[pd.Series, list[str]]:
             f"split: patients in two parts of the tree: {', '.join(map(str, crossing[crossing > 1].index[:5]))}"
         )
     return result, notes
-
-
-def read_truth(
-    case: Any, cfg, inverted: dict[str, bool], shape: tuple[int, int]
-) -> tuple[np.ndarray, list[bool], list[str], list[tuple[bool, bool]]]:
-    """The masks of a case in the size of their files; `shape` (height, width) is used where there is no mask.
-
-    Returns:
-        (H, W, K) uint8; annotated, a bool a class; how each was decoded; for each column whether the mask, and its
-        negative, look inverted. A class without a mask is all `IGNORE`.
-    """
-    if cfg.task == "multiclass":
-        if not case["labels"]:
-            raise DataError(f"{case['case']}: no label map; a multiclass image without labels cannot be used")
-        mask = images.read_labels(case["labels"], cfg.mask_encoding, cfg.n_classes, cfg.label_map)
-        return mask.pixels[..., None], [True] * cfg.n_classes, [mask.how], [(False, False)]
-    planes, hows, looks = [], [], []
-    for name in cfg.class_names:
-        mask = images.read_mask(case[name], cfg.mask_encoding, inverted.get(name, False)) if case[name] else None
-        planes.append(mask and mask.pixels)
-        hows.append(mask.how if mask else "")
-        looks.append((mask.looks_inverted, images.looks_inverted(1 - mask.pixels)) if mask else (False, False))
-    shapes = {plane.shape for plane in planes if plane is not None}
-    if len(shapes) > 1:
-        raise DataError(
-            f"{case['case']}: its masks have different sizes {sorted(shapes)}; expected one for all classes"
-        )
-    blank = np.full(shapes.pop() if shapes else shape, images.IGNORE, np.uint8)
-    annotated = [plane is not None for plane in planes]
-    return np.stack([blank if p is None else p for p in planes], axis=-1), annotated, hows, looks
 
 
 def _settings(cfg) -> dict[str, Any]:
@@ -230,13 +216,14 @@ def _settings(cfg) -> dict[str, Any]:
 def _key(cases: pd.DataFrame, settings: dict[str, Any]) -> str:
     """Changes with any file (name, size, time), any cell of the table, and any setting."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for row in cases.astype(str).itertuples(index=False):
-        for cell in row:
+    stamps: dict[str, bytes] = {}  # all slices of a volume name the same files
+    for row in cases.itertuples(index=False):
+        for cell in map(str, row):
             digest.update(cell.encode() + b"\0")
             for path in cell.split(images.UNION) if os.sep in cell else ():
-                if os.path.isfile(path):
-                    status = os.stat(path)
-                    digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+                if path not in stamps:
+                    stamps[path] = repr(volumes.stamp(path)).encode()
+                digest.update(stamps[path])
     return digest.hexdigest()
 
 
@@ -260,9 +247,10 @@ def _write(cases: pd.DataFrame, cfg, folder: Path, info: dict[str, Any], strict:
                 return {"case": case["case"], "file": _named_file(case, str(error)), "problem": str(error)}
 
         with ThreadPoolExecutor(hosts.n_cores()) as pool:  # decoding releases the interpreter lock
-            found = list(
-                hosts.progress(pool.map(one, range(len(cases))), total=len(cases), desc="prepare", leave=False)
-            )
+            # File by file: the slices of a volume are asked for while it is in memory.
+            order = cases["image"].argsort(kind="stable").tolist()
+            done = hosts.progress(pool.map(one, order), total=len(cases), desc="prepare", leave=False)
+            found = [fact for _, fact in sorted(zip(order, done), key=lambda item: item[0])]
         problems = [{**f, "action": "set aside"} for f in found if "problem" in f]
         facts = pd.DataFrame([f for f in found if "problem" not in f])
         if facts.empty:
@@ -300,7 +288,7 @@ def _prepare_case(
     case: dict, cfg, inverted: dict[str, bool], image_out: np.ndarray, mask_out: np.ndarray
 ) -> dict[str, Any]:
     """Read, check and resize one case into its rows; returns its facts."""
-    image = images.read_image(case["image"], cfg.in_channels, cfg.percentiles)
+    image = read_image(case, cfg)
     columns = ["labels"] if cfg.task == "multiclass" else list(cfg.class_names)
     if not any(case.get(column) for column in columns) and not (cfg.task == "multilabel" or cfg.missing_weight > 0):
         raise DataError(f"{case['image']}: no mask exists for this image; it can be neither learned from nor scored")
@@ -319,7 +307,7 @@ def _prepare_case(
         known = masks[..., k] != images.IGNORE
         facts[f"how {column}"] = how
         facts[f"share {column}"] = float((masks[..., k][known] > 0).mean()) if known.any() else np.nan
-    return {**facts, "sha256": images.sha256(case["image"]), "looks": looks}
+    return {**facts, "sha256": content(case, image), "looks": looks}
 
 
 def _settle_polarity(cfg, cases, facts, masks: np.ndarray, problems: list, notes: list[str]) -> dict[str, bool]:
@@ -334,10 +322,10 @@ def _settle_polarity(cfg, cases, facts, masks: np.ndarray, problems: list, notes
             notes.append(
                 f"{name}: {looks[:, 0].sum()} of {len(looks)} masks have a foreground border: 0 is the structure"
             )
-            for case in there["case"]:
-                plane = masks[rows[case], ..., k]
-                plane[plane != images.IGNORE] = 1 - plane[plane != images.IGNORE]
-            facts.loc[there.index, f"share {name}"] = 1 - there[f"share {name}"]
+            for index, case in there["case"].items():
+                mask = images.read_mask(cases.loc[rows[case], name], cfg.mask_encoding, True).pixels
+                masks[rows[case], ..., k] = images.fit_mask(mask, cfg.height_width, cfg.resize)
+                facts.loc[index, f"share {name}"] = mask.mean()
         for case in there["case"][looks[:, 1 if polarity[name] else 0]]:
             path = cases.loc[rows[case], name]
             problem = f"{path}: mask looks inverted beside the others of its class (border and most pixels are 1)"

@@ -67,10 +67,12 @@ def move_aside(folder: Path) -> Path | None:
     return folder.rename(folder.with_name(f"{folder.name}.{number}"))
 
 
-def network(cfg) -> torch.nn.Module:
-    """The network that a config describes, with fresh weights."""
+def network(cfg, pretrained: bool = True) -> torch.nn.Module:
+    """The network that a config describes, with fresh weights; `pretrained=False` where others are loaded into it at
+    once, so that no encoder weights are read or downloaded in vain."""
     names = ("base_channels", "depth", "bilinear", "encoder", "aspp_rates", "attention")
     fields = {name: getattr(cfg, name) for name in names}
+    fields["encoder_weights"] = cfg.encoder_weights if pretrained else "none"
     return models.build(cfg.architecture, in_channels=cfg.in_channels, n_classes=cfg.n_classes, **fields)
 
 
@@ -86,7 +88,7 @@ def save_weights(path: Path, model: torch.nn.Module, cfg, **facts: Any) -> Path:
         "std": list(cfg.std),
     }
     about |= {"versions": hosts.describe(), "weights_sha256": digest, **facts}
-    write_text(path.with_suffix(".json"), json.dumps(about, indent=2))
+    write_text(path.with_suffix(".json"), json.dumps(about, indent=2, allow_nan=False))
     return path
 
 
@@ -98,24 +100,25 @@ def load_weights(path: str | Path, model: torch.nn.Module) -> torch.nn.Module:
             another network.
     """
     state = load_safely(path)
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    return fill(model, state.get("state_dict", state) if isinstance(state, dict) else state, str(path))
+
+
+def fill(model: torch.nn.Module, state: Any, source: str) -> torch.nn.Module:
+    """`load_state_dict` with a `DataError` that says how weights and network differ; `source` names the file."""
     wanted = model.state_dict()
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise DataError(
-            f"{path}: found no state_dict (name -> tensor); save one with torch.save(model.state_dict(), path)"
+            f"{source}: found no state_dict (name -> tensor); save one with torch.save(model.state_dict(), path)"
         )
     missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
-    shapes = [
-        f"{k} is {tuple(state[k].shape)}, the network has {tuple(wanted[k].shape)}"
-        for k in wanted
-        if k in state and state[k].shape != wanted[k].shape
-    ]
-    if missing or extra or shapes:
-        details = [f"{len(missing)} missing ({missing[0]} …)"] if missing else []
-        details += [f"{len(extra)} unknown ({extra[0]} …)"] if extra else []
+    details = [f"{len(missing)} missing ({missing[0]} …)"] if missing else []
+    details += [f"{len(extra)} unknown ({extra[0]} …)"] if extra else []
+    shapes = [(k, tuple(state[k].shape), tuple(v.shape)) for k, v in wanted.items() if k in state]
+    details += [f"{k} is {found}, the network has {here}" for k, found, here in shapes if found != here][:2]
+    if details:
         raise DataError(
-            f"{path}: weights of another network: {'; '.join(details + shapes[:2])}; use the config that lies "
-            "beside them, or the same architecture, base_channels, depth and classes"
+            f"{source}: weights of another network: {'; '.join(details)}; use the config that lies beside them, or the "
+            "same architecture, base_channels, depth and classes"
         )
     model.load_state_dict(state)
     return model
@@ -132,9 +135,12 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
             f"{path}: {about.name} is missing beside it; it says how to rebuild the network: copy both files"
         )
     try:
-        return json.loads(about.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{about}: not readable as JSON ({error}); copy it again from the run") from error
+        found = json.loads(about.read_text(encoding="utf-8"))
+        if not {"preset", "size"} <= set(found["config"]):
+            raise ValueError("its config names no preset and size")
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{about}: not the description of weights ({error}); copy it again from the run") from error
+    return found
 
 
 def load_safely(path: str | Path) -> Any:

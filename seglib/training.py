@@ -1,5 +1,6 @@
 """`fit`: the training loop on Accelerate, with checkpoints, resume and history. Taught in `04_lung_segmentation`."""
 
+import math
 import random
 import time
 import warnings
@@ -14,9 +15,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from . import hosts, losses, metrics, models, plots, runs
-from .errors import DataError, SeglibError
+from .errors import ConfigError, DataError, SeglibError
 from .runs import Run
 
+BY_STEP = ("cosine", "onecycle")  # schedules that are stepped after every update
 SMALL_VALIDATION = 50  # with fewer validation images the monitor is smoothed over epochs: single values swing
 
 
@@ -44,6 +46,11 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False) -> Run:
     checkpoint = runs.load_safely(folder / runs.RESUME) if resume and (folder / runs.RESUME).is_file() else None
     if checkpoint is None:
         runs.move_aside(folder)
+    elif cfg.scheduler in BY_STEP and checkpoint["epochs"] != cfg.epochs:
+        raise ConfigError(
+            f"epochs: the {cfg.scheduler} schedule of this run was made for {checkpoint['epochs']} epochs, not for "
+            f"{cfg.epochs}; resume with epochs={checkpoint['epochs']}, or start anew with init_from"
+        )
     folder.mkdir(parents=True, exist_ok=True)
 
     info = checkpoint["info"] if checkpoint else _probe(cfg, batches)
@@ -57,7 +64,7 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False) -> Run:
     optimizer = _optimizer(cfg, model)
     model, optimizer, train, val = accelerator.prepare(model, optimizer, batches["train"], batches["val"])
     network = accelerator.unwrap_model(model)  # its weights are saved under plain names
-    scheduler = _scheduler(cfg, optimizer.optimizer, -(-len(train) // cfg.accumulate))
+    scheduler = _scheduler(cfg, optimizer.optimizer, -(-len(train) // cfg.accumulate), len(batches["val"].dataset))
     loss_of = losses.build(
         cfg.loss, cfg.task, cfg.loss_weights, cfg.focal_gamma, cfg.missing_weight, cfg.missing_normalisation
     )
@@ -133,11 +140,11 @@ def _optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
     return kind(model.parameters(), cfg.lr, weight_decay=cfg.weight_decay, fused=not torch.backends.mps.is_available())
 
 
-def _scheduler(cfg, optimizer: torch.optim.Optimizer, updates: int) -> Any:
+def _scheduler(cfg, optimizer: torch.optim.Optimizer, updates: int, n_val: int) -> Any:
     """None, plateau (stepped by epoch) or a schedule stepped after every update; `updates` are those of an epoch."""
     schedules = torch.optim.lr_scheduler
     if cfg.scheduler == "plateau":
-        mode = "max" if cfg.monitor == "val_dice" else "min"
+        mode = "max" if _higher(cfg, n_val) else "min"
         return schedules.ReduceLROnPlateau(optimizer, mode, factor=0.5, patience=max(1, cfg.patience // 3))
     if cfg.scheduler == "cosine":
         return schedules.CosineAnnealingLR(optimizer, T_max=cfg.epochs * updates)
@@ -159,19 +166,17 @@ def _train_epoch(model, loader, epoch: int, loss_of, optimizer, scheduler, accel
     model.train()
     _set_epoch(loader, epoch)
     begun = time.perf_counter()
-    by_step = cfg.scheduler in ("cosine", "onecycle")
     each, sums, norm = [], torch.zeros(2, device=accelerator.device), torch.zeros((), device=accelerator.device)
     for batch in loader:
         with accelerator.accumulate(model):
             image = batch["image"].contiguous(memory_format=torch.channels_last)
-            with accelerator.autocast():
-                logits = model(image)
+            logits = model(image)  # Accelerate has put the mixed precision into the forward pass
             loss = loss_of(logits, batch["mask"], batch["annotated"])
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(model.parameters(), cfg.clip or float("inf"))
             optimizer.step()
-            if by_step and accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+            if cfg.scheduler in BY_STEP and accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
                 scheduler.step()
             optimizer.zero_grad()
         each.append((loss.detach(), batch["index"]))
@@ -196,10 +201,8 @@ def _validate(model, loader, loss_of, accelerator, cfg) -> dict[str, float]:
     model.eval()
     losses_seen, dices, pixels = [], [], torch.zeros(2, dtype=torch.float64)
     for batch in loader:
-        with accelerator.autocast():
-            logits = model(batch["image"].contiguous(memory_format=torch.channels_last))
-        weight = torch.full((len(logits),), 1.0, device=logits.device)
-        loss = loss_of(logits, batch["mask"], batch["annotated"]) * weight
+        logits = model(batch["image"].contiguous(memory_format=torch.channels_last))
+        loss = loss_of(logits, batch["mask"], batch["annotated"]).repeat(len(logits))  # one an image, to be gathered
         pred = metrics.decide(metrics.probabilities(logits, cfg.task), cfg.task, cfg.threshold)
         counts = metrics.batch_counts(pred, batch["mask"], cfg.task)
         loss, counts, annotated = accelerator.gather_for_metrics((loss, counts, batch["annotated"]))
@@ -208,8 +211,9 @@ def _validate(model, loader, loss_of, accelerator, cfg) -> dict[str, float]:
         dice = metrics.ratios(*np.moveaxis(counts, -1, 0))["dice"][:, first:]
         dices += [row[known].mean() for row, known in zip(dice, annotated[:, first:]) if known.any()]
         losses_seen += loss.tolist()
-        correct = counts[..., [0, 3]].sum(-1) * annotated
-        pixels += torch.tensor([correct.sum(), (counts.sum(-1) * annotated).sum()], dtype=torch.float64)
+        right = counts[..., :1] if cfg.task == "multiclass" else counts[..., [0, 3]]  # of one class, or of each
+        seen = counts[:, :1] if cfg.task == "multiclass" else counts * annotated[..., None]
+        pixels += torch.tensor([(right.sum(-1) * annotated).sum(), seen.sum()], dtype=torch.float64)
     mean = lambda values: float(np.mean(values)) if len(values) else float("nan")  # noqa: E731
     return {
         "val_loss": mean(losses_seen),
@@ -221,18 +225,25 @@ def _validate(model, loader, loss_of, accelerator, cfg) -> dict[str, float]:
 def _choose(row: dict[str, float], state: dict[str, Any], cfg, n_val: int) -> None:
     """Smooth the monitor where the validation part is small, and note whether this epoch is the best so far."""
     value = row[cfg.monitor] if n_val else row["train_loss"]
-    if n_val and n_val < SMALL_VALIDATION and state["smoothed"] is not None:
+    if n_val and n_val < SMALL_VALIDATION and state["smoothed"] is not None and math.isfinite(value):
         value = 0.5 * state["smoothed"] + 0.5 * value
-    state["smoothed"] = row["monitor"] = value
-    higher = cfg.monitor == "val_dice" and n_val > 0
-    better = state["best"] is None or (value > state["best"] if higher else value < state["best"])
+    if math.isfinite(value):
+        state["smoothed"] = value
+    row["monitor"] = value
+    better = state["best"] is None or (value > state["best"] if _higher(cfg, n_val) else value < state["best"])
+    better = better and math.isfinite(value)  # an epoch without a score chooses nothing
     row["best"] = better
     state["since_best"] = 0 if better else state["since_best"] + 1
     state["best"] = value if better else state["best"]
 
 
+def _higher(cfg, n_val: int) -> bool:
+    """Whether a larger monitor is better; without validation images the training loss is watched instead."""
+    return cfg.monitor == "val_dice" and n_val > 0
+
+
 def _save(run: Run, network, optimizer, scheduler, accelerator, state: dict[str, Any]) -> None:
-    row = {name: bool(value) if name == "best" else float(value) for name, value in state["history"][-1].items()}
+    row = {name: _plain(value) for name, value in state["history"][-1].items()}
     if row["best"]:
         runs.save_weights(run.best, network, run.config, scores=row, epoch=state["epoch"])
     if run.config.save_every and state["epoch"] % run.config.save_every == 0:
@@ -244,21 +255,22 @@ def _save(run: Run, network, optimizer, scheduler, accelerator, state: dict[str,
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict() if scheduler else None,
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
-            "state": {
-                **state,
-                "history": [
-                    {k: v if isinstance(v, bool) else float(v) for k, v in r.items()} for r in state["history"]
-                ],
-            },
+            "state": state,
             "info": run.info,
+            "epochs": run.config.epochs,
             "torch_rng": torch.get_rng_state(),
         },
         run.folder / runs.RESUME,
     )
 
 
+def _plain(value: Any) -> Any:
+    """A value that JSON has: a number that is none becomes null."""
+    return value if isinstance(value, (bool, int)) or math.isfinite(value) else None
+
+
 def _restore(checkpoint: dict[str, Any], network, optimizer, scheduler, accelerator) -> dict[str, Any]:
-    network.load_state_dict(checkpoint["model"])
+    runs.fill(network, checkpoint["model"], runs.RESUME)
     optimizer.load_state_dict(checkpoint["optimizer"])
     if scheduler:
         scheduler.load_state_dict(checkpoint["scheduler"])
@@ -270,6 +282,7 @@ def _restore(checkpoint: dict[str, Any], network, optimizer, scheduler, accelera
 
 def _set_epoch(loader, epoch: int) -> None:
     """Tell our sampler the epoch, through whatever Accelerate has wrapped around it."""
+    loader.iteration = epoch  # Accelerate counts passes itself, from 0 in every process, and tells the sampler
     batch_sampler = loader.batch_sampler
     while not hasattr(batch_sampler, "sampler"):
         batch_sampler = batch_sampler.batch_sampler

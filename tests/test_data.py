@@ -199,7 +199,7 @@ PARAMETERS = {
     "brightness_contrast": {"brightness": 0.4, "contrast": 0.4},
     "gauss_noise": {"std": 0.2},
     "grid_distortion": {"limit": 0.5},
-    "coarse_dropout": {"holes": 3, "size": 0.2},
+    "coarse_dropout": {"holes": 3, "size": 0.2, "fill": 0},
 }
 NOTHING = {
     "rotate": {"limit": 0},
@@ -325,10 +325,12 @@ def test_the_limit_of_grid_distortion_is_how_far_it_moves():
     assert not any(changed[0]) and all(changed[0.3]) and max(changed[0.3]) > 20
 
 
-def test_dropout_hides_the_image_not_the_organ():
-    image, masks = scene()
-    changed, planes = apply({"coarse_dropout": {"holes": 3, "size": 0.2, "p": 1.0}}, image, masks, 1)
-    hidden = (changed == 0).all(axis=2)
+@pytest.mark.parametrize("fill", [None, 0, 250])
+def test_dropout_hides_the_image_not_the_organ(fill):
+    image, masks = scene()  # grey values of 30 to 225
+    options = {"holes": 3, "size": 0.2, "p": 1.0} | ({} if fill is None else {"fill": fill})
+    changed, planes = apply({"coarse_dropout": options}, image, masks, 1)
+    hidden = (changed == (fill or 0)).all(axis=2)
     assert 0 < hidden.sum() <= 3 * (0.2 * 64 + 1) ** 2
     np.testing.assert_array_equal(changed[~hidden], image[~hidden])
     assert all(np.array_equal(a, b) for a, b in zip(planes, masks))

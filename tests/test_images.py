@@ -710,7 +710,7 @@ def test_real_covid_sides_are_united(real):
     root = real("covid_cxr_leftright")
     names = sorted(file.name for file in (root / "leftMask").iterdir())
     assert len(names) == 23
-    for name in names:
+    for name in names[::2]:
         left, right = (str(root / side / name) for side in ("leftMask", "rightMask"))
         mask = images.read_mask(f"{left}|{right}")
         assert mask.how == "values 0/255"
@@ -720,7 +720,7 @@ def test_real_covid_sides_are_united(real):
 def test_real_idrid_discs_are_palette_numbers(real):
     files = sorted(real("idrid").glob("A. Segmentation/2. *Groundtruths/a. */5. Optic Disc/*_OD.tif"))
     assert len(files) == 15
-    for file in files[::3]:
+    for file in files[::5]:
         mask = images.read_mask(str(file))
         assert mask.how == "palette index"
         np.testing.assert_array_equal(mask.pixels, pixels_of(file))
@@ -730,7 +730,7 @@ def test_real_idrid_discs_are_palette_numbers(real):
 def test_real_idrid_lesions_are_red_jpegs(real):
     files = sorted(real("idrid").glob("A. Segmentation/2. *Groundtruths/a. */3. Hard Exudates/*_EX.jpg"))
     assert len(files) == 15
-    for file in files[::8]:
+    for file in files[:1]:  # a second each
         mask = images.read_mask(str(file))
         assert "one colour on black, grey edges" in mask.how
         np.testing.assert_array_equal(mask.pixels, pixels_of(file)[..., 0] > 127)
@@ -774,6 +774,7 @@ def test_real_drishti_soft_maps_need_a_setting(real):
             taken.append((file.name, images.read_mask(str(file)).how))
         except DataError as error:
             assert "ambiguous" in str(error) and "mask_encoding='threshold'" in str(error)
+    for file in files[::6]:
         np.testing.assert_array_equal(images.read_mask(str(file), "threshold").pixels, pixels_of(file) >= 128)
     assert taken == [], "five votes are no two values"
 
@@ -783,16 +784,18 @@ def test_real_curvas_colours_need_a_table(real):
     files = sorted(real("curvas_ct").glob("annotation_*/masks/*.png"))
     assert len(files) == 74
     organs = 0
-    for file in files[::5]:
+    for file in [f for f in files[::9] if f.name != "10010_546.png"]:  # that one has a test of its own
         labels = images.read_labels(str(file), table, 4, {}).pixels
         pixels = pixels_of(file)
         for colour, number in table.items():
-            np.testing.assert_array_equal(labels == number, (pixels == [int(c) for c in colour.split(",")]).all(axis=2))
+            red, green, blue = (int(c) for c in colour.split(","))
+            same = (pixels[..., 0] == red) & (pixels[..., 1] == green) & (pixels[..., 2] == blue)
+            np.testing.assert_array_equal(labels == number, same)
         if len(set(np.unique(labels)) - {0}) > 1:
             organs += 1
             with pytest.raises(DataError, match="several colours.*mask_encoding"):
                 images.read_mask(str(file))
-    assert organs >= 4, "the sample must hold slices with several organs"
+    assert organs >= 3, "the sample must hold slices with several organs"
 
 
 def test_real_curvas_slice_with_eight_pixels_of_a_second_organ(real):

@@ -70,10 +70,12 @@ def test_depth_is_the_number_of_poolings():
 
 
 @settings(max_examples=25)
-@given(data=st.data(), depth=st.integers(1, 5), bilinear=st.booleans(), n_classes=st.integers(1, 4))
-def test_output_has_the_size_of_the_input(data, depth, bilinear, n_classes):
+@given(data=st.data(), depth=st.integers(1, 5), bilinear=st.booleans(), attention=st.booleans())
+def test_output_has_the_size_of_the_input(data, depth, bilinear, attention):
     height, width = (data.draw(st.integers(2**depth, 300)) for _ in range(2))
-    network = meta(in_channels=3, n_classes=n_classes, base_channels=2, depth=depth, bilinear=bilinear)
+    n_classes = data.draw(st.integers(1, 4))
+    options = {"base_channels": 2, "depth": depth, "bilinear": bilinear, "attention": attention}
+    network = meta(in_channels=3, n_classes=n_classes, **options)
     assert network(torch.empty(2, 3, height, width, device="meta")).shape == (2, n_classes, height, width)
 
 
@@ -92,9 +94,10 @@ def test_smallest_image_is_two_to_the_depth(bilinear):
         network(torch.zeros(1, 1, 15, 15))
 
 
+@pytest.mark.parametrize("attention", [False, True])
 @pytest.mark.parametrize("bilinear", [False, True])
-def test_gradient_reaches_every_parameter(bilinear):
-    network = models.UNet(3, 2, base_channels=4, depth=3, bilinear=bilinear)
+def test_gradient_reaches_every_parameter(bilinear, attention):
+    network = models.UNet(3, 2, base_channels=4, depth=3, bilinear=bilinear, attention=attention)
     network(torch.randn(2, 3, 37, 50)).square().mean().backward()
     still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert still == []

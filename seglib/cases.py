@@ -1,0 +1,84 @@
+"""The pixels of one row of the case table: its image and its truth, from picture files and from slices of volumes."""
+
+import hashlib
+import os
+from typing import Any
+
+import numpy as np
+
+from . import images, volumes
+from .errors import DataError
+
+
+def read_image(case: Any, cfg) -> np.ndarray:
+    """The image of a case, (H, W, in_channels) uint8, in the size of its file. A slice of a volume is windowed by
+    `window_level` and `window_width`, or clipped to `percentiles` of its whole volume."""
+    if not volumes.is_volume(case["image"]):
+        return images.read_image(case["image"], cfg.in_channels, cfg.percentiles)
+    shown = volumes.bytes_of(case["image"], cfg.window_level, cfg.window_width, cfg.percentiles, **volumes.options(cfg))
+    return images.as_channels(_slice(case, shown), cfg.in_channels)
+
+
+def read_truth(
+    case: Any, cfg, inverted: dict[str, bool], shape: tuple[int, int]
+) -> tuple[np.ndarray, list[bool], list[str], list[tuple[bool, bool]]]:
+    """The masks of a case in the size of their files; `shape` (height, width) is used where there is no mask.
+
+    Returns:
+        (H, W, K) uint8; annotated, a bool a class; how each was decoded; for each column whether the mask, and its
+        negative, look inverted. A class without a mask is all `IGNORE`.
+    """
+    if cfg.task == "multiclass":
+        if not case["labels"]:
+            raise DataError(f"{case['case']}: no label map; a multiclass image without labels cannot be used")
+        mask = _read_labels(case, cfg)
+        annotated = [True] * cfg.n_classes
+        if "annotated" in case:
+            names = str(case["annotated"]).split(",")
+            annotated = [name in names for name in cfg.class_names]
+            # A pixel of no annotated class may belong to any of the others: nothing is known about it.
+            mask.pixels[~np.isin(mask.pixels, np.flatnonzero(annotated))] = images.IGNORE
+        return mask.pixels[..., None], annotated, [mask.how], [(False, False)]
+    planes, hows, looks = [], [], []
+    for name in cfg.class_names:
+        mask = images.read_mask(case[name], cfg.mask_encoding, inverted.get(name, False)) if case[name] else None
+        planes.append(mask and mask.pixels)
+        hows.append(mask.how if mask else "")
+        looks.append((mask.looks_inverted, images.looks_inverted(1 - mask.pixels)) if mask else (False, False))
+    shapes = {plane.shape for plane in planes if plane is not None}
+    if len(shapes) > 1:
+        raise DataError(
+            f"{case['case']}: its masks have different sizes {sorted(shapes)}; expected one for all classes"
+        )
+    blank = np.full(shapes.pop() if shapes else shape, images.IGNORE, np.uint8)
+    annotated = [plane is not None for plane in planes]
+    return np.stack([blank if p is None else p for p in planes], axis=-1), annotated, hows, looks
+
+
+def _read_labels(case: Any, cfg) -> images.Mask:
+    label_map = {} if case.get("label_numbers") == "class" else cfg.label_map
+    if not volumes.is_volume(case["image"]):
+        return images.read_labels(case["labels"], cfg.mask_encoding, cfg.n_classes, label_map)
+    labels = volumes.labels_of(case["image"], case["labels"], cfg.class_names, **volumes.options(cfg))
+    plane = _slice(case, labels)
+    if os.path.isdir(case["labels"]):
+        return images.Mask(plane.copy(), "a mask file an organ")
+    if cfg.mask_encoding == "threshold" and cfg.n_classes == 2:
+        return images.Mask((plane > 0).astype(np.uint8), "above 0")
+    return images.map_numbers(case["labels"], plane, cfg.n_classes, label_map)
+
+
+def _slice(case: Any, volume: np.ndarray) -> np.ndarray:
+    if not str(case["slice"]).isdigit() or int(case["slice"]) >= len(volume):
+        raise DataError(
+            f"{case['case']}: no slice {case['slice']!r} in {case['image']}, which has {len(volume)}; scan it again"
+        )
+    return volume[int(case["slice"])]
+
+
+def content(case: dict, image: np.ndarray) -> str:
+    """A hash that equal images share: of the file, or of the slice's pixels where the file holds many."""
+    if not volumes.is_volume(case["image"]):
+        return images.sha256(case["image"])
+    blank = case["case"] if image.min() == image.max() else ""  # an empty slice is no copy of another
+    return hashlib.sha256(f"{image.shape}{blank}".encode() + image.tobytes()).hexdigest()

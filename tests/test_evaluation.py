@@ -1,0 +1,553 @@
+"""Reports: every number computed a second way, and what must never count (padding, missing masks) does not."""
+
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from seglib import config, data, evaluation, hosts, images, layouts, metrics, prepare, runs, training
+from seglib.errors import DataError, SeglibError
+from seglib.inference import Predictor
+from tests.test_data import CLASSES, hand_store, multilabel_store
+
+COLUMNS = "case patient volume slice class annotated n_true n_pred tp fp fn tn dice iou precision recall f1 specificity"
+COLUMNS = [*COLUMNS.split(), "accuracy", "bce", "hd95", "assd", "nsd"]
+SUMMARY = "class metric average value low high n n_empty n_missing grid".split()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Fake:
+    """What `evaluate` needs of a predictor; `say` turns pixels (N, C, H, W) in 0..255 into probabilities."""
+
+    def __init__(self, cfg, say):
+        self.config, self.say = cfg, say
+        self.table = data.normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
+
+    def probabilities(self, batch):
+        mean, std = (np.broadcast_to(v, batch.shape[1]).reshape(-1, 1, 1) for v in (self.config.mean, self.config.std))
+        pixels = np.rint((batch.numpy() * std + mean) * 255)
+        return torch.from_numpy(np.float32(self.say(pixels)))
+
+    def mask(self, prob):
+        return Predictor.mask(self, prob)
+
+
+def perfect(pixels):
+    """The stores of these tests show their classes in their channels: bright inside."""
+    return np.where(pixels > 120, 0.99, 0.01)
+
+
+def blurred(pixels):
+    """Wrong in an orderly way: the structure moved and smeared."""
+    return np.roll(ndimage.gaussian_filter(perfect(pixels), (0, 0, 3, 3)), 4, axis=-1)
+
+
+@pytest.fixture
+def palm(tmp_path):
+    """(cfg, store, loaders) of nine images of three classes, with missing masks and a letterbox's padding."""
+    cfg = config.preset("palm", "smoke", augment={}, batch_size=2)
+    store = multilabel_store(tmp_path / "store")
+    return cfg, store, data.loaders(store, cfg)
+
+
+def all_in(store, part):
+    store.cases = store.cases.assign(split=part)
+    return store
+
+
+def expect_scores(row, pred, truth, valid, prob, distances=True):
+    """Check one row of `per_image` against scikit-learn, MONAI's definition of distances being tested elsewhere."""
+    args = (truth[valid], pred[valid])
+    tn, fp, fn, tp = sklearn.metrics.confusion_matrix(*args, labels=[False, True]).ravel()
+    assert (row["tp"], row["fp"], row["fn"], row["tn"]) == (tp, fp, fn, tn)
+    assert (row["n_true"], row["n_pred"]) == (truth[valid].sum(), pred[valid].sum())
+    assert row["dice"] == row["f1"] == pytest.approx(sklearn.metrics.f1_score(*args, zero_division=1.0))
+    assert row["iou"] == pytest.approx(sklearn.metrics.jaccard_score(*args, zero_division=1.0))
+    nan = {"zero_division": np.nan}
+    assert row["precision"] == pytest.approx(sklearn.metrics.precision_score(*args, **nan), nan_ok=True)
+    assert row["recall"] == pytest.approx(sklearn.metrics.recall_score(*args, **nan), nan_ok=True)
+    assert row["specificity"] == pytest.approx(tn / (tn + fp) if tn + fp else np.nan, nan_ok=True)
+    assert row["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(*args))
+    assert row["bce"] == pytest.approx(sklearn.metrics.log_loss(truth[valid], prob[valid], labels=[False, True]))
+    if distances:
+        expected = metrics.surface_distances(pred & valid, truth & valid)
+        assert dict(row[list(expected)]) == pytest.approx(expected)
+
+
+# ---- per image
+
+
+def test_columns_are_those_of_the_design(palm):
+    cfg, _, batches = palm
+    report = evaluation.evaluate(Fake(cfg, blurred), batches["test"])
+    assert list(report.per_image) == COLUMNS
+    assert list(report.summary) == SUMMARY
+    assert list(zip(report.per_image["case"], report.per_image["class"])) == [
+        (case, name) for case in ("case7", "case8") for name in CLASSES
+    ]
+    assert report.per_image["patient"].tolist() == ["p7"] * 3 + ["p8"] * 3
+    assert report.per_volume.empty and set(report.summary["grid"]) == {"store"}
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 20])
+def test_every_number_is_scikit_learns(palm, batch_size):
+    cfg, store, _ = palm
+    cfg = cfg.replace(batch_size=batch_size, threshold=0.4)
+    fake, (pictures, masks) = Fake(cfg, blurred), store.open()
+    report = evaluation.evaluate(fake, data.loaders(all_in(store, "test"), cfg)["test"])
+    assert len(report.per_image) == 9 * 3
+    for place, (_, row) in enumerate(report.per_image.iterrows()):
+        image, k = divmod(place, 3)
+        truth, valid = masks[image, ..., k] == 1, masks[image, ..., k] != 255
+        assert row["annotated"] == valid.any()
+        if not valid.any():
+            assert row[COLUMNS[6:]].isna().all()
+            continue
+        assert valid.sum() == 48 * 64  # the padding above and below is left out
+        prob = blurred(pictures[image].transpose(2, 0, 1)[None].astype(float))[0, k].astype(np.float32)
+        expect_scores(row, prob >= 0.4, truth, valid, prob)
+    scored = report.per_image[report.per_image["annotated"]]
+    assert 0.3 < scored["dice"].mean() < 0.95 and scored["hd95"].min() > 1
+
+
+def test_a_perfect_predictor_is_perfect(palm):
+    cfg, store, _ = palm
+    report = evaluation.evaluate(Fake(cfg, perfect), data.loaders(all_in(store, "test"), cfg)["test"])
+    scored = report.per_image[report.per_image["annotated"]]
+    for metric in ("dice", "iou", "precision", "recall", "f1", "specificity", "accuracy", "nsd"):
+        assert (scored[metric] == 1).all(), metric
+    assert (scored[["hd95", "assd", "fp", "fn"]] == 0).all(axis=None)
+    assert scored["bce"].to_numpy() == pytest.approx(-np.log(0.99), rel=1e-4)
+    perfect_rows = report.summary[report.summary["metric"] == "dice"]
+    assert (perfect_rows[["value", "low", "high"]] == 1).all(axis=None)
+
+
+def test_padding_never_counts(palm):
+    """A prediction in the padding of the letterbox changes no count, score or distance."""
+    cfg, store, _ = palm
+
+    def spilled(pixels):
+        prob = blurred(pixels)
+        prob[..., :8, :] = prob[..., -8:, :] = 0.97
+        return prob
+
+    loader = data.loaders(all_in(store, "test"), cfg)["test"]
+    clean, other = (evaluation.evaluate(Fake(cfg, say), loader) for say in (blurred, spilled))
+    pd.testing.assert_frame_equal(clean.per_image, other.per_image)
+    pd.testing.assert_frame_equal(clean.summary, other.summary)
+
+
+def test_the_diagonal_is_that_of_the_image_not_of_its_frame(palm):
+    """An empty prediction is as far away as the image is large: 48 x 64 pixels here, the padding is none of it."""
+    cfg, _, batches = palm
+    report = evaluation.evaluate(Fake(cfg, lambda pixels: 0 * pixels), batches["test"])
+    scored = report.per_image[report.per_image["annotated"]]
+    assert (scored["n_pred"] == 0).all() and (scored["n_true"] > 0).all()
+    assert scored["hd95"].to_numpy() == pytest.approx(80.0) and scored["assd"].to_numpy() == pytest.approx(80.0)
+
+
+def test_missing_masks_are_left_out_and_counted(palm):
+    cfg, store, _ = palm
+    report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"])
+    missing = {"atrophy": 2, "detachment": 6, "disc": 1, "mean": 9}
+    for name, count in missing.items():
+        rows = report.summary[report.summary["class"] == name]
+        assert set(rows["n_missing"]) == {count}
+        per_image = rows[(rows["metric"] == "dice") & (rows["average"] == "per image")]
+        # case 5 has no mask at all, so 8 images have some class to average
+        assert per_image["n"].item() == (8 if name == "mean" else 9 - count)
+    assert "n_missing" in report.text()
+
+
+def test_a_class_that_is_missing_everywhere_is_still_reported_as_missing(palm):
+    """The number left out is printed (design, metric rules), all the more where it is all of them."""
+    cfg, store, _ = palm
+    store.cases = store.cases.assign(detachment="", split="test")
+    report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(store, cfg)["test"])
+    rows = report.summary[report.summary["class"] == "detachment"]
+    assert len(rows) and set(rows["n_missing"]) == {9} and set(rows["n"]) == {0} and rows["value"].isna().all()
+
+
+def test_a_part_without_any_mask_gives_a_report_of_nothing(palm):
+    cfg, store, _ = palm
+    store.cases = store.cases[store.cases["case"] == "case5"].assign(split="test")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(store, cfg)["test"])
+    assert list(report.summary) == SUMMARY and not report.summary["value"].notna().any()
+    assert len(report.per_image) == 3 and report.table() is not None and report.text()
+
+
+def test_empty_truths_are_scored_by_the_rules_and_counted(tmp_path):
+    """Two images without the structure: one stays empty (1), one has a false positive (0)."""
+    masks = np.zeros((3, 64, 64, 1), np.uint8)
+    masks[2, 10:30, 10:30] = 1
+    pictures = np.where(masks == 1, 200, 40).astype(np.uint8)
+    pictures[1, 5, 5] = 200  # the false positive
+    store = hand_store(tmp_path / "store", pictures, masks, ["test"] * 3, ("lung",))
+    cfg = config.preset("lung", "smoke", augment={})
+    report = evaluation.evaluate(Fake(cfg, perfect), data.loaders(store, cfg)["test"])
+    diagonal = 64 * np.sqrt(2)
+    assert report.per_image["dice"].tolist() == [1, 0, 1]
+    assert report.per_image["hd95"].tolist() == pytest.approx([0, diagonal, 0])
+    assert report.per_image["recall"].tolist()[2] == 1 and report.per_image["recall"].isna().tolist()[:2] == [True] * 2
+    rows = report.summary[(report.summary["class"] == "lung") & (report.summary["average"] == "per image")]
+    rows = rows.set_index("metric")
+    assert rows.loc["dice", ["value", "n", "n_empty"]].tolist() == [pytest.approx(2 / 3), 3, 2]
+    assert rows.loc["recall", ["value", "n", "n_empty"]].tolist() == [1, 1, 2]
+    assert rows.loc["precision", ["value", "n"]].tolist() == [0.5, 2]
+
+
+def test_distances_may_be_left_out(palm):
+    cfg, _, batches = palm
+    report = evaluation.evaluate(Fake(cfg, blurred), batches["test"], distances=False)
+    assert list(report.per_image) == COLUMNS and report.per_image[["hd95", "assd", "nsd"]].isna().all(axis=None)
+    assert not set(report.summary["metric"]) & {"hd95", "assd", "nsd"} and "dice" in set(report.summary["metric"])
+
+
+# ---- summary
+
+
+def test_summary_is_reduced_from_the_rows(palm):
+    cfg, store, _ = palm
+    store.cases["patient"] = list("aabbccdde")
+    report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"])
+    for name in CLASSES:
+        rows = report.per_image[(report.per_image["class"] == name) & report.per_image["annotated"]]
+        summary = report.summary[report.summary["class"] == name].set_index(["metric", "average"])
+        for metric in ("dice", "bce", "hd95", "nsd"):
+            found = summary.loc[(metric, "per image")]
+            expected = metrics.interval(rows[metric], rows["patient"], cfg.bootstrap, cfg.seed)
+            assert found[["value", "low", "high", "n"]].tolist() == pytest.approx(list(expected))
+            assert (
+                found["value"] == pytest.approx(rows[metric].mean()) and found["low"] < found["value"] < found["high"]
+            )
+        tp, fp, fn, tn = rows[["tp", "fp", "fn", "tn"]].sum()
+        assert summary.loc[("dice", "pooled"), "value"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+        assert summary.loc[("accuracy", "pooled"), "value"] == pytest.approx((tp + tn) / (tp + fp + fn + tn))
+        assert ("hd95", "pooled") not in summary.index and ("bce", "pooled") not in summary.index
+    scored = report.per_image[report.per_image["annotated"]]
+    mean = report.summary[(report.summary["class"] == "mean") & (report.summary["metric"] == "dice")]
+    assert mean["average"].tolist() == ["per image"]
+    assert mean["value"].item() == pytest.approx(scored.groupby("case")["dice"].mean().mean())
+
+
+def test_one_patient_has_no_interval(palm):
+    cfg, store, _ = palm
+    store.cases["patient"] = "one"
+    report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"])
+    assert report.summary[["low", "high"]].isna().all(axis=None) and report.summary["value"].notna().all()
+
+
+def test_volumes_are_scored_from_the_counts_of_their_slices(tmp_path):
+    rng = np.random.default_rng(0)
+    masks = (rng.random((6, 64, 64, 1)) < rng.uniform(0.05, 0.6, (6, 1, 1, 1))).astype(np.uint8)
+    pictures = np.where(rng.random(masks.shape) < 0.2, 1 - masks, masks) * np.uint8(200)
+    columns = {"volume": ["v1", "v1", "v1", "v2", "v2", "v2"], "slice": [0, 1, 2, 0, 1, 2]}
+    store = hand_store(tmp_path / "store", pictures, masks, ["test"] * 6, ("lung",), **columns)
+    store.cases["patient"] = ["a"] * 3 + ["b"] * 3
+    cfg = config.preset("lung", "smoke", augment={})
+    report = evaluation.evaluate(Fake(cfg, perfect), data.loaders(store, cfg)["test"])
+    assert report.per_image["slice"].tolist() == [0, 1, 2] * 2
+    assert report.per_volume[["volume", "patient", "class"]].to_numpy().tolist() == [
+        ["v1", "a", "lung"],
+        ["v2", "b", "lung"],
+    ]
+    for volume, rows in report.per_image.groupby("volume"):
+        found = report.per_volume.set_index("volume").loc[volume]
+        tp, fp, fn, tn = rows[["tp", "fp", "fn", "tn"]].sum()
+        assert (found["tp"], found["n_true"], found["n_pred"]) == (tp, tp + fn, tp + fp)
+        assert found["dice"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+        assert found["dice"] != pytest.approx(rows["dice"].mean(), abs=1e-4)
+    summary = report.summary[report.summary["average"] == "per volume"].set_index(["class", "metric"])
+    assert summary.loc[("lung", "dice"), "value"] == pytest.approx(report.per_volume["dice"].mean())
+    assert summary.loc[("lung", "dice"), "n"] == 2
+
+
+# ---- multiclass
+
+
+def label_store(tmp_path, cfg, annotated=None):
+    """Four label maps on disk and the store that `prepare` makes of them; the image shows the label number."""
+    rows, columns = np.mgrid[:60, :80]
+    table = {"case": list("wxyz"), "patient": list("wxyz"), "split": "test", "image": [], "labels": []}
+    for i in range(4):
+        labels = np.uint8((rows // 20 + columns // 20 + i) % 4)
+        for kind, pixels in (("image", 60 * labels + 10), ("labels", labels)):
+            path = tmp_path / "tree" / kind / f"{i}.png"
+            images.write_png(path, pixels)
+            table[kind].append(str(path))
+    if annotated:
+        table["annotated"] = annotated
+    return prepare.build(pd.DataFrame(table), cfg.replace(work_dir=str(tmp_path / "work")))
+
+
+def hearts(**overrides):
+    fields = {"architecture": "unet", "percentiles": None, "augment": {}, "test_split": 0, "val_split": 0}
+    return config.preset("cardiac", "smoke", **{**fields, **overrides})
+
+
+def labelled(pixels):
+    """Softmax of the class whose grey value is nearest."""
+    far = np.abs(pixels - 60 * np.arange(4).reshape(-1, 1, 1) - 10)
+    odds = np.exp(-far / 4)
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("grid", ["store", "original"])
+def test_multiclass_has_no_background_rows(tmp_path, grid):
+    cfg = hearts()
+    store = label_store(tmp_path, cfg)
+    report = evaluation.evaluate(Fake(cfg, labelled), data.loaders(store, cfg)["test"], grid=grid)
+    assert list(dict.fromkeys(report.per_image["class"])) == list(cfg.class_names[1:])
+    assert set(report.summary["class"]) == {*cfg.class_names[1:], "mean"}
+    pixels = {"store": 48 * 64, "original": 60 * 80}[grid]  # 60 x 80 in a frame of 64 x 64
+    assert (report.per_image[["tp", "fp", "fn", "tn"]].sum(axis=1) == pixels).all()
+    assert report.per_image["dice"].min() > 0.85
+
+
+@pytest.mark.parametrize("grid", ["store", "original"])
+def test_classes_that_are_not_annotated_are_missing_on_both_grids(tmp_path, grid):
+    cfg = hearts()
+    partly = ["background,right_ventricle"] * 2 + [",".join(cfg.class_names)] * 2
+    store = label_store(tmp_path, cfg, annotated=partly)
+    report = evaluation.evaluate(Fake(cfg, labelled), data.loaders(store, cfg)["test"], grid=grid)
+    assert report.per_image["annotated"].tolist() == [True, False, False] * 2 + [True] * 6
+    rows = report.summary[report.summary["metric"] == "dice"].set_index(["class", "average"])
+    assert rows.loc[("myocardium", "per image"), ["n", "n_missing"]].tolist() == [2, 2]
+
+
+# ---- the original grid
+
+
+@pytest.fixture(scope="module")
+def lung_run(lung_tree, tmp_path_factory):
+    """(run, store) of a short training on letterboxed phantoms; 5 test images of 5 sizes."""
+    work = tmp_path_factory.mktemp("work")
+    cfg = config.preset("lung", "smoke", data_root=str(lung_tree), work_dir=str(work), test_split=5, val_split=3)
+    fields = dict(resize="letterbox", epochs=3, lr=1e-2, batch_size=2, precision="fp32", device="cpu", augment={})
+    cfg = cfg.replace(**fields)
+    store = prepare.build(layouts.scan(cfg), cfg)
+    return training.fit(cfg, data.loaders(store, cfg)), store
+
+
+def loaders_of(lung_run):
+    run, store = lung_run
+    return data.loaders(store, run.config)
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch):
+    """No test here depends on how fast the machine happens to be."""
+    monkeypatch.setattr(hosts, "measure_cpu", lambda *a, **kw: {"fp32": 1.0, "bf16": None})
+
+
+def test_original_grid_is_predict_against_the_files(lung_run):
+    """As a reader would check it: predict each file, read both masks, ask scikit-learn."""
+    run, store = lung_run
+    report = evaluation.evaluate(run, loaders_of(lung_run)["test"], grid="original")
+    assert len(report.per_image) == 5 and set(report.summary["grid"]) == {"original"}
+    predictor = Predictor.load(run.best, device="cpu", precision="fp32")
+    for _, row in report.per_image.iterrows():
+        case = store.cases.set_index("case").loc[row["case"]]
+        truth = np.any([np.array(Image.open(path)) > 0 for path in case["lung"].split("|")], axis=0)
+        prob, mask = predictor.predict_file(case["image"])
+        assert truth.shape == mask.shape and min(truth.shape) >= 320
+        expect_scores(row, mask == 1, truth, np.ones(truth.shape, bool), prob[0])
+    assert report.about["grid"] == "original" and report.about["distances_in"] == "pixels of the original grid"
+
+
+def test_store_and_original_grid_agree_about_overlap_not_about_pixels(lung_run):
+    run, _ = lung_run
+    loader = loaders_of(lung_run)["test"]
+    on_store, original = (evaluation.evaluate(run, loader, grid=grid).per_image for grid in ("store", "original"))
+    assert (on_store["dice"] - original["dice"]).abs().max() < 0.03
+    assert (original["hd95"] > 3 * on_store["hd95"]).all()
+    inside = on_store[["tp", "fp", "fn", "tn"]].sum(axis=1)
+    assert (inside < 64 * 64).any() and (inside > 32 * 64).all()
+
+
+def test_distances_are_millimetres_where_the_spacing_is_known(lung_run):
+    run, store = lung_run
+    loader = loaders_of(lung_run)["test"]
+    pixels = evaluation.evaluate(run, loader, grid="original")
+    loader.dataset.cases = loader.dataset.cases.assign(spacing_row_mm=0.25, spacing_col_mm=0.25)
+    in_mm = evaluation.evaluate(run, loader, grid="original")
+    assert in_mm.about["distances_in"] == "mm"
+    for metric in ("hd95", "assd"):
+        assert in_mm.per_image[metric].to_numpy() == pytest.approx(0.25 * pixels.per_image[metric].to_numpy())
+    pd.testing.assert_frame_equal(in_mm.per_image[COLUMNS[:20]], pixels.per_image[COLUMNS[:20]])
+    assert "pixels" in evaluation.evaluate(run, loader, grid="store").about["distances_in"]
+
+
+def test_inverted_masks_are_turned_on_the_original_grid_too(tmp_path):
+    for i in range(4):
+        rows, columns = np.mgrid[: 50 + 10 * i, :70]
+        inside = (rows - 25) ** 2 + (columns - 30) ** 2 < 200
+        images.write_png(tmp_path / "tree" / "images" / f"{i}.png", np.where(inside, 220, 20).astype(np.uint8))
+        images.write_png(tmp_path / "tree" / "masks" / f"{i}.png", np.where(inside, 0, 255).astype(np.uint8))
+    cfg = config.preset(
+        "binary", "smoke", data_root=str(tmp_path / "tree"), work_dir=str(tmp_path), val_split=0, test_split=1.0
+    )
+    store = prepare.build(layouts.scan(cfg), cfg)
+    say = lambda pixels: perfect(pixels)[:, :1]  # noqa: E731
+    for grid in ("store", "original"):
+        report = evaluation.evaluate(Fake(cfg, say), data.loaders(store, cfg)["test"], grid=grid)
+        assert report.per_image["dice"].min() > 0.9 and len(report.per_image) == 4
+
+
+# ---- runs, parts, titles, errors
+
+
+def test_a_run_is_scored_with_its_best_weights(lung_run):
+    run, _ = lung_run
+    loader = loaders_of(lung_run)["test"]
+    report = evaluation.evaluate(run, loader)
+    best = evaluation.evaluate(Predictor.load(run.best, "cpu", "fp32"), loader)
+    pd.testing.assert_frame_equal(report.per_image, best.per_image)
+    assert report.about["weights"] == "best_model.pth"
+    loaded = evaluation.evaluate(runs.Run.load(run.folder), loader)
+    pd.testing.assert_frame_equal(report.per_image, loaded.per_image)
+
+
+def test_validation_agrees_with_the_history(lung_run):
+    run, _ = lung_run
+    report = evaluation.evaluate(run, loaders_of(lung_run)["val"])
+    kept = run.history[run.history["best"]].iloc[-1]
+    assert report.table("dice")["value"].item() == pytest.approx(kept["val_dice"], abs=1e-4)
+    assert report.table("accuracy")["value"].item() == pytest.approx(kept["val_accuracy"], abs=0.01)
+
+
+def test_scores_do_not_depend_on_the_speed_of_the_machine(lung_run, monkeypatch):
+    """On a CPU `auto` decides by a stop watch between float32 and bfloat16: a report must not, or say which it was."""
+    run, _ = lung_run
+    found = []
+    for bf16 in (None, 0.1):
+        monkeypatch.setattr(hosts, "measure_cpu", lambda *a, speed=bf16, **kw: {"fp32": 1.0, "bf16": speed})
+        found.append(evaluation.evaluate(run, loaders_of(lung_run)["test"]))
+    same = found[0].per_image.equals(found[1].per_image)
+    assert same or any("precision" in key for key in found[1].about)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [("test", "test, 5 images of 5 patients"), ("val", "validation, used for model choice, 3 images")],
+)
+def test_title_names_the_part(lung_run, part, words):
+    run, _ = lung_run
+    report = evaluation.evaluate(run, loaders_of(lung_run)[part])
+    assert report.title.startswith(f"lung: {words}") and report.text().startswith(report.title)
+    assert report.about["part"] == words.rsplit(",", 1)[0]
+
+
+def test_the_training_part_is_scored_whole_and_without_augmentation(palm):
+    """evaluate(run, batches["train"]) shows overfitting; flipped images beside unflipped truth show nothing."""
+    cfg, store, _ = palm
+    cfg = cfg.replace(augment={"hflip": 1.0, "vflip": 0.5}, batch_size=2)
+    loader = data.loaders(store, cfg)["train"]
+    assert len(loader.dataset) == 5  # one of them would be dropped from the batches of two
+    report = evaluation.evaluate(Fake(cfg, perfect), loader)
+    assert sorted(set(report.per_image["case"])) == [f"case{i}" for i in range(5)]
+    assert (report.per_image.loc[report.per_image["annotated"], "dice"] == 1).all()
+
+
+def test_an_empty_part_is_an_error(palm):
+    cfg, store, _ = palm
+    batches = data.loaders(all_in(store, "val"), cfg)
+    with pytest.raises(DataError, match="part 'test' has no image.*test_split"):
+        evaluation.evaluate(Fake(cfg, perfect), batches["test"])
+
+
+def test_an_unknown_grid_is_an_error(palm):
+    cfg, _, batches = palm
+    with pytest.raises(DataError, match="'finest'.*'store' or 'original'"):
+        evaluation.evaluate(Fake(cfg, perfect), batches["test"], grid="finest")
+
+
+def test_classes_of_another_system_are_an_error(palm):
+    """Else the lung would silently be scored against the atrophy."""
+    _, _, batches = palm
+    lung = config.preset("lung", "smoke", in_channels=3)
+    with pytest.raises(SeglibError, match="lung"):
+        evaluation.evaluate(Fake(lung, lambda pixels: perfect(pixels)[:, :1]), batches["test"])
+
+
+# ---- the report's methods
+
+
+def test_save_writes_its_files(lung_run, tmp_path):
+    run, _ = lung_run
+    report = evaluation.evaluate(run, loaders_of(lung_run)["test"])
+    folder = report.save(tmp_path / "deep" / "results")
+    pictures = ["metrics_distribution.png", "sample_predictions.png", "worst_cases.png"]
+    texts = ["evaluation_report.txt", "evaluation_report.json", "per_image.csv"]
+    assert set(pictures + texts) <= {p.name for p in folder.iterdir()}
+    assert all(Image.open(folder / name).size[0] > 200 for name in pictures)
+    reloaded = pd.read_csv(folder / "per_image.csv", keep_default_na=False, na_values=["nan"])
+    pd.testing.assert_frame_equal(reloaded, report.per_image, check_dtype=False)
+    text = (folder / "evaluation_report.txt").read_text()
+    assert text.startswith(report.title) and "95 % bootstrap" in text and "patients" in text
+
+
+def test_the_json_is_json_and_complete(palm, tmp_path):
+    """NaN is no JSON: one patient alone has no interval, and other programs must still read the file."""
+    cfg, store, _ = palm
+    store.cases["patient"] = "one"
+    report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"])
+    folder = report.save(tmp_path / "results")
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    found = json.loads((folder / "evaluation_report.json").read_text(), parse_constant=refuse)
+    assert found["title"] == report.title and found["grid"] == "store" and found["threshold"] == 0.5
+    table = pd.DataFrame(found["summary"])
+    assert list(table) == SUMMARY and len(table) == len(report.summary)
+    np.testing.assert_allclose(table["value"].astype(float), report.summary["value"].astype(float))
+    assert table["low"].isna().all()
+
+
+def test_table_takes_metrics_in_the_order_they_are_named(palm):
+    cfg, _, batches = palm
+    report = evaluation.evaluate(Fake(cfg, blurred), batches["test"])
+    table = report.table("hd95", "dice", of="disc")
+    assert list(table) == ["metric", "average", "value", "low", "high", "n", "n_empty", "n_missing"]
+    assert list(table["metric"]) == ["hd95", "dice", "dice"] and list(table["average"]) == ["per image"] * 2 + [
+        "pooled"
+    ]
+    assert list(dict.fromkeys(report.table()["metric"])) == ["dice", "iou", "accuracy", "bce"]
+
+
+def test_worst_is_worst_first(palm):
+    cfg, store, _ = palm
+    report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"])
+    scored = report.per_image[report.per_image["annotated"]]
+    assert report.worst(3)["dice"].tolist() == sorted(scored["dice"])[:3]
+    assert report.worst(2, "hd95")["hd95"].tolist() == sorted(scored["hd95"])[:-3:-1]
+    assert report.worst(2, "bce")["bce"].tolist() == sorted(scored["bce"])[:-3:-1]
+    assert report.worst(100)["annotated"].all()
+
+
+def test_show_draws_input_truth_prediction_and_difference(palm):
+    cfg, store, batches = palm
+    report = evaluation.evaluate(Fake(cfg, perfect), batches["test"])
+    image, truth, pred = report.examples("case7")
+    np.testing.assert_array_equal(image, store.open()[0][7])
+    np.testing.assert_array_equal(truth, store.open()[1][7].transpose(2, 0, 1))
+    np.testing.assert_array_equal(pred[truth != 255], truth[truth != 255])
+    figure = report.show(report.per_image)
+    assert len(figure.axes) == 2 * 4  # two images, not six rows
+    assert figure.axes[0].get_ylabel().startswith("case7\nDice 1.000")

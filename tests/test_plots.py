@@ -1,0 +1,283 @@
+"""Figures: what an overlay shows, pixel by pixel, and that every function draws without a warning."""
+
+import sys
+import types
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib import MatplotlibDeprecationWarning
+from matplotlib.figure import Figure
+from PIL import Image
+
+from seglib import config, data, plots
+from tests.test_data import multilabel_store
+
+FIRST, SECOND, THIRD = (np.array(c) for c in ((230, 159, 0), (86, 180, 233), (0, 158, 115)))  # Okabe and Ito
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    """A warning is an error; figures are closed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # seaborn 0.13 with matplotlib 3.11; hidden from users by Python's own filters
+        warnings.filterwarnings("ignore", category=MatplotlibDeprecationWarning, module="seaborn")
+        yield
+        for number in plt.get_fignums():
+            plt.figure(number).canvas.draw()
+    plt.close("all")
+
+
+def pixels_of(axis):
+    return np.asarray(axis.get_images()[0].get_array())
+
+
+def titles(figure):
+    return [axis.get_title() for axis in figure.axes]
+
+
+# ---- overlays
+
+
+def test_rgb():
+    assert plots.rgb("#E69F00").tolist() == FIRST.tolist() and plots.rgb("#000000").dtype == np.uint8
+
+
+def test_overlay_by_hand():
+    """0.6 of 100 and 0.4 of the colour: 60 + 92 = 152, 60 + 63.6 -> 124, 60 + 0 = 60."""
+    image = np.full((2, 2), 100, np.uint8)
+    found = plots.overlay(image, np.array([[1, 0], [255, 2]], np.uint8))
+    assert found.dtype == np.uint8 and found.shape == (2, 2, 3)
+    assert found[0, 0].tolist() == [152, 124, 60]
+    assert found[0, 1].tolist() == found[1, 0].tolist() == [100, 100, 100]  # ignored pixels are shown as they are
+    assert found[1, 1].tolist() == np.rint(60 + 0.4 * SECOND).tolist()
+    assert plots.overlay(image, np.ones((2, 2), np.uint8), opacity=1)[0, 0].tolist() == FIRST.tolist()
+    assert (plots.overlay(image, np.ones((2, 2), np.uint8), opacity=0) == 100).all()
+
+
+def test_overlay_takes_grey_colour_and_planes():
+    rng = np.random.default_rng(0)
+    grey, mask = rng.integers(0, 256, (5, 7), np.uint8), rng.integers(0, 2, (5, 7), np.uint8)
+    once = plots.overlay(grey, mask)
+    np.testing.assert_array_equal(once, plots.overlay(grey[..., None], mask))
+    np.testing.assert_array_equal(once, plots.overlay(np.stack([grey] * 3, -1), mask))
+    np.testing.assert_array_equal(once, plots.overlay(grey, mask[None]))  # (K, H, W) of one class
+    planes = np.zeros((3, 1, 4), np.uint8)
+    planes[0, 0, :2] = planes[2, 0, 1] = 1
+    planes[1] = 255  # no mask of that class
+    found = plots.overlay(np.zeros((1, 4), np.uint8), planes, opacity=0.5)[0]
+    assert found[0].tolist() == np.rint(0.5 * FIRST).tolist()
+    assert found[1].tolist() == np.rint(0.25 * FIRST + 0.5 * THIRD).tolist()  # both are seen where they overlap
+    assert found[2].tolist() == [0, 0, 0]
+
+
+def test_a_class_has_one_colour_as_label_and_as_plane():
+    labels = np.array([[0, 1, 2, 3]], np.uint8)
+    planes = (labels[None] == np.array([1, 2, 3]).reshape(-1, 1, 1)).astype(np.uint8)
+    black = np.zeros((1, 4), np.uint8)
+    np.testing.assert_array_equal(plots.overlay(black, labels), plots.overlay(black, planes))
+    np.testing.assert_array_equal(plots.overlay(black, labels, 1)[0, 1:], [FIRST, SECOND, THIRD])
+    assert len(set(plots.COLOURS)) == len(plots.COLOURS) >= 7
+
+
+def test_overlay_leaves_its_arguments_alone():
+    image, mask = np.full((3, 3, 3), 9, np.uint8), np.ones((3, 3), np.uint8)
+    image.setflags(write=False)
+    mask.setflags(write=False)
+    assert not np.shares_memory(plots.overlay(image, mask), image)
+
+
+def test_more_classes_than_colours():
+    found = plots.overlay(np.zeros((1, 9), np.uint8), np.arange(9, dtype=np.uint8)[None], opacity=1)
+    assert found[0, 8].tolist() == found[0, 1].tolist() == FIRST.tolist()
+
+
+# ---- figures of data
+
+
+def test_grid_has_a_panel_a_picture():
+    pictures = [np.zeros((5, 4), np.uint8), np.zeros((5, 4, 1), np.uint8), np.full((5, 4, 3), 200, np.uint8)]
+    figure = plots.grid(pictures, ["a", "b"], columns=2)
+    assert isinstance(figure, Figure) and titles(figure) == ["a", "b", "", ""]
+    assert [len(axis.get_images()) for axis in figure.axes] == [1, 1, 1, 0]
+    assert not any(axis.axison for axis in figure.axes)
+    # grey is not stretched: a dark picture looks dark
+    assert figure.axes[0].get_images()[0].get_clim() == (0, 255)
+    assert len(plots.grid(pictures[:1]).axes) == 1
+
+
+def test_store_samples_show_the_part_that_is_asked_for(tmp_path):
+    store = multilabel_store(tmp_path / "store")
+    figure = plots.store_samples(store, "train", n=3)
+    assert isinstance(figure, Figure) and titles(figure) == ["case0", "case1", "case2"]
+    images, masks = store.open()
+    np.testing.assert_array_equal(pixels_of(figure.axes[1]), plots.overlay(images[1], masks[1].transpose(2, 0, 1)))
+    assert titles(plots.store_samples(store, "test")) == ["case7", "case8"]
+
+
+@pytest.mark.parametrize(("channels", "mean", "std"), [(1, (0.5,), (0.25,)), (3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))])
+def test_batch_samples_undo_the_normalisation(channels, mean, std):
+    rng = np.random.default_rng(0)
+    raw = rng.integers(0, 256, (2, 8, 6, channels), np.uint8)
+    mask = rng.integers(0, 2, (2, 1, 8, 6), np.uint8)
+    mask[1, :, 2:5, 3:] = 255
+    table = data.normalisation_table(mean, std, channels)
+    batch = {"image": torch.from_numpy(np.stack([data.normalise(r, table) for r in raw])), "mask": torch.tensor(mask)}
+    figure = plots.batch_samples(batch, mean, std)
+    assert isinstance(figure, Figure) and len(figure.axes) == 2
+    expected = plots.overlay(raw[0], mask[0, 0])
+    assert np.abs(pixels_of(figure.axes[0]).astype(int) - expected).max() <= 1
+    dark_red = (pixels_of(figure.axes[1]) == (120, 0, 0)).all(-1)
+    np.testing.assert_array_equal(dark_red, mask[1, 0] == 255)
+
+
+def test_batch_samples_of_many_classes_and_of_label_maps(tmp_path):
+    cfg = config.preset("palm", "smoke", augment={})
+    batch = next(iter(data.loaders(multilabel_store(tmp_path / "store"), cfg)["train"]))
+    figure = plots.batch_samples(batch, cfg.mean, cfg.std)
+    for number, axis in enumerate(figure.axes):
+        dark_red = (pixels_of(axis) == (120, 0, 0)).all(-1)
+        np.testing.assert_array_equal(dark_red, (batch["mask"][number] == 255).all(0).numpy())  # nothing is known there
+    labels = torch.tensor([[[0, 1, 2, 255]] * 3])
+    figure = plots.batch_samples({"image": torch.zeros(1, 1, 3, 4), "mask": labels.to(torch.uint8)}, (0.0,), (1.0,))
+    assert pixels_of(figure.axes[0])[0, 3].tolist() == [120, 0, 0]
+    assert pixels_of(figure.axes[0])[0, 2].tolist() == np.rint(0.4 * SECOND).tolist()
+
+
+# ---- figures of runs and reports
+
+
+def history(epochs=4, **columns):
+    rows = np.arange(epochs, dtype=float)
+    table = {"epoch": np.arange(1, epochs + 1), "train_loss": 1 / (rows + 1), "val_loss": 1.1 / (rows + 1)}
+    table |= {"val_dice": rows / epochs, "val_accuracy": 0.5 + rows / (2 * epochs)}
+    return pd.DataFrame({**table, "best": [True, True, False, True][:epochs], **columns})
+
+
+def test_training_curves_show_the_history():
+    figure = plots.training_curves(history(best=[True, False, True, False]))
+    assert isinstance(figure, Figure)
+    left, right = figure.axes
+    assert left.get_xlabel() == right.get_xlabel() == "epoch" and left.get_ylabel() == "loss"
+    lines = {line.get_label(): line for line in [*left.get_lines(), *right.get_lines()]}
+    assert {"train", "val", "Dice", "pixel accuracy", "best: epoch 3"} == set(lines)
+    np.testing.assert_allclose(lines["val"].get_ydata(), history()["val_loss"])
+    np.testing.assert_allclose(lines["Dice"].get_ydata(), history()["val_dice"])
+    assert list(lines["best: epoch 3"].get_xdata()) == [3, 3]
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_training_curves_without_validation(epochs):
+    nothing = dict.fromkeys(("val_loss", "val_dice", "val_accuracy"), np.nan)
+    figure = plots.training_curves(history(epochs, **nothing))
+    assert len(figure.axes) == 2 and "train" in [line.get_label() for line in figure.axes[0].get_lines()]
+
+
+def per_image(missing=()):
+    rng = np.random.default_rng(0)
+    rows = [(f"c{i}", name, (i, name) not in missing) for i in range(6) for name in ("atrophy", "disc")]
+    table = pd.DataFrame(rows, columns=["case", "class", "annotated"])
+    return table.assign(
+        dice=np.where(table["annotated"], rng.random(12), np.nan), hd95=np.where(table["annotated"], 5.0, np.nan)
+    )
+
+
+def test_scores_by_image_name_their_n():
+    figure = plots.scores_by_image(per_image(missing=[(0, "disc"), (3, "disc")]))
+    assert isinstance(figure, Figure)
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["atrophy (n=6)", "disc (n=4)"]
+    points = sum(len(collection.get_offsets()) for collection in axis.collections)
+    assert points == 10 and axis.get_xlabel() == "dice of an image"
+    assert plots.scores_by_image(per_image(), metric="hd95").axes[0].get_xlabel() == "hd95 of an image"
+
+
+def test_scores_by_image_where_nothing_is_annotated():
+    everything = [(i, name) for i in range(6) for name in ("atrophy", "disc")]
+    assert isinstance(plots.scores_by_image(per_image(missing=everything)), Figure)
+
+
+def test_predictions_colour_what_was_missed_and_what_is_too_much():
+    image = np.full((2, 4, 1), 50, np.uint8)
+    truth = np.array([[1, 1, 0, 255], [0, 0, 0, 255]], np.uint8)
+    pred = np.array([[1, 0, 1, 1], [0, 0, 0, 0]], np.uint8)
+    figure = plots.predictions([("case a", image, truth, pred), ("case b", image, truth, truth % 255)])
+    assert isinstance(figure, Figure) and len(figure.axes) == 8
+    assert titles(figure)[:4] == ["input", "truth", "prediction", "missed / too much"] and not any(titles(figure)[4:])
+    assert [axis.get_ylabel() for axis in figure.axes[::4]] == ["case a", "case b"]
+    shown = [pixels_of(axis) for axis in figure.axes]
+    np.testing.assert_array_equal(shown[0], np.full((2, 4, 3), 50))
+    np.testing.assert_array_equal(shown[1], plots.overlay(image, truth))
+    np.testing.assert_array_equal(shown[2], plots.overlay(image, pred))
+    difference = shown[3]
+    assert difference[0, 1].tolist() == [0, 114, 178] and difference[0, 2].tolist() == [213, 94, 0]
+    untouched = [(0, 0), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)]  # right, ignored, background
+    assert all(difference[place].tolist() == [50, 50, 50] for place in untouched)
+    assert (shown[7] == 50).all()
+
+
+def test_predictions_of_label_maps_and_planes():
+    image = np.zeros((1, 4, 3), np.uint8)
+    labels, guess = np.array([[1, 2, 0, 2]], np.uint8), np.array([[2, 2, 1, 0]], np.uint8)
+    difference = pixels_of(plots.predictions([("a", image, labels, guess)]).axes[3])
+    assert difference[0, 1].tolist() == [0, 0, 0] and difference[0, 2].tolist() == [213, 94, 0]
+    assert difference[0, 3].tolist() == [0, 114, 178] and difference[0, 0].any()  # another class is a difference
+    truth, pred = np.zeros((2, 3, 1, 4), np.uint8)
+    truth[0, 0, 0] = pred[2, 0, 1] = 1
+    truth[1] = 255
+    pred[1, 0, 3] = 1  # a class without a mask is not judged
+    difference = pixels_of(plots.predictions([("a", image, truth, pred)]).axes[3])
+    assert [p.tolist() for p in difference[0]] == [[0, 114, 178], [213, 94, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_save_writes_a_png_and_closes_the_figure(tmp_path):
+    figure = plots.training_curves(history())
+    before = set(plt.get_fignums())
+    path = plots.save(figure, tmp_path / "deep" / "curves.png")
+    assert path == tmp_path / "deep" / "curves.png" and not plt.fignum_exists(figure.number)
+    assert len(set(plt.get_fignums())) == len(before) - 1
+    with Image.open(path) as picture:
+        assert picture.format == "PNG" and picture.size[0] > 600
+
+
+# ---- live curves
+
+
+class Handle:
+    def __init__(self):
+        self.shown = []
+
+    def update(self, thing):
+        self.shown.append(thing)
+
+
+def test_live_curves_are_redrawn_in_place_in_a_notebook(monkeypatch):
+    handle, displayed = Handle(), []
+    module = types.ModuleType("IPython.display")
+    module.display = lambda thing, display_id: displayed.append((thing, display_id)) or handle
+    module.Markdown = lambda text: text
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    live = plots.LiveCurves(True)
+    for epochs in (1, 2, 3):
+        live.update(history(epochs))
+    assert len(displayed) == 1 and displayed[0][1] is True and isinstance(displayed[0][0], Figure)
+    assert len(handle.shown) == 2 and all(isinstance(figure, Figure) for figure in handle.shown)
+    assert plt.get_fignums() == []  # none is left open, or the notebook shows it twice
+    live.close()
+    assert len(handle.shown) == 3 and "finished" in handle.shown[-1]
+
+
+def test_live_curves_do_nothing_outside_a_notebook(monkeypatch):
+    def never(*args):
+        raise AssertionError("drawn")
+
+    monkeypatch.setattr(plots, "training_curves", never)
+    monkeypatch.setitem(sys.modules, "IPython.display", None)  # importing it would fail
+    live = plots.LiveCurves(False)
+    live.update(history())
+    live.close()
+    assert live.handle is None and plt.get_fignums() == []

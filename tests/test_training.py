@@ -1,0 +1,738 @@
+"""`fit`: that it learns, what it writes, which epoch it keeps, and that an interrupted run goes on as if it had not."""
+
+import copy
+import hashlib
+import json
+import math
+import os
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics
+import torch
+from torch import nn
+
+from seglib import config, data, layouts, losses, metrics, models, plots, prepare, runs, training
+from seglib.errors import ConfigError, DataError, SeglibError
+from tests.test_data import hand_store, multilabel_store
+
+TINY = dict(base_channels=2, depth=2, epochs=2, batch_size=4, precision="fp32", device="cpu", num_workers=0, augment={})
+TIMES = ["seconds", "images_per_second"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def prepared(lung_tree, tmp_path_factory):
+    """(store, cfg) of 12 training and 4 validation phantoms of 64 x 64 pixels."""
+    work = tmp_path_factory.mktemp("prepared")
+    cfg = config.preset("lung", "smoke", data_root=str(lung_tree), work_dir=str(work), test_split=0, val_split=4)
+    return prepare.build(layouts.scan(cfg), cfg), cfg
+
+
+@pytest.fixture
+def setting(prepared, tmp_path):
+    """A function: cfg with `overrides` and its loaders; the run goes to a folder of its own, `under` tmp_path."""
+    store, cfg = prepared
+
+    def make(under="work", **overrides):
+        made = cfg.replace(**{**TINY, "scheduler": "none", "work_dir": str(tmp_path / under), **overrides})
+        return made, data.loaders(store, made)
+
+    return make
+
+
+@pytest.fixture
+def figures():
+    """For the tests that want the curves drawn."""
+
+
+@pytest.fixture(autouse=True)
+def curves(request, monkeypatch):
+    """Drawing takes half of the time of a tiny run: left out where no test looks."""
+    if "figures" not in request.fixturenames and "learned" not in request.fixturenames:
+        monkeypatch.setattr(plots, "training_curves", lambda history: None)
+        monkeypatch.setattr(plots, "save", lambda figure, path: None)
+
+
+def scores(*rows):
+    """A stand-in for `_validate` that gives these (val_loss, val_dice) one after the other, then the last for ever."""
+    left = list(rows)
+
+    def validate(*args):
+        loss, dice = left.pop(0) if len(left) > 1 else left[0]
+        return {"val_loss": loss, "val_dice": dice, "val_accuracy": 0.9}
+
+    return validate
+
+
+def weights(path):
+    return torch.load(path)
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def about(path):
+    return json.loads(path.with_suffix(".json").read_text())
+
+
+# ---- learning
+
+
+@pytest.fixture(scope="module")
+def learned(prepared, tmp_path_factory):
+    store, cfg = prepared
+    fields = dict(base_channels=8, depth=3, epochs=10, batch_size=2, lr=5e-3, precision="fp32", device="cpu")
+    cfg = cfg.replace(**fields, work_dir=str(tmp_path_factory.mktemp("learned")), save_every=1)
+    return training.fit(cfg, data.loaders(store, cfg))
+
+
+def test_it_learns_more_than_where_lungs_usually_are(learned, prepared):
+    """The baseline: the best threshold, chosen on validation itself, of the mean training mask."""
+    store, _ = prepared
+    masks = store.open()[1][..., 0] == 1
+    rows = {part: store.cases[store.cases["split"] == part]["row"].to_numpy() for part in ("train", "val")}
+    mean = masks[rows["train"]].mean(axis=0)
+    dice = lambda a, b: 2 * (a & b).sum() / (a.sum() + b.sum())  # noqa: E731
+    constant = max(np.mean([dice(mean > t, masks[v]) for v in rows["val"]]) for t in np.linspace(0.05, 0.95, 19))
+    history = learned.history
+    assert constant > 0.8  # or it would be no baseline
+    assert 1 - history["val_dice"].iloc[-1] < 0.6 * (1 - constant)
+    assert history["val_dice"].iloc[0] < constant
+    assert history["train_loss"].iloc[-1] < 0.6 * history["train_loss"].iloc[0]
+    assert history["val_loss"].iloc[-1] < 0.6 * history["val_loss"].iloc[0]
+
+
+def test_history_is_what_the_kept_weights_score(learned, prepared):
+    """Loss, Dice and accuracy of every epoch's checkpoint, computed again by torch and scikit-learn."""
+    store, _ = prepared
+    cfg = learned.config
+    batch = next(iter(data.loaders(store, cfg.replace(batch_size=4))["val"]))
+    truth = batch["mask"].numpy() == 1
+    for row in learned.history.iloc[[0, 4, 9]].itertuples():
+        network = runs.network(cfg)
+        network.load_state_dict(weights(learned.folder / f"checkpoint_epoch_{row.epoch}.pth"))
+        with torch.inference_mode():
+            logits = network.eval()(batch["image"])
+        pred = logits.numpy() >= 0
+        dice = [sklearn.metrics.f1_score(t.ravel(), p.ravel()) for t, p in zip(truth, pred)]
+        assert row.val_dice == pytest.approx(np.mean(dice), abs=1e-6)
+        assert row.val_accuracy == pytest.approx((pred == truth).mean(), abs=1e-6)
+        loss_of = losses.build(cfg.loss, cfg.task, cfg.loss_weights)
+        loss = np.mean([loss_of(logits[i : i + 1], batch["mask"][i : i + 1]).item() for i in range(4)])
+        assert row.val_loss == pytest.approx(loss, abs=1e-5)
+
+
+def test_history_has_a_row_an_epoch(learned):
+    columns = {"epoch", "lr", "train_loss", "grad_norm", "val_loss", "val_dice", "val_accuracy"}
+    assert columns | {"monitor", "best", "seconds"} <= set(learned.history)
+    assert list(learned.history["epoch"]) == list(range(1, 11))
+    assert np.isfinite(learned.history.drop(columns="best").to_numpy()).all()
+
+
+def test_train_loss_is_the_mean_over_images(setting, monkeypatch):
+    """12 images in batches of 5, 5 and 2, each with a loss of its size: (25 + 25 + 4) / 12."""
+    monkeypatch.setattr(losses, "build", lambda *a: lambda logits, *rest: 0 * logits.sum() + float(len(logits)))
+    run = training.fit(*setting(batch_size=5, epochs=1))
+    assert run.history["train_loss"].iloc[0] == pytest.approx(54 / 12)
+
+
+def test_a_seed_is_a_run(setting):
+    first, again, other = (training.fit(*setting(str(i), seed=seed)) for i, seed in enumerate((1, 1, 2)))
+    final = [weights(run.folder / "final_model.pth") for run in (first, again, other)]
+    assert same(final[0], final[1]) and not same(final[0], final[2])
+
+
+def test_multilabel_scores_annotated_classes_only(tmp_path):
+    """Validation case 5 has no mask at all, case 6 lacks one: the Dice is the mean of the other two of case 6."""
+    store = multilabel_store(tmp_path / "store")
+    cfg = config.preset("palm", "smoke", **{**TINY, "batch_size": 2}, work_dir=str(tmp_path))
+    run = training.fit(cfg, data.loaders(store, cfg))
+    network = runs.network(cfg)
+    network.load_state_dict(weights(run.folder / "final_model.pth"))
+    item = data.loaders(store, cfg)["val"].dataset[1]
+    with torch.inference_mode():
+        pred = network.eval()(item["image"][None])[0] >= 0
+    known = item["mask"] != 255
+    found = [(pred[k][known[k]].numpy(), item["mask"][k][known[k]].numpy() == 1) for k in (0, 2)]
+    expected = np.mean([sklearn.metrics.f1_score(truth, guess, zero_division=1.0) for guess, truth in found])
+    last = run.history.iloc[-1]
+    assert last["val_dice"] == pytest.approx(expected, abs=1e-6)
+    assert last["val_accuracy"] == pytest.approx(np.mean([guess == truth for guess, truth in found]), abs=1e-6)
+
+
+def test_multiclass_accuracy_is_the_share_of_right_pixels(tmp_path):
+    rng = np.random.default_rng(0)
+    images, masks = rng.integers(0, 256, (6, 32, 32, 1), np.uint8), rng.integers(0, 4, (6, 32, 32, 1), np.uint8)
+    masks[:, :4] = 255
+    store = hand_store(tmp_path / "store", images, masks, ["train"] * 4 + ["val"] * 2, ("labels",))
+    cfg = config.preset("cardiac", "smoke", **TINY, architecture="unet", image_size=32, work_dir=str(tmp_path))
+    run = training.fit(cfg, data.loaders(store, cfg))
+    network = runs.network(cfg)
+    network.load_state_dict(weights(run.folder / "final_model.pth"))
+    batch = next(iter(data.loaders(store, cfg)["val"]))
+    with torch.inference_mode():
+        labels = network.eval()(batch["image"]).argmax(1)
+    known = batch["mask"] != 255
+    expected = (labels == batch["mask"])[known].float().mean().item()
+    assert run.history["val_accuracy"].iloc[-1] == pytest.approx(expected, abs=1e-6)
+
+
+# ---- files
+
+
+def test_files_of_a_run(setting, figures):
+    run = training.fit(*setting(epochs=4, save_every=2))
+    made = ["best_model", "final_model", "checkpoint_epoch_2", "checkpoint_epoch_4"]
+    others = {"history.csv", "run.json", "config.json", "training_history.png", "last.ckpt"}
+    assert {p.name for p in run.folder.iterdir()} == {f"{m}.{s}" for m in made for s in ("pth", "json")} | others
+    assert run.folder.name == "lung" and run.best == run.folder / "best_model.pth"
+    assert (run.folder / "training_history.png").read_bytes().startswith(b"\x89PNG")
+    assert same(weights(run.folder / "final_model.pth"), weights(run.folder / "checkpoint_epoch_4.pth"))
+
+
+def test_the_name_of_the_best_weights_is_a_setting(setting):
+    run = training.fit(*setting(checkpoint_name="best_model_512.pth", epochs=1))
+    assert run.best.name == "best_model_512.pth" and run.best.is_file()
+    assert not (run.folder / "best_model.pth").exists() and not list(run.folder.glob("checkpoint_*"))
+
+
+def test_json_beside_weights_describes_them(learned):
+    for path in learned.folder.glob("*.pth"):
+        found = about(path)
+        assert found["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert found["config"] == learned.config.to_dict()
+        assert found["class_names"] == ["lung"] and found["mean"] == [0.5] and found["std"] == [0.25]
+        assert found["versions"]["torch"] == torch.__version__
+    assert about(learned.folder / "final_model.pth")["epoch"] == 10
+
+
+def test_run_info(learned):
+    assert learned.info["device"] == "cpu" and learned.info["precision"] == "fp32"
+    assert learned.info["images"] == {"train": 12, "val": 4, "test": 0}
+    assert learned.info["parameters"] == models.n_parameters(runs.network(learned.config))
+    assert learned.info["seconds"] >= 0.99 * learned.history["seconds"].sum()  # the epochs, and saving between them
+
+
+def test_run_load_gives_the_run_back(learned):
+    loaded = runs.Run.load(learned.folder)
+    assert (loaded.folder, loaded.config, loaded.info) == (learned.folder, learned.config, learned.info)
+    pd.testing.assert_frame_equal(loaded.history, learned.history, check_exact=False, rtol=1e-12)
+    assert loaded.best == learned.best
+    with pytest.raises(DataError, match="no run here"):
+        runs.Run.load(learned.folder / "elsewhere")
+
+
+def test_a_second_fit_moves_the_first_aside(setting):
+    contents = []
+    for seed in (1, 2, 3):
+        run = training.fit(*setting(seed=seed))
+        contents.append({p.name: p.read_bytes() for p in run.folder.iterdir()})
+    assert sorted(p.name for p in run.folder.parent.iterdir()) == ["lung", "lung.1", "lung.2"]
+    for number, expected in zip((1, 2), contents):
+        assert {p.name: p.read_bytes() for p in (run.folder.parent / f"lung.{number}").iterdir()} == expected
+
+
+# ---- which epoch is kept
+
+
+@pytest.mark.parametrize(
+    ("monitor", "rows", "best"),
+    [
+        ("val_dice", [(1.0, 0.2), (0.9, 0.6), (0.1, 0.5), (0.0, 0.3)], 2),
+        ("val_loss", [(1.0, 0.2), (0.5, 0.9), (0.4, 0.1), (0.6, 0.95)], 3),
+        ("val_dice", [(1.0, 0.5)] * 4, 1),
+    ],
+)
+def test_best_weights_are_those_of_the_best_epoch(setting, monkeypatch, monitor, rows, best):
+    monkeypatch.setattr(training, "SMALL_VALIDATION", 0)  # no smoothing
+    monkeypatch.setattr(training, "_validate", scores(*rows))
+    run = training.fit(*setting(epochs=4, save_every=1, monitor=monitor))
+    assert run.history.loc[run.history["best"], "epoch"].iloc[-1] == best
+    assert about(run.best)["epoch"] == about(run.best)["scores"]["epoch"] == best
+    assert about(run.best)["scores"][monitor] == rows[best - 1][monitor == "val_dice"]
+    kept = [n for n in range(1, 5) if same(weights(run.best), weights(run.folder / f"checkpoint_epoch_{n}.pth"))]
+    assert kept == [best]
+
+
+def test_few_validation_images_smooth_the_monitor(setting, monkeypatch):
+    """0.5, then halfway to each new value: 0.5, 0.7, 0.6, 0.75. The lucky 0.9 of epoch 2 does not win for ever."""
+    monkeypatch.setattr(training, "_validate", scores((1, 0.5), (1, 0.9), (1, 0.5), (1, 0.9)))
+    run = training.fit(*setting(epochs=4))
+    assert list(run.history["monitor"]) == pytest.approx([0.5, 0.7, 0.6, 0.75])
+    assert list(run.history["best"]) == [True, True, False, True]
+
+
+@pytest.mark.parametrize("monitor", ["val_dice", "val_loss"])
+def test_one_epoch_without_a_score_does_not_end_the_choice(setting, monkeypatch, monitor):
+    """A validation loss may overflow once in half precision; the better epochs after it must still be kept."""
+    nan = float("nan")
+    monkeypatch.setattr(training, "_validate", scores((nan, nan), (0.9, 0.5), (0.5, 0.7), (0.4, 0.8)))
+    run = training.fit(*setting(epochs=4, monitor=monitor))
+    assert run.history.loc[run.history["best"], "epoch"].iloc[-1] == 4
+
+
+def test_early_stopping_waits_for_patience_epochs(setting, monkeypatch):
+    def made(**overrides):
+        monkeypatch.setattr(training, "_validate", scores((1, 0.2), (1, 0.6), (1, 0.1)))
+        return training.fit(*setting(epochs=9, patience=3, **overrides)).history
+
+    assert len(made(early_stopping=True)) == 5  # best is epoch 2
+    assert len(made(early_stopping=False)) == 9
+
+
+def test_without_validation_images_the_training_loss_chooses(prepared, tmp_path):
+    store = copy.copy(prepared[0])
+    store.cases = store.cases.assign(split="train")
+    cfg = prepared[1].replace(**TINY, work_dir=str(tmp_path), lr=1e-2)
+    run = training.fit(cfg, data.loaders(store, cfg))
+    assert run.info["images"] == {"train": 16, "val": 0, "test": 0}
+    assert run.history["val_dice"].isna().all()
+    assert list(run.history["monitor"]) == list(run.history["train_loss"])
+    assert about(run.best)["epoch"] == run.history["train_loss"].idxmin() + 1
+    assert runs.Run.load(run.folder).history["val_loss"].isna().all()
+
+
+def test_json_is_json_without_validation_images(prepared, tmp_path):
+    """NaN is no JSON: other programs refuse such a file."""
+    store = copy.copy(prepared[0])
+    store.cases = store.cases.assign(split="train")
+    cfg = prepared[1].replace(**TINY, work_dir=str(tmp_path))
+    run = training.fit(cfg, data.loaders(store, cfg))
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    for path in run.folder.glob("*.json"):
+        json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_plateau_without_validation_images_follows_the_training_loss(prepared, tmp_path, monkeypatch):
+    """The training loss falls all the time, so nothing is to be halved."""
+    store = copy.copy(prepared[0])
+    store.cases = store.cases.assign(split="train")
+    cfg = prepared[1].replace(**{**TINY, "epochs": 6}, work_dir=str(tmp_path), scheduler="plateau", patience=3)
+    falling = iter([1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
+    monkeypatch.setattr(training, "_train_epoch", lambda *a: {"train_loss": next(falling), "grad_norm": 1.0})
+    run = training.fit(cfg, data.loaders(store, cfg))
+    assert list(run.history["lr"]) == [cfg.lr] * 6
+
+
+# ---- optimisers, schedules, accumulation
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_every_optimizer_trains(setting, optimizer):
+    cfg, batches = setting(optimizer=optimizer, epochs=3, lr=1e-2, weight_decay=1e-4)
+    run = training.fit(cfg, batches)
+    assert run.history["train_loss"].iloc[-1] < run.history["train_loss"].iloc[0]
+    group = runs.load_safely(run.folder / "last.ckpt")["optimizer"]["param_groups"][0]
+    assert group["weight_decay"] == 1e-4 and ("betas" in group) == (optimizer != "sgd")
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+@pytest.mark.parametrize("scheduler", ["none", "cosine", "onecycle"])
+def test_a_schedule_ends_with_the_last_update(setting, scheduler, accumulate):
+    """12 images, batches of 3: 4 steps an epoch are 4, 2 or 2 updates (the last of 3 + 1 steps)."""
+    run = training.fit(*setting(scheduler=scheduler, accumulate=accumulate, epochs=3, batch_size=3, lr=1e-2))
+    checkpoint = runs.load_safely(run.folder / "last.ckpt")
+    updates = 3 * {1: 4, 2: 2, 3: 2}[accumulate]
+    assert {int(state["step"]) for state in checkpoint["optimizer"]["state"].values()} == {updates}
+    lrs, last = list(run.history["lr"]), checkpoint["optimizer"]["param_groups"][0]["lr"]
+    if scheduler == "none":
+        assert lrs == [1e-2] * 3 and last == 1e-2
+        return
+    assert checkpoint["scheduler"]["last_epoch"] == updates
+    assert checkpoint["scheduler"].get("total_steps", updates) == updates
+    if scheduler == "cosine":
+        assert lrs == pytest.approx([1e-2 * (1 + math.cos(math.pi * e / 3)) / 2 for e in range(3)])
+        assert last == pytest.approx(0, abs=1e-9)
+    else:
+        assert lrs[0] == pytest.approx(1e-2 / 25) and lrs[0] < max(lrs) <= 1e-2
+
+
+def test_onecycle_reaches_its_peak_and_its_end(setting, monkeypatch):
+    seen, original = [], torch.optim.lr_scheduler.OneCycleLR.step
+    group = lambda self: self.optimizer.param_groups[0]["lr"]  # noqa: E731
+    monkeypatch.setattr(
+        torch.optim.lr_scheduler.OneCycleLR, "step", lambda s, *a: (seen.append(group(s)), original(s, *a))[1]
+    )
+    training.fit(*setting(scheduler="onecycle", epochs=5, batch_size=2, lr=1e-2))
+    used = seen[1:]  # the first call is the constructor's
+    assert len(used) == 5 * 6
+    assert max(used) == pytest.approx(1e-2, rel=0.02) and used.index(max(used)) in (5, 6)  # a fifth of the way
+    assert used[-1] < 1e-2 / 1000
+
+
+def test_plateau_halves_where_nothing_improves(setting, monkeypatch):
+    monkeypatch.setattr(training, "_validate", scores((1, 0.5)))
+    run = training.fit(*setting(scheduler="plateau", patience=3, epochs=6, lr=1e-2))
+    assert list(run.history["lr"]) == pytest.approx([1e-2, 1e-2, 1e-2, 5e-3, 5e-3, 2.5e-3])
+    rising = [(1 - 0.1 * i, 0.1 * i) for i in range(6)]
+    for monitor in ("val_dice", "val_loss"):
+        monkeypatch.setattr(training, "_validate", scores(*rising))
+        run = training.fit(*setting(scheduler="plateau", patience=3, epochs=6, lr=1e-2, monitor=monitor))
+        assert list(run.history["lr"]) == [1e-2] * 6
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(2, 2), (1, 4), (4, 3)])
+def test_accumulated_steps_are_one_large_batch(setting, monkeypatch, batch_size, accumulate):
+    """Without batch norm, which sees single batches, the update is that of the batch of all accumulated images."""
+    monkeypatch.setattr(runs, "network", lambda cfg, **options: nn.Conv2d(1, 1, 5, padding=2))
+    fields = dict(loss="bce", optimizer="sgd", lr=0.1, epochs=2)
+    large = training.fit(*setting("large", batch_size=batch_size * accumulate, **fields))
+    small = training.fit(*setting("small", batch_size=batch_size, accumulate=accumulate, **fields))
+    other = training.fit(*setting("other", batch_size=batch_size, **fields))
+    final = [weights(run.folder / "final_model.pth") for run in (large, small, other)]
+    torch.testing.assert_close(final[1], final[0], rtol=1e-4, atol=1e-5)  # sums in another order
+    assert (final[2]["weight"] - final[0]["weight"]).abs().max() > 1e-3
+
+
+def test_clip_limits_the_update(setting, monkeypatch):
+    monkeypatch.setattr(runs, "network", lambda cfg, **options: nn.Conv2d(1, 1, 3, padding=1))
+    moved, start = [], None
+    for clip in (0.0, 1e-3):
+        cfg, batches = setting(optimizer="sgd", lr=1.0, epochs=1, clip=clip, batch_size=12, loss="bce")
+        torch.manual_seed(cfg.seed)
+        start = runs.network(cfg).weight.detach()
+        run = training.fit(cfg, batches)
+        moved.append((weights(run.folder / "final_model.pth")["weight"] - start).norm().item())
+        assert run.history["grad_norm"].iloc[0] > 0.01  # as it was before it was clipped
+    # one step of SGD with Nesterov momentum 0.9 moves by 1.9 times the gradient
+    assert moved[0] > 0.02 and moved[1] <= 1.9e-3 * (1 + 1e-3)
+
+
+# ---- resume
+
+
+class Killed(Exception):
+    pass
+
+
+def interrupted_after(epochs, monkeypatch, *setting):
+    """Train, and be killed by the notebook's stop button right after `epochs` epochs were saved."""
+    original = training._save
+
+    def save(run, *rest):
+        original(run, *rest)
+        if len(run.history) == epochs:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_save", save)
+        with pytest.raises(KeyboardInterrupt):
+            training.fit(*setting)
+
+
+@pytest.mark.parametrize("scheduler", ["none", "cosine", "plateau", "onecycle"])
+def test_a_resumed_run_is_the_uninterrupted_one(setting, monkeypatch, scheduler):
+    """Same history, same weights to the last bit: order, augmentation, optimiser, schedule and monitor all go on."""
+    fields = dict(scheduler=scheduler, epochs=4, accumulate=2, batch_size=3, lr=1e-2, patience=3)
+    fields |= dict(augment={"hflip": 0.5, "rotate": {"limit": 20, "p": 0.8}}, optimizer="adamw", weight_decay=1e-3)
+    straight = training.fit(*setting("straight", **fields))
+    interrupted_after(2, monkeypatch, *setting("cut", **fields))
+    resumed = training.fit(*setting("cut", **fields), resume=True)
+    compared = [run.history.drop(columns=TIMES, errors="ignore") for run in (straight, resumed)]
+    pd.testing.assert_frame_equal(*compared, check_exact=True, check_dtype=False)
+    for name in ("final_model.pth", "best_model.pth"):
+        assert same(weights(straight.folder / name), weights(resumed.folder / name))
+    assert sorted(p.name for p in resumed.folder.parent.iterdir()) == ["lung"]  # nothing was moved aside
+    pd.testing.assert_frame_equal(runs.Run.load(resumed.folder).history, resumed.history, rtol=1e-12)
+
+
+def test_a_run_killed_within_an_epoch_repeats_that_epoch(setting, monkeypatch):
+    straight = training.fit(*setting("straight", epochs=3))
+    original = training._validate
+
+    def validate(*args):
+        validate.calls += 1
+        if validate.calls == 3:
+            raise Killed
+        return original(*args)
+
+    validate.calls = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_validate", validate)
+        with pytest.raises(Killed):
+            training.fit(*setting("cut", epochs=3))
+    resumed = training.fit(*setting("cut", epochs=3), resume=True)
+    timeless = [run.history.drop(columns=TIMES, errors="ignore") for run in (straight, resumed)]
+    pd.testing.assert_frame_equal(*timeless, check_exact=True, check_dtype=False)
+    assert same(weights(straight.folder / "final_model.pth"), weights(resumed.folder / "final_model.pth"))
+
+
+def test_resume_reuses_what_was_probed(setting, monkeypatch):
+    cfg, batches = setting(epochs=2, precision="bf16")
+    interrupted_after(1, monkeypatch, cfg, batches)
+
+    def no_probing(*args):
+        raise AssertionError("probed again")
+
+    monkeypatch.setattr(training, "_probe", no_probing)
+    run = training.fit(cfg.replace(precision="auto"), batches, resume=True)
+    assert run.info["precision"] == "bf16" and len(run.history) == 2
+    assert run.info["seconds"] == pytest.approx(run.history["seconds"].sum(), rel=0.5)
+
+
+def test_resume_where_there_is_nothing_starts_anew(setting):
+    cfg, batches = setting()
+    run = training.fit(cfg, batches, resume=True)
+    assert list(run.history["epoch"]) == [1, 2] and run.best.is_file()
+
+
+def test_resume_of_a_finished_run_trains_nothing(setting):
+    cfg, batches = setting()
+    first = training.fit(cfg, batches)
+    before = {name: weights(first.folder / name) for name in ("best_model.pth", "final_model.pth")}
+    again = training.fit(cfg, batches, resume=True)
+    pd.testing.assert_frame_equal(again.history, first.history)  # with its types: an epoch is a whole number
+    assert all(same(weights(first.folder / name), state) for name, state in before.items())
+    longer = training.fit(cfg.replace(epochs=3), batches, resume=True)
+    assert list(longer.history["epoch"]) == [1, 2, 3]
+    pd.testing.assert_frame_equal(longer.history.head(2), first.history)
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "onecycle"])
+def test_more_epochs_for_a_finished_schedule(setting, scheduler):
+    """A schedule is made for a number of epochs: a longer one goes on falling, or an error says what cannot be."""
+    cfg, batches = setting(scheduler=scheduler, epochs=3, lr=1e-2)
+    training.fit(cfg, batches)
+    try:
+        run = training.fit(cfg.replace(epochs=6), batches, resume=True)
+    except SeglibError as error:
+        assert "epochs" in str(error)
+        return
+    lrs = list(run.history["lr"])
+    assert len(lrs) == 6 and lrs[3:] == sorted(lrs[3:], reverse=True) and lrs[3] > 0
+
+
+def test_resume_from_a_torn_file_says_so(setting):
+    cfg, batches = setting()
+    run = training.fit(cfg, batches)
+    whole = (run.folder / "last.ckpt").read_bytes()
+    (run.folder / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="last.ckpt"):
+        training.fit(cfg, batches, resume=True)
+
+
+def test_resume_with_another_network_says_so(setting):
+    cfg, batches = setting()
+    training.fit(cfg, batches)
+    with pytest.raises(SeglibError, match="base_channels|network"):
+        training.fit(cfg.replace(base_channels=3, epochs=3), batches, resume=True)
+
+
+def test_last_ckpt_that_runs_code_is_refused(setting, tmp_path):
+    cfg, batches = setting()
+    folder = runs.folder_of(cfg)
+    folder.mkdir(parents=True)
+    marker = tmp_path / "marker"
+    (folder / "last.ckpt").write_bytes(pickle.dumps(Payload(marker)))
+    with pytest.raises(DataError, match="refused to load"):
+        training.fit(cfg, batches, resume=True)
+    assert not marker.exists()
+
+
+# ---- what goes wrong
+
+
+def poisoned(epoch, value, batches_seen=None):
+    """A stand-in for `losses.build`: the second training batch of that epoch has this loss."""
+    original = losses.build
+
+    def build(*fields):
+        loss_of, steps = original(*fields), [0]
+
+        def poison(logits, mask, annotated):
+            loss = loss_of(logits, mask, annotated)
+            if torch.is_grad_enabled():
+                steps[0] += 1
+                if steps[0] == 3 * (epoch - 1) + 2:
+                    return loss * value
+            return loss
+
+        return poison
+
+    return build
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_names_its_cases(setting, monkeypatch, value):
+    cfg, batches = setting(epochs=3, scheduler="onecycle")
+    good = training.fit(*setting("good", epochs=1))
+    sampler = data.EpochSampler(12, cfg.seed, shuffle=True)
+    sampler.set_epoch(1)
+    named = batches["train"].dataset.cases["case"].iloc[[k % 12 for k in sampler][4:8]].tolist()
+    with monkeypatch.context() as patch:
+        patch.setattr(losses, "build", poisoned(2, value))
+        with pytest.raises(training.TrainingError) as caught:
+            training.fit(cfg, batches)
+    text = str(caught.value)
+    assert "epoch 2, step 2" in text and f"cases {', '.join(named)};" in text and "lr" in text
+    assert isinstance(caught.value, SeglibError)
+    folder = runs.folder_of(cfg)
+    kept = weights(folder / "best_model.pth")
+    assert all(v.isfinite().all() for v in kept.values()) and about(folder / "best_model.pth")["epoch"] == 1
+    assert len(runs.Run.load(folder).history) == 1 and kept.keys() == weights(good.best).keys()
+    run = training.fit(cfg, batches, resume=True)  # the images were looked at, and it goes on
+    assert list(run.history["epoch"]) == [1, 2, 3] and np.isfinite(run.history["train_loss"]).all()
+
+
+def test_no_training_images(setting, prepared):
+    store = copy.copy(prepared[0])
+    store.cases = store.cases.assign(split="test")
+    cfg, _ = setting()
+    with pytest.raises(DataError, match="training part is empty.*val_split"):
+        training.fit(cfg, data.loaders(store, cfg))
+    assert not runs.folder_of(cfg).exists()
+
+
+def test_the_callers_config_may_change_afterwards(setting):
+    cfg, batches = setting(augment={"rotate": {"limit": 10, "p": 0.5}}, epochs=1)
+    run = training.fit(cfg, batches)
+    cfg.epochs, cfg.class_names, cfg.threshold = 99, ("other",), 0.9
+    cfg.augment["rotate"]["limit"] = 80
+    cfg.augment["vflip"] = 1.0
+    assert (run.config.epochs, run.config.class_names, run.config.threshold) == (1, ("lung",), 0.5)
+    assert run.config.augment == {"rotate": {"limit": 10, "p": 0.5}}
+
+
+def test_the_callers_config_may_change_while_it_trains(setting, monkeypatch):
+    cfg, batches = setting(epochs=2)
+    validate = scores((1, 0.5))
+
+    def edit(*args):
+        cfg.epochs = 7
+        return validate(*args)
+
+    monkeypatch.setattr(training, "_validate", edit)
+    assert len(training.fit(cfg, batches).history) == 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precisions_of_a_cpu(setting, precision):
+    run = training.fit(*setting(precision=precision, epochs=3, lr=1e-2))
+    assert run.info["precision"] == precision
+    assert run.history["train_loss"].iloc[-1] < run.history["train_loss"].iloc[0]
+    kept = weights(run.best)
+    assert {v.dtype for v in kept.values()} == {torch.float32, torch.int64}  # the counter of batch norm
+
+
+def test_precisions_differ_and_a_second_fit_may_choose_another(setting):
+    """Accelerate keeps its choice for the whole process; each fit must get what its config says."""
+    found = [training.fit(*setting(precision=p)).history["train_loss"].iloc[-1] for p in ("fp32", "bf16", "fp32")]
+    assert found[0] == found[2] != found[1] and found[1] == pytest.approx(found[0], rel=0.05)
+
+
+def test_half_precision_needs_a_gpu(setting):
+    with pytest.raises(ConfigError, match="fp16"):
+        training.fit(*setting(precision="fp16"))
+
+
+# ---- weights
+
+
+class Payload:
+    """Unpickled carelessly it writes a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_init_from_starts_with_those_weights(setting, learned):
+    fields = dict(init_from=str(learned.best), base_channels=8, depth=3, lr=1e-8, epochs=1)
+    run = training.fit(*setting(**fields))
+    given, found = weights(learned.best), weights(run.folder / "final_model.pth")
+    for name in (n for n in given if n.endswith("weight")):
+        torch.testing.assert_close(found[name], given[name], rtol=0, atol=1e-6)
+    assert run.history["train_loss"].iloc[0] < learned.history["train_loss"].iloc[2]
+    with pytest.raises(DataError, match="another network"):
+        training.fit(*setting(**{**fields, "depth": 2}))
+
+
+def test_weights_open_with_plain_torch_and_hold_tensors_only(learned):
+    state = torch.load(learned.best)
+    assert isinstance(state, dict) and all(type(v) is torch.Tensor and v.device.type == "cpu" for v in state.values())
+    network = models.UNet(1, 1, base_channels=8, depth=3)
+    network.load_state_dict(state)
+    assert same(runs.load_weights(learned.best, models.UNet(1, 1, 8, 3)).state_dict(), network.state_dict())
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_weights_file_that_runs_code_is_refused(tmp_path, protocol):
+    marker, path = tmp_path / "marker", tmp_path / "weights.pth"
+    network = models.UNet(1, 1, 2, 2)
+    torch.save({**network.state_dict(), "extra": Payload(marker)}, path, pickle_protocol=protocol)
+    torch.load(path, weights_only=False)
+    assert marker.exists()  # the payload is live
+    marker.unlink()
+    with pytest.raises(DataError, match="refused to load"):
+        runs.load_weights(path, network)
+    path.write_bytes(pickle.dumps(Payload(marker), protocol))
+    with pytest.raises(DataError, match="refused to load"):
+        runs.load_weights(path, network)
+    assert not marker.exists()
+
+
+def test_torn_missing_and_foreign_weights(tmp_path, learned):
+    network = models.UNet(1, 1, base_channels=8, depth=3)
+    before = copy.deepcopy(network.state_dict())
+    whole, torn = learned.best.read_bytes(), tmp_path / "torn.pth"
+    for size in (0, 10, len(whole) // 2, len(whole) - 10):
+        torn.write_bytes(whole[:size])
+        with pytest.raises(DataError, match="torn.pth"):
+            runs.load_weights(torn, network)
+    with pytest.raises(DataError, match="no such file"):
+        runs.load_weights(tmp_path / "none.pth", network)
+    foreign = {
+        r"down\.3\.0\.weight": models.UNet(1, 1, 8, 4),
+        r"unknown": models.UNet(1, 1, 8, 4),
+        r"first\.0\.weight is \(4, 1, 3, 3\), the network has \(8, 1, 3, 3\)": models.UNet(1, 1, 4, 3),
+        r"head\.weight is \(3, 8, 1, 1\)": models.UNet(1, 3, 8, 3),
+    }
+    for found, other in foreign.items():
+        torch.save(other.state_dict(), tmp_path / "other.pth")
+        with pytest.raises(DataError, match=rf"another network.*{found}.*base_channels"):
+            runs.load_weights(tmp_path / "other.pth", network)
+    torch.save(models.UNet(1, 1, 8, 2).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(DataError, match=r"another network.*missing \(down\.2"):
+        runs.load_weights(tmp_path / "other.pth", network)
+    torch.save([1, 2, 3], tmp_path / "list.pth")
+    with pytest.raises(DataError, match="no state_dict"):
+        runs.load_weights(tmp_path / "list.pth", network)
+    assert same(network.state_dict(), before)  # no half-loaded network
+
+
+def test_weights_wrapped_in_a_dict_are_taken(tmp_path, learned):
+    torch.save({"state_dict": weights(learned.best), "epoch": 3}, tmp_path / "wrapped.pth")
+    network = runs.load_weights(tmp_path / "wrapped.pth", models.UNet(1, 1, 8, 3))
+    assert same(network.state_dict(), weights(learned.best))
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path):
+    path = tmp_path / "weights.pth"
+    runs.save_atomically({"a": torch.ones(3)}, path)
+    with pytest.raises(Exception, match="pickle|lambda"):
+        runs.save_atomically({"a": torch.zeros(3), "b": lambda: None}, path)
+    assert torch.equal(torch.load(path)["a"], torch.ones(3)) and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_threshold_of_the_config_decides_the_validation_dice(setting):
+    low, high = (training.fit(*setting(threshold=t, epochs=1)).history for t in (0.0, 1.0))
+    assert low["val_loss"].iloc[0] == high["val_loss"].iloc[0]
+    assert low["val_accuracy"].iloc[0] == pytest.approx(1 - high["val_accuracy"].iloc[0])
+    assert high["val_dice"].iloc[0] == 0 < low["val_dice"].iloc[0]
+    assert metrics.ratios(1, 1, 0, 0)["dice"] > 0
