@@ -257,12 +257,15 @@ def _cache_only() -> Iterator[None]:
 def _needs_multiples(encoder: nn.Module, in_channels: int) -> bool:
     """Whether the encoder takes sides divisible by 32 only; tried without arithmetic, on a meta copy."""
     ghost = copy.deepcopy(encoder).to("meta").eval()
-    for side in (64, 33):
+
+    def takes(side: int) -> bool:
         try:
             ghost(torch.empty(1, in_channels, side, side, device="meta"))
+            return True
         except (RuntimeError, AssertionError):
-            return side == 33  # one that refuses 64 as well has a size of its own: its message says which
-    return False
+            return False
+
+    return not takes(33) and takes(64)  # one that refuses 64 as well has a size of its own, which its message names
 
 
 def _padded_forward(self: nn.Module, image: Tensor) -> Tensor:

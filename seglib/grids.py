@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from . import niftis
 from .dicoms import Series
 from .errors import DataError
 
@@ -88,7 +89,7 @@ def dicom_grid(path: Any, found: Series, slice_axis: int | None, canonical: bool
 
 def nifti_grid(path: Any, image: Any, slice_axis: int | None, canonical: bool) -> Grid:
     zooms = np.abs(np.array(image.header.get_zooms()[:3], np.float64))
-    known_place, notes = oriented(image), []
+    known_place, notes = niftis.oriented(image), []
     # Converters that lost the geometry leave an identity affine; the sizes in the header may still be right.
     spacing = np.linalg.norm(image.affine[:3, :3], axis=0) if known_place else zooms
     unit = {"meter": 1000.0, "micron": 0.001}.get(image.header.get_xyzt_units()[0], 1.0)
@@ -103,9 +104,3 @@ def nifti_grid(path: Any, image: Any, slice_axis: int | None, canonical: bool) -
     shape = tuple(image.shape[axis] for axis in axes)
     sides = tuple(float(spacing[axis] * unit) for axis in axes) if known and spacing.all() else None
     return Grid(str(path), shape, sides, axes, flips, image.affine, known_place, (), tuple(notes))
-
-
-def oriented(image: Any) -> bool:
-    """Whether the header tells where the voxels lie."""
-    coded = any(int(image.header.get(code, 0)) > 0 for code in ("qform_code", "sform_code"))
-    return coded and not np.array_equal(image.affine, np.eye(4))

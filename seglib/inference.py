@@ -42,7 +42,7 @@ class Predictor:
         about = runs.describe_weights(path)
         values = dict(about["config"])
         cfg = config.preset(values.pop("preset"), values.pop("size"), **values)
-        return cls(runs.load_weights(path, runs.network(cfg)), cfg, device, precision)
+        return cls(runs.load_weights(path, runs.network(cfg, pretrained=False)), cfg, device, precision)
 
     @torch.inference_mode()
     def probabilities(self, batch: torch.Tensor) -> torch.Tensor:

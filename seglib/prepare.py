@@ -256,6 +256,9 @@ def _write(cases: pd.DataFrame, cfg, folder: Path, info: dict[str, Any], strict:
         if facts.empty:
             raise _first(pd.DataFrame(problems))
         notes = list(cases.attrs.get("notes", []))
+        for path in dict.fromkeys(cases["image"]):  # what only decoding could show; the rest the scan has told
+            new = [n for n in volumes.decoded.get(path, ()) if not any(old.endswith(n) for old in notes)]
+            notes += [f"{Path(path).name}: {note}" for note in new if not note.startswith("spacing unknown")]
         if cfg.mask_inverted == "auto" and cfg.task != "multiclass":
             polarity = _settle_polarity(cfg, cases, facts, arrays["masks"], problems, notes)
         kept = cases.merge(facts[["case", "height", "width", "sha256"]], on="case").assign(

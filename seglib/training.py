@@ -56,10 +56,12 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False) -> Run:
     info = checkpoint["info"] if checkpoint else _probe(cfg, batches)
     accelerator = _accelerator(cfg, info)
     seed_everything(cfg.seed)
-    model = runs.network(cfg)
+    model = runs.network(cfg, pretrained=checkpoint is None and not cfg.init_from)
     if cfg.init_from and checkpoint is None:
         runs.load_weights(cfg.init_from, model)
     info["parameters"] = models.n_parameters(model)
+    if checkpoint is None and hasattr(model, "encoder_origin"):
+        info["encoder_weights"] = f"file {cfg.init_from}" if cfg.init_from else model.encoder_origin
     model = model.to(memory_format=torch.channels_last)  # what oneDNN and tensor cores work on
     optimizer = _optimizer(cfg, model)
     model, optimizer, train, val = accelerator.prepare(model, optimizer, batches["train"], batches["val"])

@@ -74,6 +74,7 @@ def scan_cardiac(root: str | Path, cfg) -> pd.DataFrame:
     root, rows, notes = Path(root), [], []
     below = trees.folders(root, depth=3) if root.is_dir() else []
     patients = [folder for folder in below if re.fullmatch(r"patient\d+", folder.name)]
+    patients.sort(key=lambda folder: folder.name)
     tested = any(folder.parent.name == "testing" for folder in patients)
     for folder in hosts.progress(patients, desc="scan", leave=False):
         split = {"training": "train", "testing": "test"}.get(folder.parent.name, "") if tested else ""
@@ -180,7 +181,7 @@ def _paired_by_name(folder: Path, cfg, notes: list[str]) -> list[dict[str, Any]]
                     continue
                 if (other in wanted) if exact else other.startswith(begin):
                     if name not in grids:
-                        grids[name] = _grid(there[name], cfg)
+                        grids[name] = _grid(there[name], cfg, notes)
                     if grids[name] and _fits(grids[name], there[label], cfg):
                         taken[name] = label
                         notes += [] if exact else [f"{label}: paired with {name}, whose grid it has"]
@@ -257,11 +258,12 @@ def _are_classes(labels: Iterable[str | Path], cfg, most: int = 8) -> str:
     return "class"
 
 
-def _grid(path: Path, cfg) -> Any:
-    """The grid of a volume; None where the path is none (a folder without DICOM files)."""
+def _grid(path: Path, cfg, notes: list[str]) -> Any:
+    """The grid of a volume; None where it cannot be read, with a note if it is a file (a folder may be anything)."""
     try:
         return volumes.read_grid(path, **volumes.options(cfg))
-    except DataError:
+    except DataError as error:
+        notes += [f"left out: {error}"] if path.is_file() else []
         return None
 
 

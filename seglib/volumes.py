@@ -4,6 +4,7 @@ CT is shown as radiologists do: slices from feet to head, the patient's right at
 Short-axis MRI is never turned: its slices are cut as they were acquired.
 """
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -14,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from . import dicoms
+from . import dicoms, niftis
 from .errors import DataError
-from .grids import Grid, dicom_grid, index_map, nifti_grid, oriented, turned
+from .grids import Grid, dicom_grid, index_map, nifti_grid, turned
 
 SUFFIXES = (".nii", ".nii.gz")
 # TotalSegmentator's name of a mask file -> class of the RSNA system; several files of one class are united
@@ -73,7 +74,7 @@ def read(path: str | Path, slice_axis: int | None = None, canonical: bool = True
 def read_grid(path: str | Path, slice_axis: int | None = None, canonical: bool = True) -> Grid:
     """Only the `Grid` of a volume: headers are read, pixels are not."""
     if str(path).lower().endswith(SUFFIXES):
-        return nifti_grid(path, _open_nifti(path), slice_axis, canonical)
+        return nifti_grid(path, niftis.open_file(path), slice_axis, canonical)
     return dicom_grid(path, dicoms.open_series(path), slice_axis, canonical)
 
 
@@ -92,9 +93,9 @@ def read_nifti(path: str | Path, slice_axis: int | None = None, canonical: bool 
     Raises:
         DataError: no such file, cut short, not three-dimensional, colours, or an affine that is no geometry.
     """
-    image = _open_nifti(path)
+    image = niftis.open_file(path)
     grid = nifti_grid(path, image, slice_axis, canonical)
-    array, notes = _load(path, image), list(grid.notes)
+    array, notes = niftis.load(path, image), list(grid.notes)
     wrong = int(array.size - np.isfinite(array).sum()) if array.dtype.kind == "f" else 0
     if wrong == array.size:
         raise DataError(f"{path}: no voxel is a finite number; nothing can be learned from it")
@@ -183,10 +184,10 @@ def align(grid: Grid, path: str | Path) -> tuple[tuple[int, int, int], tuple[boo
     Raises:
         DataError: the two grids do not coincide.
     """
-    image = _open_nifti(path)
+    image = niftis.open_file(path)
     shape, affine = image.shape[:3], image.affine
     size = "{}x{}x{}".format
-    if not grid.oriented or not oriented(image):
+    if not grid.oriented or not niftis.oriented(image):
         own = tuple(np.array(grid.shape)[np.argsort(grid.axes)].tolist())
         if grid.files or shape != own:
             why = "a DICOM series cannot be matched without it" if grid.files else f"and its volume is {size(*own)}"
@@ -220,16 +221,18 @@ def align(grid: Grid, path: str | Path) -> tuple[tuple[int, int, int], tuple[boo
 
 def read_numbers(path: str | Path) -> np.ndarray:
     """The numbers of a NIfTI file as they are stored, in its own axes."""
-    return _load(path, _open_nifti(path))
+    return niftis.load(path, niftis.open_file(path))
 
 
 def _labels_on(grid: Grid, path: str | Path) -> np.ndarray:
     axes, flips, _ = align(grid, path)
     array = read_numbers(path)
     if array.dtype.kind == "f":
-        whole = np.rint(np.nan_to_num(array, nan=-1.0))
-        if np.abs(whole - array).max() > 1e-3 or not np.isfinite(array).all():
-            raise DataError(f"{path}: labels are not whole numbers; were they resampled with interpolation?")
+        whole = np.empty(array.shape, np.int32)
+        for i, plane in enumerate(array):
+            if not np.isfinite(plane).all() or np.abs(np.rint(plane) - plane).max() > 1e-3:
+                raise DataError(f"{path}: labels are not whole numbers; were they resampled with interpolation?")
+            whole[i] = np.rint(plane)
         array = whole
     if array.min() < 0:
         raise DataError(f"{path}: label {array.min():g} is negative; expected 0, 1, 2 …")
@@ -256,13 +259,17 @@ def clip_percentiles(voxels: np.ndarray, low: float, high: float) -> np.ndarray:
 # ---- a small memory: preparation asks slice by slice
 
 
+decoded: dict[str, tuple[str, ...]] = {}  # path -> notes on what `bytes_of` found odd and corrected
+
+
 def bytes_of(
     path: str, level: float | None, width: float | None, percentiles: tuple[float, float] | None, **cut: Any
 ) -> np.ndarray:
     """A volume as uint8 (S, H, W), by window (where there is a level) or percentiles; the last few are remembered."""
 
     def make() -> np.ndarray:
-        voxels = read(path, **cut).voxels
+        volume = read(path, **cut)
+        decoded[path], voxels = volume.notes, volume.voxels
         return (
             window(voxels, level, width) if level is not None else clip_percentiles(voxels, *(percentiles or (0, 100)))
         )
@@ -278,9 +285,12 @@ def labels_of(path: str, labels: str, class_names: tuple[str, ...], **cut: Any) 
 
 def stamp(path: str | Path) -> tuple[Any, ...]:
     """What changes when a file, or any file of a folder, changes: names, sizes and times."""
-    path = Path(path)
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-    return tuple((f.name, s.st_size, s.st_mtime_ns) for f in files if f.exists() for s in [f.stat()])
+    if not os.path.isdir(path):
+        found = [(str(path), os.stat(path))] if os.path.exists(path) else []
+    else:
+        with os.scandir(path) as entries:  # asked once a slice, of folders of a thousand slices
+            found = sorted(((entry.name, entry.stat()) for entry in entries), key=lambda item: item[0])
+    return tuple((name, status.st_size, status.st_mtime_ns) for name, status in found)
 
 
 _memory: OrderedDict[Any, Future] = OrderedDict()
@@ -307,31 +317,3 @@ def _remembered(key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 def _with_notes(grid: Grid, notes: Iterable[str]) -> Grid:
     return Grid(**{**grid.__dict__, "notes": tuple(notes)})
-
-
-def _open_nifti(path: str | Path) -> Any:
-    import nibabel
-
-    if not Path(path).is_file():
-        raise DataError(f"{path}: no such file; check the path")
-    try:
-        image = nibabel.load(path)
-    except Exception as error:  # nibabel, gzip and zlib raise errors of their own
-        raise DataError(f"{path}: not a NIfTI file, or damaged ({type(error).__name__}: {error})") from error
-    while len(image.shape) > 3 and image.shape[-1] == 1:
-        image = image.slicer[..., 0]
-    if len(image.shape) != 3 or 0 in image.shape:
-        shape = "x".join(map(str, image.shape))
-        raise DataError(
-            f"{path}: {len(image.shape)}-D image of {shape}; expected one volume of three axes: split it first"
-        )
-    if image.get_data_dtype().kind not in "iufb":
-        raise DataError(f"{path}: voxels of type {image.get_data_dtype()}; expected one number a voxel")
-    return image
-
-
-def _load(path: str | Path, image: Any) -> np.ndarray:
-    try:
-        return np.asanyarray(image.dataobj)
-    except Exception as error:
-        raise DataError(f"{path}: cut short or damaged ({type(error).__name__}: {error}); copy it again") from error

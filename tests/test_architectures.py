@@ -2,6 +2,8 @@
 
 import copy
 import io
+import re
+import sys
 import time
 import warnings
 
@@ -325,7 +327,7 @@ def test_unknown_encoder(name, message):
 
 
 def test_smp_is_missing(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "segmentation_models_pytorch", None)
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
     with pytest.raises(ConfigError, match="pip install segmentation-models-pytorch"):
         smp_unet()
 
@@ -364,15 +366,11 @@ def test_weights_from_the_hub(monkeypatch, name):
         asked.append((encoder, options["weights"]))
         return pretrained
 
-    torch.manual_seed(5)
     plain = smp_unet(name)
+    network = copy.deepcopy(plain)
     monkeypatch.setattr(encoders, "_hub_trouble", lambda: "")
-    from seglib.encoders import _from_hub
-
-    torch.manual_seed(5)
-    network = smp_unet(name)
     monkeypatch.setattr(smp.encoders, "get_encoder", hub)
-    _from_hub(network, name, 3)
+    encoders._from_hub(network, name, 3)
     assert network.encoder_origin == "imagenet (hub)" and network.encoder is pretrained
     assert asked == [(name, True if name.startswith("tu-") else "imagenet")]
     assert same(network.decoder.state_dict(), plain.decoder.state_dict())
@@ -412,7 +410,7 @@ def test_hub_is_asked_for_a_bounded_time(monkeypatch, act, expected):
     begun = time.perf_counter()
     found = encoders._hub_trouble()
     assert time.perf_counter() - begun < 2
-    assert found == "" if expected == "" else __import__("re").search(expected, found)
+    assert found == "" if expected == "" else re.search(expected, found)
 
 
 def test_no_imagenet_weights_of_this_encoder():

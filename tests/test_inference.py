@@ -383,6 +383,7 @@ class Payload:
         return os.system, (f"touch {self.marker}",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 def test_weights_that_run_code_are_refused(saved, tmp_path):
     path, marker = saved(), tmp_path / "marker"
     torch.save({"weight": Payload(marker)}, path)

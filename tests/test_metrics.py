@@ -416,6 +416,15 @@ def test_nothing_to_average_is_not_a_number():
         assert found[3] == 0 and all(math.isnan(v) for v in found[:3])
 
 
+def test_a_ratio_that_no_resample_has_is_not_a_number_without_a_warning():
+    """Nothing was predicted anywhere: no precision, whoever is drawn."""
+    table = [[0, 0, 5, 20], [0, 0, 3, 20], [0, 0, 0, 20]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        value, low, high, n = metrics.pooled_interval(table, ["a", "b", "c"], "precision")
+    assert n == 3 and math.isnan(value) and math.isnan(low) and math.isnan(high)
+
+
 def test_intervals_repeat_by_seed():
     values = np.random.default_rng(1).random(15)
     patients = np.arange(15)

@@ -26,7 +26,7 @@ PRESETS = ("palm", "rsna", "cardiac", "lung", "binary")
 # The house of seglib: a module imports from lower floors only.
 FLOORS = {
     **dict.fromkeys(["__init__", "errors", "fields", "config", "hosts", "images", "phantom_chest"], 0),
-    **dict.fromkeys(["dicoms", "grids", "volumes", "trees"], 0),
+    **dict.fromkeys(["dicoms", "niftis", "grids", "volumes", "trees"], 0),
     **dict.fromkeys(["volume_layouts", "cases", "phantoms", "encoders"], 1),
     **dict.fromkeys(["layouts", "prepare", "models", "losses", "metrics"], 2),
     **dict.fromkeys(["data", "plots", "runs"], 3),
@@ -35,7 +35,7 @@ FLOORS = {
     "__main__": 6,
 }
 # The ground: what floor 0 itself stands on, each on the ones before it.
-GROUND = ["errors", "fields", "images", "dicoms", "grids"]
+GROUND = ["errors", "fields", "images", "dicoms", "niftis", "grids"]
 
 
 def text(name):
@@ -226,3 +226,12 @@ def test_import_leaves_cuda_alone():
     code += "assert not torch.cuda.is_initialized(), 'an import initialised CUDA'"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_results_in_the_readme_are_those_of_the_json_files():
+    from tests import results
+
+    readme = text("README.md")
+    shown = readme.split(results.BEGIN)[1].split(results.END)[0].strip()
+    assert shown == results.table().strip(), "make results renews it"
+    assert set(results.RESULTS) <= {path.stem for path in results.FOLDER.glob("*.json")}

@@ -78,6 +78,12 @@ def weights(path):
     return torch.load(path)
 
 
+@pytest.fixture
+def no_steps(monkeypatch):
+    """For tests of what is decided between epochs: no training takes place."""
+    monkeypatch.setattr(training, "_train_epoch", lambda *a: {"train_loss": 1.0, "grad_norm": 1.0})
+
+
 def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
@@ -265,7 +271,7 @@ def test_best_weights_are_those_of_the_best_epoch(setting, monkeypatch, monitor,
     assert kept == [best]
 
 
-def test_few_validation_images_smooth_the_monitor(setting, monkeypatch):
+def test_few_validation_images_smooth_the_monitor(setting, monkeypatch, no_steps):
     """0.5, then halfway to each new value: 0.5, 0.7, 0.6, 0.75. The lucky 0.9 of epoch 2 does not win for ever."""
     monkeypatch.setattr(training, "_validate", scores((1, 0.5), (1, 0.9), (1, 0.5), (1, 0.9)))
     run = training.fit(*setting(epochs=4))
@@ -274,7 +280,7 @@ def test_few_validation_images_smooth_the_monitor(setting, monkeypatch):
 
 
 @pytest.mark.parametrize("monitor", ["val_dice", "val_loss"])
-def test_one_epoch_without_a_score_does_not_end_the_choice(setting, monkeypatch, monitor):
+def test_one_epoch_without_a_score_does_not_end_the_choice(setting, monkeypatch, no_steps, monitor):
     """A validation loss may overflow once in half precision; the better epochs after it must still be kept."""
     nan = float("nan")
     monkeypatch.setattr(training, "_validate", scores((nan, nan), (0.9, 0.5), (0.5, 0.7), (0.4, 0.8)))
@@ -282,7 +288,17 @@ def test_one_epoch_without_a_score_does_not_end_the_choice(setting, monkeypatch,
     assert run.history.loc[run.history["best"], "epoch"].iloc[-1] == 4
 
 
-def test_early_stopping_waits_for_patience_epochs(setting, monkeypatch):
+def test_validation_images_without_any_mask_still_leave_best_weights(tmp_path):
+    """There is no Dice to choose by, but `run.best` is what every next step opens."""
+    store = multilabel_store(tmp_path / "store")
+    store.cases = store.cases[~((store.cases["split"] == "val") & (store.cases["case"] != "case5"))]  # no mask at all
+    cfg = config.preset("palm", "smoke", **{**TINY, "batch_size": 2}, work_dir=str(tmp_path), monitor="val_dice")
+    run = training.fit(cfg, data.loaders(store, cfg))
+    assert run.info["images"]["val"] == 1 and run.history["val_dice"].isna().all()
+    assert run.best.is_file() and run.history["best"].any()
+
+
+def test_early_stopping_waits_for_patience_epochs(setting, monkeypatch, no_steps):
     def made(**overrides):
         monkeypatch.setattr(training, "_validate", scores((1, 0.2), (1, 0.6), (1, 0.1)))
         return training.fit(*setting(epochs=9, patience=3, **overrides)).history
@@ -374,7 +390,7 @@ def test_onecycle_reaches_its_peak_and_its_end(setting, monkeypatch):
     assert used[-1] < 1e-2 / 1000
 
 
-def test_plateau_halves_where_nothing_improves(setting, monkeypatch):
+def test_plateau_halves_where_nothing_improves(setting, monkeypatch, no_steps):
     monkeypatch.setattr(training, "_validate", scores((1, 0.5)))
     run = training.fit(*setting(scheduler="plateau", patience=3, epochs=6, lr=1e-2))
     assert list(run.history["lr"]) == pytest.approx([1e-2, 1e-2, 1e-2, 5e-3, 5e-3, 2.5e-3])
@@ -532,6 +548,7 @@ def test_resume_with_another_network_says_so(setting):
         training.fit(cfg.replace(base_channels=3, epochs=3), batches, resume=True)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 def test_last_ckpt_that_runs_code_is_refused(setting, tmp_path):
     cfg, batches = setting()
     folder = runs.folder_of(cfg)
@@ -672,6 +689,7 @@ def test_weights_open_with_plain_torch_and_hold_tensors_only(learned):
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 def test_a_weights_file_that_runs_code_is_refused(tmp_path, protocol):
     marker, path = tmp_path / "marker", tmp_path / "weights.pth"
     network = models.UNet(1, 1, 2, 2)
