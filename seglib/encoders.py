@@ -5,7 +5,6 @@ The network is smp's own `Unet`: its weights load into a plain `smp.Unet` and th
 
 import contextlib
 import copy
-import pickle
 import re
 import threading
 import types
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 
 from .errors import ConfigError, DataError
 from .fields import nearest
+from .weights import load_safely
 
 HUB_SECONDS = 10  # how long the hub may take to answer at all; a download that has begun may take longer
 LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks a stage of EfficientNet-Lite0
@@ -97,20 +97,16 @@ def read(path: str | Path) -> dict[str, Tensor]:
             near = nearest(path, ["imagenet", "none"])
             raise ConfigError(f"encoder_weights: {str(path)!r}{near}; expected imagenet, none or the path of a file")
         raise DataError(f"{path}: no such weights file; encoder_weights takes imagenet, none or the path of a file")
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
 
+        try:
             state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds here, from pickle, zip and its own code
-        # torch's words for a file that would run code recommend to run it
-        unsafe = isinstance(error, pickle.UnpicklingError)
-        reason = "it is no weights file, or holds code" if unsafe else _line(error)
-        raise DataError(
-            f"{path}: refused to load: {reason}; expected a complete file of tensors and plain values only"
-        ) from error
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{path}: refused to load: {_line(error)}; expected a complete safetensors file") from error
+    else:
+        state = load_safely(file)
     for key in ("state_dict", "model"):  # how training scripts wrap it
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from .errors import ConfigError
 
-NO = object()  # the answer of `fit` for a value that does not fit
+NO = NotImplemented  # what `fit` answers for a value that does not fit; the same object after a reload
 
 
 def parts(hint: Any) -> tuple[Any, ...]:

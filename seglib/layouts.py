@@ -2,6 +2,7 @@
 
 Columns: case, patient, split ("" where the tree has none), image, one mask column a class (files joined by `|` are
 united, empty = no mask exists) and finding. `cases.attrs["notes"]` lists what the scan could not place.
+CT and MRI volumes: see `volume_layouts`.
 """
 
 import re

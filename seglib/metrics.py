@@ -103,10 +103,10 @@ def surface_distances(
     if not pred.any() or not truth.any():
         diagonal = float(np.linalg.norm(np.array(pred.shape) * spacing))
         return {"hd95": diagonal, "assd": diagonal, "nsd": 0.0}
-    # the union's box with a rim of one pixel holds both boundaries: the distances stay exact and cost far less
+    # the union's box holds both boundaries: the distances stay exact and cost far less
     axes = [np.flatnonzero((pred | truth).any(axis=tuple(set(range(pred.ndim)) - {axis}))) for axis in range(pred.ndim)]
     box = tuple(slice(found[0], found[-1] + 1) for found in axes)
-    edges = [_boundary(np.pad(mask[box], 1)) for mask in (pred, truth)]
+    edges = [_boundary(mask[box]) for mask in (pred, truth)]
     far = [ndimage.distance_transform_edt(~edge, sampling=spacing) for edge in edges]
     there, back = far[1][edges[0]], far[0][edges[1]]  # prediction -> truth, truth -> prediction
     return {
@@ -161,5 +161,7 @@ def pooled_interval(
         return value, float("nan"), float("nan"), len(table)
     sums = np.stack([np.bincount(inverse, column) for column in table.T], axis=1)  # (patients, 4)
     drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
-    low, high = np.nanpercentile(ratios(*sums[drawn].sum(axis=1).T)[metric], (2.5, 97.5))
+    found = ratios(*sums[drawn].sum(axis=1).T)[metric]
+    found = found[np.isfinite(found)]
+    low, high = np.percentile(found, (2.5, 97.5)) if len(found) else (np.nan, np.nan)
     return value, float(low), float(high), len(table)

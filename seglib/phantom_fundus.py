@@ -119,13 +119,13 @@ def _vessels(photo, rng):
             turns = rng.choice([-1, 1], (n, 1)) * rng.uniform(0.4, 0.9, (n, 1))
             bends = np.arctan2(y, x)[:, None] + turns + np.cumsum(rng.normal(0, 0.14, (n, 18)), 1)
             curves = parents[forks][:, None] + 0.035 * np.cumsum(np.stack([np.cos(bends), np.sin(bends)], -1), 1)
-    # None in the middle of the fovea.
-    return photo.soft(total, 0.006) * (1 - photo.glow(1, 0, 0.28))
+    # None in the middle of the fovea, and narrow where they leave the disc.
+    return photo.soft(total, 0.006) * (1 - photo.glow(1, 0, 0.28)) * (1 - 0.4 * photo.glow(0, 0, 0.2))
 
 
 def _disc(photo, rng, myopic):
     """Depth (H, W) below the rim of the optic disc, and the share of its cup, 0..1."""
-    a, b = rng.uniform([0.175, 0.205], [0.21, 0.24])
+    a, b = rng.uniform([0.2, 0.225], [0.23, 0.26])
     turn = rng.normal(0, 0.15 + 0.25 * myopic)
     a *= 1 - rng.uniform(0, 0.3) * myopic  # a tilted disc looks narrow
     cup = photo.oval(rng.uniform(0, 0.03), rng.normal(0, 0.01), *(rng.uniform(0.35, 0.65) * np.array([a, b])), turn)
@@ -171,7 +171,7 @@ def _bright_spots(photo, rng, disc):
             # A line without length is a dot.
             dots = np.maximum(dots, photo.stroke(width, *[np.array([s, s]) for s in spots[widths == width]]))
     share = 0.9 * photo.soft(dots, 0.012)
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         headings = rng.choice([-1, 1]) * rng.uniform(0.9, 1.7) + rng.uniform(-0.6, 0.6, 120)
         starts = 0.15 * np.stack([np.cos(headings), np.sin(headings)], 1)
         fibres = photo.stroke(0.01, *[np.array([s, t * s]) for s, t in zip(starts, rng.uniform(1.5, 4, 120))])
@@ -229,9 +229,9 @@ def _eye(photo, rng, finding, detached):
         pigment = _blend(pigment, np.float32(0.02), bare) + rng.uniform(0.3, 1.6) * heaps
         masks["Lesion Masks/Atrophy"] = depth > 0
     # The nerve is paler in its cup and on the side of the fovea.
-    tissue = rng.uniform(0.22, 0.5)
-    blood = _blend(blood, tissue - 0.85 * tissue * cup - 0.3 * photo.x + 0.02 * texture, _edge(disc, 0.03))
-    pigment = _blend(pigment, np.float32(rng.uniform(0, 0.15)), _edge(disc, 0.03))
+    tissue = rng.uniform(0.1, 0.32)
+    blood = _blend(blood, tissue - 0.85 * tissue * cup - 0.3 * photo.x + 0.02 * texture, _edge(disc, 0.025))
+    pigment = _blend(pigment, np.float32(rng.uniform(0, 0.1)), _edge(disc, 0.025))
     colour = SCLERA * np.exp(-BLOOD * blood[..., None].clip(0) - PIGMENT * pigment[..., None].clip(0))
     colour = _blend(colour, FAT, _bright_spots(photo, rng, disc))
     if detached:

@@ -16,6 +16,7 @@ import torch
 
 from . import config, hosts, models
 from .errors import DataError
+from .weights import load_safely
 
 RESUME = "last.ckpt"
 
@@ -141,19 +142,6 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{about}: not the description of weights ({error}); copy it again from the run") from error
     return found
-
-
-def load_safely(path: str | Path) -> Any:
-    """`torch.load` that never runs code from the file, with an error that says what is wrong."""
-    if not Path(path).is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds here, from pickle, zip and its own code
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise DataError(
-            f"{path}: refused to load: {reason}; expected a complete file of tensors and plain values only"
-        ) from error
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:

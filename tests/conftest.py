@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 os.environ["MPLBACKEND"] = "agg"  # before any test file imports matplotlib
@@ -17,6 +18,7 @@ TEST_DATA = Path(os.environ.get("SEGLIB_TEST_DATA") or REPOSITORY / "../shared/d
 # The same examples in every run, so that a failure can be repeated; no deadline, because the machine is shared.
 settings.register_profile("seglib", derandomize=True, deadline=None, max_examples=40)
 settings.load_profile("seglib")
+torch.set_num_threads(1)  # networks of a few channels: threads cost more than they bring
 
 
 @pytest.fixture(autouse=True)

@@ -514,7 +514,7 @@ def test_unusable_files(tmp_path):
     (tmp_path / "torn.pth").write_bytes((tmp_path / "list.pth").read_bytes()[:100])
     (tmp_path / "torn.safetensors").write_bytes(b"12345678")
     for name, message in (
-        ("evil.pth", "refused to load.*holds code"),
+        ("evil.pth", "refused to load.*could run code"),
         ("list.pth", "no state_dict"),
         ("empty.pth", "no state_dict"),
         ("torn.pth", "refused to load"),

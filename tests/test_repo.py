@@ -26,7 +26,7 @@ PRESETS = ("palm", "rsna", "cardiac", "lung", "binary")
 # The house of seglib: a module imports from lower floors only.
 FLOORS = {
     **dict.fromkeys(["__init__", "errors", "fields", "config", "hosts", "images", "phantom_chest"], 0),
-    **dict.fromkeys(["dicoms", "niftis", "grids", "volumes", "trees"], 0),
+    **dict.fromkeys(["dicoms", "niftis", "grids", "volumes", "trees", "weights", "phantom_fundus", "phantom_skin"], 0),
     **dict.fromkeys(["volume_layouts", "cases", "phantoms", "encoders"], 1),
     **dict.fromkeys(["layouts", "prepare", "models", "losses", "metrics"], 2),
     **dict.fromkeys(["data", "plots", "runs"], 3),

@@ -497,7 +497,7 @@ def test_resume_reuses_what_was_probed(setting, monkeypatch):
     monkeypatch.setattr(training, "_probe", no_probing)
     run = training.fit(cfg.replace(precision="auto"), batches, resume=True)
     assert run.info["precision"] == "bf16" and len(run.history) == 2
-    assert run.info["seconds"] == pytest.approx(run.history["seconds"].sum(), rel=0.5)
+    assert 0 <= run.info["seconds"] - run.history["seconds"].sum() < 60  # both parts of the run
 
 
 def test_resume_where_there_is_nothing_starts_anew(setting):
