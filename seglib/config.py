@@ -233,7 +233,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "rsna": dict(image_size=256, epochs=15, batch_size=8, accumulate=1, num_workers="auto"),
     "cardiac": dict(image_size=128, base_channels=16, epochs=30),
     "lung": dict(
-        image_size=256, base_channels=8, loss="combined", lr=1e-3, scheduler="onecycle", batch_size=2,
+        image_size=256, base_channels=8, depth=5, loss="combined", lr=2e-3, scheduler="onecycle", batch_size=4,
         epochs=40, clip=1.0,
     ),
     "binary": dict(base_channels=16, epochs=30, scheduler="onecycle"),

@@ -24,10 +24,10 @@ BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -
 
 
 def lung(work_dir: str) -> list[dict]:
-    """The lung system, small setting: trained and tested on Montgomery for three seeds (each its own split), the first
+    """The lung system, small setting: trained and tested on Montgomery for two seeds (each its own split), the first
     also tested on Shenzhen, another hospital that it never saw."""
     rows = []
-    for seed in (0, 1, 2):
+    for seed in (0, 1):
         cfg = config.preset("lung", "small", data_root=str(REAL / "montgomery"), work_dir=work_dir, seed=seed)
         batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
         run = training.fit(cfg, batches)

@@ -113,7 +113,7 @@ def test_any_subset_of_the_masks(roots):
 
 def test_areas_and_places(roots):
     masks = drawn(roots["palm"])
-    limits = {"atrophy": (0.003, 0.2), "detachment": (0.05, 0.45), "disc": (0.006, 0.025)}
+    limits = {"atrophy": (0.003, 0.2), "detachment": (0.05, 0.45), "disc": (0.008, 0.025)}
     for name, (low, high) in limits.items():
         shares = [mask.mean() for mask in masks[name].values()]
         assert low < min(shares) <= max(shares) < high, (name, min(shares), max(shares))
@@ -137,10 +137,11 @@ def test_a_fundus_is_red_and_round(roots):
 def test_no_threshold_finds_disc_or_lesions(roots):
     photos = {stem: read(path, "JPEG", "RGB") for stem, path in photographs(roots["palm"]).items()}
     best = {n: best_dice([(photos[s], m) for s, m in masks.items()]) for n, masks in drawn(roots["palm"]).items()}
-    # Measured: disc 0.37, atrophy 0.53, detachment 0.61 (five masks; 96 phantoms: 0.30, 0.51, 0.54). The discs of
-    # real photographs: IDRiD 0.62, Drishti-GS 0.71, both with one threshold 0.55.
-    assert 0.15 < best["disc"] < 0.5
-    assert 0.3 < best["atrophy"] < 0.65
+    # Measured: disc 0.51, atrophy 0.49, detachment 0.63 (96 phantoms: 0.45, 0.47, 0.55). A U-Net of 16 channels reached
+    # 0.72 for the disc after 540 steps at 128 pixels. Discs of real photographs: IDRiD 0.62, Drishti-GS 0.71, both
+    # together 0.55.
+    assert 0.3 < best["disc"] < 0.6
+    assert 0.3 < best["atrophy"] < 0.6
     assert best["detachment"] < 0.7
 
 
