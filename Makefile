@@ -4,7 +4,7 @@ BIN := .venv/bin
 FIRST := 00_start_here
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test test-slow lab results clean
+.PHONY: help env run notebooks test test-slow lab results clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ env: .venv/.installed ## .venv with the pinned requirements and the package itse
 
 run: env ## execute the first notebook on phantoms and print its scores (SEGLIB_SMOKE=1: seconds)
 	$(BIN)/python tests/run_notebook.py notebooks/$(FIRST).ipynb runs/$(FIRST).executed.ipynb
+
+notebooks: env ## execute all notebooks in their small size and keep the outputs, as they are committed (minutes)
+	for n in notebooks/*.ipynb; do $(BIN)/python tests/run_notebook.py $$n $$n || exit 1; done
 
 test test-slow: export MPLBACKEND = agg
 test: env ## lint, unit tests, and every notebook in its smoke size

@@ -49,7 +49,7 @@ class Report:
 
     def show(self, cases: Any) -> Any:
         """Figure of input, truth, prediction and difference for these rows of `per_image`."""
-        best = cases.drop_duplicates("case")
+        best = cases[cases["annotated"]].drop_duplicates("case")
         return plots.predictions([(f"{r.case}\nDice {r.dice:.3f}", *self.examples(r.case)) for r in best.itertuples()])
 
     def text(self) -> str:

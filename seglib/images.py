@@ -24,7 +24,7 @@ _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.
 
 class Mask(NamedTuple):
     """A decoded mask: `pixels` (H, W) uint8 (0/1, or class numbers), `how` it was decoded, and whether 0 and 1
-    look swapped (the frame's border and most of its area are foreground)."""
+    look swapped (the frame's border is foreground)."""
 
     pixels: np.ndarray
     how: str
@@ -128,9 +128,9 @@ def read_mask(paths: str, encoding: str | dict[str, int] = "auto", inverted: boo
 
 
 def looks_inverted(pixels: np.ndarray) -> bool:
-    """Whether the frame's border and most of the area of a 0/1 mask are foreground, as where 0 is the structure."""
+    """Whether the border of a 0/1 mask is foreground, as where 0 is the structure (which may fill most of it)."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return bool(border.mean() > 0.8 and pixels.mean() > 0.5)
+    return bool(border.mean() > 0.8)
 
 
 def read_labels(path: str, encoding: str | dict[str, int], n_classes: int, label_map: dict[str, int]) -> Mask:

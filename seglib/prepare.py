@@ -49,12 +49,10 @@ class DataReport:
         for column in [c for c in facts if c.startswith("share ")]:
             name, share = column[6:], facts[column]
             how = facts[f"how {name}"].replace("", np.nan).value_counts()
-            rows.append(
-                (
-                    f"{name}: masks",
-                    f"{share.notna().sum()} there, {share.isna().sum()} missing, {(share == 0).sum()} empty",
-                )
-            )
+            counts = f"{share.notna().sum()} there, {share.isna().sum()} missing, {(share == 0).sum()} empty"
+            rows.append((f"{name}: masks", counts))
+            if not share.notna().any():
+                continue
             rows.append((f"{name}: decoded by", "; ".join(f"{k} ({n})" for k, n in how.items())))
             rows.append(
                 (f"{name}: share of pixels", f"{share.mean():.1%} (from {share.min():.1%} to {share.max():.1%})")
@@ -331,7 +329,7 @@ def _settle_polarity(cfg, cases, facts, masks: np.ndarray, problems: list, notes
                 facts.loc[index, f"share {name}"] = mask.mean()
         for case in there["case"][looks[:, 1 if polarity[name] else 0]]:
             path = cases.loc[rows[case], name]
-            problem = f"{path}: mask looks inverted beside the others of its class (border and most pixels are 1)"
+            problem = f"{path}: mask looks inverted beside the others of its class (its border is 1)"
             do = "set aside; correct the file, or set mask_inverted=False to take all masks as they are"
             problems.append({"case": case, "file": path, "problem": problem, "action": do})
     return polarity

@@ -1,5 +1,7 @@
 """Execute a notebook, print what its cells tagged `scores` wrote: run_notebook.py SOURCE.ipynb COPY.ipynb"""
 
+import base64
+import io
 import re
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from PIL import Image
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -23,6 +26,25 @@ def tagged_text(notebook, tag="scores"):
             elif output.output_type in ("display_data", "execute_result"):
                 texts.append(output.data.get("text/plain", ""))
     return "\n".join(text.rstrip() for text in texts if text.strip())
+
+
+def tidy(notebook, width=600, colours=64):
+    """What a notebook is committed with: no standard error, no time stamps, figures as small palette PNGs."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.metadata.pop("execution", None)
+            cell.outputs = [
+                o
+                for o in cell.outputs
+                if o.get("name") != "stderr" and "_Training finished._" not in str(o.get("data"))
+            ]
+        for data in (output.get("data", {}) for output in cell.get("outputs", [])):
+            if "image/png" in data:
+                picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB")
+                picture.thumbnail((width, 10 * width))
+                small = io.BytesIO()
+                picture.quantize(colours, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+                data["image/png"] = base64.b64encode(small.getvalue()).decode()
 
 
 def main(source, copy):
@@ -47,6 +69,7 @@ def main(source, copy):
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         problem = ANSI.sub("", str(error))
     progress(None, 0)
+    tidy(notebook)
     copy.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, copy)
 
