@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from . import hosts, trees, volume_layouts
-from .errors import ConfigError, DataError
+from .errors import DataError
 from .images import SUFFIXES
 
 
@@ -29,8 +29,6 @@ def scan(cfg) -> pd.DataFrame:
         "rsna": lambda root: volume_layouts.scan_rsna(root, cfg),
         "cardiac": lambda root: volume_layouts.scan_cardiac(root, cfg),
     }
-    if cfg.preset not in scanners:
-        raise ConfigError(f"preset: {cfg.preset!r} has no scan yet; this version reads {', '.join(scanners)}")
     root = hosts.find_data(cfg) if cfg.local else hosts.wait_for_data(cfg)
     if root is None and cfg.data_root and cfg.preset in ("rsna", "cardiac") and Path(cfg.data_root).is_dir():
         root = Path(cfg.data_root)  # the forms of NIfTI trees are too many for markers; their scan says what it expects
