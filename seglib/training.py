@@ -105,6 +105,8 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False) -> Run:
     if accelerator.is_main_process:
         runs.save_weights(folder / "final_model.pth", network, cfg, epoch=state["epoch"])
         if not run.best.is_file():  # no epoch had a score to choose by
+            run.history.loc[run.history.index[-1], "best"] = True
+            run.save()
             runs.save_weights(run.best, network, cfg, epoch=state["epoch"])
         plots.save(plots.training_curves(run.history), folder / "training_history.png")
     return run

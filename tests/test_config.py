@@ -497,9 +497,7 @@ NAMES = st.text(st.characters(codec="ascii", exclude_categories=["C"]), min_size
 @given(
     epochs=st.integers(1, 100_000),
     lr=st.floats(1e-8, 10),
-    names=st.lists(
-        st.text(st.characters(codec="ascii", exclude_categories=["C"]), min_size=1), min_size=2, unique=True
-    ),
+    names=st.lists(NAMES.filter(lambda name: name not in config.RESERVED), min_size=2, unique=True),
     suffix=st.sampled_from([".json", ".toml", ".cfg"]),
 )
 def test_any_values_survive_a_file(tmp_path_factory, epochs, lr, names, suffix):
