@@ -1,4 +1,4 @@
-"""U-Nets on the encoders of segmentation-models-pytorch (smp), and where their first weights come from. Taught in `03`.
+"""U-Nets on the encoders of segmentation-models-pytorch (smp), and where their first weights come from.
 
 The network is smp's own `Unet`: its weights load into a plain `smp.Unet` and the other way round.
 """

@@ -1,4 +1,4 @@
-"""Losses on logits that know which masks exist and which pixels count. Plain torch. Taught in `02`, `04` and `06`.
+"""Losses on logits that know which masks exist and which pixels count. Plain torch. Taught in `04_lung_segmentation`.
 
 All take logits (N, K, H, W), a target and `annotated` (N, K) bool. The target is (N, K, H, W) of 0, 1 and 255 for the
 sigmoid tasks, (N, H, W) of class numbers and 255 for softmax. 255 = ignored: a pixel of padding, or of a mask that

@@ -1,4 +1,4 @@
-"""Networks in plain torch: they know no file and no config object. Taught in `02` to `06`."""
+"""Networks in plain torch: they know no file and no config object. Taught in `04_lung_segmentation`."""
 
 import numpy as np
 import torch
@@ -160,7 +160,7 @@ class ASPP(nn.Module):
 
 
 class ASPPNet(UNet):
-    """Encoder, ASPP on its deepest features (stride 16), bilinear decoder with skip connections. Taught in `05`.
+    """Encoder, ASPP on its deepest features (stride 16), bilinear decoder with skip connections.
 
     It is the bilinear `UNet` of depth 4 with an `ASPP` at its bottom, so that the two can be compared.
     (N, in_channels, H, W) float32 -> logits (N, n_classes, H, W); any H, W of at least 16. Training on a batch of one
