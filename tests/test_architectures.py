@@ -21,15 +21,6 @@ smp = pytest.importorskip("segmentation_models_pytorch")
 MOBILENET, LITE0, SMALL = "tu-tf_mobilenetv3_large_100", "tu-tf_efficientnet_lite0", "tu-mobilenetv3_small_050"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny networks are many times faster on one thread, the more so beside other programs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
 def one_seed():
     torch.manual_seed(0)

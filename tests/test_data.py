@@ -19,14 +19,6 @@ from seglib.errors import DataError
 CLASSES = ("atrophy", "detachment", "disc")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def lung(lung_tree, tmp_path_factory):
     """(store, cfg) of the lung phantoms in three parts: 9 training, 3 validation and 4 test images."""

@@ -22,14 +22,6 @@ COLUMNS = [*COLUMNS.split(), "accuracy", "bce", "hd95", "assd", "nsd"]
 SUMMARY = "class metric average value low high n n_empty n_missing grid".split()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Fake:
     """What `evaluate` needs of a predictor; `say` turns pixels (N, C, H, W) in 0..255 into probabilities."""
 

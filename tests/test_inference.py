@@ -14,15 +14,6 @@ from seglib import config, images, metrics, plots, runs
 from seglib.errors import DataError, SeglibError
 from seglib.inference import Prediction, Predictor
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 TASKS = {
     "binary": ("lung", {}),
     "multilabel": ("palm", {}),

@@ -19,14 +19,6 @@ SIGMOID += [("combined", {}), ("combined", {"missing_normalisation": "plain", "l
 SOFTMAX = [("cross_entropy", {}), ("dice_focal", {}), ("dice_focal", {"focal_gamma": 0.0})]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def sigmoid_batch(seed, n=2, k=3, side=6, ignored=0.0, missing=0.0):
     """Logits, target of 0, 1 and 255, annotated; the share `ignored` of pixels is padding, `missing` of the masks."""
     g = torch.Generator().manual_seed(seed)

@@ -20,14 +20,6 @@ from seglib import metrics
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @st.composite
 def mask_pairs(draw):
     """Prediction and truth, bool of one shape; now and then empty or full."""

@@ -10,15 +10,6 @@ from hypothesis import strategies as st
 from seglib import models
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny networks are many times faster on one thread, the more so beside other programs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
 def one_seed():
     torch.manual_seed(0)

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in PATHS}
-PRIVATE = re.compile(r"(/home/|/root/|/work/|/tmp/|/Users/|[A-Z]:\\\\)")
+PRIVATE = re.compile(r"(/(home|root|work|tmp|Users)/|[A-Z]:\\\\)")
 
 notebooks = pytest.mark.parametrize("name", NOTEBOOKS)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from seglib import config, data, evaluation, images, layouts, phantom_fundus, phantom_skin, phantoms, prepare, training
@@ -14,14 +13,6 @@ from seglib.errors import DataError
 
 CLASSES = ("atrophy", "detachment", "disc")
 DRAW = {"palm": phantom_fundus.palm_case, "binary": phantom_skin.binary_case}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

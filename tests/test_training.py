@@ -22,14 +22,6 @@ TINY = dict(base_channels=2, depth=2, epochs=2, batch_size=4, precision="fp32", 
 TIMES = ["seconds", "images_per_second"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def prepared(lung_tree, tmp_path_factory):
     """(store, cfg) of 12 training and 4 validation phantoms of 64 x 64 pixels."""
