@@ -128,7 +128,7 @@ def scan_palm(root: str | Path, class_names: Iterable[str] = ("atrophy", "detach
     folders = [f for base in (root, root / "PALM") if base.is_dir() for f in trees.folders(base, depth=1)]
     parts = {f: _mask_folders(f) for f in folders if f.name.lower() in trees.SPLITS and (f / "Images").is_dir()}
     if not parts:
-        found = trees.contents(root) if root.is_dir() else "no such folder"
+        found = trees.contents(root)
         raise DataError(f"{root}: no PALM tree; expected Training/Images and Validation/Images; found {found}")
     known = sorted({name for masks in parts.values() for name in masks})
     for name in class_names:

@@ -64,5 +64,8 @@ def folders(root: Path, depth: int) -> list[Path]:
 
 
 def contents(root: Path) -> str:
+    """What lies in a folder, in words for an error message: eight names at most."""
+    if not root.is_dir():
+        return "no such folder"
     names = sorted(f.name + ("/" if f.is_dir() else "") for f in root.iterdir())
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "an empty folder"

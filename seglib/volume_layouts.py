@@ -53,7 +53,7 @@ def scan_rsna(root: str | Path, cfg) -> pd.DataFrame:
             rows += _slices_and_volumes(folder, cfg, notes, "", folder.parent == root or folder == root)
             rows += _paired_by_name(folder, cfg, notes)
     if not rows:
-        found = trees.contents(root) if root.is_dir() else "no such folder"
+        found = trees.contents(root)
         raise DataError(
             f"{root}: no CT of the rsna system; expected train_images with segmentations, images with labels, "
             f"*_ct.nii.gz with *_seg.nii.gz, or <case>/ct.nii.gz with <case>/segmentations; found {found}"
@@ -90,7 +90,7 @@ def scan_cardiac(root: str | Path, cfg) -> pd.DataFrame:
         for row in rows:
             row["patient"] = (re.match(r"patient\d+", row["patient"]) or [row["patient"]])[0]
     if not rows:
-        found = trees.contents(root) if root.is_dir() else "no such folder"
+        found = trees.contents(root)
         raise DataError(
             f"{root}: no MRI of the cardiac system; expected patient001/patient001_frame01.nii.gz with _gt, or "
             f"train/images with train/masks; found {found}"
