@@ -244,11 +244,13 @@ def _write(cases: pd.DataFrame, cfg, folder: Path, info: dict[str, Any], strict:
             except DataError as error:
                 return {"case": case["case"], "file": _named_file(case, str(error)), "problem": str(error)}
 
-        with ThreadPoolExecutor(hosts.n_cores()) as pool:  # decoding releases the interpreter lock
-            # File by file: the slices of a volume are asked for while it is in memory.
-            order = cases["image"].argsort(kind="stable").tolist()
-            done = hosts.progress(pool.map(one, order), total=len(cases), desc="prepare", leave=False)
-            found = [fact for _, fact in sorted(zip(order, done), key=lambda item: item[0])]
+        # A thread takes all slices of a volume, which is decoded once; decoding releases the interpreter lock.
+        files = [rows.index.tolist() for _, rows in cases.groupby("image", sort=False)]
+        slices = max(map(len, files)) > 1
+        with ThreadPoolExecutor(min(hosts.n_cores(), 4) if slices else hosts.n_cores()) as pool:
+            done = pool.map(lambda rows: [(index, one(index)) for index in rows], files)
+            shown = hosts.progress(done, total=len(files), desc="prepare", leave=False)
+            found = [fact for _, fact in sorted((pair for pairs in shown for pair in pairs), key=lambda pair: pair[0])]
         problems = [{**f, "action": "set aside"} for f in found if "problem" in f]
         facts = pd.DataFrame([f for f in found if "problem" not in f])
         if facts.empty:

@@ -8,7 +8,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ ORGANS = {
     "liver": "liver", "spleen": "spleen", "kidney_left": "left_kidney", "kidney_right": "right_kidney",
     "colon": "bowel", "small_bowel": "bowel", "duodenum": "bowel",
 }  # fmt: skip
-_CACHED = 4  # arrays kept in memory: image and labels of two volumes
+_CACHED = 4  # arrays that a thread keeps in memory: image and labels of two volumes
 
 
 @dataclass(frozen=True)
@@ -256,7 +255,7 @@ def clip_percentiles(voxels: np.ndarray, low: float, high: float) -> np.ndarray:
     return window(voxels, (bottom + top) / 2, max(top - bottom, 1e-6))
 
 
-# ---- a small memory: preparation asks slice by slice
+# ---- a small memory: preparation asks slice by slice, a thread a volume
 
 
 decoded: dict[str, tuple[str, ...]] = {}  # path -> notes on what `bytes_of` found odd and corrected
@@ -293,26 +292,30 @@ def stamp(path: str | Path) -> tuple[Any, ...]:
     return tuple((name, status.st_size, status.st_mtime_ns) for name, status in found)
 
 
-_memory: OrderedDict[Any, Future] = OrderedDict()
-_lock = threading.Lock()
+class _Memory(threading.local):
+    """Key -> array or error of the volumes that this thread asked for last; no thread can push out another's."""
+
+    def __init__(self):
+        self.known: OrderedDict[Any, np.ndarray | ValueError] = OrderedDict()
+
+
+_memory = _Memory()
 
 
 def _remembered(key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The value for a key, made by the first thread that asks while the others wait; errors are remembered too."""
-    with _lock:
-        mine = key not in _memory
-        result = _memory.setdefault(key, Future())
-        _memory.move_to_end(key)
-        while len(_memory) > _CACHED:
-            _memory.popitem(last=False)
-    if mine:
+    """The value for a key, made once while it is remembered; a file that cannot be read is remembered too."""
+    known = _memory.known
+    if key not in known:
         try:
-            result.set_result(make())
-        except BaseException as error:
-            result.set_exception(error)
-            if not isinstance(error, ValueError):  # an interrupt, no memory: try again next time
-                _memory.pop(key, None)
-    return result.result()
+            known[key] = make()
+        except ValueError as error:
+            known[key] = error
+        while len(known) > _CACHED:
+            known.popitem(last=False)
+    known.move_to_end(key)
+    if isinstance(known[key], ValueError):
+        raise known[key]
+    return known[key]
 
 
 def _with_notes(grid: Grid, notes: Iterable[str]) -> Grid:
