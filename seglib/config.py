@@ -229,9 +229,16 @@ FULL: dict[str, dict[str, Any]] = {
 
 # A laptop's few minutes: smaller pictures and networks; every change against FULL is listed here.
 SMALL: dict[str, dict[str, Any]] = {
-    "palm": dict(base_channels=16, epochs=30, batch_size=8, lr=1e-3, scheduler="onecycle"),
-    "rsna": dict(image_size=256, epochs=15, batch_size=8, accumulate=1, num_workers="auto"),
-    "cardiac": dict(image_size=128, base_channels=16, epochs=30),
+    "palm": dict(
+        base_channels=8, depth=5, loss="combined", lr=2e-3, scheduler="onecycle", batch_size=4, epochs=80, clip=1.0,
+    ),
+    "rsna": dict(
+        image_size=256, epochs=20, batch_size=8, accumulate=2, scheduler="onecycle", clip=1.0, num_workers="auto",
+    ),
+    "cardiac": dict(
+        image_size=128, base_channels=16, aspp_rates=(1, 2, 3), lr=3e-3, scheduler="onecycle", batch_size=8, epochs=40,
+        clip=1.0, augment={"affine": {"scale": [0.8, 1.2], "translate": 0.0, "rotate": 30, "p": 0.8}},
+    ),
     "lung": dict(
         image_size=256, base_channels=8, depth=5, loss="combined", lr=2e-3, scheduler="onecycle", batch_size=4,
         epochs=40, clip=1.0,

@@ -77,9 +77,7 @@ class Predictor:
     def mask(self, prob: np.ndarray) -> np.ndarray:
         """Probabilities (C, H, W) to the mask of a `Prediction`, by the config's task and threshold."""
         chosen = metrics.decide(torch.from_numpy(prob)[None], self.config.task, self.config.threshold)[0]
-        if self.config.task == "multiclass":
-            return chosen.int().argmax(dim=0).numpy().astype(np.uint8)
-        return (chosen if self.config.task == "multilabel" else chosen[0]).numpy().astype(np.uint8)
+        return metrics.as_mask(chosen, self.config.task)
 
     def predict_file(
         self, path: str | Path, output: str | Path | None = None, overlay: bool = False, name: str | None = None

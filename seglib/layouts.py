@@ -94,7 +94,7 @@ def scan_binary(root: str | Path, class_name: str = "structure") -> pd.DataFrame
     own; where several show one patient, set `cases["patient"]` before the split.
     """
     root, tables = Path(root), []
-    for folder in [root, *(f for f in trees.folders(root, depth=1) if f.name.lower() in trees.SPLITS)]:
+    for folder in [root, *(f for f in trees.folders(root, depth=1)[1:] if f.name.lower() in trees.SPLITS)]:
         for images, masks in (("images", "masks"), ("train", "train_masks"), ("ISIC*_Input", "ISIC*_GroundTruth")):
             found = [sorted(f for f in folder.glob(name) if f.is_dir()) for name in (images, masks)]
             for source, target in zip(*found):

@@ -41,6 +41,13 @@ def decide(prob: Tensor, task: str, threshold: float = 0.5) -> Tensor:
     return torch.zeros_like(prob, dtype=torch.bool).scatter_(1, prob.argmax(dim=1, keepdim=True), True)
 
 
+def as_mask(chosen: Tensor, task: str) -> np.ndarray:
+    """One image of `decide`, (K, H, W) bool -> uint8 mask: (H, W) of 0/1 or class numbers, (K, H, W) for multilabel."""
+    if task == "multiclass":
+        return chosen.int().argmax(dim=0).cpu().numpy().astype(np.uint8)
+    return (chosen if task == "multilabel" else chosen[0]).cpu().numpy().astype(np.uint8)
+
+
 def batch_counts(pred: Tensor, target: Tensor, task: str) -> Tensor:
     """(N, K, 4) int64 tp, fp, fn, tn of each image and class, on the device of its arguments.
 

@@ -7,7 +7,7 @@ import tempfile
 import numpy as np
 from PIL import Image
 
-from . import hosts, phantom_chest, phantom_fundus, phantom_skin
+from . import hosts, phantom_abdomen, phantom_chest, phantom_fundus, phantom_heart, phantom_skin
 from .errors import ConfigError, DataError
 
 
@@ -22,13 +22,25 @@ def write(name, folder, n=24, seed=0):
     which may be missing.
     "binary" forms `images/lesion_0001.jpg` (skin, sides of 240 to 320 pixels) and 0 / 255 masks
     `masks/lesion_0001_mask.png`.
+    "rsna" forms the DICOM tree: one CT series a patient, `train_images/10004/21057/1.dcm` (17 to 20 axial slices of
+    128 x 128 pixels of 2.5 to 3.2 mm, 8 to 12 mm apart; plain, RLE and JPEG 2000 files by turns), and its label map
+    `segmentations/21057.nii` (1 liver, 2 spleen, 3 left and 4 right kidney, 5 bowel).
+    "cardiac" forms ACDC's tree: `training/patient001/patient001_frame01.nii.gz` (short-axis MRI, 8 to 10 slices of 140
+    to 170 pixels of about 1.6 mm, 8 to 10 mm apart) and a frame at end systole, each with its labels `_gt.nii.gz` (1
+    right ventricle, 2 myocardium, 3 left ventricle), and `Info.cfg`; the groups NOR, DCM, HCM, MINF, RV by turns.
 
     Image i depends on `seed` and i, not on `n`. The tree appears complete or not at all; `PHANTOM.txt` in it
     says what it is. A folder that holds these very phantoms is returned as it is, others are replaced.
     Raises `ConfigError` (unknown name, n below 1, negative seed) and `DataError` (the folder holds files that
     no phantom wrote; they are left alone). Every notebook calls this when there is no real data.
     """
-    drawers = {"palm": phantom_fundus.palm_case, "lung": phantom_chest.lung_case, "binary": phantom_skin.binary_case}
+    drawers = {
+        "palm": phantom_fundus.palm_case,
+        "lung": phantom_chest.lung_case,
+        "binary": phantom_skin.binary_case,
+        "rsna": phantom_abdomen.rsna_case,
+        "cardiac": phantom_heart.cardiac_case,
+    }
     if name not in drawers:
         near = difflib.get_close_matches(str(name), drawers, n=1, cutoff=0)[0]
         raise ConfigError(f"phantom {name!r} is unknown; did you mean {near!r}? Known: {', '.join(drawers)}")

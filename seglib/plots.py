@@ -171,6 +171,26 @@ def predictions(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], 
     return figure
 
 
+def agreement(true: pd.Series, predicted: pd.Series, unit: str) -> Figure:
+    """Measured on the prediction against measured on the truth: each pair, and their difference over their mean with
+    bias and 95 % limits of agreement (Bland and Altman). Pairs with a NaN are left out."""
+    pairs = pd.concat([true, predicted], axis=1).dropna().to_numpy(float)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4))
+    left.scatter(*pairs.T, s=18, color=PREDICTION)
+    ends = [pairs.min(), pairs.max()] if len(pairs) else [0, 1]
+    left.plot(ends, ends, color="0.6", linewidth=1)
+    left.set(xlabel=f"true, {unit}", ylabel=f"predicted, {unit}", title=f"n={len(pairs)}")
+    error = pairs[:, 1] - pairs[:, 0]
+    right.scatter(pairs.mean(axis=1), error, s=18, color=PREDICTION)
+    if len(pairs) > 1:
+        for value, style in zip(error.mean() + 1.96 * error.std(ddof=1) * np.array([0, -1, 1]), ("-", "--", "--")):
+            right.axhline(value, color="0.6", linestyle=style, linewidth=1)
+    right.set(xlabel=f"mean of both, {unit}", ylabel=f"predicted - true, {unit}")
+    sns.despine(figure)
+    figure.tight_layout()
+    return figure
+
+
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG and close it."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ import math
 import random
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,16 @@ class TrainingError(SeglibError, ArithmeticError):
     """The loss is no longer a number."""
 
 
-def fit(cfg, batches: dict[str, DataLoader], resume: bool = False) -> Run:
+def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str | Path | None = None) -> Run:
     """Train the network of `cfg` on `batches["train"]`, choose the best weights on `batches["val"]`.
 
-    Writes into `work_dir/<preset>`: the best weights (`cfg.checkpoint_name`), `final_model.pth`,
-    `checkpoint_epoch_N.pth` every `save_every` epochs, `history.csv`, `config.json`, `run.json`,
-    `training_history.png`, and `last.ckpt` to resume from. An old run there is renamed aside.
+    Writes into the run folder: the best weights (`cfg.checkpoint_name`), `final_model.pth`, `checkpoint_epoch_N.pth`
+    every `save_every` epochs, `history.csv`, `config.json`, `run.json`, `training_history.png` (palm:
+    `training_progress.png`), `sample_predictions.png`, and `last.ckpt` to resume from. An old run there is renamed
+    aside.
 
     Args:
+        folder: the run folder, `work_dir/<preset>` by default.
         resume: go on after the last finished epoch of the run in that folder; starts anew where there is none.
 
     Raises:
@@ -42,7 +45,7 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False) -> Run:
     cfg = cfg.replace()  # a copy: edits of the caller's config during training change nothing
     if not len(batches["train"].dataset):
         raise DataError("the training part is empty; lower val_split or test_split, or add images")
-    folder = runs.folder_of(cfg)
+    folder = Path(folder) if folder else runs.folder_of(cfg)
     checkpoint = runs.load_safely(folder / runs.RESUME) if resume and (folder / runs.RESUME).is_file() else None
     if checkpoint is None:
         runs.move_aside(folder)
@@ -103,12 +106,14 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False) -> Run:
     bar.close()
     live.close()
     if accelerator.is_main_process:
-        runs.save_weights(folder / "final_model.pth", network, cfg, epoch=state["epoch"])
+        runs.save_weights(folder / "final_model.pth", network, cfg, epoch=state["epoch"], trained_on=info["trained_on"])
         if not run.best.is_file():  # no epoch had a score to choose by
             run.history.loc[run.history.index[-1], "best"] = True
             run.save()
-            runs.save_weights(run.best, network, cfg, epoch=state["epoch"])
-        plots.save(plots.training_curves(run.history), folder / "training_history.png")
+            runs.save_weights(run.best, network, cfg, epoch=state["epoch"], trained_on=info["trained_on"])
+        curves = "training_progress.png" if cfg.preset == "palm" else "training_history.png"
+        plots.save(plots.training_curves(run.history), folder / curves)
+        _draw_samples(run, network, batches["val" if len(batches["val"].dataset) else "train"].dataset.plain())
     return run
 
 
@@ -127,6 +132,8 @@ def _probe(cfg, batches: dict[str, DataLoader]) -> dict[str, Any]:
         info["precision_probe"] = hosts.measure_cpu()
     info |= {"threads": torch.get_num_threads(), "workers": batches["train"].num_workers, "versions": hosts.describe()}
     info["images"] = {part: len(loader.dataset) for part, loader in batches.items()}
+    seen = pd.concat([batches[part].dataset.cases["sha256"] for part in ("train", "val")])
+    info["trained_on"] = sorted(set(seen.str.slice(0, 16)))  # so that a later evaluation can tell what is new
     return info
 
 
@@ -250,10 +257,11 @@ def _higher(cfg, n_val: int) -> bool:
 
 def _save(run: Run, network, optimizer, scheduler, accelerator, state: dict[str, Any]) -> None:
     row = {name: _plain(value) for name, value in state["history"][-1].items()}
+    facts = {"scores": row, "epoch": state["epoch"], "trained_on": run.info["trained_on"]}
     if row["best"]:
-        runs.save_weights(run.best, network, run.config, scores=row, epoch=state["epoch"])
+        runs.save_weights(run.best, network, run.config, **facts)
     if run.config.save_every and state["epoch"] % run.config.save_every == 0:
-        runs.save_weights(run.folder / f"checkpoint_epoch_{state['epoch']}.pth", network, run.config, scores=row)
+        runs.save_weights(run.folder / f"checkpoint_epoch_{state['epoch']}.pth", network, run.config, **facts)
     run.save()
     runs.save_atomically(
         {
@@ -268,6 +276,20 @@ def _save(run: Run, network, optimizer, scheduler, accelerator, state: dict[str,
         },
         run.folder / runs.RESUME,
     )
+
+
+@torch.no_grad()
+def _draw_samples(run: Run, network, dataset, n: int = 4) -> None:
+    """`sample_predictions.png`: the first images of a data set, their truth and what the best weights make of them."""
+    runs.load_weights(run.best, network).eval()
+    task, rows = run.config.task, []
+    for number in range(min(n, len(dataset))):
+        image, mask = dataset.pixels(number)
+        logits = network(dataset[number]["image"][None].to(run.info["device"]))
+        pred = metrics.decide(metrics.probabilities(logits, task), task, run.config.threshold)[0]
+        truth = mask[..., 0] if task != "multilabel" else mask.transpose(2, 0, 1)
+        rows.append((dataset.cases["case"].iloc[number], image, truth, metrics.as_mask(pred, task)))
+    plots.save(plots.predictions(rows), run.folder / "sample_predictions.png")
 
 
 def _plain(value: Any) -> Any:

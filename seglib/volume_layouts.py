@@ -65,8 +65,9 @@ def scan_cardiac(root: str | Path, cfg) -> pd.DataFrame:
     """Short-axis MRI: ACDC, `patientNNN/patientNNN_frameFF.nii.gz` with `_gt`, with or without `training` above; or
     label-map images (or NIfTI) in `images` and `masks`, also below `train`, `val` and `test`.
 
-    The phase is ED or ES where `Info.cfg` says which frame is which, else "". The split is the tree's own only where it
-    has more than `training`. Names that begin with `patientNNN` share that patient; other pictures are one each.
+    The phase (ED or ES) and the finding (NOR, DCM, HCM, MINF, RV) come from `Info.cfg`, "" without one. The split is
+    the tree's own only where it has more than `training`. Names that begin with `patientNNN` share that patient; other
+    pictures are one each.
 
     Raises:
         DataError: no such tree.
@@ -201,6 +202,7 @@ def _acdc_patient(folder: Path, split: str, cfg, notes: list[str]) -> list[dict[
     about = folder / "Info.cfg"
     said = about.read_text(encoding="utf-8", errors="replace") if about.is_file() else ""
     phases = {int(n): phase for phase, n in re.findall(r"^\s*(ED|ES)\s*:\s*(\d+)", said, re.MULTILINE)}
+    group = (re.findall(r"^\s*Group\s*:\s*(\w+)", said, re.MULTILINE) or [""])[0]
     files, rows = _nifti_files(folder), []
     for name, path in files.items():
         frame = re.fullmatch(r".*_frame(\d+)", name)
@@ -210,7 +212,8 @@ def _acdc_patient(folder: Path, split: str, cfg, notes: list[str]) -> list[dict[
             notes.append(f"{path.name}: no labels ({name}_gt.nii.gz); left out")
             continue
         phase = phases.get(int(frame[1]), "")
-        rows += _volume_rows(name, folder.name, path, files[f"{name}_gt"], cfg, notes, split=split, phase=phase)
+        known = {"split": split, "phase": phase, "finding": group}
+        rows += _volume_rows(name, folder.name, path, files[f"{name}_gt"], cfg, notes, **known)
     return rows
 
 

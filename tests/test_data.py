@@ -38,7 +38,13 @@ def hand_store(folder, images, masks, splits, class_names, missing=(), **columns
     np.save(folder / "images.npy", images)
     np.save(folder / "masks.npy", masks)
     table = {"case": [f"case{i}" for i in range(n)], "patient": [f"p{i}" for i in range(n)], "split": splits}
-    table |= {"image": [f"{i}.png" for i in range(n)], **cells, "height": images.shape[1], "width": images.shape[2]}
+    table |= {
+        "image": [f"{i}.png" for i in range(n)],
+        **cells,
+        "sha256": [f"{i:064x}" for i in range(n)],
+        "height": images.shape[1],
+        "width": images.shape[2],
+    }
     info = {"inverted": dict.fromkeys(class_names, False), "class_names": list(class_names), "notes": []}
     report = prepare.DataReport(pd.DataFrame(), pd.DataFrame(), [])
     return prepare.Store(folder, pd.DataFrame({**table, **columns, "row": range(n)}), report, info)

@@ -27,8 +27,10 @@ PRESETS = ("palm", "rsna", "cardiac", "lung", "binary")
 FLOORS = {
     **dict.fromkeys(["__init__", "errors", "fields", "config", "hosts", "images", "phantom_chest"], 0),
     **dict.fromkeys(["dicoms", "niftis", "grids", "volumes", "trees", "weights", "phantom_fundus", "phantom_skin"], 0),
-    **dict.fromkeys(["volume_layouts", "cases", "phantoms", "encoders"], 1),
-    **dict.fromkeys(["layouts", "prepare", "models", "losses", "metrics"], 2),
+    "phantom_abdomen": 0,
+    "phantom_heart": 0,
+    **dict.fromkeys(["volume_layouts", "cases", "phantoms", "encoders", "curves"], 1),
+    **dict.fromkeys(["layouts", "importing", "prepare", "models", "losses", "metrics"], 2),
     **dict.fromkeys(["data", "plots", "runs"], 3),
     **dict.fromkeys(["training", "inference"], 4),
     **dict.fromkeys(["evaluation", "regions"], 5),

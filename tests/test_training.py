@@ -52,6 +52,7 @@ def curves(request, monkeypatch):
     """Drawing takes half of the time of a tiny run: left out where no test looks."""
     if "figures" not in request.fixturenames and "learned" not in request.fixturenames:
         monkeypatch.setattr(plots, "training_curves", lambda history: None)
+        monkeypatch.setattr(plots, "predictions", lambda rows: None)
         monkeypatch.setattr(plots, "save", lambda figure, path: None)
 
 
@@ -192,7 +193,7 @@ def test_multiclass_accuracy_is_the_share_of_right_pixels(tmp_path):
 def test_files_of_a_run(setting, figures):
     run = training.fit(*setting(epochs=4, save_every=2))
     made = ["best_model", "final_model", "checkpoint_epoch_2", "checkpoint_epoch_4"]
-    others = {"history.csv", "run.json", "config.json", "training_history.png", "last.ckpt"}
+    others = {"history.csv", "run.json", "config.json", "training_history.png", "sample_predictions.png", "last.ckpt"}
     assert {p.name for p in run.folder.iterdir()} == {f"{m}.{s}" for m in made for s in ("pth", "json")} | others
     assert run.folder.name == "lung" and run.best == run.folder / "best_model.pth"
     assert (run.folder / "training_history.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,360 @@
+"""The command line: `python -m seglib --help`. Arguments become a `Config` and the calls that the notebooks make.
+
+Nothing heavy is imported before a command runs, so that help and errors in the arguments come at once.
+"""
+
+import argparse
+import json
+import re
+import sys
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from . import config, fields
+from .errors import ConfigError, DataError, SeglibError
+
+SECTIONS = {  # the first field of a group of the help -> its title
+    "preset": "system",
+    "data_root": "data",
+    "architecture": "network",
+    "loss": "loss and optimisation",
+    "num_workers": "machine",
+    "threshold": "scoring",
+}
+ALIASES = {"data_root": ["--data_dir"]}
+BARE = {"scheduler": "plateau", "save_every": "10"}  # what an option without a value means; "yes" for truth values
+# What may differ between training and use: where things lie and run, how masks are read, how scores are made.
+PLACE = ("work_dir", "local", "num_workers", "device", "precision")
+USE = (*PLACE, *"data_root mask_encoding mask_inverted label_map slice_axis batch_size threshold bootstrap".split())
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose errors are ours: one message, without the long usage."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 2 a mistake or bad data (one message), 130 after Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    argv = [re.sub(r"^--[\w-]+", lambda m: m[0][:2] + m[0][2:].replace("-", "_"), a) for a in argv]
+    try:
+        args = _parse(argv)
+        args.run(args)
+        return 0
+    except (SeglibError, OSError) as error:
+        print(f"seglib: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("seglib: stopped", file=sys.stderr)
+        return 130
+
+
+def phantoms(args: argparse.Namespace) -> None:
+    """Write a synthetic data set."""
+    from . import phantoms
+
+    folder = phantoms.write(args.name, args.output or Path("data", "phantoms", args.name), args.n, args.seed)
+    print(f"{folder}: {args.n} synthetic images\nnext: python -m seglib train --preset {args.name} --data_dir {folder}")
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Bring another layout into images/ + masks/, or check and resize the data of a preset."""
+    if args.source_images or args.source_masks:
+        return _bring(args)
+    store = _store(_config(args))
+    if args.export:
+        print(f"exported to {store.export_png(args.export)}")
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train a network and keep its best weights."""
+    from . import data, training
+
+    cfg = _config(args)
+    batches = data.loaders(_store(cfg), cfg)
+    run = training.fit(cfg, batches, resume=args.resume, folder=_run_folder(cfg, args.checkpoint_dir))
+    best = run.history[run.history["best"].astype(bool)].iloc[-1]
+    score = f"{cfg.monitor} {best[cfg.monitor]:.4f}" if len(batches["val"].dataset) else "no validation images"
+    print(f"best weights: {run.best} (epoch {best['epoch']:.0f} of {len(run.history)}, {score})")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Score weights: on all cases of --data_dir, else on the test part of the data that they were trained on."""
+    from . import data, evaluation, runs
+
+    predictor, weights = _predictor(args)
+    cfg = predictor.config
+    if hasattr(args, "data_root"):
+        cfg = cfg.replace(test_split=1.0, val_split=0.0, keep_split=False)
+    batches = data.loaders(_store(cfg), cfg)
+    loader = batches["test"] if len(batches["test"].dataset) else batches["val"]
+    report = evaluation.evaluate(predictor, loader, grid="original")
+    report.about["weights"] = str(weights)
+    if hasattr(args, "data_root"):
+        report.about["part"] = "all cases given"
+        report.title = report.title.replace(": test,", ": all cases given,")
+    seen = runs.describe_weights(weights).get("trained_on")
+    report.about["seen_in_training"] = (
+        "unknown, the weights do not say" if seen is None else _mark(report, loader, seen)
+    )
+    print(report.text())
+    print(f"report: {report.save(args.output_dir)}")
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Masks of new images."""
+    from collections import Counter
+
+    from . import hosts, images, trees
+
+    if bool(args.image_path) == bool(args.image_dir) or (args.mask_path and args.image_dir):
+        raise ConfigError(
+            "give --image_path FILE (and --mask_path FILE, where there is a truth), or --image_dir FOLDER"
+        )
+    files = [Path(args.image_path or args.image_dir)]
+    if args.image_dir:
+        folder = files[0]
+        files = sorted(f for f in folder.glob("*") if f.suffix.lower() in images.SUFFIXES)
+        if not files:
+            raise DataError(f"{folder}: no picture here, but {trees.contents(folder)}; expected {images.SUFFIXES}")
+    predictor, _ = _predictor(args)
+    twice, failed = Counter(file.stem for file in files), {}
+    for file in hosts.progress(files, desc="predict", leave=False):
+        name = file.stem if twice[file.stem] == 1 else file.name.replace(".", "_")  # a.png and a.jpg
+        try:
+            _predict_one(predictor, file, name, args)
+        except DataError as error:
+            failed[file.name] = str(error)
+    print(f"{len(files) - len(failed)} of {len(files)} images predicted, results in {args.output_dir}")
+    if failed:
+        raise DataError("\n".join(["not predicted:", *failed.values()]))
+
+
+def _predict_one(predictor, file: Path, name: str, args: argparse.Namespace) -> None:
+    """Mask, overlay and panels of one image, and its scores where there is a truth."""
+    from . import images, plots
+
+    prob, mask = predictor.predict_file(file, args.output_dir, args.save_overlay, name)
+    cfg = predictor.config
+    image = images.read_image(file, cfg.in_channels, cfg.percentiles)
+    panels = {"image": image, "prediction": plots.overlay(image, mask)}
+    if args.mask_path:
+        truth = _truth(args.mask_path, file, cfg, mask.shape)
+        panels["truth"] = plots.overlay(image, truth)
+        _print_scores(mask, truth, cfg)
+    if args.show_probability:
+        found = 1 - prob[0] if cfg.task == "multiclass" else prob.max(axis=0)
+        panels["probability"] = (found * 255).round().astype("uint8")
+    figure = plots.grid(list(panels.values()), list(panels), side=3.5)
+    plots.save(figure, Path(args.output_dir) / f"{name}_visualization.png")
+
+
+def _truth(path: str, image: Path, cfg, shape: tuple[int, ...]):
+    """The truth of one image, (H, W) uint8 as `plots.overlay` takes it."""
+    from . import cases
+
+    if cfg.task == "multilabel":
+        raise ConfigError("mask_path: one file cannot hold classes that overlap; use evaluate")
+    column = "labels" if cfg.task == "multiclass" else cfg.class_names[0]
+    case = {"case": image.stem, "image": str(image), column: path}
+    truth, _, _, looks = cases.read_truth(case, cfg, {column: cfg.mask_inverted is True}, shape)
+    if cfg.mask_inverted == "auto" and looks[0][0]:
+        raise DataError(f"{path}: its border is foreground, as where 0 is the structure; set --mask_inverted yes or no")
+    if truth.shape[:2] != shape:
+        raise DataError(f"{path}: mask is {truth.shape[:2]} but its image is {shape} (height, width)")
+    return truth[..., 0]
+
+
+def _print_scores(mask, truth, cfg) -> None:
+    from . import images, metrics
+
+    known = truth != images.IGNORE
+    for number, name in enumerate(cfg.class_names, start=cfg.task != "multiclass"):
+        if number:
+            scores = metrics.ratios(**metrics.counts(mask == number, truth == number, known))
+            print(f"{name}: Dice {scores['dice']:.4f}, IoU {scores['iou']:.4f}")
+
+
+def _bring(args: argparse.Namespace) -> None:
+    from . import importing
+
+    if not args.source_images or not args.output:
+        raise ConfigError("give --source_images and --output (and --source_masks, where they lie elsewhere)")
+    given = _given(args)
+    suffixes = {"image_suffix": args.image_suffix, "mask_suffix": args.mask_suffix}
+    reading = {"encoding": given.get("mask_encoding", "auto"), "inverted": given.get("mask_inverted") is True}
+    done = importing.bring(args.source_images, args.source_masks, args.output, **suffixes, **reading)
+    print(done.text())
+    if done.problems:
+        raise DataError("\n".join([f"{len(done.problems)} images were left out, such as:", *done.problems[:5]]))
+    print(f"next: python -m seglib train --data_dir {args.output}")
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `Config` that were given, checked."""
+    texts = {name: text for name, text in vars(args).items() if name in config.FIELDS}
+    if "image_size" in texts:
+        texts["image_size"] = re.sub(r"(?<=\d)x(?=\d)", ",", texts["image_size"])  # 256x320
+    return {name: config.parse(name, text) for name, text in texts.items()}
+
+
+def _config(args: argparse.Namespace) -> config.Config:
+    """The config file or the preset (binary by default), with what was given."""
+    given = _given(args)
+    if args.config:
+        return config.load(args.config, **given)
+    return config.preset(given.pop("preset", "binary"), given.pop("size", None), **given)
+
+
+def _run_folder(cfg: config.Config, named: str | None = None) -> Path:
+    """`--checkpoint_dir`, else `checkpoints` for binary, else `work_dir/<preset>`."""
+    from . import hosts, runs
+
+    if named:
+        return Path(named)
+    if cfg.preset == "binary" and cfg.work_dir == config.FIELDS["work_dir"].default:
+        return Path(hosts.run_root(cfg.replace(work_dir="checkpoints")))
+    return runs.folder_of(cfg)
+
+
+def _store(cfg: config.Config):
+    """Scan and prepare; prints what was found."""
+    from . import layouts, prepare
+
+    store = prepare.build(layouts.scan(cfg), cfg)
+    print(store.report)
+    for row in store.report.problems.itertuples():
+        print(f"{row.problem}: {row.action}")
+    parts = ", ".join(f"{n} {part}" for part, n in store.cases["split"].value_counts().items())
+    print(f"store: {store.folder} ({parts})")
+    return store
+
+
+def _predictor(args: argparse.Namespace):
+    """The network of --model_path, or of the newest best weights, with what was given in its config; and its file.
+
+    Without --config, place and machine are those of here, not those that it was trained with.
+    """
+    from . import hosts, inference
+
+    given = _given(args)
+    where = {name: given[name] for name in ("work_dir", "local") if name in given}
+    base = config.load(args.config, **where) if args.config else config.preset(given.get("preset", "binary"), **where)
+    path = args.model_path
+    if not path:
+        one = args.config or "preset" in given
+        name, root = (base.checkpoint_name, _run_folder(base)) if one else ("best*.pth", where.get("work_dir"))
+        path = hosts.find_model(name, root)
+        if path is None:
+            raise DataError(
+                f"no weights {name} found{f' in {root}' if root else ''}; train first, or give --model_path"
+            )
+    values = {name: getattr(base, name) for name in (USE if args.config else PLACE)}
+    values |= {name: value for name, value in given.items() if name in USE}
+    predictor = inference.Predictor.load(path, values["device"], values["precision"])
+    predictor.config = predictor.config.replace(**values)
+    print(f"weights: {path}, {predictor.config.preset}, on {predictor.device} in {predictor.precision}")
+    return predictor, Path(path)
+
+
+def _mark(report, loader, seen: list[str]) -> str:
+    """Adds a column `seen` to `report.per_image`: whether the network was trained on that very image, by content."""
+    seen, hashes = set(seen), loader.dataset.cases.set_index("case")["sha256"]
+    table = report.per_image
+    table["seen"] = table["case"].map(hashes.str.slice(0, 16)).isin(seen)
+    n = table.loc[table["seen"], "case"].nunique()
+    if not n:
+        return f"none of {len(hashes)} images"
+    new = table.loc[~table["seen"] & table["annotated"], "dice"]
+    return f"{n} of {len(hashes)} images (column seen of per_image.csv)" + (
+        f"; Dice of the {table.loc[~table['seen'], 'case'].nunique()} others {new.mean():.4f}" if len(new) else ""
+    )
+
+
+# ---- arguments
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = Parser(prog="python -m seglib", description="Medical image segmentation, from raw images to masks.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, run, about: str, aliases: Iterable[str] = ()) -> Parser:
+        sub = commands.add_parser(name, help=about, description=about, aliases=aliases, allow_abbrev=False)
+        sub.usage = f"{sub.prog} [options]"
+        sub.set_defaults(run=run)
+        return sub
+
+    shown = next((b for a, b in zip(argv, argv[1:]) if a == "--preset" and b in config.FULL), "binary")
+    add = command("phantoms", phantoms, "write a synthetic data set in the tree of a real one").add_argument
+    add("name", metavar="NAME", help="the preset whose tree it forms, such as lung")
+    add("--output", metavar="DIR", help="default data/phantoms/NAME")
+    add("--n", type=int, default=24, help="number of images (default 24)")
+    add("--seed", type=int, default=0, help="default 0")
+
+    sub = command("prepare", prepare, "bring another layout into images/ + masks/, or check and resize a preset's data")
+    sub.add_argument("--source_images", metavar="DIR", help="images, or folders NAME/images + NAME/masks")
+    sub.add_argument("--source_masks", metavar="DIR", help="masks; default: in the folder of the images")
+    sub.add_argument("--output", metavar="DIR", help="receives images/ and masks/")
+    sub.add_argument("--image_suffix", default="", help="what follows the name in image files, such as _image or .jpg")
+    sub.add_argument("--mask_suffix", help="what follows the name in mask files, such as _mask; default: found out")
+    sub.add_argument("--export", metavar="DIR", help="without --source_images: the resized images and masks as PNG")
+    _add_fields(sub, config.FIELDS, shown)
+
+    sub = command("train", train, f"train a network (settings below: those of {shown}; others by --preset NAME --help)")
+    sub.add_argument("--checkpoint_dir", metavar="DIR", help="run folder; default checkpoints, or work_dir/PRESET")
+    sub.add_argument("--resume", action="store_true", help="go on after the last finished epoch")
+    _add_fields(sub, config.FIELDS, shown)
+
+    sub = command(
+        "evaluate", evaluate, "score weights on all cases of --data_dir, or on the test part of their own data"
+    )
+    sub.add_argument("--model_path", metavar="FILE", help="weights; default: the newest best ones")
+    sub.add_argument("--output_dir", metavar="DIR", default="evaluation_results", help="default evaluation_results")
+    _add_fields(sub, ("preset", *USE))
+
+    about = "masks of an image or of a folder of images"
+    sub = command("predict", predict, about, aliases=("inference", "synthesize"))
+    sub.add_argument("--model_path", metavar="FILE", help="weights; default: the newest best ones")
+    sub.add_argument("--image_path", "--input_image", metavar="FILE", help="one image")
+    sub.add_argument("--image_dir", metavar="DIR", help="a folder of images")
+    sub.add_argument("--mask_path", metavar="FILE", help="the truth of the one image: prints Dice and IoU")
+    sub.add_argument("--output_dir", metavar="DIR", default="predictions", help="default predictions")
+    sub.add_argument("--save_overlay", action="store_true", help="also NAME_overlay.png")
+    sub.add_argument("--show_probability", action="store_true", help="the probabilities in NAME_visualization.png")
+    _add_fields(sub, ("preset", *USE))
+
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        found, options = unknown[0].split("=")[0], commands.choices[args.command].format_help()
+        near = fields.nearest(found, re.findall(r"--\w+", options)) if found.startswith("-") else ""
+        raise ConfigError(f"{args.command} takes no {found!r}{near}; see {parser.prog} {args.command} --help")
+    return args
+
+
+def _add_fields(parser: Parser, names: Iterable[str], preset: str | None = None) -> None:
+    """An option a field of `Config`; the help shows the defaults of a preset, or that the weights decide."""
+    parser.add_argument("--config", metavar="FILE", help="settings from .cfg, .toml or .json; options given here win")
+    hints, values = typing.get_type_hints(config.Config), config.preset(preset or "binary").to_dict()
+    group = parser
+    for name, field in config.FIELDS.items():
+        if name in SECTIONS:
+            group = parser.add_argument_group(SECTIONS[name])
+        if name not in names:
+            continue
+        bare = "yes" if bool in fields.parts(hints[name]) else BARE.get(name)
+        kind = fields.words(hints[name]).replace("bool", "yes | no") + (f", alone: {bare}" if bare else "")
+        default = json.dumps(values[name]) if preset or name in PLACE else "as trained"
+        default = {"null": "none", "true": "yes", "false": "no"}.get(default, default.strip('"'))
+        text = f"{field.metadata['help']} ({kind}; default {default})".replace("%", "%%")
+        form = {"nargs": "?", "const": bare} if bare else {}
+        group.add_argument(
+            f"--{name}", *ALIASES.get(name, []), metavar="VALUE", default=argparse.SUPPRESS, help=text, **form
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,386 @@
+"""Curves, calibration and comparisons: streaming histograms of scores, and bootstrap over patients. Taught in `07`."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IGNORE = 255
+CHUNK = 1 << 16  # pixels counted at once: the temporaries stay in the cache
+SHIFT = 1 + 2**-9  # SHIFT - p is exact in float32 for p >= 0.5
+EMPTY, MIXED = 65535, 65534  # of eight neighbouring bins: no score yet, different scores
+
+# A bin is a range of float32 bit patterns: 11, 14 and 17 bits of mantissa below 2^-24, 2^-18 and one half; above, 15
+# bits of the mantissa of SHIFT - p, which tell all float32 scores above 1 - 2^-9 apart.
+_COARSE, _MIDDLE, _HALF = (int(np.float32(2.0**power).view(np.int32)) for power in (-24, -18, -1))
+_AT_COARSE = _COARSE >> 12
+_AT_MIDDLE = _AT_COARSE + ((_MIDDLE - _COARSE) >> 9)
+_AT_HALF = _AT_MIDDLE + ((_HALF - _MIDDLE) >> 6)
+_TOP = int(np.float32(SHIFT - 0.5).view(np.int32)) >> 8
+BINS = _AT_HALF + _TOP - (int(np.float32(SHIFT - 1).view(np.int32)) >> 8) + 1
+
+
+def _bins(prob: np.ndarray) -> np.ndarray:
+    """Bins (int64) of float32 scores in [0, 1]; a larger score never has a smaller bin."""
+    bits = np.minimum(prob, np.float32(0.5)).view(np.int32)
+    found = (bits >> 6) - ((_MIDDLE >> 6) - _AT_MIDDLE)
+    np.maximum(found, (bits >> 9) - ((_COARSE >> 9) - _AT_COARSE), out=found)
+    np.maximum(found, bits >> 12, out=found)
+    rest = np.minimum(np.float32(SHIFT) - prob, np.float32(SHIFT - 0.5)).view(np.int32)
+    found += _TOP - (rest >> 8)
+    return found.astype(np.int64)
+
+
+def _lowest(bins: np.ndarray) -> np.ndarray:
+    """Bit patterns (int32) of the smallest float32 score of each bin."""
+    bits = np.select(
+        [bins < _AT_COARSE, bins < _AT_MIDDLE],
+        [bins << 12, _COARSE + ((bins - _AT_COARSE) << 9)],
+        _MIDDLE + ((bins - _AT_MIDDLE) << 6),
+    )
+    high = bins > _AT_HALF
+    last = (((_TOP + _AT_HALF - bins[high]) << 8) + 255).astype(np.int32).view(np.float32)  # the largest SHIFT - p
+    bits[high] = (np.ceil((SHIFT - last.astype(np.float64)) * 2**24) / 2**24).astype(np.float32).view(np.int32)
+    return bits.astype(np.int32)
+
+
+def _flat(values) -> np.ndarray:
+    if torch.is_tensor(values):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return np.asarray(values).reshape(-1)
+
+
+def _divide(above: np.ndarray, below: np.ndarray, empty: float = np.nan) -> np.ndarray:
+    return np.divide(above, below, out=np.full(np.shape(below), empty), where=np.asarray(below) > 0)
+
+
+class HistogramROC:
+    """Scores of one class, counted in bins so fine that curves, AUC and calibration need no pixel again.
+
+    Constant memory (23 MB), any number of pixels. Scores are taken as float32; the bins follow its bit pattern, fine at
+    both ends of [0, 1] (Mann-Whitney AUC with mid-ranks). Every point of `roc` and `precision_recall` is exact.
+
+    Attributes:
+        counts: (BINS, 2) integers, negative and positive pixels of every bin, from the lowest scores to the highest.
+    """
+
+    def __init__(self):
+        self.counts = np.zeros((BINS, 2), np.int32)
+        self._only = np.full(BINS // 8 + 1, EMPTY, np.uint16)  # last bits of the one score that eight bins saw
+        self._n = 0
+
+    def update(self, prob, target, valid=None) -> "HistogramROC":
+        """Count pixels. Arrays or tensors of one shape, on any device.
+
+        Args:
+            prob: probabilities in [0, 1], any float type.
+            target: bool, or 0, 1 and 255 (ignored).
+            valid: bool; pixels outside are ignored, whatever their score.
+
+        Raises:
+            ValueError: the shapes differ, a score is NaN or outside [0, 1], or a target is none of 0, 1, 255.
+        """
+        shapes = [tuple(np.shape(given)) for given in (prob, target, valid) if given is not None]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"scores, target and valid have the shapes {shapes}; expected one shape")
+        prob, target = _flat(prob), _flat(target)
+        valid = None if valid is None else _flat(valid).astype(bool)
+        for start in range(0, len(prob), CHUNK):
+            part = slice(start, start + CHUNK)
+            self._count(prob[part], target[part], None if valid is None else valid[part])
+        return self
+
+    def _count(self, prob: np.ndarray, target: np.ndarray, valid: np.ndarray | None) -> None:
+        known = target != IGNORE if valid is None else valid & (target != IGNORE)
+        if not known.all():
+            prob, target = prob[known], target[known]
+        if not len(prob):
+            return
+        positive = target == 1
+        if not (positive | (target == 0)).all():
+            raise ValueError(f"targets: found {np.unique(target)[:9]}; expected 0, 1 and {IGNORE} = ignored")
+        if not (prob.min() >= 0 and prob.max() <= 1):  # NaN fails both
+            nan, low, high = np.isnan(prob).sum(), np.fmin.reduce(prob), np.fmax.reduce(prob)
+            raise ValueError(f"scores: found {nan} NaN, the rest {low:g} to {high:g}; expected [0, 1]; use sigmoid")
+        prob = prob.astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0
+        bins = _bins(prob)
+        self._reserve(len(bins))
+        np.add.at(self.counts.reshape(-1), 2 * bins + positive, self.counts.dtype.type(1))
+
+        # only what is not yet known to be mixed has to be looked at, which soon is nothing or a repeated score
+        groups, last = bins >> 3, (prob.view(np.int32) & 0x7FFF).astype(np.uint16)
+        seen = self._only.take(groups)
+        new = np.flatnonzero((seen != last) & (seen != MIXED))
+        groups, last, fresh = groups[new], last[new], seen[new] == EMPTY
+        self._only[groups[fresh]] = last[fresh]
+        self._only[groups[self._only[groups] != last]] = MIXED
+
+    def _reserve(self, n: int) -> None:
+        self._n += n
+        if self._n > np.iinfo(np.int32).max:
+            self.counts = self.counts.astype(np.int64, copy=False)
+
+    def merge(self, other: "HistogramROC") -> "HistogramROC":
+        """Add the counts of another one (of another batch or process; it can be pickled); returns self."""
+        self._reserve(other._n)
+        self.counts += other.counts
+        same = (other._only == EMPTY) | (other._only == self._only)
+        self._only = np.where(self._only == EMPTY, other._only, np.where(same, self._only, MIXED)).astype(np.uint16)
+        return self
+
+    def _levels(self):
+        """Of the bins in use, ascending: lowest and highest score (equal if there is one), negatives, positives."""
+        bins = np.flatnonzero(self.counts[:, 0] | self.counts[:, 1])
+        negative, positive = self.counts[bins].T.astype(np.int64)
+        low, high = _lowest(bins), _lowest(bins + 1) - 1
+        high[bins == BINS - 1] = low[bins == BINS - 1]  # only 1.0
+        only = self._only[bins >> 3]
+        exact = (low & ~0x7FFF) | (only & 0x7FFF)
+        exact += np.where(exact < low, 0x8000, 0).astype(np.int32)
+        low, high = (np.where(only == MIXED, edge, exact).astype(np.int32).view(np.float32) for edge in (low, high))
+        return low, high, negative, positive
+
+    def _middle(self):
+        low, high, negative, positive = self._levels()
+        return (low.astype(np.float64) + high) / 2, negative, positive
+
+    def auc(self) -> float:
+        """Area under the ROC curve; NaN where there is no positive or no negative pixel."""
+        _, _, negative, positive = self._levels()
+        below = np.cumsum(negative) - negative / 2
+        return float(_divide(positive @ below, float(positive.sum()) * negative.sum()))
+
+    def bound(self) -> float:
+        """The exact AUC of the float32 scores is within this of `auc`.
+
+        Half the share of pairs that lie in one bin with different scores, plus 1e-12 for rounding; true ties cost
+        nothing.
+        """
+        low, high, negative, positive = self._levels()
+        tied = (negative.astype(np.float64) * positive)[low < high].sum()
+        return float(_divide(tied / 2, float(positive.sum()) * negative.sum())) + 1e-12
+
+    def roc(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """False and true positive rates and their falling thresholds (positive: score >= threshold), from inf."""
+        low, _, negative, positive = self._levels()
+        rates = [np.append(0, np.cumsum(n[::-1])) for n in (negative, positive)]
+        fpr, tpr = (_divide(rate, np.full(len(rate), rate[-1])) for rate in rates)
+        return fpr, tpr, np.append(np.inf, low[::-1])
+
+    def precision_recall(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Precision and recall by rising thresholds, and the thresholds; the last point is (1, 0), as scikit-learn's.
+
+        Recall is NaN where there is no positive pixel.
+        """
+        low, _, negative, positive = self._levels()
+        fp, tp = (np.cumsum(n[::-1])[::-1] for n in (negative, positive))
+        recall = _divide(tp, np.full(len(tp), positive.sum()))
+        return np.append(_divide(tp, tp + fp), 1), np.append(recall, 0), low
+
+    def average_precision(self) -> float:
+        """Sum of precision times the step in recall (scikit-learn's definition); NaN without positives.
+
+        Different scores of one bin count as if in random order: off by about 1e-7.
+        """
+        low, high, negative, positive = self._levels()
+        fp, tp = (np.cumsum(n[::-1])[::-1] for n in (negative, positive))
+        spread = low < high  # the mean positive of such a bin has half the others above it
+        tp = tp - np.where(spread, (positive - 1) / 2, 0)
+        fp = fp - np.where(spread, negative / 2, 0)
+        return float(_divide((positive * _divide(tp, tp + fp, 0.0)).sum(), positive.sum()))
+
+    def sweep(self, thresholds=None) -> dict[str, np.ndarray]:
+        """Columns threshold, tp, fp, fn, tn, dice, iou, precision, recall, specificity, accuracy; pooled over pixels.
+
+        A row a threshold (0.01 to 0.99 by default), positive where score >= threshold. A threshold inside a bin counts
+        from the bin's lower end: less than 1e-5 away, and not at all at 0.5 or among tied scores.
+        """
+        thresholds = np.linspace(0.01, 0.99, 99) if thresholds is None else np.asarray(thresholds, np.float64)
+        _, high, negative, positive = self._levels()
+        first = np.searchsorted(high, thresholds.astype(np.float32))
+        fn, tn = (np.append(0, np.cumsum(n))[first] for n in (positive, negative))
+        tp, fp = positive.sum() - fn, negative.sum() - tn
+        return {
+            "threshold": thresholds, "tp": tp, "fp": fp, "fn": fn, "tn": tn,
+            "dice": _divide(2 * tp, 2 * tp + fp + fn, 1.0), "iou": _divide(tp, tp + fp + fn, 1.0),
+            "precision": _divide(tp, tp + fp), "recall": _divide(tp, tp + fn),
+            "specificity": _divide(tn, tn + fp), "accuracy": _divide(tp + tn, tp + fp + fn + tn),
+        }  # fmt: skip
+
+    def best_threshold(self, metric: str = "dice") -> float:
+        """The threshold with the highest pooled `metric` (a column of `sweep`), amid the gap between two scores.
+
+        NaN where there is no positive or no negative pixel. Choose it on validation, never on test.
+        """
+        low, high, negative, positive = self._levels()
+        if not (negative.any() and positive.any()):
+            return float("nan")
+        best = int(np.nanargmax(self.sweep(low)[metric]))
+        below = high[best - 1] if best else np.float32(0)
+        middle = (low[best] + below) / 2
+        return float(middle if middle > below else low[best])
+
+    def brier(self) -> float:
+        """Mean squared difference of score and truth, each bin at its middle: off by 8e-6 at most, in practice 1e-8."""
+        score, negative, positive = self._middle()
+        return float(_divide((negative * score**2 + positive * (1 - score) ** 2).sum(), (negative + positive).sum()))
+
+    def log_loss(self) -> float:
+        """Mean binary cross-entropy (nats); scores are kept 1e-7 away from 0 and 1, as in `metrics.bce`."""
+        score, negative, positive = self._middle()
+        score = np.clip(score, 1e-7, 1 - 1e-7)
+        total = -(negative * np.log1p(-score) + positive * np.log(score)).sum()
+        return float(_divide(total, (negative + positive).sum()))
+
+    def reliability(self, n_bins: int = 15) -> dict[str, np.ndarray]:
+        """Columns low, high, predicted (mean score), observed (share of positives), n; `n_bins` rows of equal width."""
+        score, negative, positive = self._middle()
+        edges = np.linspace(0, 1, n_bins + 1)
+        place = np.searchsorted(edges[1:-1], score)  # a score on an edge belongs below, as in scikit-learn
+        total = negative + positive
+        n, scores, hits = (np.bincount(place, w, n_bins) for w in (total, total * score, positive))
+        predicted, observed = _divide(scores, n), _divide(hits, n)
+        return {"low": edges[:-1], "high": edges[1:], "predicted": predicted, "observed": observed, "n": n.astype(int)}
+
+    def ece(self, n_bins: int = 15) -> float:
+        """Expected calibration error: mean |observed - predicted| over pixels, by the bins of `reliability`."""
+        table = self.reliability(n_bins)
+        gaps = np.abs(table["observed"] - table["predicted"])
+        return float(_divide(np.nansum(gaps * table["n"]), table["n"].sum()))
+
+
+def thin(x: np.ndarray, y: np.ndarray, points: int = 1000) -> np.ndarray:
+    """Indices of at most `points` points spread evenly along the curve (x, y), both ends among them: for drawing."""
+    length = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
+    return np.unique(np.append(np.searchsorted(length, np.linspace(0, length[-1], points - 1)), len(x) - 1))
+
+
+class Temperature:
+    """Temperature scaling (Guo et al. 2017): the T whose `probabilities(logits / T)` has the least log loss.
+
+    The losses of 41 temperatures from 1/8 to 8 are added up batch by batch, on every `step`-th pixel of both axes;
+    a parabola through the lowest three gives T. Choose it on validation, never on test.
+    """
+
+    def __init__(self, task: str, step: int = 4):
+        self.task, self.step = task, step
+        self.grid = 2 ** np.linspace(-3, 3, 41)
+        self.losses, self.n = np.zeros(41), 0
+
+    def update(self, logits: Tensor, target: Tensor) -> "Temperature":
+        """Add a batch: `logits` (N, K, H, W), `target` as the losses take it, 255 = ignored.
+
+        Instead of logits, probabilities that were averaged can come as `prob.log()` (multiclass) or `prob.logit(1e-7)`.
+        """
+        logits, target = (given[..., :: self.step, :: self.step] for given in (logits, target))
+        if self.task == "multiclass":
+            logits = logits.movedim(1, -1)
+        else:
+            logits = torch.stack([torch.zeros_like(logits), logits], dim=-1)
+        known = target != IGNORE
+        logits, target = logits[known].double(), target[known].long()  # (pixels, classes), (pixels,)
+        right = logits.gather(1, target[:, None]).sum().item()
+        self.losses += [(logits / t).logsumexp(1).sum().item() - right / t for t in self.grid]
+        self.n += len(target)
+        return self
+
+    def value(self) -> float:
+        """The best temperature, above 1 where the network is too sure; 1 where no pixel was seen."""
+        if not self.n:
+            return 1.0
+        best = int(np.clip(self.losses.argmin(), 1, len(self.grid) - 2))
+        around = slice(best - 1, best + 2)
+        square, slope, _ = np.polyfit([-1, 0, 1], self.losses[around] / self.n, 2)
+        offset = np.clip(-slope / (2 * square), -1, 1) if square > 0 else 0.0
+        return float(self.grid[best] * (self.grid[1] / self.grid[0]) ** offset)
+
+
+def _redraws(groups: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Number of each value's group, and how often each resample drew each group: (n,), (resamples, groups)."""
+    names, inverse = np.unique(groups, return_inverse=True)
+    drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
+    drawn += np.arange(resamples)[:, None] * len(names)
+    times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+    return inverse, times.astype(np.float64)
+
+
+def _columns(*columns) -> list[np.ndarray]:
+    """Equally long arrays: columns of numbers, then groups; without the rows in which a number is NaN."""
+    *numbers, groups = (np.asarray(column) for column in columns)
+    numbers = [column.astype(np.float64) for column in numbers]
+    if len({column.shape for column in (*numbers, groups)}) > 1:
+        raise ValueError(f"values and groups have the lengths {[len(c) for c in columns]}; expected one a row")
+    there = np.logical_and.reduce([~np.isnan(column) for column in numbers])
+    return [column[there] for column in (*numbers, groups)]
+
+
+def _compare(value: float, drawn: np.ndarray, n: int, total: int) -> dict[str, float]:
+    drawn = drawn[np.isfinite(drawn)]
+    low, high = np.percentile(drawn, (2.5, 97.5)) if len(drawn) else (np.nan, np.nan)
+    better = (np.mean(drawn > 0) + np.mean(drawn == 0) / 2) if len(drawn) else np.nan
+    found = {"value": value, "low": low, "high": high, "better": better}
+    return {**{name: float(number) for name, number in found.items()}, "n": n, "n_left_out": total - n}
+
+
+def paired(a, b, groups, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Is b better than a on the same images, by how much, how sure: paired bootstrap over groups (patients).
+
+    Args:
+        a, b: scores of the images (more is better), in the same order; pairs with a NaN are left out.
+        groups: the patient of each image.
+
+    Returns:
+        value (mean of b - a), low and high (95 % percentile interval), better (share of resamples in which b has the
+        higher mean; a tie counts half), n, n_left_out. One patient gives no interval (NaN).
+    """
+    total = len(a)
+    a, b, groups = _columns(a, b, groups)
+    if not len(a):
+        return _compare(np.nan, np.empty(0), 0, total)
+    inverse, drawn = _redraws(groups, resamples if len(np.unique(groups)) > 1 else 0, seed)
+    means = (drawn @ np.bincount(inverse, b - a)) / (drawn @ np.bincount(inverse))
+    return _compare((b - a).mean(), means, len(a), total)
+
+
+def _aucs(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """AUC of each row of weights (..., n) with mid-ranks for ties; NaN where a row has one label only."""
+    order = np.argsort(scores)
+    starts = np.flatnonzero(np.append(True, np.diff(scores[order]) > 0))
+    positive, negative = (
+        np.add.reduceat((weights * side)[..., order], starts, axis=-1) for side in (labels == 1, labels == 0)
+    )
+    below = negative.cumsum(-1) - negative / 2
+    return _divide((positive * below).sum(-1), positive.sum(-1) * negative.sum(-1).astype(np.float64))
+
+
+def _auc_draws(scores: list[np.ndarray], labels, groups, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """AUCs of some columns of scores, and of the same resamples of each: (columns,), (columns, resamples)."""
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"labels: found {np.unique(labels)[:9]}; expected 0 and 1")
+    if not len(labels):
+        return np.full(len(scores), np.nan), np.empty((len(scores), 0))
+    values = [_aucs(column, labels, np.ones(len(labels))) for column in scores]
+    inverse, drawn = _redraws(groups, resamples if len(np.unique(groups)) > 1 else 0, seed)
+    blocks = np.array_split(drawn, len(drawn) * len(labels) // 2**22 + 1)  # bounded memory
+    return np.array(values), np.array(
+        [np.concatenate([_aucs(s, labels, d[:, inverse]) for d in blocks]) for s in scores]
+    )
+
+
+def auc_interval(scores, labels, groups, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float, int]:
+    """AUC of images or patients and its 95 % percentile bootstrap interval over groups: value, low, high, n.
+
+    `labels` 0 or 1; rows with a NaN are left out. NaN where one label only; one patient gives no interval.
+    """
+    scores, labels, groups = _columns(scores, labels, groups)
+    value, drawn = _auc_draws([scores], labels, groups, resamples, seed)
+    found = _compare(value[0], drawn[0], len(labels), len(labels))
+    return found["value"], found["low"], found["high"], found["n"]
+
+
+def paired_auc(a, b, labels, groups, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
+    """The same as `paired` for the AUCs of two columns of scores for the same images or patients."""
+    total = len(a)
+    a, b, labels, groups = _columns(a, b, labels, groups)
+    values, drawn = _auc_draws([a, b], labels, groups, resamples, seed)
+    return _compare(values[1] - values[0], drawn[1] - drawn[0], len(labels), total)

@@ -1,0 +1,240 @@
+"""Synthetic short-axis MRI of beating hearts.
+
+The heart is drawn in polar coordinates around the long axis of its left ventricle: radii of cavity, muscle and right
+ventricle for every slice and angle, scaled so that the labelled slices hold the volumes of a disease group. Lengths
+are in mm; x grows to the image's right, y down, z from base to apex; angle 0 points to the septum.
+"""
+
+import gzip
+
+import cv2
+import nibabel
+import numpy as np
+
+GROUPS = ("NOR", "DCM", "HCM", "MINF", "RV")
+# Left ventricle at end diastole in mL, its ejection fraction, muscle in mL, the right ventricle's mL and fraction.
+RANGES = {
+    "NOR": ((100, 150), (0.54, 0.66), (90, 125), (110, 160), (0.48, 0.6)),
+    "DCM": ((190, 285), (0.19, 0.36), (140, 190), (120, 180), (0.3, 0.5)),
+    "HCM": ((90, 135), (0.64, 0.75), (170, 230), (90, 140), (0.5, 0.65)),
+    "MINF": ((140, 210), (0.29, 0.41), (110, 150), (110, 160), (0.4, 0.55)),
+    "RV": ((90, 135), (0.52, 0.64), (85, 115), (190, 260), (0.22, 0.38)),
+}
+ANGLES = np.linspace(-np.pi, np.pi, 721)
+AIR, LUNG, MUSCLE, LIVER, BLOOD, FAT = 0.01, 0.06, 0.23, 0.28, 0.85, 0.95
+
+
+def _any(rng, low, high, shape=None):
+    """Uniform random numbers, float32 as the pictures are."""
+    return np.float32(rng.uniform(low, high, shape))
+
+
+class _Scan:
+    """The grid of a random stack, turned and shifted; draws slices (H, W) float32."""
+
+    def __init__(self, rng, length):
+        self.size = height, width = tuple(int(s) for s in rng.integers(140, 171, 2))
+        self.pixel = round(rng.uniform(1.45, 1.7), 3)
+        self.gap = round(rng.uniform(max(8, length / 9.4), 10), 2)
+        # Every third stack or so begins above the valves.
+        self.z = self.gap * (np.arange(-(rng.random() < 0.35), int(length / self.gap + 0.5)) + 0.5)
+        columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+        middle = np.array([width, height]) * rng.uniform([0.52, 0.44], [0.58, 0.52])
+        x, y, turn = (columns - middle[0]) * self.pixel, (rows - middle[1]) * self.pixel, rng.uniform(-0.3, 0.3)
+        self.x = np.float32(x * np.cos(turn) + y * np.sin(turn))
+        self.y = np.float32(y * np.cos(turn) - x * np.sin(turn))
+
+    def clouds(self, rng, cells):
+        """Smooth noise, about -1..1, with `cells` bumps across the slice."""
+        return cv2.resize(np.float32(rng.normal(0, 0.5, [cells] * 2)), self.size[::-1], interpolation=cv2.INTER_CUBIC)
+
+    def oval(self, x, y, a, b):
+        """Depth in mm below the rim of an ellipse, negative outside."""
+        return np.float32(min(a, b)) * (1 - np.hypot((self.x - np.float32(x)) / a, (self.y - np.float32(y)) / b))
+
+    def put(self, under, value, depth, width=1.0):
+        """`under` with `value` where the depth is positive, mixed along a rim of `width` pixels."""
+        return under + (value - under) * np.clip(depth / np.float32(width * self.pixel) + np.float32(0.5), 0, 1)
+
+    def vessel(self, under, value, *oval):
+        """A bright oval in a thin dark wall."""
+        depth = self.oval(*oval)
+        return self.put(self.put(under, MUSCLE, depth + 2), value, depth, 2)
+
+
+def _scaled(inner, shape, volume, gap):
+    """`inner` + s `shape` (slices, angles), with s so that the ring between both holds `volume` in mL."""
+    # Half the integral of (r + s u)^2 - r^2, which is quadratic in s.
+    step = 2 * np.pi / (len(ANGLES) - 1)
+    a, b = (step * term[:, 1:].sum() for term in (shape**2 / 2, inner * shape))
+    return inner + shape * (np.sqrt(b**2 + 4 * a * volume * 1000 / gap) - b) / (2 * a)
+
+
+def _bump(middle, width):
+    return np.exp(-(((ANGLES - middle + np.pi) % (2 * np.pi) - np.pi) ** 2) / width**2)
+
+
+def _radii(scan, group, rng, length):
+    """Radii (slices, angles) of cavity, muscle and right ventricle at end diastole and end systole; 0 = none there."""
+    left, fraction, muscle, right, right_fraction = (rng.uniform(*limits) for limits in RANGES[group])
+    sinks = 0, rng.uniform(2, 4) if group == "DCM" else rng.uniform(3, 9)  # the base moves to the apex
+    waves = np.stack([np.arange(2, 6), rng.normal(0, 0.02, 4), rng.uniform(0, 2 * np.pi, 4)], 1)
+    twist, scar_at, span = rng.uniform(-0.5, 0.5), rng.uniform(1, 4), rng.uniform(1.25, 1.45) + 0.1 * (group == "RV")
+    end, lean, blunt = rng.uniform([0.78, -0.15, 0.7], [0.95, 0.25, 1.0])
+    phases = []
+    for systole, sink in enumerate(sinks):
+        t = ((scan.z - sink) / (length - sink)).clip(0)[:, None]
+        labelled = (t > 0) * np.ones_like(ANGLES)
+        outline = 1 + sum(wave * np.cos(k * ANGLES + place + twist * t) for k, wave, place in waves)
+        outline -= 0.22 * (group == "RV") * (1 - 0.5 * systole) * _bump(0, 0.8)
+        cavity = labelled * outline * np.sqrt((1 - t**2.4).clip(0.015))
+        cavity = _scaled(0 * cavity, cavity, left * (1 - systole * fraction), scan.gap)
+        wall = labelled * (1 - 0.3 * t) * (1 + (0.7 * _bump(0.2, 1.0) if group == "HCM" else 0))
+        if group == "MINF":  # a scar is thin and does not thicken
+            wall = wall * (1 - (0.2 + 0.3 * systole) * _bump(scar_at, 0.8))
+        outer = _scaled(cavity, wall, muscle, scan.gap)
+        depth = (1 - (t / end).clip(0, 1) ** 1.7) ** 0.6
+        arc = 1 - ((ANGLES - lean * (1 - t)) / (span * (1 - 0.3 * t))) ** 2
+        crescent = labelled * (depth > 0.25) * depth * arc.clip(0) ** blunt
+        other = _scaled(outer, crescent, right * (1 - systole * right_fraction), scan.gap)
+        phases.append(np.float32([cavity, outer, other]))
+    return phases
+
+
+def _body(scan, rng, reach):
+    """Slices (S, H, W) float32 of what surrounds a heart that extends `reach` to the left: chest wall, lungs, belly."""
+    fat, wall, floor, rise = _any(rng, [6, 9, 50, 0.05], [17, 15, 60, 0.2])
+    meal, gas, spread = _any(rng, [0.35, -20, 0.45], [0.8, 5, 0.75])
+    x, y, wide, high = _any(rng, [-12, 8, 112, 118], [-2, 22, 125, 140])
+    body = x + wide - reach - 1.5 * fat - wall, y, wide, high
+    liver, stomach, aorta, spine = _any(
+        rng,
+        [[-50, 42, 66, 40], [44, 34, 34, 24], [52, 26, 9.5, 9.5], [84, 30, 20, 24]],
+        [[-25, 56, 84, 52], [66, 48, 46, 34], [64, 40, 12.5, 12.5], [94, 46, 25, 30]],
+    )
+    veins = _any(rng, [-75, 8, 3, 3], [-5, 60, 8, 8], (5, 4))
+    vessels = _any(rng, [15, -75, 1, 1], [90, 20, 4, 4], (16, 4))
+    bumps, ribs, grain = scan.clouds(rng, 4), scan.clouds(rng, 14), scan.clouds(rng, 30)
+    slices = []
+    for z in np.float32(scan.z):
+        depth = scan.oval(*body) + 7 * bumps
+        picture = scan.put(np.full(scan.size, AIR, np.float32), FAT + 0.15 * grain, depth)
+        # More fat in front, at the image's left.
+        front = depth - fat * (1 + 0.5 * np.tanh(-scan.x / 60) + 0.3 * ribs)
+        picture = scan.put(picture, MUSCLE + 0.6 * np.maximum(ribs, 0), front)
+        inside = front - wall
+        picture = scan.put(picture, LUNG + 0.5 * np.maximum(scan.clouds(rng, 45) - 0.9, 0), inside)
+        for x, y, a, b in vessels:
+            picture = scan.put(picture, 0.6 * BLOOD, scan.oval(x, y + 0.3 * z * np.sign(x - 50), a, b))
+        # Fat behind the breast bone.
+        cushion = scan.oval(12 - reach, -10, 45, 55) + 16 * bumps + 8 * ribs
+        picture = scan.put(picture, spread * FAT + 0.2 * grain, np.minimum(cushion, inside), 3)
+        picture = scan.put(picture, MUSCLE + 0.35 * grain, np.minimum(scan.oval(*spine), inside + 6), 2)
+        picture = scan.vessel(picture, BLOOD, aorta[0], aorta[1] + 0.1 * z, *aorta[2:])
+        # The belly, below the diaphragm.
+        top = floor - rise * z
+        below = np.minimum(scan.y - top - (scan.x - 10) ** 2 / 500 + 4 * bumps, inside)
+        picture = scan.put(picture, 0.75 * FAT + 0.3 * grain, below)
+        x, y, a, b = stomach
+        filled = np.minimum(scan.oval(x, top + y, a, b) + 4 * ribs, below - 3)
+        picture = scan.put(picture, meal + 0.2 * ribs, filled)
+        picture = scan.put(picture, AIR, np.minimum(filled, top + y + gas - scan.y))
+        x, y, a, b = liver
+        filled = np.minimum(scan.oval(x, top + y, a, b) + 4 * bumps, below - 2)
+        picture = scan.put(picture, LIVER + 0.05 * grain, filled)
+        for x, y, a, b in veins:
+            picture = scan.put(picture, BLOOD, np.minimum(scan.oval(x + 0.2 * z, top + y, a, b), filled))
+        slices.append(picture)
+    return slices
+
+
+def _valves(scan, picture, chambers, size):
+    """What lies above the ventricles: atria, root of the aorta, pulmonary artery; `size` is the heart's radius."""
+    picture = scan.put(picture, 0.5 * FAT, scan.oval(-0.4 * size, 0, 1.6 * size, 1.3 * size), 5)
+    for chamber in chambers * size:
+        picture = scan.vessel(picture, 0.95 * BLOOD, *chamber)
+    return picture
+
+
+def _heart(scan, under, rho, index, radii, papillary, weave, tone):
+    """Picture and labels (H, W) of one slice at the distances `rho` from the axis and the places `index` in `ANGLES`.
+
+    `radii` (3, angles); papillary muscles as angle and radius; `weave` is the pattern of the trabeculae.
+    """
+    cavity, outer, other = radii
+    rim = other + 3.5 * np.minimum((other - outer) / 4, 1)
+    halo = rim + 2 + 5 * _bump(1.3, 0.4) + 5 * _bump(-1.2, 0.4) + 2 * _bump(0, 1.2)
+    inner, epi, free, rim, halo = (np.float32(curve)[index] for curve in (cavity, outer, other, rim, halo))
+    picture = scan.put(under, 0.85 * FAT, halo - rho, 2)
+    picture = scan.put(picture, tone[0], rim - rho)
+
+    def pattern(share):
+        return cv2.remap(weave, np.float32(share * 11), np.float32(index / 6), cv2.INTER_LINEAR)
+
+    across = ((rho - epi) / np.maximum(free - epi, 1)).clip(0, 1)
+    blood = tone[2] - 0.5 * np.maximum(pattern(0.7 * across) - 0.15 + 0.5 * np.abs(across - 0.4), 0)
+    picture = scan.put(picture, blood, np.minimum(free - rho, rho - epi - 0.5))
+    share = (rho / np.maximum(inner, 1)).clip(0, 1)
+    blood = tone[1] - 0.8 * np.maximum(pattern(share) - 1.1 + share, 0) * (share > 0.5)
+    picture = scan.put(picture, blood, inner - rho, 1.5)
+    for angle, size in papillary:
+        turn, away = np.float32(ANGLES - angle)[index], np.float32(0.66 * np.interp(angle, ANGLES, cavity))
+        muscle = size - np.hypot(rho * np.cos(turn) - away, rho * np.sin(turn))
+        picture = scan.put(picture, 1.15 * tone[0], np.minimum(muscle, inner - rho))
+    return picture, np.uint8(rho < free) + (rho < epi) + (rho < inner)
+
+
+def _expose(scan, rng, pictures, coil, gain):
+    """Slices (S, H, W) -> int16: coil, blur of the scan, Rician noise, receiver gain."""
+    side, reach, blur, noise, drift, clouds = coil
+    light = np.exp(-(scan.x * np.cos(side) + scan.y * np.sin(side)) / reach + drift * clouds)
+    signal = np.stack([cv2.GaussianBlur(picture * light, (0, 0), blur) for picture in pictures])
+    real, imaginary = noise * rng.standard_normal((2, *signal.shape), np.float32)
+    return np.int16(np.minimum(gain * np.hypot(signal + real, imaginary), 32767))
+
+
+def _nifti(array, scan, dtype):
+    """Slices (S, H, W) -> bytes of a .nii.gz with the axes x, y, slice."""
+    image = nibabel.Nifti1Image(array.transpose(2, 1, 0).astype(dtype), np.diag([scan.pixel, scan.pixel, scan.gap, 1]))
+    image.header.set_xyzt_units("mm")
+    return gzip.compress(image.to_bytes(), 3, mtime=0)
+
+
+def cardiac_case(i, rng):
+    """Files of phantom number `i` in ACDC's tree, path -> bytes: images and labels of two phases, and `Info.cfg`."""
+    # Fixed by i, so that small sets hold all groups.
+    group = GROUPS[i % len(GROUPS)]
+    length = rng.uniform(83, 93) if group == "DCM" else rng.uniform(76, 92)
+    scan = _Scan(rng, length)
+    phases = _radii(scan, group, rng, length)
+    _, radius, reach = phases[0].max((1, 2))
+    body = _body(scan, rng, reach)
+    turn, *tilt = _any(rng, [-0.1, -0.1, -0.1], [0.55, 0.1, 0.1])
+    weave = np.float32(rng.normal(0, 0.5, (120, 12)))[np.arange(121) % 120]
+    # Atria, root of the aorta, pulmonary artery: places and sizes in radii of the heart.
+    chambers = np.float32([[4, 3, 8, 6], [-11, 3, 7, 8], [-3.5, -2, 4, 4], [-3, -9, 4.5, 3.5]])
+    chambers *= _any(rng, 0.075, 0.12, (4, 4))
+    tone = _any(rng, [0.9 * MUSCLE, 0.95 * BLOOD, 0.82 * BLOOD], [1.25 * MUSCLE, 1.15 * BLOOD, 1.02 * BLOOD])
+    posts = np.float32(np.stack([rng.normal([1.9, -2.0], 0.2), rng.uniform(3.5, 5.5, 2)], 1))
+    coil = [*_any(rng, [-0.5, 130, 0.5, 0.015, 0.05], [0.7, 260, 0.8, 0.04, 0.2]), scan.clouds(rng, 3)]
+    frames, es, gain = int(rng.integers(25, 31)), int(rng.integers(8, 15)), np.exp(rng.uniform(4.6, 7))
+    height, weight = (f"{size:.1f}" for size in rng.normal([170, 76], [9, 12]))
+    patient = f"patient{i + 1:03d}"
+    info = {"ED": 1, "ES": es, "Group": group, "Height": height, "NbFrame": frames, "Weight": weight}
+    files = {f"training/{patient}/Info.cfg": "".join(f"{key}: {value}\n" for key, value in info.items()).encode()}
+    for frame, phase in zip((1, es), phases):
+        slices = []
+        for k, z in enumerate(np.float32(scan.z)):
+            if not phase[0, k].any():
+                slices.append((_valves(scan, body[k], chambers, radius), np.zeros(scan.size, np.uint8)))
+                continue
+            x, y = scan.x - tilt[0] * z, scan.y - tilt[1] * z
+            angle = (np.arctan2(y, -x) - turn + np.pi) % (2 * np.pi)
+            rho, index = np.hypot(x, y), np.int32(angle * np.float32(360 / np.pi))
+            papillary = posts if 0.25 < z / length < 0.8 else ()
+            slices.append(_heart(scan, body[k], rho, index, phase[:, k], papillary, weave, tone))
+        pictures, labels = zip(*slices)
+        name = f"training/{patient}/{patient}_frame{frame:02d}"
+        files[f"{name}.nii.gz"] = _nifti(_expose(scan, rng, pictures, coil, gain), scan, np.int16)
+        files[f"{name}_gt.nii.gz"] = _nifti(np.stack(labels), scan, np.uint8)
+    return files
