@@ -237,7 +237,7 @@ SMALL: dict[str, dict[str, Any]] = {
     ),
     "cardiac": dict(
         image_size=128, base_channels=16, aspp_rates=(1, 2, 3), lr=3e-3, scheduler="onecycle", batch_size=8, epochs=40,
-        clip=1.0, augment={"affine": {"scale": [0.8, 1.2], "translate": 0.0, "rotate": 30, "p": 0.8}},
+        clip=1.0,
     ),
     "lung": dict(
         image_size=256, base_channels=8, depth=5, loss="combined", lr=2e-3, scheduler="onecycle", batch_size=4,
