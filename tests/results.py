@@ -1,6 +1,6 @@
 """Train on the real data and write every figure that the README quotes: `make results`, or one of them by name.
 
-    python -m tests.results [lung] [cardiac] [precision]
+    python -m tests.results [lung] [precision]
 
 Each writes `tests/results/<name>.json` (figures with date, machine, n, interval and seconds) and renews the table in
 the README. The real data is found by `SEGLIB_TEST_DATA`, default `../shared/data`.
@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from seglib import config, data, evaluation, hosts, layouts, phantoms, prepare, regions, training
+from seglib import config, data, evaluation, hosts, layouts, phantoms, prepare, training
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "tests" / "results"
@@ -53,40 +53,6 @@ def _scores(report, seed: int) -> list[dict]:
     return table[["metric", "value", "low", "high", "n"]].to_dict("records")
 
 
-def cardiac(work_dir: str) -> list[dict]:
-    """The cardiac system, small setting, on 50 patients of ACDC: Dice by volume, and the ejection fraction."""
-    cfg = config.preset("cardiac", "small", data_root=str(REAL / "acdc"), work_dir=work_dir)
-    run, batches = _train(cfg)
-    report = evaluation.evaluate(run, batches["test"], grid="original")
-    rows = _rows("cardiac", "ACDC, test", run, "ACDC slices", report)
-    beats = regions.ejection_fractions(regions.organ_volumes(report, batches["test"].dataset.cases))
-    found = regions.agreement(beats["ef_true"], beats["ef_predicted"])
-    return rows + [
-        {**_about("cardiac", "ACDC, test", run, "ACDC slices"), "metric": name, "value": found[key], "n": found["n"]}
-        for key, name in (("mae", "ejection fraction, mean absolute error, points"), ("bias", "its bias, points"))
-    ]
-
-
-def _train(cfg):
-    """Run and loaders of one training."""
-    batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
-    return training.fit(cfg, batches), batches
-
-
-def _about(system: str, name: str, run, what: str) -> dict:
-    trained = f"{run.info['images']['train']} {what}, seed {run.config.seed}"
-    return {"system": system, "data": name, "training": trained, "train_seconds": run.info["seconds"]}
-
-
-def _rows(system: str, name: str, run, what: str, report) -> list[dict]:
-    """The Dice of every class and of their mean: by volume where there are volumes."""
-    average = "per volume" if len(report.per_volume) else "per image"
-    table = report.summary[(report.summary["metric"] == "dice") & (report.summary["average"] == average)]
-    table = table.assign(metric=["dice" if name == "mean" else f"dice, {name}" for name in table["class"]])
-    found = table[["metric", "value", "low", "high", "n"]].to_dict("records")
-    return [{**_about(system, name, run, what), **row} for row in found]
-
-
 def precision(work_dir: str) -> list[dict]:
     """Training images a second of the 31 M U-Net at 256x256 in float32 and in what the probe chooses, by turns."""
     size = {
@@ -118,7 +84,7 @@ def precision(work_dir: str) -> list[dict]:
     return rows
 
 
-RESULTS = {"lung": lung, "cardiac": cardiac, "precision": precision}
+RESULTS = {"lung": lung, "precision": precision}
 
 
 def measure(name: str) -> None:
