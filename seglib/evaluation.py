@@ -234,4 +234,4 @@ class _Examples:
         image, mask = self.dataset.pixels(number)
         batch = torch.from_numpy(data.normalise(image, self.predictor.table))[None]
         pred = self.predictor.mask(self.predictor.probabilities(batch)[0].cpu().numpy())
-        return image, mask[..., 0] if mask.shape[-1] == 1 else mask.transpose(2, 0, 1), pred
+        return image, plots.flat(mask), pred

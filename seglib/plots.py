@@ -60,7 +60,7 @@ def store_samples(store, part: str = "train", n: int = 8) -> Figure:
     """The first images of one part of a store with their masks."""
     pictures, masks = store.open()
     cases = store.cases[store.cases["split"] == part].head(n)
-    shown = [overlay(pictures[row], _flat(masks[row])) for row in cases["row"]]
+    shown = [overlay(pictures[row], flat(masks[row])) for row in cases["row"]]
     return grid(shown, list(cases["case"]))
 
 
@@ -76,8 +76,8 @@ def batch_samples(batch: dict, mean: Sequence[float], std: Sequence[float], n: i
     return grid(shown)
 
 
-def _flat(mask: np.ndarray) -> np.ndarray:
-    """(H, W, K) of a store as `overlay` takes it."""
+def flat(mask: np.ndarray) -> np.ndarray:
+    """A mask (H, W, K) of a store as `overlay` takes it: (H, W) where K is 1, else (K, H, W)."""
     return mask[..., 0] if mask.shape[-1] == 1 else mask.transpose(2, 0, 1)
 
 
@@ -167,26 +167,6 @@ def predictions(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], 
             if axis.get_subplotspec().is_first_row():
                 axis.set_title(name, fontsize=9)
         line[0].set_ylabel(title, fontsize=8)
-    figure.tight_layout()
-    return figure
-
-
-def agreement(true: pd.Series, predicted: pd.Series, unit: str) -> Figure:
-    """Measured on the prediction against measured on the truth: each pair, and their difference over their mean with
-    bias and 95 % limits of agreement (Bland and Altman). Pairs with a NaN are left out."""
-    pairs = pd.concat([true, predicted], axis=1).dropna().to_numpy(float)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4))
-    left.scatter(*pairs.T, s=18, color=PREDICTION)
-    ends = [pairs.min(), pairs.max()] if len(pairs) else [0, 1]
-    left.plot(ends, ends, color="0.6", linewidth=1)
-    left.set(xlabel=f"true, {unit}", ylabel=f"predicted, {unit}", title=f"n={len(pairs)}")
-    error = pairs[:, 1] - pairs[:, 0]
-    right.scatter(pairs.mean(axis=1), error, s=18, color=PREDICTION)
-    if len(pairs) > 1:
-        for value, style in zip(error.mean() + 1.96 * error.std(ddof=1) * np.array([0, -1, 1]), ("-", "--", "--")):
-            right.axhline(value, color="0.6", linestyle=style, linewidth=1)
-    right.set(xlabel=f"mean of both, {unit}", ylabel=f"predicted - true, {unit}")
-    sns.despine(figure)
     figure.tight_layout()
     return figure
 

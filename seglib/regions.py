@@ -1,4 +1,4 @@
-"""What is measured on masks: organ volumes and the ejection fraction. Taught in `03` and `05`."""
+"""What is measured on masks: organ volumes and the ejection fraction."""
 
 import numpy as np
 import pandas as pd
@@ -58,7 +58,6 @@ def ejection_fractions(volumes: pd.DataFrame, cavity: str = "left_ventricle") ->
         row = {"patient": patient, "ed": ed["volume"], "es": es["volume"]}
         for who in ("true", "predicted"):
             row |= {f"edv_{who}_ml": ed[f"{who}_ml"], f"esv_{who}_ml": es[f"{who}_ml"]}
-        for who in ("true", "predicted"):
             full, left = ed[f"{who}_voxels"], es[f"{who}_voxels"]
             row[f"ef_{who}"] = 100 * (full - left) / full if full else np.nan
         rows.append({**row, "error": row["ef_predicted"] - row["ef_true"]})

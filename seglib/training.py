@@ -287,8 +287,7 @@ def _draw_samples(run: Run, network, dataset, n: int = 4) -> None:
         image, mask = dataset.pixels(number)
         logits = network(dataset[number]["image"][None].to(run.info["device"]))
         pred = metrics.decide(metrics.probabilities(logits, task), task, run.config.threshold)[0]
-        truth = mask[..., 0] if task != "multilabel" else mask.transpose(2, 0, 1)
-        rows.append((dataset.cases["case"].iloc[number], image, truth, metrics.as_mask(pred, task)))
+        rows.append((dataset.cases["case"].iloc[number], image, plots.flat(mask), metrics.as_mask(pred, task)))
     plots.save(plots.predictions(rows), run.folder / "sample_predictions.png")
 
 
