@@ -4,7 +4,7 @@ BIN := .venv/bin
 FIRST := 00_start_here
 
 .DEFAULT_GOAL := help
-.PHONY: help env run notebooks test test-slow lab results clean
+.PHONY: help env run notebooks test test-slow lab results bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ lab: env ## open the notebooks in JupyterLab
 
 results: env ## train on the real data and write every figure the README quotes
 	$(BIN)/python -m tests.results
+
+bench: env ## time our code beside its peers and renew the README's timings (minutes; nothing else should run)
+	$(BIN)/python -m tests.benchmarks
 
 clean: ## remove caches, build leftovers and executed copies (keeps .venv, data and trained runs)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs/*.executed.ipynb

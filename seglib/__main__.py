@@ -84,7 +84,7 @@ def train(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Score weights: on all cases of --data_dir, else on the test part of the data that they were trained on."""
-    from . import data, evaluation, runs
+    from . import data, evaluation
 
     predictor, weights = _predictor(args)
     cfg = predictor.config
@@ -92,17 +92,23 @@ def evaluate(args: argparse.Namespace) -> None:
         cfg = cfg.replace(test_split=1.0, val_split=0.0, keep_split=False)
     batches = data.loaders(_store(cfg), cfg)
     loader = batches["test"] if len(batches["test"].dataset) else batches["val"]
-    report = evaluation.evaluate(predictor, loader, grid="original")
+    part = "all cases given" if hasattr(args, "data_root") else None
+    report = evaluation.evaluate(predictor, loader, grid="original", part=part)
     report.about["weights"] = str(weights)
-    if hasattr(args, "data_root"):
-        report.about["part"] = "all cases given"
-        report.title = report.title.replace(": test,", ": all cases given,")
-    seen = runs.describe_weights(weights).get("trained_on")
-    report.about["seen_in_training"] = (
-        "unknown, the weights do not say" if seen is None else _mark(report, loader, seen)
-    )
     print(report.text())
     print(f"report: {report.save(args.output_dir)}")
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Is the second report better than the first on the same images, by how much, how sure?"""
+    from .report import compare
+
+    table = compare(args.first, args.second, args.metric)
+    print(table.round(4).to_string(index=False))
+    print(
+        f"difference: second minus first, mean {args.metric} of the same images, with its 95 % interval over patients"
+    )
+    print("better: share of redrawn patients for which the second is better")
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -261,20 +267,6 @@ def _predictor(args: argparse.Namespace):
     return predictor, Path(path)
 
 
-def _mark(report, loader, seen: list[str]) -> str:
-    """Adds a column `seen` to `report.per_image`: whether the network was trained on that very image, by content."""
-    seen, hashes = set(seen), loader.dataset.cases.set_index("case")["sha256"]
-    table = report.per_image
-    table["seen"] = table["case"].map(hashes.str.slice(0, 16)).isin(seen)
-    n = table.loc[table["seen"], "case"].nunique()
-    if not n:
-        return f"none of {len(hashes)} images"
-    new = table.loc[~table["seen"] & table["annotated"], "dice"]
-    return f"{n} of {len(hashes)} images (column seen of per_image.csv)" + (
-        f"; Dice of the {table.loc[~table['seen'], 'case'].nunique()} others {new.mean():.4f}" if len(new) else ""
-    )
-
-
 # ---- arguments
 
 
@@ -315,6 +307,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     sub.add_argument("--model_path", metavar="FILE", help="weights; default: the newest best ones")
     sub.add_argument("--output_dir", metavar="DIR", default="evaluation_results", help="default evaluation_results")
     _add_fields(sub, ("preset", *USE))
+
+    sub = command("compare", compare, "two saved reports, image by image: is the second better, and how sure is that?")
+    sub.add_argument("first", metavar="FIRST", help="output folder of evaluate, or its evaluation_report.json")
+    sub.add_argument("second", metavar="SECOND", help="another one, of the same images")
+    sub.add_argument("--metric", default="dice", help="dice, iou, hd95, ... (default dice)")
 
     about = "masks of an image or of a folder of images"
     sub = command("predict", predict, about, aliases=("inference", "synthesize"))

@@ -1,7 +1,6 @@
-"""Run and part of the data -> report: counts once, scores and 95 % intervals from them. Taught in `04`."""
+"""Run and part of the data -> report: counts once, scores and 95 % intervals from them. Taught in `04` and `07`."""
 
-import json
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,128 +9,206 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from . import data, hosts, images, metrics, plots, prepare, runs
+from . import curves, data, hosts, images, intervals, metrics, plots, prepare
+from .curves import HistogramROC
 from .errors import DataError
 from .inference import Predictor
+from .report import Report as Report
+from .report import compare as compare
 
 SCORES = (*metrics.RATIOS, "bce", "hd95", "assd", "nsd")
 COUNTS = ["tp", "fp", "fn", "tn"]
 FOUND = ("value", "low", "high", "n")
 
 
-@dataclass
-class Report:
-    """The scores of one part of the data.
-
-    `per_image`: a row an image and class, with counts and every score. `per_volume`: the same with the counts of a
-    volume's slices added up (empty for 2-D images). `summary`: long table with class, metric, average, value, low,
-    high (95 % bootstrap over patients), n, n_empty, n_missing, grid; the class `mean` averages the classes.
-    """
-
-    title: str
-    per_image: pd.DataFrame
-    per_volume: pd.DataFrame
-    summary: pd.DataFrame
-    about: dict[str, Any]
-    examples: Any = field(repr=False, default=None)  # case name -> (image, truth, prediction), made on demand
-
-    def table(self, *names: str, of: str = "mean") -> pd.DataFrame:
-        """The chosen scores of one class as a small table: `report.table("dice", "accuracy", "bce")`."""
-        names = names or ("dice", "iou", "accuracy", "bce")
-        rows = self.summary[(self.summary["class"] == of) & self.summary["metric"].isin(names)]
-        shown = rows[["metric", "average", "value", "low", "high", "n", "n_empty", "n_missing"]].round(4)
-        return shown.sort_values("metric", key=lambda m: m.map(names.index), kind="stable").reset_index(drop=True)
-
-    def worst(self, n: int = 4, metric: str = "dice") -> pd.DataFrame:
-        """The images with the lowest (for distances and BCE: highest) score."""
-        scored = self.per_image[self.per_image["annotated"]]
-        return scored.sort_values(metric, ascending=metric not in ("bce", "hd95", "assd")).head(n)
-
-    def show(self, cases: Any) -> Any:
-        """Figure of input, truth, prediction and difference for these rows of `per_image`."""
-        best = cases[cases["annotated"]].drop_duplicates("case")
-        return plots.predictions([(f"{r.case}\nDice {r.dice:.3f}", *self.examples(r.case)) for r in best.itertuples()])
-
-    def text(self) -> str:
-        """The report as plain text."""
-        lines = [self.title, "=" * len(self.title), ""]
-        lines += [f"{name}: {value}" for name, value in self.about.items()]
-        shown = self.summary.round(4).drop(columns="grid")
-        return "\n".join(
-            [*lines, "", shown.to_string(index=False), "", "low and high: 95 % bootstrap interval over patients", ""]
-        )
-
-    def save(self, folder: str | Path) -> Path:
-        """Write evaluation_report.txt and .json, per_image.csv, metrics_distribution.png, sample_predictions.png and
-        worst_cases.png."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        runs.write_text(folder / "evaluation_report.txt", self.text())
-        summary = json.loads(self.summary.to_json(orient="records"))
-        runs.write_text(
-            folder / "evaluation_report.json",
-            json.dumps({"title": self.title, **self.about, "summary": summary}, indent=2),
-        )
-        self.per_image.to_csv(folder / "per_image.csv", index=False)
-        plots.save(plots.scores_by_image(self.per_image), folder / "metrics_distribution.png")
-        plots.save(self.show(self.per_image.head(4)), folder / "sample_predictions.png")
-        plots.save(self.show(self.worst()), folder / "worst_cases.png")
-        return folder
-
-
-def evaluate(run, loader, grid: str = "store", distances: bool = True) -> Report:
+def evaluate(run, loader, grid: str = "store", distances: bool = True, part: str | None = None) -> Report:
     """Score a run (or a `Predictor`) on one part of the data, batch by batch; predictions are never all held at once.
 
     Args:
-        run: a `Run`, whose best weights are used, or a `Predictor`.
+        run: a `Run`, whose best weights are used, or a `Predictor`, for example of `tuned`.
         loader: one of `data.loaders(...)`.
         grid: "store" scores at the size of the store; "original" maps the probabilities back to the size of the files,
             reads the truth again and uses the true spacing where the case table has one.
         distances: also HD95, average surface distance and NSD (tolerance 2 pixels, or mm where the spacing is known).
+        part: what the report calls this part of the data; by default what it is.
 
     Raises:
-        DataError: the part is empty.
+        DataError: the part is empty, the data is of other classes, or the network's output is not a number.
     """
     if grid not in ("store", "original"):
         raise DataError(f"grid: {grid!r} is not allowed; expected 'store' or 'original'")
+    predictor, dataset = _checked(run, loader)
+    cfg = predictor.config
+    rows: list[dict[str, Any]] = []
+    pixels = _Pixels(cfg)
+    batches = DataLoader(dataset, loader.batch_size, num_workers=loader.num_workers)  # every image once, in order
+    with ThreadPoolExecutor(hosts.n_cores()) as pool:
+        for batch in hosts.progress(batches, desc=f"evaluate {dataset.part}", leave=False):
+            prob = predictor.probabilities(batch["image"]).cpu().numpy()
+            numbers = batch["index"].tolist()
+            planes = list(pool.map(lambda n, p: _planes(n, p, dataset, predictor, grid), numbers, prob))
+            scored = pool.map(lambda n, p: _score(n, *p, dataset, cfg, grid, distances), numbers, planes)
+            for number, found in zip(numbers, planes):  # while the scores are computed
+                pixels.add(dataset.cases.iloc[number], dataset.annotated[number], *found)
+            rows += [row for image in scored for row in image]
+    per_image = pd.DataFrame(rows)
+    about = _about(run, predictor, dataset, grid, per_image, part)
+    title = f"{cfg.preset}: {about['part']}, {about['images']} images of {about['patients']} patients"
+    per_volume = _volumes(per_image)
+    tables = ((per_image, "per image"), (per_volume, "per volume"))
+    summary = pd.concat([*(_summarise(t, how, cfg) for t, how in tables if len(t)), pixels.summary(per_image)])
+    summary["grid"] = grid
+    return Report(
+        title, per_image, per_volume, summary.reset_index(drop=True), about, pixels.curves, pixels.confusion(per_image),
+        getattr(run, "history", None), _Examples(dataset, predictor),
+    )  # fmt: skip
+
+
+def tuned(run, loader, metric: str = "dice") -> Predictor:
+    """The best weights of a run with the temperature and the thresholds that suit `loader`: the validation part.
+
+    The temperature has the least log loss, the threshold of each class the highest pooled `metric` (not for
+    multiclass, where the likeliest class wins). Reports of the result say on what they were chosen.
+
+    Raises:
+        DataError: the loader's part is the test part, is empty, or is of other classes.
+    """
+    predictor, dataset = _checked(run, loader)
+    if dataset.part == "test":
+        raise DataError("tuned: the test part must not choose anything; give the validation part, batches['val']")
+    cfg = predictor.config
+    temperature, pixels = curves.Temperature(cfg.task), _Pixels(cfg)
+    for batch in hosts.progress(DataLoader(dataset, loader.batch_size), desc=f"tune on {dataset.part}", leave=False):
+        logits = predictor.logits(batch["image"]).cpu()
+        temperature.update(logits, batch["mask"])
+        for number, prob in zip(batch["index"].tolist(), metrics.probabilities(logits, cfg.task).numpy()):
+            truth = dataset.pixels(number)[1]
+            pixels.add(dataset.cases.iloc[number], dataset.annotated[number], prob, truth, prob > 0.5)
+    predictor.temperature = temperature.value()
+    where = f"on the part {dataset.part!r}, {len(dataset)} images"
+    predictor.chosen = {"temperature": f"{predictor.temperature:.3f}, of the least log loss {where}"}
+    if cfg.task != "multiclass":
+        best = np.array([curve.best_threshold(metric) for curve in pixels.curves.values()])
+        best = np.clip(np.where(np.isfinite(best), best, cfg.threshold), 1e-6, 1 - 1e-6)
+        odds = np.log(best / (1 - best)) / predictor.temperature  # the temperature moves the scores, not their order
+        predictor.thresholds = tuple((1 / (1 + np.exp(-odds))).tolist())
+        values = ", ".join(f"{value:.3f}" for value in predictor.thresholds)
+        predictor.chosen["threshold"] = f"{values}, of the highest pooled {metric} {where}"
+    return predictor
+
+
+def _checked(run, loader) -> tuple[Predictor, Any]:
+    """The predictor of a run, and the data of a loader without augmentation; raises where they do not fit."""
     dataset = loader.dataset
     if not len(dataset):
         raise DataError(
             f"the part {dataset.part!r} has no image; set test_split or val_split and prepare the data again"
         )
     predictor = run if hasattr(run, "probabilities") else Predictor.load(run.best)
-    cfg, dataset = predictor.config, dataset.plain()
-    if tuple(cfg.class_names) != dataset.class_names:
+    if tuple(predictor.config.class_names) != dataset.class_names:
         raise DataError(
-            f"the network knows {', '.join(cfg.class_names)}, the data has {', '.join(dataset.class_names)}; "
-            "evaluate a run on the data of its own system"
+            f"the network knows {', '.join(predictor.config.class_names)}, the data has "
+            f"{', '.join(dataset.class_names)}; evaluate a run on the data of its own system"
         )
-    rows: list[dict[str, Any]] = []
-    batches = DataLoader(dataset, loader.batch_size, num_workers=loader.num_workers)  # every image once, in order
-    for batch in hosts.progress(batches, desc=f"evaluate {dataset.part}", leave=False):
-        prob = predictor.probabilities(batch["image"]).cpu()
-        for number, plane in zip(batch["index"].tolist(), prob):
-            rows += _score(number, plane.numpy(), dataset, predictor, grid, distances)
-    per_image = pd.DataFrame(rows)
-    per_volume = _volumes(per_image)
-    part = "validation, used for model choice" if dataset.part == "val" else dataset.part
+    return predictor, dataset.plain()
+
+
+def _about(run, predictor: Predictor, dataset, grid: str, per_image: pd.DataFrame, part: str | None) -> dict[str, Any]:
+    """What the report says of itself; adds the column `seen` to `per_image` where the weights tell their images."""
+    part = part or ("validation, used for model choice" if dataset.part == "val" else dataset.part)
     about = {
-        "part": part, "grid": grid, "threshold": cfg.threshold, "distances_in": _unit(dataset.cases, grid),
-        "images": int(per_image["case"].nunique()), "patients": int(per_image["patient"].nunique()),
-        "precision": getattr(predictor, "precision", "fp32"), "weights": getattr(run, "best", Path("in memory")).name,
+        "part": part, "grid": grid, "threshold": predictor.config.threshold, **predictor.chosen,
+        "distances_in": _unit(dataset.cases, grid), "images": int(per_image["case"].nunique()),
+        "patients": int(per_image["patient"].nunique()), "precision": getattr(predictor, "precision", "fp32"),
+        "weights": getattr(run, "best", Path("in memory")).name,
     }  # fmt: skip
-    title = f"{cfg.preset}: {part}, {about['images']} images of {about['patients']} patients"
-    summary = pd.concat(
-        [_summarise(t, how, cfg) for t, how in ((per_image, "per image"), (per_volume, "per volume")) if len(t)]
+    if predictor.config.task == "multiclass":
+        about["threshold"] = "none, the likeliest class"
+    if predictor.trained_on is None:
+        return {**about, "seen_in_training": "unknown, the weights do not say"}
+    hashes = dataset.cases.set_index("case")["sha256"].str.slice(0, 16)
+    per_image["seen"] = per_image["case"].map(hashes).isin(set(predictor.trained_on))
+    n = per_image.loc[per_image["seen"], "case"].nunique()
+    about["seen_in_training"] = (
+        f"{n} of {len(hashes)} images (column seen of per_image.csv)" if n else f"none of {len(hashes)} images"
     )
-    summary["grid"] = grid
-    return Report(title, per_image, per_volume, summary.reset_index(drop=True), about, _Examples(dataset, predictor))
+    new = per_image[~per_image["seen"] & per_image["annotated"]]
+    if n and len(new):
+        about["seen_in_training"] += f"; Dice of the {new['case'].nunique()} others {new['dice'].mean():.4f}"
+    return about
 
 
-def _score(
-    number: int, prob: np.ndarray, dataset, predictor: Predictor, grid: str, distances: bool
-) -> list[dict[str, Any]]:
-    """One row a class for one image; `prob` (K, H, W) at the size of the store."""
+class _Pixels:
+    """All pixels of a part, class against the rest, added up image by image in constant memory (14 kB a patient)."""
+
+    def __init__(self, cfg):
+        self.cfg, self.first = cfg, int(cfg.task == "multiclass")  # the background has no curve
+        self.curves = {name: HistogramROC() for name in cfg.class_names[self.first :]}
+        self.patients: dict[Any, np.ndarray] = {}
+        self.matrix = np.zeros((cfg.n_classes, cfg.n_classes), np.int64)
+
+    def add(self, case, annotated: np.ndarray, prob: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> None:
+        """`prob` and `pred` (K, H, W), `truth` (H, W, 1) of class numbers or (H, W, K)."""
+        rough = self.patients.setdefault(case["patient"], np.zeros((len(self.curves), 2, curves.COARSE), np.int32))
+        for number, (name, curve) in enumerate(self.curves.items()):
+            k = number + self.first
+            if not annotated[k]:
+                continue
+            target = truth[..., k if self.cfg.task == "multilabel" else 0]
+            if self.first:
+                target = np.where(target == images.IGNORE, images.IGNORE, target == k).astype(np.uint8)
+            try:
+                curve.update(prob[k], target)
+            except ValueError as error:
+                raise DataError(
+                    f"{case['case']}, class {name}: the network's output is no probability ({error}); look at the "
+                    "run's history: were its weights saved after the loss had become NaN?"
+                ) from error
+            rough[number] += curves.coarse(prob[k], target)
+        if self.first:
+            known = truth[..., 0] != images.IGNORE
+            pairs = truth[..., 0][known].astype(np.int64) * len(self.matrix) + pred.argmax(axis=0)[known]
+            self.matrix += np.bincount(pairs, minlength=self.matrix.size).reshape(self.matrix.shape)
+
+    def confusion(self, per_image: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Pixels by truth and prediction: of all classes, or of each where they may overlap."""
+        if self.first:
+            names = list(self.cfg.class_names)
+            return {"pixels": pd.DataFrame(self.matrix, names, names)}
+        sums = per_image.groupby("class")[COUNTS].sum().astype(np.int64)
+        found = {}
+        for name in self.cfg.class_names:
+            tp, fp, fn, tn = sums.loc[name]
+            labels = [f"not {name}", name]
+            found[name] = pd.DataFrame([[tn, fp], [fn, tp]], labels, labels)
+        return found
+
+    def summary(self, per_image: pd.DataFrame) -> pd.DataFrame:
+        """Rows of the summary with the average `pixels`: what is computed from scores, not from decisions."""
+        kinds = {"auc": HistogramROC.auc, "average_precision": HistogramROC.average_precision,
+                 "brier": HistogramROC.brier, "log_loss": HistogramROC.log_loss, "ece": HistogramROC.ece}  # fmt: skip
+        values = {m: [of(curve) for curve in self.curves.values()] for m, of in kinds.items()}
+        reach = intervals.curve_intervals(np.stack(list(self.patients.values())), self.cfg.bootstrap, self.cfg.seed)
+        rows = []
+        for number, name in enumerate([*self.curves, "mean"]):
+            table = per_image if name == "mean" else per_image[per_image["class"] == name]
+            scored = table[table["annotated"]]
+            counted = {"n": scored["case"].nunique(), "n_empty": int((scored["n_true"] == 0).sum()),
+                       "n_missing": int((~table["annotated"]).sum())}  # fmt: skip
+            for metric, each in values.items():
+                known = [value for value in each if np.isfinite(value)]
+                value = each[number] if number < len(each) else np.mean(known) if known else np.nan
+                low, high = reach[metric][number] if metric in reach else (np.nan, np.nan)
+                top = np.inf if metric == "log_loss" else 1.0
+                ends = np.clip([value + low, value + high], 0, top)
+                found = {"value": value, "low": ends[0], "high": ends[1]}
+                rows.append({"class": name, "metric": metric, "average": "pixels", **found, **counted})
+        return pd.DataFrame(rows)
+
+
+def _planes(number: int, prob: np.ndarray, dataset, predictor: Predictor, grid: str) -> tuple[np.ndarray, ...]:
+    """Probabilities (K, H, W), truth (H, W, 1 or K) and decisions (K, H, W) of one image on the grid of the report;
+    `prob` comes at the size of the store."""
     cfg, case = predictor.config, dataset.cases.iloc[number]
     if grid == "original":
         shape = (int(case["height"]), int(case["width"]))
@@ -139,8 +216,14 @@ def _score(
         truth = prepare.read_truth(case, cfg, dataset.store.info["inverted"], shape)[0]
     else:
         truth = dataset.pixels(number)[1]
-    annotated = dataset.annotated[number]
-    pred = metrics.decide(torch.from_numpy(prob)[None], cfg.task, cfg.threshold)[0].numpy()
+    return prob, truth, predictor.decide(prob)
+
+
+def _score(
+    number: int, prob: np.ndarray, truth: np.ndarray, pred: np.ndarray, dataset, cfg, grid: str, distances: bool
+) -> list[dict[str, Any]]:
+    """One row a class for one image."""
+    case, annotated = dataset.cases.iloc[number], dataset.annotated[number]
     spacing = _spacing(case) if grid == "original" else None
     rows = []
     for k, name in enumerate(cfg.class_names):
@@ -212,13 +295,13 @@ def _summarise(table: pd.DataFrame, average: str, cfg) -> pd.DataFrame:
 
         for metric in wanted:
             values = scored.groupby([unit, "patient"], sort=False)[metric].mean().reset_index()  # "mean": over classes
-            add(metric, average, metrics.interval(values[metric], values["patient"], cfg.bootstrap, cfg.seed))
+            add(metric, average, intervals.interval(values[metric], values["patient"], cfg.bootstrap, cfg.seed))
             if average == "per image" and metric in metrics.RATIOS and name != "mean":
                 counts = scored[COUNTS].to_numpy(float)
                 add(
                     metric,
                     "pooled",
-                    metrics.pooled_interval(counts, scored["patient"], metric, cfg.bootstrap, cfg.seed),
+                    intervals.pooled_interval(counts, scored["patient"], metric, cfg.bootstrap, cfg.seed),
                 )
     return pd.DataFrame(rows, columns=["class", "metric", "average", *FOUND, "n_empty", "n_missing"])
 

@@ -25,6 +25,11 @@ class Predictor:
     and back happens inside.
     """
 
+    temperature = 1.0  # logits are divided by it
+    thresholds: tuple[float, ...] | None = None  # one a class instead of the config's; see `evaluation.tuned`
+    chosen: dict[str, str] = {}  # what was chosen, and on what
+    trained_on: list[str] | None = None  # beginnings of the hashes of the images that the weights were made with
+
     def __init__(self, model: torch.nn.Module, cfg, device: str = "auto", precision: str = "auto"):
         self.config = cfg
         self.device = hosts.choose_device(device)
@@ -42,16 +47,21 @@ class Predictor:
         about = runs.describe_weights(path)
         values = dict(about["config"])
         cfg = config.preset(values.pop("preset"), values.pop("size"), **values)
-        return cls(runs.load_weights(path, runs.network(cfg, pretrained=False)), cfg, device, precision)
+        predictor = cls(runs.load_weights(path, runs.network(cfg, pretrained=False)), cfg, device, precision)
+        predictor.trained_on = about.get("trained_on")
+        return predictor
 
     @torch.inference_mode()
-    def probabilities(self, batch: torch.Tensor) -> torch.Tensor:
-        """Normalised images (N, C, H, W) float32 -> probabilities (N, classes, H, W) float32 on the same device."""
+    def logits(self, batch: torch.Tensor) -> torch.Tensor:
+        """Normalised images (N, C, H, W) float32 -> logits (N, classes, H, W) float32 on the network's device."""
         batch = batch.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         with torch.autocast(self.device, half or torch.bfloat16, enabled=half is not None):
-            logits = self.model(batch)
-        return metrics.probabilities(logits, self.config.task)
+            return self.model(batch).float()
+
+    def probabilities(self, batch: torch.Tensor) -> torch.Tensor:
+        """Normalised images (N, C, H, W) float32 -> probabilities (N, classes, H, W) float32."""
+        return metrics.probabilities(self.logits(batch) / self.temperature, self.config.task)
 
     def predict(self, image: np.ndarray) -> Prediction:
         """An image (H, W) or (H, W, C), RGB, of any size and number type, to a `Prediction` of its height and width.
@@ -75,9 +85,13 @@ class Predictor:
         return Prediction(prob, self.mask(prob))
 
     def mask(self, prob: np.ndarray) -> np.ndarray:
-        """Probabilities (C, H, W) to the mask of a `Prediction`, by the config's task and threshold."""
-        chosen = metrics.decide(torch.from_numpy(prob)[None], self.config.task, self.config.threshold)[0]
-        return metrics.as_mask(chosen, self.config.task)
+        """Probabilities (C, H, W) to the mask of a `Prediction`, by the config's task and the thresholds."""
+        return metrics.as_mask(torch.from_numpy(self.decide(prob)), self.config.task)
+
+    def decide(self, prob: np.ndarray) -> np.ndarray:
+        """Probabilities (C, H, W) to bool of the same shape: the likeliest class, or all from their thresholds."""
+        thresholds = torch.tensor(self.thresholds or [self.config.threshold])[:, None, None]
+        return metrics.decide(torch.from_numpy(prob)[None], self.config.task, thresholds)[0].numpy()
 
     def predict_file(
         self, path: str | Path, output: str | Path | None = None, overlay: bool = False, name: str | None = None

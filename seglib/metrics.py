@@ -7,7 +7,10 @@ score whose fraction is 0/0 is not a number and left out, a mask that does not e
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from torch import Tensor
+
+from .curves import HistogramROC as HistogramROC
 
 IGNORE = 255
 RATIOS = ("dice", "iou", "precision", "recall", "f1", "specificity", "accuracy")
@@ -34,7 +37,7 @@ def probabilities(logits: Tensor, task: str) -> Tensor:
     return logits.float().softmax(dim=1) if task == "multiclass" else logits.float().sigmoid()
 
 
-def decide(prob: Tensor, task: str, threshold: float = 0.5) -> Tensor:
+def decide(prob: Tensor, task: str, threshold: float | Tensor = 0.5) -> Tensor:
     """Probabilities (N, K, H, W) -> bool of the same shape: the likeliest class, or every class from its threshold."""
     if task != "multiclass":
         return prob >= threshold
@@ -91,8 +94,8 @@ def bce(prob: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None) ->
     """Mean binary cross-entropy (nats) against a bool truth; probabilities are kept 1e-7 away from 0 and 1."""
     if valid is not None:
         prob, truth = prob[valid], truth[valid]
-    prob = np.clip(prob.astype(np.float64), 1e-7, 1 - 1e-7)
-    return float(-np.log(np.where(truth, prob, 1 - prob)).mean()) if prob.size else float("nan")
+    right = np.maximum(np.where(truth, prob, 1 - prob), 1e-7)  # 1 - prob is exact in float32 above 0.5
+    return float(np.maximum(-np.log(right), 1e-7).mean(dtype=np.float64)) if prob.size else float("nan")
 
 
 def surface_distances(
@@ -114,8 +117,12 @@ def surface_distances(
     axes = [np.flatnonzero((pred | truth).any(axis=tuple(set(range(pred.ndim)) - {axis}))) for axis in range(pred.ndim)]
     box = tuple(slice(found[0], found[-1] + 1) for found in axes)
     edges = [_boundary(mask[box]) for mask in (pred, truth)]
-    far = [ndimage.distance_transform_edt(~edge, sampling=spacing) for edge in edges]
-    there, back = far[1][edges[0]], far[0][edges[1]]  # prediction -> truth, truth -> prediction
+    if 10 * sum(np.count_nonzero(edge) for edge in edges) < edges[0].size:  # few points: a tree is faster than a map
+        points = [np.argwhere(edge) * spacing for edge in edges]
+        there, back = (cKDTree(points[a], balanced_tree=False).query(points[1 - a])[0] for a in (1, 0))
+    else:
+        far = [ndimage.distance_transform_edt(~edge, sampling=spacing) for edge in edges]
+        there, back = far[1][edges[0]], far[0][edges[1]]  # prediction -> truth, truth -> prediction
     return {
         "hd95": float(max(np.percentile(there, 95), np.percentile(back, 95))),
         "assd": float((there.sum() + back.sum()) / (there.size + back.size)),
@@ -124,51 +131,11 @@ def surface_distances(
 
 
 def _boundary(mask: np.ndarray) -> np.ndarray:
-    return mask & ~ndimage.binary_erosion(mask)
-
-
-def interval(
-    values: np.ndarray, groups: np.ndarray, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float, float, int]:
-    """Mean of the values and its 95 % percentile bootstrap interval over groups (patients): mean, low, high, n.
-
-    Values that are not numbers are left out and not counted in n. Patients, never pixels or slices, are drawn: those
-    of one patient resemble one another. One patient gives no interval (NaN).
-    """
-    values, groups = np.asarray(values, np.float64), np.asarray(groups)
-    there = np.isfinite(values)
-    values, groups = values[there], groups[there]
-    if not len(values):
-        return float("nan"), float("nan"), float("nan"), 0
-    names, inverse = np.unique(groups, return_inverse=True)
-    if len(names) == 1:
-        return float(values.mean()), float("nan"), float("nan"), len(values)
-    sums, sizes = np.bincount(inverse, values), np.bincount(inverse)
-    drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
-    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(values.mean()), float(low), float(high), len(values)
-
-
-def pooled_interval(
-    table: np.ndarray, groups: np.ndarray, metric: str, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float, float, int]:
-    """A ratio of the summed counts and its 95 % percentile bootstrap interval over groups: value, low, high, n.
-
-    Args:
-        table: (n, 4) counts tp, fp, fn, tn, a row an image.
-        metric: one of `RATIOS`.
-    """
-    table, groups = np.asarray(table, np.float64), np.asarray(groups)
-    if not len(table):
-        return float("nan"), float("nan"), float("nan"), 0
-    value = float(ratios(*table.sum(axis=0))[metric])
-    names, inverse = np.unique(groups, return_inverse=True)
-    if len(names) == 1:
-        return value, float("nan"), float("nan"), len(table)
-    sums = np.stack([np.bincount(inverse, column) for column in table.T], axis=1)  # (patients, 4)
-    drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
-    found = ratios(*sums[drawn].sum(axis=1).T)[metric]
-    found = found[np.isfinite(found)]
-    low, high = np.percentile(found, (2.5, 97.5)) if len(found) else (np.nan, np.nan)
-    return value, float(low), float(high), len(table)
+    """The mask minus its erosion by a cross; what lies outside of the array is not mask."""
+    middle = (slice(1, -1),) * mask.ndim
+    inside = np.zeros_like(mask)
+    inside[middle] = mask[middle]
+    for axis in range(mask.ndim):
+        for side in (slice(None, -2), slice(2, None)):
+            inside[middle] &= mask[(*middle[:axis], side, *middle[axis + 1 :])]
+    return mask & ~inside

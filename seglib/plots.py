@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from .curves import HistogramROC, thin
 from .images import IGNORE
 
 # Okabe and Ito's palette, told apart by colour-blind readers; on grey images the first is the easiest to see
@@ -145,6 +146,109 @@ def scores_by_image(per_image: pd.DataFrame, metric: str = "dice") -> Figure:
     return figure
 
 
+def metrics_summary(summary: pd.DataFrame) -> Figure:
+    """Mean over the classes and every class: overlap scores by image (or volume) with their 95 % intervals."""
+    average = "per volume" if (summary["average"] == "per volume").any() else "per image"
+    names = ["dice", "iou", "precision", "recall", "specificity", "accuracy"]
+    table = summary[(summary["average"] == average) & summary["metric"].isin(names)]
+    classes = list(dict.fromkeys(table["class"]))
+    classes = classes[:1] if len(classes) == 2 else classes  # the mean of one class is that class
+    figure, axis = plt.subplots(figsize=(7, 1 + 0.13 * len(names) * (len(classes) + 1)))
+    for number, name in enumerate(classes):
+        rows = table[table["class"] == name].set_index("metric").reindex(names)
+        place = np.arange(len(names)) + 0.8 * ((number + 0.5) / len(classes) - 0.5)
+        colour = "0.3" if name == "mean" else COLOURS[number % len(COLOURS)]
+        axis.hlines(place, rows["low"], rows["high"], color=colour, linewidth=1.5)
+        axis.plot(rows["value"], place, "o", color=colour, markersize=4, label=f"{name} (n={rows['n'].max():.0f})")
+    axis.set(yticks=range(len(names)), yticklabels=names, xlabel=f"{average}, 95 % interval", xlim=(None, 1.005))
+    axis.invert_yaxis()
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    sns.despine(figure)
+    figure.tight_layout()
+    return figure
+
+
+def confusion(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Pixels by truth (rows) and prediction (columns): colour and first number are the share of the row."""
+    size = max(len(table) for table in tables.values())
+    side = 1.4 + 0.9 * size
+    figure, axes = plt.subplots(1, len(tables), figsize=(side * len(tables) + 0.6, side), squeeze=False)
+    for axis, (name, table) in zip(axes[0], tables.items()):
+        counts = table.to_numpy(float)
+        total = counts.sum(axis=1, keepdims=True)
+        share = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
+        words = np.array([f"{s:.1%}\n{n:,.0f}" for s, n in zip(share.flat, counts.flat)]).reshape(counts.shape)
+        look = {"vmin": 0, "vmax": 1, "cmap": "Blues", "cbar": False, "annot_kws": {"fontsize": 8}}
+        sns.heatmap(share, annot=words, fmt="", ax=axis, square=True, **look)
+        labels = [str(label).replace("_", "\n") for label in table.columns]
+        axis.set_xticklabels(labels, rotation=0, fontsize=8)
+        axis.set_yticklabels(labels, rotation=0, fontsize=8)
+        axis.set(xlabel="prediction", ylabel="truth", title=name if len(tables) > 1 else "")
+    figure.tight_layout()
+    return figure
+
+
+def roc_curves(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figure:
+    """True against false positive rate of every class; the second axis shows the first per cent of the first one.
+
+    `labels` holds what the legend says of each class, beside its name.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8))
+    for colour, (name, curve) in zip(COLOURS * len(curves), curves.items()):
+        fpr, tpr, _ = curve.roc()
+        if not np.isfinite(fpr).all() or not np.isfinite(tpr).all():
+            continue  # one label only: there is no curve
+        for axis, x in ((left, fpr), (right, np.minimum(fpr, 0.01))):
+            kept = thin(x, tpr)
+            axis.plot(x[kept], tpr[kept], color=colour, label=f"{name}: {labels.get(name, '')}")
+    left.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=1)
+    left.set(xlabel="false positive rate", ylabel="true positive rate", ylim=(0, 1.01))
+    right.set(xlabel="false positive rate, up to 1 %", xlim=(0, 0.01), ylim=(0, 1.01))
+    _legend(left)
+    sns.despine(figure)
+    figure.tight_layout()
+    return figure
+
+
+def pr_curves(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figure:
+    """Precision against recall of every class; the dotted line is the class's share of pixels, which chance reaches."""
+    figure, axis = plt.subplots(figsize=(5.5, 3.8))
+    for colour, (name, curve) in zip(COLOURS * len(curves), curves.items()):
+        if not curve.counts[:, 1].any():
+            continue  # nothing to find: there is no recall
+        precision, recall, _ = curve.precision_recall()
+        kept = thin(recall, precision)
+        axis.plot(recall[kept], precision[kept], color=colour, label=f"{name}: {labels.get(name, '')}")
+        axis.axhline(curve.counts[:, 1].sum() / curve.counts.sum(), color=colour, linestyle=":", linewidth=1)
+    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
+    _legend(axis)
+    sns.despine(figure)
+    figure.tight_layout()
+    return figure
+
+
+def calibration(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figure:
+    """Share of true pixels against mean score, in fifteen bins; right, how many pixels each bin holds (log scale)."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8))
+    left.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=1)
+    for colour, (name, curve) in zip(COLOURS * len(curves), curves.items()):
+        table = curve.reliability()
+        left.plot(table["predicted"], table["observed"], "o-", color=colour, markersize=3,
+                  label=f"{name}: {labels.get(name, '')}")  # fmt: skip
+        right.step(table["low"], table["n"], where="post", color=colour)
+    left.set(xlabel="probability said", ylabel="share that is true", xlim=(0, 1), ylim=(0, 1))
+    right.set(xlabel="probability said", ylabel="pixels", yscale="symlog")
+    _legend(left)
+    sns.despine(figure)
+    figure.tight_layout()
+    return figure
+
+
+def _legend(axis) -> None:
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=8)
+
+
 def predictions(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], side: float = 2.3) -> Figure:
     """One row a case: input, truth, prediction, and where they differ (missed in blue, too much in vermilion).
 
@@ -167,6 +271,26 @@ def predictions(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], 
             if axis.get_subplotspec().is_first_row():
                 axis.set_title(name, fontsize=9)
         line[0].set_ylabel(title, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def agreement(true: pd.Series, predicted: pd.Series, unit: str) -> Figure:
+    """Measured on the prediction against measured on the truth: each pair, and their difference over their mean with
+    bias and 95 % limits of agreement (Bland and Altman). Pairs with a NaN are left out."""
+    pairs = pd.concat([true, predicted], axis=1).dropna().to_numpy(float)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4))
+    left.scatter(*pairs.T, s=18, color=PREDICTION)
+    ends = [pairs.min(), pairs.max()] if len(pairs) else [0, 1]
+    left.plot(ends, ends, color="0.6", linewidth=1)
+    left.set(xlabel=f"true, {unit}", ylabel=f"predicted, {unit}", title=f"n={len(pairs)}")
+    error = pairs[:, 1] - pairs[:, 0]
+    right.scatter(pairs.mean(axis=1), error, s=18, color=PREDICTION)
+    if len(pairs) > 1:
+        for value, style in zip(error.mean() + 1.96 * error.std(ddof=1) * np.array([0, -1, 1]), ("-", "--", "--")):
+            right.axhline(value, color="0.6", linestyle=style, linewidth=1)
+    right.set(xlabel=f"mean of both, {unit}", ylabel=f"predicted - true, {unit}")
+    sns.despine(figure)
     figure.tight_layout()
     return figure
 

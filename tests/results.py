@@ -1,6 +1,6 @@
 """Train on the real data and write every figure that the README quotes: `make results`, or one of them by name.
 
-    python -m tests.results [lung] [precision]
+    python -m tests.results [lung] [cardiac] [palm] [binary] [rsna] [precision]
 
 Each writes `tests/results/<name>.json` (figures with date, machine, n, interval and seconds) and renews the table in
 the README. The real data is found by `SEGLIB_TEST_DATA`, default `../shared/data`.
@@ -10,12 +10,15 @@ import datetime
 import json
 import os
 import platform
+import shutil
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-from seglib import config, data, evaluation, hosts, layouts, phantoms, prepare, training
+import numpy as np
+
+from seglib import config, data, evaluation, hosts, images, importing, layouts, phantoms, prepare, regions, training
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "tests" / "results"
@@ -53,6 +56,131 @@ def _scores(report, seed: int) -> list[dict]:
     return table[["metric", "value", "low", "high", "n"]].to_dict("records")
 
 
+def cardiac(work_dir: str) -> list[dict]:
+    """The cardiac system, small setting, on 50 patients of ACDC: Dice by volume, and the ejection fraction."""
+    rows = []
+    for seed in (0, 1):
+        run, batches = _train(
+            config.preset("cardiac", "small", data_root=str(REAL / "acdc"), work_dir=work_dir, seed=seed)
+        )
+        name = f"ACDC, test of seed {seed}"
+        report = evaluation.evaluate(run, batches["test"], grid="original")
+        rows += _rows("cardiac", name, run, "ACDC slices", report)
+        beats = regions.ejection_fractions(regions.organ_volumes(report, batches["test"].dataset.cases))
+        found = regions.agreement(beats["ef_true"], beats["ef_predicted"])
+        about = _about("cardiac", name, run, "ACDC slices")
+        for key, words in (("mae", "mean absolute error"), ("bias", "mean error")):
+            rows.append(
+                {**about, "metric": f"ejection fraction, {words}, points", "value": found[key], "n": found["n"]}
+            )
+    return rows
+
+
+def palm(work_dir: str) -> list[dict]:
+    """The PALM system, small setting, on a PALM tree made of IDRiD (disc and exudates) and Drishti-GS1 (disc only)."""
+    rows = []
+    for seed in (0, 1):
+        tree = palm_tree(Path(work_dir) / "tree")
+        cfg = config.preset(
+            "palm", "small", data_root=str(tree), work_dir=work_dir, class_names=("exudates", "disc"), test_split=0.3,
+            seed=seed,
+        )  # fmt: skip
+        run, batches = _train(cfg)
+        report = evaluation.evaluate(run, batches["test"], grid="original")
+        data_name = f"IDRiD + Drishti-GS1, test of seed {seed}"
+        rows += _rows("palm", data_name, run, "photographs", report, mean=False)
+    return rows
+
+
+def palm_tree(folder: Path) -> Path:
+    """A PALM tree at half of IDRiD's size: 15 photographs with disc and exudates, 30 with the disc alone, no part."""
+    if (folder / "PALM").is_dir():
+        return folder
+    part = folder / "PALM" / "Training"
+    idrid, drishti = REAL / "idrid" / "A. Segmentation", REAL / "drishti_gs1" / "Drishti-GS1_files"
+    truths = idrid / "2. All Segmentation Groundtruths" / "a. Training Set"
+    for image in sorted((idrid / "1. Original Images" / "a. Training Set").glob("*.jpg")):
+        small = images.read_image(image, 3)[::4, ::4]
+        images.write_png(part / "Images" / f"{image.stem}.png", small)
+        kinds = (("5. Optic Disc", "OD.tif", "Disc Masks"), ("3. Hard Exudates", "EX.jpg", "Lesion Masks/Exudates"))
+        for source, ending, target in kinds:
+            mask = images.read_mask(str(truths / source / f"{image.stem}_{ending}"), "auto").pixels
+            shrunk = images.fit_mask(mask, small.shape[:2], "stretch")
+            images.write_png(part / target / f"{image.stem}.png", np.where(shrunk == 1, 255, 0).astype(np.uint8))
+    for image in sorted(drishti.glob("*/Images/*/*.png")):
+        shutil.copy(image, part / "Images")
+        soft = image.parents[2] / "GT" / image.stem / "SoftMap" / f"{image.stem}_ODsegSoftmap.png"
+        agreed = images.read_image(soft, 1)[..., 0] >= 128  # at least two of the four experts
+        images.write_png(part / "Disc Masks" / image.name, np.where(agreed, 255, 0).astype(np.uint8))
+    return folder
+
+
+def binary(work_dir: str) -> list[dict]:
+    """The binary system, small setting: nuclei (one file a nucleus, united by the prepare command) and breast
+    ultrasound (22 images: only reported)."""
+    rows = []
+    nuclei = Path(work_dir) / "nuclei"
+    importing.bring(REAL / "dsb2018_nuclei" / "stage1_train", None, nuclei)
+    for name, root in (("DSB 2018 nuclei", nuclei), ("BUSI ultrasound", REAL / "busi")):
+        mask_encoding = {"0,0,0": 0, "0,255,0": 1, "255,0,0": 1} if "BUSI" in name else "auto"
+        cfg = config.preset(
+            "binary", "small", data_root=str(root), work_dir=work_dir, test_split=0.25, mask_encoding=mask_encoding,
+        )  # fmt: skip
+        run, batches = _train(cfg)
+        report = evaluation.evaluate(run, batches["test"], grid="original")
+        rows += _rows("binary", f"{name}, test", run, "pictures", report)
+    return rows
+
+
+ORGANS = {"0,0,0": 0, "0,255,255": 1, "255,255,0": 2, "255,0,255": 3}  # the colours of curvas_ct
+
+
+def rsna(work_dir: str) -> list[dict]:
+    """The RSNA system on CT slices of CURVAS (pancreas, kidney, liver), with an EfficientNet-Lite0 encoder begun from
+    ImageNet weights and from random ones, split by case; and on the slices of MSD spleen."""
+    weights = REAL.parent / "weights" / "efficientnet-lite0-57934424.pth"
+    sets = {
+        "CURVAS": dict(data_root=str(REAL / "curvas_ct"), class_names=("background", "pancreas", "kidney", "liver"),
+                       mask_encoding=ORGANS),
+        "MSD spleen": dict(data_root=str(REAL / "msd_spleen_ct"), class_names=("background", "spleen"),
+                           mask_encoding="threshold"),
+    }  # fmt: skip
+    rows = []
+    for name, fields in sets.items():
+        for begun, start in (("ImageNet", str(weights)), ("random", "none")):
+            cfg = config.preset(
+                "rsna", "small", **fields, label_map={}, work_dir=work_dir, test_split=0.3, epochs=60, batch_size=4,
+                accumulate=1, encoder="tu-tf_efficientnet_lite0", encoder_weights=start,
+            )  # fmt: skip
+            run, batches = _train(cfg)
+            report = evaluation.evaluate(run, batches["test"], grid="original", distances=False)
+            rows += _rows("rsna", f"{name}, test", run, f"slices, encoder {begun}", report)
+    return rows
+
+
+def _train(cfg):
+    """Run and loaders of one training."""
+    batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
+    return training.fit(cfg, batches), batches
+
+
+def _about(system: str, name: str, run, what: str) -> dict:
+    trained = f"{run.info['images']['train']} {what}, seed {run.config.seed}"
+    return {"system": system, "data": name, "training": trained, "train_seconds": run.info["seconds"]}
+
+
+def _rows(system: str, name: str, run, what: str, report, mean: bool = True) -> list[dict]:
+    """The Dice of every class and, where there are several, of their mean: by volume where there are volumes."""
+    average = "per volume" if len(report.per_volume) else "per image"
+    table = report.summary[(report.summary["metric"] == "dice") & (report.summary["average"] == average)]
+    classes = list(dict.fromkeys(table["class"]))
+    wanted = ["mean"] if len(classes) == 2 else classes if mean else classes[:-1]
+    table = table[table["class"].isin(wanted)]
+    table = table.assign(metric=["dice" if name == "mean" else f"dice, {name}" for name in table["class"]])
+    found = table[["metric", "value", "low", "high", "n"]].to_dict("records")
+    return [{**_about(system, name, run, what), **row} for row in found]
+
+
 def precision(work_dir: str) -> list[dict]:
     """Training images a second of the 31 M U-Net at 256x256 in float32 and in what the probe chooses, by turns."""
     size = {
@@ -84,7 +212,7 @@ def precision(work_dir: str) -> list[dict]:
     return rows
 
 
-RESULTS = {"lung": lung, "precision": precision}
+RESULTS = {"lung": lung, "cardiac": cardiac, "palm": palm, "binary": binary, "rsna": rsna, "precision": precision}
 
 
 def measure(name: str) -> None:

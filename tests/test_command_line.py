@@ -139,6 +139,20 @@ def test_evaluate_agrees_with_the_masks_that_inference_writes(here):
         assert Path(f"predictions/{name}_visualization.png").is_file()
 
 
+def test_compare_two_reports(here, capsys):
+    for name, threshold in (("low", 0.3), ("high", 0.6)):
+        line = f"evaluate --model_path checkpoints/best_model.pth --data_dir data/test/ --output_dir {name} "
+        assert call(line + f"--threshold {threshold} --bootstrap 20") == 0
+    capsys.readouterr()
+    assert call("compare low high/evaluation_report.json") == 0
+    out = capsys.readouterr().out
+    a, b = (pd.read_csv(f"{name}/per_image.csv")["dice"].mean() for name in ("low", "high"))
+    words = out.splitlines()[1].split()
+    assert [float(word) for word in words[1:4]] == pytest.approx([a, b, b - a], abs=1e-4) and words[-2] == "3"
+    assert call("compare low nowhere") == 2 and "no report here" in capsys.readouterr().err
+    assert call("compare low high --metric beauty") == 2 and "beauty" in capsys.readouterr().err
+
+
 def test_weights_that_do_not_list_their_images_say_so(here, tmp_path):
     for suffix in (".pth", ".json"):
         shutil.copy(f"checkpoints/best_model{suffix}", tmp_path)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from seglib import config, data, evaluation, hosts, images, layouts, metrics, prepare, runs, training
+from seglib import config, data, evaluation, hosts, images, intervals, layouts, metrics, prepare, runs, training
 from seglib.errors import DataError, SeglibError
 from seglib.inference import Predictor
 from tests.test_data import CLASSES, hand_store, multilabel_store
@@ -22,7 +22,7 @@ COLUMNS = [*COLUMNS.split(), "accuracy", "bce", "hd95", "assd", "nsd"]
 SUMMARY = "class metric average value low high n n_empty n_missing grid".split()
 
 
-class Fake:
+class Fake(Predictor):
     """What `evaluate` needs of a predictor; `say` turns pixels (N, C, H, W) in 0..255 into probabilities."""
 
     def __init__(self, cfg, say):
@@ -34,8 +34,8 @@ class Fake:
         pixels = np.rint((batch.numpy() * std + mean) * 255)
         return torch.from_numpy(np.float32(self.say(pixels)))
 
-    def mask(self, prob):
-        return Predictor.mask(self, prob)
+    def logits(self, batch):
+        return self.probabilities(batch).logit(1e-7)
 
 
 def perfect(pixels):
@@ -223,7 +223,7 @@ def test_summary_is_reduced_from_the_rows(palm):
         summary = report.summary[report.summary["class"] == name].set_index(["metric", "average"])
         for metric in ("dice", "bce", "hd95", "nsd"):
             found = summary.loc[(metric, "per image")]
-            expected = metrics.interval(rows[metric], rows["patient"], cfg.bootstrap, cfg.seed)
+            expected = intervals.interval(rows[metric], rows["patient"], cfg.bootstrap, cfg.seed)
             assert found[["value", "low", "high", "n"]].tolist() == pytest.approx(list(expected))
             assert (
                 found["value"] == pytest.approx(rows[metric].mean()) and found["low"] < found["value"] < found["high"]

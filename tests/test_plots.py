@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from seglib import config, data, plots
+from seglib.curves import HistogramROC
 from tests.test_data import multilabel_store
 
 FIRST, SECOND, THIRD = (np.array(c) for c in ((230, 159, 0), (86, 180, 233), (0, 158, 115)))  # Okabe and Ito
@@ -281,3 +282,61 @@ def test_live_curves_do_nothing_outside_a_notebook(monkeypatch):
     live.update(history())
     live.close()
     assert live.handle is None and plt.get_fignums() == []
+
+
+# ---- evaluation
+
+
+def scored_curves(n=4000):
+    """Curves of a good class, a useless one, and one that is never there."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for name, gain, share in (("liver", 3, 0.2), ("noise", 0, 0.1), ("absent", 0, 0)):
+        truth = rng.random(n) < share
+        found[name] = HistogramROC().update(1 / (1 + np.exp(-(rng.normal(-1, 1, n) + gain * truth))), truth)
+    return found
+
+
+def test_curves_are_drawn_to_scale():
+    curves = scored_curves()
+    labels = {"liver": "0.98 (0.97–0.99)"}
+    left, right = plots.roc_curves(curves, labels).axes
+    drawn = {line.get_label(): line.get_xydata() for line in left.get_lines()}
+    assert "liver: 0.98 (0.97–0.99)" in drawn and not any("absent" in name for name in drawn)
+    points = drawn["liver: 0.98 (0.97–0.99)"]
+    assert points[0].tolist() == [0, 0] and points[-1].tolist() == [1, 1] and len(points) <= 1000
+    assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(curves["liver"].auc(), abs=1e-3)
+    assert right.get_xlim() == (0, 0.01)
+    (axis,) = plots.pr_curves(curves, labels).axes
+    chance = [line.get_ydata()[0] for line in axis.get_lines() if line.get_linestyle() == ":"]
+    assert chance[0] == pytest.approx(0.2, abs=0.02)  # the class's share of the pixels
+    left, right = plots.calibration(curves, labels).axes
+    line = next(line for line in left.get_lines() if line.get_label().startswith("liver"))
+    np.testing.assert_allclose(line.get_xydata()[:, 0], curves["liver"].reliability()["predicted"])
+    assert sum(patch.get_ydata().sum() for patch in right.get_lines()[:1]) == 4000
+
+
+def test_confusion_shows_shares_and_numbers():
+    table = pd.DataFrame([[90, 10], [5, 15]], ["background", "left_kidney"], ["background", "left_kidney"])
+    (axis,) = plots.confusion({"pixels": table}).axes
+    assert [t.get_text() for t in axis.texts] == ["90.0%\n90", "10.0%\n10", "25.0%\n5", "75.0%\n15"]
+    assert len(plots.confusion({"a": table, "b": 0 * table}).axes) == 2  # a row of nothing has no share
+
+
+def test_metrics_summary_draws_every_interval():
+    rows = [{"class": name, "metric": metric, "average": "per image", "value": 0.8, "low": 0.7, "high": 0.9, "n": 12}
+            for name in ("liver", "spleen", "mean") for metric in ("dice", "iou", "recall")]  # fmt: skip
+    (axis,) = plots.metrics_summary(pd.DataFrame(rows)).axes
+    assert [t.get_text() for t in axis.get_legend().get_texts()] == [f"{n} (n=12)" for n in ("liver", "spleen", "mean")]
+    ends = [tuple(segment[:, 0]) for lines in axis.collections for segment in lines.get_segments() if len(segment)]
+    assert ends == [(0.7, 0.9)] * 9
+
+
+def test_agreement_shows_pairs_bias_and_limits():
+    true, predicted = pd.Series([10.0, 20.0, 30.0, np.nan]), pd.Series([12.0, 21.0, 33.0, 5.0])
+    left, right = plots.agreement(true, predicted, "mL").axes
+    assert left.get_title() == "n=3" and left.get_xlabel() == "true, mL"
+    assert left.collections[0].get_offsets().tolist() == [[10, 12], [20, 21], [30, 33]]
+    levels = sorted(line.get_ydata()[0] for line in right.get_lines())
+    assert levels == pytest.approx([2 - 1.96, 2, 2 + 1.96])  # errors 2, 1, 3
+    plots.agreement(true[:0], predicted[:0], "mL")

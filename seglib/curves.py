@@ -1,0 +1,337 @@
+"""Curves and calibration from streaming histograms of scores. Taught in `07_evaluation`."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IGNORE = 255
+CHUNK = 1 << 15  # pixels counted at once: the temporaries stay in the cache
+SHIFT = 1 + 2**-9  # SHIFT - p is exact in float32 for p >= 0.5
+COARSE = 897  # bins of `coarse`
+EMPTY, MIXED = 65535, 65534  # of eight neighbouring bins: no score yet, different scores
+
+# A bin is a range of float32 bit patterns: 11 bits of mantissa below 2^-24, 14 below 2^-18, 17 below 2^-14, 15 below
+# one half; above it 15 bits of the mantissa of SHIFT - p, which tell all float32 scores above 1 - 2^-9 apart.
+_STARTS = [int(np.float32(start).view(np.int32)) for start in (0, 2**-24, 2**-18, 2**-14, 0.5)]
+_DROPPED = [12, 9, 6, 8]
+_FIRST = np.cumsum([0] + [(b - a) >> drop for a, b, drop in zip(_STARTS, _STARTS[1:], _DROPPED)]).tolist()
+_HALF = _FIRST[-1]
+_TOP = int(np.float32(SHIFT - 0.5).view(np.int32)) >> 8
+BINS = _HALF + _TOP - (int(np.float32(SHIFT - 1).view(np.int32)) >> 8) + 1
+
+
+def _bins(prob: np.ndarray) -> np.ndarray:
+    """Bins (int32) of float32 scores in [0, 1]; a larger score never has a smaller bin."""
+    bits = np.minimum(prob, np.float32(0.5)).view(np.int32)
+    a, b, c, found = ((bits >> d) + (first - (s >> d)) for d, first, s in zip(_DROPPED, _FIRST, _STARTS))
+    np.minimum(found, c, out=found)  # each line is steeper or flatter than the next: no branch is needed
+    np.maximum(found, b, out=found)
+    np.maximum(found, a, out=found)
+    rest = np.minimum(np.float32(SHIFT) - prob, np.float32(SHIFT - 0.5)).view(np.int32)
+    found += _TOP - (rest >> 8)
+    return found
+
+
+def _lowest(bins: np.ndarray) -> np.ndarray:
+    """Bit patterns (int32) of the smallest float32 score of each bin."""
+    level = np.clip(np.searchsorted(_FIRST, bins, side="right") - 1, 0, 3)
+    bits = np.take(_STARTS, level) + ((bins - np.take(_FIRST, level)) << np.take(_DROPPED, level))
+    high = bins > _HALF
+    last = (((_TOP + _HALF - bins[high]) << 8) + 255).astype(np.int32).view(np.float32)  # the largest SHIFT - p
+    bits[high] = (np.ceil((SHIFT - last.astype(np.float64)) * 2**24) / 2**24).astype(np.float32).view(np.int32)
+    return bits.astype(np.int32)
+
+
+def _flat(values) -> np.ndarray:
+    if torch.is_tensor(values):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return np.asarray(values).reshape(-1)
+
+
+def _divide(above: np.ndarray, below: np.ndarray, empty: float = np.nan) -> np.ndarray:
+    return np.divide(above, below, out=np.full(np.shape(below), empty), where=np.asarray(below) > 0)
+
+
+# Reductions of ascending bins: `negative`, `positive` (..., bins) pixels, `score` (bins,) the middle of each.
+
+
+def area(negative: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve (Mann-Whitney, ties count half); NaN where a label is absent."""
+    below = np.cumsum(negative, -1) - negative / 2
+    return _divide((positive * below).sum(-1), positive.sum(-1) * negative.sum(-1).astype(np.float64))
+
+
+def precision_area(negative: np.ndarray, positive: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Average precision; in the bins marked in `spread` the pixels count as if in random order, else as tied."""
+    fp, tp = (np.cumsum(n[..., ::-1], -1)[..., ::-1] for n in (negative, positive))
+    tp = tp - np.where(spread, (positive - 1) / 2, 0)  # the mean positive has half of the others above it
+    fp = fp - np.where(spread, negative / 2, 0)
+    return _divide((positive * _divide(tp, tp + fp, 0.0)).sum(-1), positive.sum(-1))
+
+
+def squared_error(score: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Brier score: mean squared difference of score and truth."""
+    return _divide((negative * score**2 + positive * (1 - score) ** 2).sum(-1), (negative + positive).sum(-1))
+
+
+def cross_entropy(score: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Mean binary cross-entropy (nats); scores are kept 1e-7 away from 0 and 1, as in `metrics.bce`."""
+    score = np.clip(score, 1e-7, 1 - 1e-7)
+    total = -(negative * np.log1p(-score) + positive * np.log(score)).sum(-1)
+    return _divide(total, (negative + positive).sum(-1))
+
+
+class HistogramROC:
+    """Scores of one class, counted in bins so fine that curves, AUC and calibration need no pixel again.
+
+    Constant memory (13 MB), any number of pixels. Scores are taken as float32; the bins follow its bit pattern, fine at
+    both ends of [0, 1] (Mann-Whitney AUC with mid-ranks). Every point of `roc` and `precision_recall` is exact.
+
+    Attributes:
+        counts: (BINS, 2) integers, negative and positive pixels of every bin, from the lowest scores to the highest.
+    """
+
+    def __init__(self):
+        self.counts = np.zeros((BINS, 2), np.int32)
+        self._only = np.full(BINS // 8 + 1, EMPTY, np.uint16)  # last bits of the one score that eight bins saw
+        self._n = 0
+
+    def update(self, prob, target, valid=None) -> "HistogramROC":
+        """Count pixels. Arrays or tensors of one shape, on any device.
+
+        Args:
+            prob: probabilities in [0, 1], any float type.
+            target: bool, or 0, 1 and 255 (ignored).
+            valid: bool; pixels outside are ignored, whatever their score.
+
+        Raises:
+            ValueError: the shapes differ, a score is NaN or outside [0, 1], or a target is none of 0, 1, 255.
+        """
+        shapes = [tuple(np.shape(given)) for given in (prob, target, valid) if given is not None]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"scores, target and valid have the shapes {shapes}; expected one shape")
+        prob, target = _flat(prob), _flat(target)
+        target = target.view(np.uint8) if target.dtype == bool else target  # bool is slow to compare with numbers
+        valid = None if valid is None else _flat(valid).astype(bool)
+        for start in range(0, len(prob), CHUNK):
+            part = slice(start, start + CHUNK)
+            self._count(prob[part], target[part], None if valid is None else valid[part])
+        return self
+
+    def _count(self, prob: np.ndarray, target: np.ndarray, valid: np.ndarray | None) -> None:
+        known = target != IGNORE if valid is None else valid & (target != IGNORE)
+        if not known.all():
+            prob, target = prob[known], target[known]
+        if not len(prob):
+            return
+        positive = target == 1
+        if not (positive | (target == 0)).all():
+            raise ValueError(f"targets: found {np.unique(target)[:9]}; expected 0, 1 and {IGNORE} = ignored")
+        if not (prob.min() >= 0 and prob.max() <= 1):  # NaN fails both
+            nan, low, high = np.isnan(prob).sum(), np.fmin.reduce(prob), np.fmax.reduce(prob)
+            raise ValueError(f"scores: found {nan} NaN, the rest {low:g} to {high:g}; expected [0, 1]; use sigmoid")
+        prob = prob.astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0
+        bins = _bins(prob)
+        self._reserve(len(bins))
+        places = (2 * bins + positive).astype(np.int64)
+        np.add.at(self.counts.reshape(-1), places, self.counts.dtype.type(1))
+
+        # only what is not yet known to be mixed has to be looked at, which soon is nothing or a repeated score
+        groups, last = bins >> 3, (prob.view(np.int32) & 0x7FFF).astype(np.uint16)
+        seen = self._only.take(groups)
+        new = np.flatnonzero((seen != last) & (seen != MIXED))
+        groups, last, fresh = groups[new], last[new], seen[new] == EMPTY
+        self._only[groups[fresh]] = last[fresh]
+        self._only[groups[self._only[groups] != last]] = MIXED
+
+    def _reserve(self, n: int) -> None:
+        self._n += n
+        if self._n > np.iinfo(np.int32).max:
+            self.counts = self.counts.astype(np.int64, copy=False)
+
+    def merge(self, other: "HistogramROC") -> "HistogramROC":
+        """Add the counts of another one (of another batch or process; it can be pickled); returns self."""
+        self._reserve(other._n)
+        self.counts += other.counts
+        same = (other._only == EMPTY) | (other._only == self._only)
+        self._only = np.where(self._only == EMPTY, other._only, np.where(same, self._only, MIXED)).astype(np.uint16)
+        return self
+
+    def _levels(self):
+        """Of the bins in use, ascending: lowest and highest score (equal if there is one), negatives, positives."""
+        bins = np.flatnonzero(self.counts[:, 0] | self.counts[:, 1])
+        negative, positive = self.counts[bins].T.astype(np.int64)
+        low, high = _lowest(bins), _lowest(bins + 1) - 1
+        high[bins == BINS - 1] = low[bins == BINS - 1]  # only 1.0
+        only = self._only[bins >> 3]
+        exact = (low & ~0x7FFF) | (only & 0x7FFF)
+        exact += np.where(exact < low, 0x8000, 0).astype(np.int32)
+        low, high = (np.where(only == MIXED, edge, exact).astype(np.int32).view(np.float32) for edge in (low, high))
+        return low, high, negative, positive
+
+    def _middle(self):
+        low, high, negative, positive = self._levels()
+        return (low.astype(np.float64) + high) / 2, negative, positive
+
+    def auc(self) -> float:
+        """Area under the ROC curve; NaN where there is no positive or no negative pixel."""
+        return float(area(*self._levels()[2:]))
+
+    def bound(self) -> float:
+        """The exact AUC of the float32 scores is within this of `auc`.
+
+        Half the share of pairs that lie in one bin with different scores, plus 1e-12 for rounding; true ties cost
+        nothing. Below 1e-5 unless nearly all scores lie within a few per cent of one another.
+        """
+        low, high, negative, positive = self._levels()
+        tied = (negative.astype(np.float64) * positive)[low < high].sum()
+        return float(_divide(tied / 2, float(positive.sum()) * negative.sum())) + 1e-12
+
+    def roc(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """False and true positive rates and their falling thresholds (positive: score >= threshold), from inf."""
+        low, _, negative, positive = self._levels()
+        rates = [np.append(0, np.cumsum(n[::-1])) for n in (negative, positive)]
+        fpr, tpr = (_divide(rate, np.full(len(rate), rate[-1])) for rate in rates)
+        return fpr, tpr, np.append(np.inf, low[::-1])
+
+    def precision_recall(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Precision and recall by rising thresholds, and the thresholds; the last point is (1, 0), as scikit-learn's.
+
+        Recall is NaN where there is no positive pixel.
+        """
+        low, _, negative, positive = self._levels()
+        fp, tp = (np.cumsum(n[::-1])[::-1] for n in (negative, positive))
+        recall = _divide(tp, np.full(len(tp), positive.sum()))
+        return np.append(_divide(tp, tp + fp), 1), np.append(recall, 0), low
+
+    def average_precision(self) -> float:
+        """Sum of precision times the step in recall (scikit-learn's definition); NaN without positives.
+
+        Different scores of one bin count as if in random order: off by less than about 1e-5, usually 1e-7.
+        """
+        low, high, negative, positive = self._levels()
+        return float(precision_area(negative, positive, low < high))
+
+    def sweep(self, thresholds=None) -> dict[str, np.ndarray]:
+        """Columns threshold, tp, fp, fn, tn, dice, iou, precision, recall, specificity, accuracy; pooled over pixels.
+
+        A row a threshold (0.01 to 0.99 by default), positive where score >= threshold. A threshold inside a bin counts
+        from the bin's lower end: less than 2e-5 away, and not at all at 0.5 or among tied scores.
+        """
+        thresholds = np.linspace(0.01, 0.99, 99) if thresholds is None else np.asarray(thresholds, np.float64)
+        _, high, negative, positive = self._levels()
+        first = np.searchsorted(high, thresholds.astype(np.float32))
+        fn, tn = (np.append(0, np.cumsum(n))[first] for n in (positive, negative))
+        tp, fp = positive.sum() - fn, negative.sum() - tn
+        return {
+            "threshold": thresholds, "tp": tp, "fp": fp, "fn": fn, "tn": tn,
+            "dice": _divide(2 * tp, 2 * tp + fp + fn, 1.0), "iou": _divide(tp, tp + fp + fn, 1.0),
+            "precision": _divide(tp, tp + fp), "recall": _divide(tp, tp + fn),
+            "specificity": _divide(tn, tn + fp), "accuracy": _divide(tp + tn, tp + fp + fn + tn),
+        }  # fmt: skip
+
+    def best_threshold(self, metric: str = "dice") -> float:
+        """The threshold with the highest pooled `metric` (a column of `sweep`), amid the gap between two scores.
+
+        NaN where there is no positive or no negative pixel. Choose it on validation, never on test.
+        """
+        low, high, negative, positive = self._levels()
+        if not (negative.any() and positive.any()):
+            return float("nan")
+        best = int(np.nanargmax(self.sweep(low)[metric]))
+        below = high[best - 1] if best else np.float32(0)
+        middle = (low[best] + below) / 2
+        return float(middle if middle > below else low[best])
+
+    def brier(self) -> float:
+        """Mean squared difference of score and truth, each bin at its middle: off by 8e-6 at most, in practice 1e-8."""
+        return float(squared_error(*self._middle()))
+
+    def log_loss(self) -> float:
+        """Mean binary cross-entropy (nats), each bin at its middle."""
+        return float(cross_entropy(*self._middle()))
+
+    def reliability(self, n_bins: int = 15) -> dict[str, np.ndarray]:
+        """Columns low, high, predicted (mean score), observed (share of positives), n; `n_bins` rows of equal width.
+
+        A score within 1e-5 of an edge may be counted in the next row.
+        """
+        score, negative, positive = self._middle()
+        edges = np.linspace(0, 1, n_bins + 1)
+        place = np.searchsorted(edges[1:-1], score)  # a score on an edge belongs below, as in scikit-learn
+        total = negative + positive
+        n, scores, hits = (np.bincount(place, w, n_bins) for w in (total, total * score, positive))
+        predicted, observed = _divide(scores, n), _divide(hits, n)
+        return {"low": edges[:-1], "high": edges[1:], "predicted": predicted, "observed": observed, "n": n.astype(int)}
+
+    def ece(self, n_bins: int = 15) -> float:
+        """Expected calibration error: mean |observed - predicted| over pixels, by the bins of `reliability`."""
+        table = self.reliability(n_bins)
+        gaps = np.abs(table["observed"] - table["predicted"])
+        return float(_divide(np.nansum(gaps * table["n"]), table["n"].sum()))
+
+
+def coarse(prob: np.ndarray, target: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """(2, COARSE) negative and positive pixels in bins about 3 % wide in odds: small enough to keep one a patient.
+
+    Arguments are those of `HistogramROC.update`, as arrays. `intervals.curve_intervals` draws patients from them.
+    """
+    known = target != IGNORE if valid is None else valid & (target != IGNORE)
+    prob, positive = prob[known], target[known] == 1
+    bins = (np.minimum(prob, 1 - prob).astype(np.float16).view(np.uint16) >> 5).astype(np.int32)
+    bins = np.where(prob < 0.5, bins, COARSE - 1 - bins) + COARSE * positive
+    return np.bincount(bins, minlength=2 * COARSE).reshape(2, COARSE)
+
+
+def coarse_scores() -> np.ndarray:
+    """The middle score of each bin of `coarse`, ascending."""
+    low = (np.arange(450, dtype=np.uint16) << 5).view(np.float16).astype(np.float64)
+    low = (low[:-2] + low[1:-1]) / 2
+    return np.concatenate([low, [0.5], 1 - low[::-1]])
+
+
+def thin(x: np.ndarray, y: np.ndarray, points: int = 1000) -> np.ndarray:
+    """Indices of at most `points` points spread evenly along the curve (x, y), both ends among them: for drawing."""
+    length = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
+    return np.unique(np.append(np.searchsorted(length, np.linspace(0, length[-1], points - 1)), len(x) - 1))
+
+
+class Temperature:
+    """Temperature scaling (Guo et al. 2017): the T whose `probabilities(logits / T)` has the least log loss.
+
+    The losses of 41 temperatures from 1/8 to 8 are added up batch by batch, on every `step`-th pixel of both axes;
+    a parabola through the lowest three gives T. Choose it on validation, never on test.
+    """
+
+    def __init__(self, task: str, step: int = 4):
+        self.task, self.step = task, step
+        self.grid = 2 ** np.linspace(-3, 3, 41)
+        self.losses, self.n = np.zeros(41), 0
+
+    def update(self, logits: Tensor, target: Tensor) -> "Temperature":
+        """Add a batch: `logits` (N, K, H, W), `target` as the losses take it, 255 = ignored.
+
+        Instead of logits, probabilities that were averaged can come as `prob.log()` (multiclass) or `prob.logit(1e-7)`.
+        """
+        logits, target = (given[..., :: self.step, :: self.step] for given in (logits, target))
+        known = target != IGNORE
+        if self.task == "multiclass":
+            logits = logits.movedim(1, 0)[:, known]  # (classes, pixels)
+        else:
+            logits = torch.stack([torch.zeros_like(logits[known]), logits[known]])
+        logits, target = logits.float(), target[known].long()
+        right = logits.gather(0, target[None]).double().sum().item()
+        self.losses += [(logits / t).logsumexp(0).double().sum().item() - right / t for t in self.grid]
+        self.n += len(target)
+        return self
+
+    def value(self) -> float:
+        """The best temperature, above 1 where the network is too sure; 1 where no pixel was seen."""
+        if not self.n:
+            return 1.0
+        best = int(np.clip(self.losses.argmin(), 1, len(self.grid) - 2))
+        around = slice(best - 1, best + 2)
+        square, slope, _ = np.polyfit([-1, 0, 1], self.losses[around] / self.n, 2)
+        offset = np.clip(-slope / (2 * square), -1, 1) if square > 0 else 0.0
+        return float(self.grid[best] * (self.grid[1] / self.grid[0]) ** offset)

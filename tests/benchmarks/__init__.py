@@ -1,0 +1,1 @@
+"""Side-by-side timings against the field's usual code: `make bench`, see `__main__`."""

@@ -1,0 +1,53 @@
+"""Time our code beside its peers, by turns in one process: `make bench`, or `python -m tests.benchmarks [GROUP]`.
+
+Each group writes `tests/benchmarks/<group>.json` (seconds, ratios, date, machine), and the README's table of timings is
+renewed from those files. Ratios of medians are what counts; seconds are of the machine that is named.
+"""
+
+import datetime
+import json
+import sys
+from pathlib import Path
+
+from tests import results
+from tests.benchmarks import evaluation
+
+GROUPS = {"evaluation": evaluation.rows}
+BEGIN, END = "<!-- timings: written by make bench -->", "<!-- end of timings -->"
+FOLDER = Path(__file__).parent
+
+
+def table() -> str:
+    """The README's table, made from the JSON files alone."""
+    lines = ["| task | ours | peer | ratio | rounds |", "|---|---|---|---|---|"]
+    notes = []
+    for name in GROUPS:
+        path = FOLDER / f"{name}.json"
+        if not path.is_file():
+            continue
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for row in found["rows"]:
+            peer = f"{row['peer']}: {row['peer_seconds']:.3g} s" if "peer" in row else ""
+            ratio = f"{row['peer_seconds'] / row['seconds']:.0f}" if "peer" in row else ""
+            lines.append(f"| {row['task']} | {row['seconds']:.3g} s | {peer} | {ratio} | {row['rounds']} |")
+        notes.append(f"`{found['command']}`, {found['date']}, {found['machine']}.")
+    return "\n".join([*lines, "", "Measured by: " + " ".join(notes)])
+
+
+def write_readme() -> None:
+    """Put `table()` between its markers in the README."""
+    path = results.ROOT / "README.md"
+    before, rest = path.read_text(encoding="utf-8").split(BEGIN)
+    path.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    unknown = [name for name in sys.argv[1:] if name not in GROUPS]
+    if unknown:
+        sys.exit(f"unknown: {', '.join(unknown)}; choose from {', '.join(GROUPS)}")
+    for chosen in sys.argv[1:] or GROUPS:
+        about = {"command": f"python -m tests.benchmarks {chosen}", "date": datetime.date.today().isoformat()}
+        found = {**about, "machine": results.machine(), "rows": GROUPS[chosen]()}
+        (FOLDER / f"{chosen}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_readme()
+    print(table())

@@ -1,0 +1,266 @@
+"""Curves, confusion, choices on validation, saved reports and comparisons, computed a second way by scikit-learn."""
+
+import json
+import re
+import warnings
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.optimize
+import sklearn.metrics as sk
+import torch
+from matplotlib import MatplotlibDeprecationWarning
+
+from seglib import curves, data, evaluation, intervals
+from seglib.errors import DataError
+from tests.test_data import CLASSES
+from tests.test_evaluation import Fake, all_in, blurred, hearts, label_store, labelled, palm  # noqa: F401
+
+PICTURES = """confusion_matrix roc_curves pr_curves calibration metrics_distribution metrics_summary sample_predictions
+    worst_cases""".split()
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=MatplotlibDeprecationWarning, module="seaborn")
+        yield
+
+
+def report_of(palm, say=blurred, **changes):  # noqa: F811
+    cfg, store, _ = palm
+    return evaluation.evaluate(Fake(cfg.replace(**changes), say), data.loaders(all_in(store, "test"), cfg)["test"])
+
+
+def pixels_of(palm, k, say=blurred):  # noqa: F811
+    """Scores, truth and patient of every pixel that counts, of class k."""
+    _, store, _ = palm
+    pictures, masks = store.open()
+    prob = np.stack([say(p.transpose(2, 0, 1)[None].astype(float))[0, k] for p in pictures]).astype(np.float32)
+    valid = masks[..., k] != 255
+    patients = np.broadcast_to(store.cases["patient"].to_numpy()[:, None, None], valid.shape)
+    return prob[valid], masks[..., k][valid] == 1, patients[valid]
+
+
+# ---- pixels
+
+
+def test_scores_of_pixels_are_scikit_learns(palm):  # noqa: F811
+    report = report_of(palm)
+    summary = report.summary[report.summary["average"] == "pixels"].set_index(["class", "metric"])
+    for k, name in enumerate(CLASSES):
+        prob, truth, _ = pixels_of(palm, k)
+        value = summary["value"][name]
+        bound = report.curves[name].bound()
+        assert value["auc"] == pytest.approx(sk.roc_auc_score(truth, prob), abs=bound) and bound < 1e-5
+        assert value["average_precision"] == pytest.approx(sk.average_precision_score(truth, prob), abs=1e-5)
+        assert value["brier"] == pytest.approx(sk.brier_score_loss(truth, prob), abs=1e-6)
+        assert value["log_loss"] == pytest.approx(sk.log_loss(truth, prob.astype(float)), abs=1e-5)
+        rows = report.per_image[(report.per_image["class"] == name) & report.per_image["annotated"]]
+        assert summary.loc[(name, "auc"), "n"] == len(rows)
+    areas = summary["value"].xs("auc", level=1)
+    assert areas["mean"] == pytest.approx(areas[list(CLASSES)].mean())
+
+
+def test_intervals_of_pixel_scores_are_a_bootstrap_over_patients(palm):  # noqa: F811
+    report = report_of(palm, bootstrap=400)
+    summary = report.summary[report.summary["average"] == "pixels"].set_index(["class", "metric"])
+    order = list(dict.fromkeys(palm[1].cases["patient"]))
+    _, drawn = intervals._redraws(np.arange(len(order)), 400, 0)
+    for k, name in enumerate(CLASSES):
+        prob, truth, patients = pixels_of(palm, k)
+        weights = drawn[:, [order.index(p) for p in order]][:, pd.Categorical(patients, order).codes]
+        for metric, of in (("auc", sk.roc_auc_score), ("average_precision", sk.average_precision_score),
+                           ("brier", sk.brier_score_loss)):  # fmt: skip
+            found = [of(truth, prob, sample_weight=w) for w in weights if 0 < (w * truth).sum() < w.sum()]
+            low, high = np.percentile(found, (2.5, 97.5))
+            row = summary.loc[(name, metric)]
+            assert (row["low"], row["high"]) == pytest.approx((low, high), abs=0.004), (name, metric)
+
+
+def test_coarse_counts_are_a_histogram():
+    rng = np.random.default_rng(0)
+    prob, target = rng.random(50_000).astype(np.float32), rng.integers(0, 2, 50_000).astype(np.uint8)
+    prob[:6] = [0, 1, 0.5, 1e-7, 1 - 1e-7, 0.25]
+    target[::7] = 255
+    negative, positive = curves.coarse(prob, target)
+    assert (negative.sum(), positive.sum()) == ((target == 0).sum(), (target == 1).sum())
+    scores = curves.coarse_scores()
+    assert len(scores) == len(negative) and (np.diff(scores) > 0).all() and 0 <= scores[0] and scores[-1] <= 1
+    for score in (1e-4, 0.03, 0.3, 0.5, 0.7, 0.97, 0.9999):  # a bin's middle is within 3 % of the odds
+        one = curves.coarse(np.full(5, score, np.float32), np.ones(5, np.uint8))[1]
+        middle = scores[one.argmax()]
+        assert middle / (1 - middle) == pytest.approx(score / (1 - score), rel=0.04) and one.sum() == 5
+
+
+def test_confusion_is_scikit_learns(palm, tmp_path):  # noqa: F811
+    report = report_of(palm)
+    assert list(report.confusion) == list(CLASSES)
+    for k, name in enumerate(CLASSES):
+        prob, truth, _ = pixels_of(palm, k)
+        assert (report.confusion[name].to_numpy() == sk.confusion_matrix(truth, prob >= 0.5)).all()
+    cfg = hearts()
+    store = label_store(tmp_path / "hearts", cfg)
+    fake = Fake(cfg, lambda pixels: np.roll(labelled(pixels), 3, axis=-1))
+    report = evaluation.evaluate(fake, data.loaders(all_in(store, "test"), cfg)["test"])
+    pictures, masks = store.open()
+    pred = np.stack([fake.say(p.transpose(2, 0, 1)[None].astype(float))[0].argmax(0) for p in pictures])
+    known = masks[..., 0] != 255
+    expected = sk.confusion_matrix(masks[..., 0][known], pred[known], labels=range(cfg.n_classes))
+    assert (report.confusion["pixels"].to_numpy() == expected).all()
+    assert list(report.confusion["pixels"]) == list(cfg.class_names)
+
+
+def test_detection_counts_images(palm):  # noqa: F811
+    report = report_of(palm)
+    for row in report.detection().itertuples():
+        rows = report.per_image[(report.per_image["class"] == row[1]) & report.per_image["annotated"]]
+        tn, fp, fn, tp = sk.confusion_matrix(rows["n_true"] > 0, rows["n_pred"] > 0, labels=[False, True]).ravel()
+        assert (row.tp, row.fp, row.fn, row.tn) == (tp, fp, fn, tn)
+
+
+def test_scores_that_are_no_numbers_are_named(palm):  # noqa: F811
+    with pytest.raises(DataError, match="case0, class .*no probability.*NaN"):
+        report_of(palm, say=lambda pixels: blurred(pixels) * np.nan)
+
+
+# ---- choices
+
+
+def test_tuned_chooses_on_validation_and_says_so(palm):  # noqa: F811
+    cfg, store, _ = palm
+    loader = data.loaders(all_in(store, "val"), cfg)["val"]
+
+    def sure(pixels):  # four times too sure, and too high
+        odds = 4 * (np.log(blurred(pixels) / (1 - blurred(pixels))) + 1)
+        return 1 / (1 + np.exp(-odds))
+
+    predictor = evaluation.tuned(Fake(cfg, sure), loader)
+    assert predictor.temperature > 2 and len(predictor.thresholds) == 3
+    fresh = Fake(cfg, sure)
+    for k in range(3):
+        prob, truth, _ = pixels_of(palm, k, sure)
+        odds = np.log(np.clip(prob.astype(float), 1e-7, 1 - 1e-7))
+        odds -= np.log1p(-np.clip(prob.astype(float), 1e-7, 1 - 1e-7))
+        scaled = 1 / (1 + np.exp(-odds / predictor.temperature))
+        best = max(sk.f1_score(truth, prob >= t) for t in np.linspace(0.02, 0.98, 49))
+        assert sk.f1_score(truth, scaled >= predictor.thresholds[k]) >= best - 1e-9
+    report = evaluation.evaluate(predictor, loader)
+    assert "on the part 'val', 9 images" in report.about["threshold"] and "temperature" in report.about
+    assert fresh.temperature == 1 and fresh.thresholds is None and not fresh.chosen
+
+
+def test_temperature_of_a_run_is_the_minimum(palm):  # noqa: F811
+    cfg, store, _ = palm
+    loader = data.loaders(all_in(store, "val"), cfg)["val"]
+    fake = Fake(cfg, lambda pixels: 1 / (1 + np.exp(-3 * np.log(blurred(pixels) / (1 - blurred(pixels))))))
+    logits = torch.cat([fake.logits(batch["image"]) for batch in loader])[..., ::4, ::4].numpy().astype(float)
+    target = torch.cat([batch["mask"] for batch in loader])[..., ::4, ::4].numpy()
+    known = target != 255
+
+    def loss(t):
+        z = logits[known] / t
+        return np.mean(np.logaddexp(0, z) - z * target[known])
+
+    best = scipy.optimize.minimize_scalar(loss, bounds=(0.2, 7), method="bounded").x
+    assert evaluation.tuned(fake, loader).temperature == pytest.approx(best, rel=0.03)
+
+
+def test_the_test_part_chooses_nothing(palm):  # noqa: F811
+    cfg, store, _ = palm
+    with pytest.raises(DataError, match="test part must not choose"):
+        evaluation.tuned(Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"])
+
+
+# ---- files
+
+
+class Page(HTMLParser):
+    """Tags and sources of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.sources = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+
+
+@pytest.mark.filterwarnings("ignore:vert. bool was deprecated")  # seaborn 0.13 with matplotlib 3.11
+def test_save_writes_all_and_one_page_that_stands_alone(palm, tmp_path):  # noqa: F811
+    palm[1].cases.loc[0, "case"] = "<script>alert(1)</script>"
+    report = report_of(palm)
+    history = {"epoch": [1, 2], "train_loss": [1, 0.5], "val_loss": [1, 0.6], "val_dice": [0.1, 0.4]}
+    report.history = pd.DataFrame({**history, "val_accuracy": [0.8, 0.9], "best": [False, True]})
+    folder = report.save(tmp_path / "results")
+    names = {path.name for path in folder.iterdir()}
+    assert names == {f"{name}.png" for name in [*PICTURES, "training_curves"]} | {
+        "evaluation_report.txt", "evaluation_report.json", "per_image.csv", "report.html",
+    }  # fmt: skip
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    assert page.tags.count("img") == len(PICTURES) + 1 and "script" not in page.tags
+    assert all(source.startswith("data:") for source in page.sources)
+    assert not re.search(r"https?://", text) and "&lt;script&gt;" in text
+    assert "(rows)" in (folder / "evaluation_report.txt").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:vert. bool was deprecated")  # seaborn 0.13 with matplotlib 3.11
+def test_a_report_of_nothing_can_be_saved(palm, tmp_path):  # noqa: F811
+    cfg, store, _ = palm
+    store.cases[list(CLASSES)] = ""
+    store.cases = store.cases.assign(split="test")
+    report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(store, cfg)["test"])
+    folder = report.save(tmp_path / "results")
+    found = json.loads((folder / "evaluation_report.json").read_text())
+    assert found["images"] == 9 and (folder / "report.html").is_file()
+
+
+# ---- comparisons
+
+
+@pytest.mark.filterwarnings("ignore:vert. bool was deprecated")  # seaborn 0.13 with matplotlib 3.11
+def test_two_reports_are_compared_image_by_image(palm, tmp_path):  # noqa: F811
+    a, b = report_of(palm), report_of(palm, lambda pixels: np.roll(blurred(pixels), -3, axis=-1))
+    table = evaluation.compare(a, b).set_index("class")
+    assert list(table.index) == [*CLASSES, "mean"]
+    for name in CLASSES:
+        rows = [r.per_image[(r.per_image["class"] == name) & r.per_image["annotated"]] for r in (a, b)]
+        expected = intervals.paired(rows[0]["dice"], rows[1]["dice"], rows[0]["patient"])
+        found = table.loc[name]
+        assert found["difference"] == pytest.approx(rows[1]["dice"].mean() - rows[0]["dice"].mean())
+        assert [found[key] for key in ("low", "high", "better", "n")] == pytest.approx(
+            [expected[key] for key in ("low", "high", "better", "n")]
+        )
+    saved = evaluation.compare(a.save(tmp_path / "a"), b.save(tmp_path / "b") / "evaluation_report.json")
+    pd.testing.assert_frame_equal(saved, table.reset_index(), check_exact=False)
+    same = evaluation.compare(a, a)
+    assert (same["difference"] == 0).all() and (same["better"] == 0.5).all()
+    by_distance = evaluation.compare(a, b, "hd95").set_index("class").loc["mean"]
+    assert by_distance["difference"] == pytest.approx(by_distance["b"] - by_distance["a"])
+    assert by_distance["low"] <= by_distance["difference"] <= by_distance["high"]
+    assert by_distance["difference"] < 0 and by_distance["better"] > 0.5
+
+
+def test_what_cannot_be_compared_is_said(palm, tmp_path):  # noqa: F811
+    report = report_of(palm)
+    with pytest.raises(DataError, match="not in both reports"):
+        evaluation.compare(report, report, "beauty")
+    with pytest.raises(DataError, match="no report here"):
+        evaluation.compare(report, tmp_path / "nowhere")
+    (tmp_path / "evaluation_report.json").write_text("[1, 2]")
+    with pytest.raises(DataError, match="not a report"):
+        evaluation.compare(tmp_path, report)
+    other = report_of(palm)
+    other.per_image = other.per_image.assign(case="x")
+    with pytest.raises(DataError, match="no image .* in common"):
+        evaluation.compare(report, other)
+    other = report_of(palm)
+    other.about = {**other.about, "grid": "original"}
+    with pytest.raises(DataError, match="evaluate both alike"):
+        evaluation.compare(report, other)
