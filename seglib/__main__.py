@@ -115,7 +115,7 @@ def predict(args: argparse.Namespace) -> None:
     """Masks of new images."""
     from collections import Counter
 
-    from . import hosts, images, trees
+    from . import hosts, images, trees, volumes
 
     if bool(args.image_path) == bool(args.image_dir) or (args.mask_path and args.image_dir):
         raise ConfigError(
@@ -124,15 +124,21 @@ def predict(args: argparse.Namespace) -> None:
     files = [Path(args.image_path or args.image_dir)]
     if args.image_dir:
         folder = files[0]
-        files = sorted(f for f in folder.glob("*") if f.suffix.lower() in images.SUFFIXES)
+        wanted = (*images.SUFFIXES, *volumes.SUFFIXES)
+        files = sorted(f for f in folder.glob("*") if f.name.lower().endswith(wanted))
         if not files:
-            raise DataError(f"{folder}: no picture here, but {trees.contents(folder)}; expected {images.SUFFIXES}")
+            raise DataError(f"{folder}: no picture or volume here, but {trees.contents(folder)}; expected {wanted}")
     predictor, _ = _predictor(args)
     twice, failed = Counter(file.stem for file in files), {}
     for file in hosts.progress(files, desc="predict", leave=False):
         name = file.stem if twice[file.stem] == 1 else file.name.replace(".", "_")  # a.png and a.jpg
         try:
-            _predict_one(predictor, file, name, args)
+            if volumes.is_volume(file):
+                found = predictor.predict_volume(file, args.output_dir)
+                sizes = ", ".join(f"{name} {ml:.1f} mL" for name, ml in found.millilitres.items() if ml == ml)
+                print(f"{file.name}: {len(found.mask)} slices; {sizes or 'spacing unknown, so no mL'}")
+            else:
+                _predict_one(predictor, file, name, args)
         except DataError as error:
             failed[file.name] = str(error)
     print(f"{len(files) - len(failed)} of {len(files)} images predicted, results in {args.output_dir}")
@@ -316,8 +322,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     about = "masks of an image or of a folder of images"
     sub = command("predict", predict, about, aliases=("inference", "synthesize"))
     sub.add_argument("--model_path", metavar="FILE", help="weights; default: the newest best ones")
-    sub.add_argument("--image_path", "--input_image", metavar="FILE", help="one image")
-    sub.add_argument("--image_dir", metavar="DIR", help="a folder of images")
+    sub.add_argument(
+        "--image_path",
+        "--input_image",
+        metavar="FILE",
+        help="one image, a NIfTI volume, or the folder of a DICOM series",
+    )
+    sub.add_argument("--image_dir", metavar="DIR", help="a folder of images or NIfTI volumes")
     sub.add_argument("--mask_path", metavar="FILE", help="the truth of the one image: prints Dice and IoU")
     sub.add_argument("--output_dir", metavar="DIR", default="predictions", help="default predictions")
     sub.add_argument("--save_overlay", action="store_true", help="also NAME_overlay.png")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from . import config, data, hosts, images, metrics, plots, runs
+from . import config, data, grids, hosts, images, metrics, niftis, plots, runs, volumes
 from .errors import DataError
 
 
@@ -16,6 +16,15 @@ class Prediction(NamedTuple):
 
     prob: np.ndarray
     mask: np.ndarray
+
+
+class VolumePrediction(NamedTuple):
+    """`mask` uint8 as displayed, (S, H, W), or (C, S, H, W) for multilabel; `grid` lays it back into the file's axes;
+    `millilitres` class -> volume, NaN where the spacing is unknown."""
+
+    mask: np.ndarray
+    grid: grids.Grid
+    millilitres: dict[str, float]
 
 
 class Predictor:
@@ -137,3 +146,41 @@ class Predictor:
             except DataError as error:
                 failed[file.name] = str(error)
         return {"done": done, "failed": failed}
+
+    def predict_volume(
+        self, path: str | Path, output: str | Path | None = None, batch_size: int = 8
+    ) -> VolumePrediction:
+        """A NIfTI file or the folder of a DICOM series, slice by slice, to a `VolumePrediction`.
+
+        Args:
+            output: a NIfTI file, or a folder that receives `<name>_mask.nii.gz` (multilabel: a file a class). It has
+                the axes, affine and unit of the input, so that a viewer lays it exactly over the image.
+
+        Raises:
+            DataError: no such volume, a damaged one, or one that the network cannot be given.
+        """
+        cfg = self.config
+        cut = volumes.options(cfg)
+        shown = volumes.bytes_of(str(path), cfg.window_level, cfg.window_width, cfg.percentiles, **cut)
+        grid = volumes.read_grid(path, **cut)
+        masks = []
+        for start in hosts.progress(range(0, len(shown), batch_size), desc="predict", leave=False):
+            slices = [images.as_channels(plane, cfg.in_channels) for plane in shown[start : start + batch_size]]
+            fitted = [data.normalise(images.fit_image(s, cfg.height_width, cfg.resize), self.table) for s in slices]
+            for prob in self.probabilities(torch.from_numpy(np.stack(fitted))).cpu().numpy():
+                masks.append(self.mask(images.unfit(prob, shown.shape[1:], cfg.resize)))
+        mask = np.moveaxis(np.stack(masks), 0, -3)
+        several = cfg.task == "multilabel"
+        names = cfg.class_names[cfg.task == "multiclass" :]  # class k of them has the number k + 1
+        planes = mask if several else [mask == k + 1 for k in range(len(names))]
+        voxel = float(np.prod(grid.spacing_mm)) / 1000 if grid.spacing_mm else float("nan")
+        found = VolumePrediction(mask, grid, {name: int(p.sum()) * voxel for name, p in zip(names, planes)})
+        if output is not None:
+            output, name = Path(output), niftis.stem(path)
+            is_file = output.name.lower().endswith(volumes.SUFFIXES)
+            for part, plane in zip(names, mask) if several else [("", mask)]:
+                target = output if is_file else output / f"{name}_mask.nii.gz"
+                if part:
+                    target = target.with_name(f"{niftis.stem(target)}_{part}.nii.gz")
+                niftis.write(target, grid.restore(plane), grid, path)
+        return found

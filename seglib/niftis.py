@@ -1,6 +1,8 @@
 """A NIfTI file: its header, and its voxels with the check that nibabel leaves out. `volumes` lays it out."""
 
 import gzip
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +53,34 @@ def oriented(image: Any) -> bool:
     """Whether the header tells where the voxels lie."""
     coded = any(int(image.header.get(code, 0)) > 0 for code in ("qform_code", "sform_code"))
     return coded and not np.array_equal(image.affine, np.eye(4))
+
+
+def stem(path: str | Path) -> str:
+    """The name of a file without `.nii` or `.nii.gz`, or of a folder."""
+    return re.sub(r"\.nii(\.gz)?$", "", Path(path).name, flags=re.IGNORECASE)
+
+
+def write(path: Path, array: np.ndarray, grid: Any, like: str | Path) -> Path:
+    """A mask (uint8, in the file's own axes) as NIfTI with the geometry of `grid`, under a temporary name first.
+
+    Where `like` is a NIfTI file, its unit and the codes of its affines are kept; a DICOM series gives millimetres.
+    """
+    import nibabel
+
+    image = nibabel.Nifti1Image(array.astype(np.uint8), grid.affine)
+    if Path(like).is_file():
+        header = open_file(like).header
+        image.header.set_xyzt_units(header.get_xyzt_units()[0])
+        image.header.set_zooms(header.get_zooms()[:3])
+        for code, set_form in (("qform_code", image.set_qform), ("sform_code", image.set_sform)):
+            set_form(grid.affine, int(header.get(code, 0)))
+    else:
+        image.header.set_xyzt_units("mm")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial_{path.name}")
+    try:
+        nibabel.save(image, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

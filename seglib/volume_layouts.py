@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import config, hosts, images, trees, volumes
+from . import config, hosts, images, niftis, trees, volumes
 from .errors import DataError
 
 COLUMNS = """case patient split image labels volume slice phase finding height width spacing_row_mm spacing_col_mm
@@ -167,7 +167,7 @@ def _slices_and_volumes(
 def _paired_by_name(folder: Path, cfg, notes: list[str]) -> list[dict[str, Any]]:
     """Volumes with `_ct` in their name (or called `ct`) and their labels with `_seg`, in one folder."""
     there = {**{f.name: f for f in _subfolders(folder)}, **_nifti_files(folder, whole=True)}
-    stems = {name: _stem(name) for name in there}
+    stems = {name: niftis.stem(name) for name in there}
     is_label = re.compile(r".*_seg(_.*)?|seg|segmentations?").fullmatch
     labels = [name for name, stem in stems.items() if is_label(stem)]
     grids: dict[str, volumes.Grid | None] = {}
@@ -287,11 +287,7 @@ def _fits(grid: Any, labels: Path, cfg) -> bool:
 def _nifti_files(folder: Path, whole: bool = False) -> dict[str, Path]:
     """Name without `.nii.gz` (or the `whole` name) -> file."""
     files = [f for f in sorted(folder.iterdir()) if f.name.lower().endswith(volumes.SUFFIXES) and f.is_file()]
-    return {f.name if whole else _stem(f.name): f for f in files if not f.name.startswith(".")}
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
+    return {f.name if whole else niftis.stem(f.name): f for f in files if not f.name.startswith(".")}
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -153,6 +153,22 @@ def test_compare_two_reports(here, capsys):
     assert call("compare low high --metric beauty") == 2 and "beauty" in capsys.readouterr().err
 
 
+def test_volumes_are_predicted_too(here, tmp_path, capsys):
+    import nibabel
+
+    array = np.random.default_rng(0).integers(0, 900, (30, 28, 6), np.int16)
+    (tmp_path / "scans").mkdir()
+    for name in ("a.nii.gz", "b.nii"):
+        nibabel.save(nibabel.Nifti1Image(array, np.diag([2, 2, 8, 1])), tmp_path / "scans" / name)
+    line = f"predict --model_path checkpoints/best_model.pth --output_dir {tmp_path}/out"
+    assert call(f"{line} --image_dir {tmp_path}/scans") == 0
+    assert "a.nii.gz: 6 slices; structure" in capsys.readouterr().out
+    assert sorted(os.listdir(tmp_path / "out")) == ["a_mask.nii.gz", "b_mask.nii.gz"]
+    assert nibabel.load(tmp_path / "out" / "b_mask.nii.gz").shape == array.shape
+    (tmp_path / "scans" / "c.nii.gz").write_bytes(b"nothing")
+    assert call(f"{line} --image_path {tmp_path}/scans/c.nii.gz") == 2 and "c.nii.gz" in capsys.readouterr().err
+
+
 def test_weights_that_do_not_list_their_images_say_so(here, tmp_path):
     for suffix in (".pth", ".json"):
         shutil.copy(f"checkpoints/best_model{suffix}", tmp_path)
@@ -444,7 +460,7 @@ def config_of(monkeypatch, line, *rest):
         ("--class_names lesion", "class_names", ("lesion",)),
         ("--preset cardiac --aspp-rates 2,4", "aspp_rates", (2, 4)),
         ("--preset rsna --window_level -600", "window_level", -600.0),
-        ("--size small", "base_channels", 16),
+        ("--size small", "base_channels", 8),
         ("--data_root elsewhere", "data_root", "elsewhere"),
     ],
 )

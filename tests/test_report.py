@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 import warnings
 from html.parser import HTMLParser
 
@@ -12,6 +14,7 @@ import scipy.optimize
 import sklearn.metrics as sk
 import torch
 from matplotlib import MatplotlibDeprecationWarning
+from PIL import Image
 
 from seglib import curves, data, evaluation, intervals
 from seglib.errors import DataError
@@ -208,6 +211,25 @@ def test_save_writes_all_and_one_page_that_stands_alone(palm, tmp_path):  # noqa
     assert all(source.startswith("data:") for source in page.sources)
     assert not re.search(r"https?://", text) and "&lt;script&gt;" in text
     assert "(rows)" in (folder / "evaluation_report.txt").read_text()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed here")
+@pytest.mark.filterwarnings("ignore:vert. bool was deprecated")  # seaborn 0.13 with matplotlib 3.11
+def test_a_browser_shows_every_figure_and_has_no_complaint(palm, tmp_path):  # noqa: F811
+    folder = report_of(palm).save(tmp_path / "results")
+    page = folder / "report.html"
+    probe = (
+        "onload = () => { for (const i of document.images) console.log('shown', i.complete && i.naturalWidth > 200) }"
+    )
+    probe = f"<script>{probe}</script>"
+    (tmp_path / "probed.html").write_text(page.read_text().replace("</body>", probe + "</body>"))
+    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    options = [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'page.png'}"]
+    done = subprocess.run([*browser, *options, f"file://{tmp_path / 'probed.html'}"], capture_output=True, text=True,
+                          timeout=60)  # fmt: skip
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert len(said) == len(PICTURES) and all('"shown true"' in line for line in said), said
+    assert np.asarray(Image.open(tmp_path / "page.png").convert("L")).std() > 10
 
 
 @pytest.mark.filterwarnings("ignore:vert. bool was deprecated")  # seaborn 0.13 with matplotlib 3.11

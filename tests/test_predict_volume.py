@@ -1,0 +1,123 @@
+"""Volumes in, masks out: shape, orientation, spacing and unit of the input, checked by nibabel and pydicom."""
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from seglib import config, phantoms, volumes
+from seglib.errors import DataError
+from seglib.inference import Predictor
+
+
+class Bright(torch.nn.Module):
+    """Class 1 where the first channel is above one half, else the background."""
+
+    def __init__(self, n_classes=2):
+        super().__init__()
+        self.n_classes = n_classes
+
+    def forward(self, image):
+        score = 20 * (image[:, :1] - 0.5)
+        return torch.cat([-score, score, *[score - 99] * (self.n_classes - 2)], dim=1)[:, : max(self.n_classes, 2)]
+
+
+def predictor(**changes):
+    names = ("background", "liver")
+    fields = {
+        "class_names": names,
+        "label_map": {},
+        "image_size": 64,
+        "mean": (0,) * 3,
+        "std": (1,) * 3,
+        "resize": "letterbox",
+    }
+    return Predictor(Bright(), config.preset("rsna", "smoke", **{**fields, **changes}), "cpu", "fp32")
+
+
+AFFINES = {
+    "RAS": np.diag([2.0, 2.0, 5.0, 1]),
+    "LPS": np.diag([-2.0, -2.0, 5.0, 1]),
+    "head first": np.array([[0, 0, 2.0, -9], [0, -1.5, 0, 4], [4.0, 0, 0, 7], [0, 0, 0, 1]]),
+    "coronal": np.array([[1.0, 0, 0, 0], [0, 0, 3.0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1]]),
+    "oblique": np.array([[1.9, 0.3, 0, 1], [-0.3, 1.9, 0.2, 2], [0, -0.1, 4.9, 3], [0, 0, 0, 1]]),
+}
+
+
+@pytest.mark.parametrize("name", AFFINES)
+def test_the_mask_lies_on_the_volume_whatever_its_axes(tmp_path, name):
+    rng = np.random.default_rng(0)
+    array = np.full((31, 27, 22), -900, np.int16)
+    array[5:20, 9:16, 4:17] = 200
+    array[2, 3, 1] = 200  # one corner marks the orientation
+    array += rng.integers(-20, 20, array.shape, np.int16)
+    image = nibabel.Nifti1Image(array, AFFINES[name])
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, tmp_path / "ct.nii.gz")
+    found = predictor(image_size=128).predict_volume(tmp_path / "ct.nii.gz", tmp_path / "out")
+    saved = nibabel.load(tmp_path / "out" / "ct_mask.nii.gz")
+    assert saved.shape == array.shape and saved.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(saved.affine, AFFINES[name], atol=1e-4)
+    assert saved.header.get_xyzt_units()[0] == "mm"
+    truth, mask = array > 0, np.asarray(saved.dataobj) == 1
+    assert 2 * (truth & mask).sum() / (truth.sum() + mask.sum()) > 0.9  # the grid of 128 is not that of the file
+    assert mask[5:20, 9:16, 4:17].mean() > 0.9 and mask[25:, 20:].sum() == 0
+    voxel = abs(np.linalg.det(AFFINES[name][:3, :3])) / 1000
+    assert found.millilitres == {"liver": pytest.approx(mask.sum() * voxel, rel=0.01)}
+    assert found.mask.shape == found.grid.shape
+
+
+def test_a_dicom_series_gives_a_nifti_on_its_place(tmp_path):
+    tree = phantoms.write("rsna", tmp_path / "ct", n=1)
+    series = next((tree / "train_images").glob("*/*"))
+    labels = next((tree / "segmentations").glob("*.nii"))
+    found = predictor().predict_volume(series, tmp_path / "here.nii.gz")
+    saved = nibabel.load(tmp_path / "here.nii.gz")
+    np.testing.assert_allclose(saved.affine, found.grid.affine, atol=1e-3)
+    assert volumes.align(volumes.read_grid(series), tmp_path / "here.nii.gz")[2] == ""  # no half voxel off
+    again = volumes.read_labels_like(volumes.read_grid(series), tmp_path / "here.nii.gz")
+    np.testing.assert_array_equal(again, found.mask)
+    assert volumes.read_labels_like(volumes.read_grid(series), labels).shape == found.mask.shape
+
+
+def test_unknown_spacing_gives_no_millilitres(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((12, 13, 5), np.int16), np.eye(4)), tmp_path / "mri.nii.gz")
+    cfg = config.preset("cardiac", "smoke", mean=(0,), std=(1,))
+    found = Predictor(Bright(4), cfg, "cpu", "fp32").predict_volume(tmp_path / "mri.nii.gz", tmp_path)
+    assert list(found.millilitres) == list(cfg.class_names[1:]) and np.isnan(list(found.millilitres.values())).all()
+    assert nibabel.load(tmp_path / "mri_mask.nii.gz").shape == (12, 13, 5)
+
+
+def test_classes_that_overlap_have_a_file_each(tmp_path):
+    nibabel.save(
+        nibabel.Nifti1Image(np.random.default_rng(0).random((12, 13, 5)), np.diag([1, 1, 3, 1])), tmp_path / "a.nii"
+    )
+    cfg = config.preset("palm", "smoke", class_names=("one", "two"), mean=(0,) * 3, std=(1,) * 3)
+    found = Predictor(Bright(), cfg, "cpu", "fp32").predict_volume(tmp_path / "a.nii", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_mask_one.nii.gz", "a_mask_two.nii.gz"]
+    assert found.mask.shape == (2, 5, 13, 12)
+    two = np.asarray(nibabel.load(tmp_path / "out" / "a_mask_two.nii.gz").dataobj)
+    np.testing.assert_array_equal(found.grid.display(two), found.mask[1])
+
+
+def test_a_volume_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "cut.nii.gz").write_bytes(b"\x1f\x8b nothing")
+    for bad in ("cut.nii.gz", "nowhere.nii.gz"):
+        with pytest.raises(DataError, match=bad):
+            predictor().predict_volume(tmp_path / bad, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_real_ct_comes_back_on_its_place(real, tmp_path):
+    folder = real("totalsegmentator_ct")
+    for name in ("example_ct_sm.nii.gz", "example_ct_dicom"):
+        found = predictor(window_level=0.0).predict_volume(folder / name, tmp_path)
+        saved = nibabel.load(tmp_path / f"{name.split('.')[0]}_mask.nii.gz")
+        np.testing.assert_allclose(saved.affine, found.grid.affine, atol=1e-3)
+        if name.endswith(".gz"):
+            image = nibabel.load(folder / name)
+            assert saved.shape == image.shape and np.allclose(saved.affine, image.affine, atol=1e-4)
+            assert saved.header.get_zooms() == pytest.approx(image.header.get_zooms(), abs=1e-5)
+        labels = folder / ("example_seg.nii.gz" if name.endswith(".gz") else "example_seg_dicom.nii.gz")
+        laid = volumes.read_labels_like(found.grid, labels)
+        assert (found.mask[laid == 5] == 1).mean() > 0.9  # the liver is soft tissue: bright in this window
