@@ -99,6 +99,26 @@ def evaluate(args: argparse.Namespace) -> None:
     print(f"report: {report.save(args.output_dir)}")
 
 
+def export(args: argparse.Namespace) -> None:
+    """ONNX, torch.export, and a folder for Kaggle, of weights."""
+    from . import export, hosts
+
+    weights = Path(args.model_path) if args.model_path else hosts.find_model("best*.pth")
+    if weights is None:
+        raise DataError("no weights best*.pth found; train first, or give --model_path")
+    folder = Path(args.output_dir)
+    print(f"weights: {weights}")
+    for write, name in ((export.to_onnx, f"{weights.stem}.onnx"), (export.to_program, f"{weights.stem}.pt2")):
+        done = write(weights, folder / name)
+        print(f"{done.path}: {done.megabytes:.1f} MB, {done.ms:.1f} ms an image (PyTorch {done.torch_ms:.1f} ms), "
+              f"differs by at most {done.difference:.1e}")  # fmt: skip
+    if args.kaggle:
+        made = export.kaggle_folder(
+            weights, folder / "kaggle", args.kaggle, args.title or f"seglib {weights.parent.name}"
+        )
+        print(f"{made}: next  kaggle datasets create -p {made}")
+
+
 def compare(args: argparse.Namespace) -> None:
     """Is the second report better than the first on the same images, by how much, how sure?"""
     from .report import compare
@@ -313,6 +333,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     sub.add_argument("--model_path", metavar="FILE", help="weights; default: the newest best ones")
     sub.add_argument("--output_dir", metavar="DIR", default="evaluation_results", help="default evaluation_results")
     _add_fields(sub, ("preset", *USE))
+
+    sub = command(
+        "export", export, "weights as ONNX and torch.export, each checked against PyTorch; a folder for Kaggle"
+    )
+    sub.add_argument("--model_path", metavar="FILE", help="weights; default: the newest best ones")
+    sub.add_argument("--output_dir", metavar="DIR", default="exported", help="default exported")
+    sub.add_argument("--kaggle", metavar="NAME", help="your Kaggle user name: also DIR/kaggle, ready to be published")
+    sub.add_argument(
+        "--title", help="title of the Kaggle data set, 6 to 50 letters; default: seglib and the run's name"
+    )
 
     sub = command("compare", compare, "two saved reports, image by image: is the second better, and how sure is that?")
     sub.add_argument("first", metavar="FIRST", help="output folder of evaluate, or its evaluation_report.json")

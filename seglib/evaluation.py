@@ -1,5 +1,6 @@
 """Run and part of the data -> report: counts once, scores and 95 % intervals from them. Taught in `04` and `07`."""
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,15 +43,17 @@ def evaluate(run, loader, grid: str = "store", distances: bool = True, part: str
     rows: list[dict[str, Any]] = []
     pixels = _Pixels(cfg)
     batches = DataLoader(dataset, loader.batch_size, num_workers=loader.num_workers)  # every image once, in order
-    with ThreadPoolExecutor(hosts.n_cores()) as pool:
+    cores = hosts.n_cores()
+    with ThreadPoolExecutor(cores) as pool:
         for batch in hosts.progress(batches, desc=f"evaluate {dataset.part}", leave=False):
-            prob = predictor.probabilities(batch["image"]).cpu().numpy()
-            numbers = batch["index"].tolist()
-            planes = list(pool.map(lambda n, p: _planes(n, p, dataset, predictor, grid), numbers, prob))
-            scored = pool.map(lambda n, p: _score(n, *p, dataset, cfg, grid, distances), numbers, planes)
-            for number, found in zip(numbers, planes):  # while the scores are computed
-                pixels.add(dataset.cases.iloc[number], dataset.annotated[number], *found)
-            rows += [row for image in scored for row in image]
+            prob, numbers = predictor.probabilities(batch["image"]).cpu().numpy(), batch["index"].tolist()
+            for start in range(0, len(prob), cores):  # X-rays of 20 million pixels: a few in memory, not a batch
+                some = slice(start, start + cores)
+                planes = list(pool.map(lambda n, p: _planes(n, p, dataset, predictor, grid), numbers[some], prob[some]))
+                scored = pool.map(lambda n, p: _score(n, *p, dataset, cfg, grid, distances), numbers[some], planes)
+                for number, found in zip(numbers[some], planes):  # while the scores are computed
+                    pixels.add(dataset.cases.iloc[number], dataset.annotated[number], *found)
+                rows += [row for image in scored for row in image]
     per_image = pd.DataFrame(rows)
     about = _about(run, predictor, dataset, grid, per_image, part)
     title = f"{cfg.preset}: {about['part']}, {about['images']} images of {about['patients']} patients"
@@ -74,6 +77,7 @@ def tuned(run, loader, metric: str = "dice") -> Predictor:
         DataError: the loader's part is the test part, is empty, or is of other classes.
     """
     predictor, dataset = _checked(run, loader)
+    predictor = copy.copy(predictor)
     if dataset.part == "test":
         raise DataError("tuned: the test part must not choose anything; give the validation part, batches['val']")
     cfg = predictor.config

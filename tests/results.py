@@ -260,11 +260,11 @@ def table() -> str:
     return "\n".join([*lines, "", "Measured by: " + " ".join(dict.fromkeys(notes))])
 
 
-def write_readme() -> None:
-    """Put `table()` between its markers in the README."""
+def write_readme(begin: str, end: str, lines: str) -> None:
+    """Put `lines` between two markers of the README."""
     path = ROOT / "README.md"
-    before, rest = path.read_text(encoding="utf-8").split(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    before, rest = path.read_text(encoding="utf-8").split(begin)
+    path.write_text(f"{before}{begin}\n{lines}\n{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":
@@ -275,5 +275,5 @@ if __name__ == "__main__":
         sys.exit(f"{REAL}: no real data here; set SEGLIB_TEST_DATA to a folder with montgomery/ and shenzhen/")
     for chosen in sys.argv[1:] or RESULTS:
         measure(chosen)
-        write_readme()
+        write_readme(BEGIN, END, table())
     print(table())

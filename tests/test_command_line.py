@@ -153,6 +153,17 @@ def test_compare_two_reports(here, capsys):
     assert call("compare low high --metric beauty") == 2 and "beauty" in capsys.readouterr().err
 
 
+def test_export_writes_what_it_checked(here, tmp_path, capsys):
+    line = f"export --model_path checkpoints/best_model.pth --output_dir {tmp_path}/out --kaggle someone"
+    assert call(line) == 0
+    out = capsys.readouterr().out
+    assert "best_model.onnx: " in out and "best_model.pt2: " in out and "kaggle datasets create -p" in out
+    assert sorted(os.listdir(tmp_path / "out")) == ["best_model.onnx", "best_model.pt2", "kaggle"]
+    assert "someone/seglib-checkpoints" in (tmp_path / "out" / "kaggle" / "dataset-metadata.json").read_text()
+    assert call(f"export --model_path nowhere.pth --output_dir {tmp_path}/more") == 2
+    assert "nowhere.pth" in capsys.readouterr().err
+
+
 def test_volumes_are_predicted_too(here, tmp_path, capsys):
     import nibabel
 

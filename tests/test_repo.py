@@ -33,7 +33,7 @@ FLOORS = {
     **dict.fromkeys(["layouts", "importing", "prepare", "models", "losses", "metrics"], 2),
     **dict.fromkeys(["data", "plots", "runs", "intervals"], 3),
     **dict.fromkeys(["training", "inference", "report"], 4),
-    **dict.fromkeys(["evaluation", "regions"], 5),
+    **dict.fromkeys(["evaluation", "regions", "export"], 5),
     "__main__": 6,
 }
 # The ground: what floor 0 itself stands on, each on the ones before it.
@@ -237,3 +237,11 @@ def test_the_results_in_the_readme_are_those_of_the_json_files():
     shown = readme.split(results.BEGIN)[1].split(results.END)[0].strip()
     assert shown == results.table().strip(), "make results renews it"
     assert set(results.RESULTS) <= {path.stem for path in results.FOLDER.glob("*.json")}
+
+
+def test_the_timings_in_the_readme_are_those_of_the_json_files():
+    from tests.benchmarks import __main__ as benchmarks
+
+    shown = text("README.md").split(benchmarks.BEGIN)[1].split(benchmarks.END)[0].strip()
+    assert shown == benchmarks.table().strip(), "make bench renews it"
+    assert set(benchmarks.GROUPS) <= {path.stem for path in benchmarks.FOLDER.glob("*.json")}

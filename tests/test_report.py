@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import warnings
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,24 +12,16 @@ import pytest
 import scipy.optimize
 import sklearn.metrics as sk
 import torch
-from matplotlib import MatplotlibDeprecationWarning
 from PIL import Image
 
 from seglib import curves, data, evaluation, intervals
 from seglib.errors import DataError
 from tests.test_data import CLASSES
 from tests.test_evaluation import Fake, all_in, blurred, hearts, label_store, labelled, palm  # noqa: F401
+from tests.test_plots import no_warnings  # noqa: F401
 
 PICTURES = """confusion_matrix roc_curves pr_curves calibration metrics_distribution metrics_summary sample_predictions
     worst_cases""".split()
-
-
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", category=MatplotlibDeprecationWarning, module="seaborn")
-        yield
 
 
 def report_of(palm, say=blurred, **changes):  # noqa: F811
@@ -141,9 +132,9 @@ def test_tuned_chooses_on_validation_and_says_so(palm):  # noqa: F811
         odds = 4 * (np.log(blurred(pixels) / (1 - blurred(pixels))) + 1)
         return 1 / (1 + np.exp(-odds))
 
-    predictor = evaluation.tuned(Fake(cfg, sure), loader)
+    plain = Fake(cfg, sure)
+    predictor = evaluation.tuned(plain, loader)
     assert predictor.temperature > 2 and len(predictor.thresholds) == 3
-    fresh = Fake(cfg, sure)
     for k in range(3):
         prob, truth, _ = pixels_of(palm, k, sure)
         odds = np.log(np.clip(prob.astype(float), 1e-7, 1 - 1e-7))
@@ -153,7 +144,7 @@ def test_tuned_chooses_on_validation_and_says_so(palm):  # noqa: F811
         assert sk.f1_score(truth, scaled >= predictor.thresholds[k]) >= best - 1e-9
     report = evaluation.evaluate(predictor, loader)
     assert "on the part 'val', 9 images" in report.about["threshold"] and "temperature" in report.about
-    assert fresh.temperature == 1 and fresh.thresholds is None and not fresh.chosen
+    assert plain.temperature == 1 and plain.thresholds is None and not plain.chosen
 
 
 def test_temperature_of_a_run_is_the_minimum(palm):  # noqa: F811

@@ -34,13 +34,6 @@ def table() -> str:
     return "\n".join([*lines, "", "Measured by: " + " ".join(notes)])
 
 
-def write_readme() -> None:
-    """Put `table()` between its markers in the README."""
-    path = results.ROOT / "README.md"
-    before, rest = path.read_text(encoding="utf-8").split(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}", encoding="utf-8")
-
-
 if __name__ == "__main__":
     unknown = [name for name in sys.argv[1:] if name not in GROUPS]
     if unknown:
@@ -49,5 +42,5 @@ if __name__ == "__main__":
         about = {"command": f"python -m tests.benchmarks {chosen}", "date": datetime.date.today().isoformat()}
         found = {**about, "machine": results.machine(), "rows": GROUPS[chosen]()}
         (FOLDER / f"{chosen}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        write_readme()
+        results.write_readme(BEGIN, END, table())
     print(table())

@@ -1,0 +1,113 @@
+"""Exports against PyTorch, and a Kaggle data set that is found again on a fake mount."""
+
+import builtins
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from seglib import config, export, hosts, runs
+from seglib.errors import ConfigError, DataError
+from seglib.inference import Predictor
+
+PRESETS = ("palm", "rsna", "cardiac", "lung", "binary")
+
+
+def weights_of(folder, preset, **changes):
+    """A weights file of a network with random weights."""
+    cfg = config.preset(preset, "smoke", **changes)
+    torch.manual_seed(0)
+    network = runs.network(cfg)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # not the identity
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    return runs.save_weights(folder / "best_model.pth", network, cfg, scores={"val_dice": 0.5}, trained_on=["a", "b"])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_onnx_equals_pytorch(tmp_path, preset):
+    import onnxruntime
+
+    weights = weights_of(tmp_path, preset)
+    done = export.to_onnx(weights, tmp_path / "out" / "model.onnx")
+    assert done.difference <= 1e-4 and done.megabytes == (tmp_path / "out" / "model.onnx").stat().st_size / 1e6
+    assert done.ms > 0 and done.torch_ms > 0 and [p.name for p in (tmp_path / "out").iterdir()] == ["model.onnx"]
+    predictor = Predictor.load(weights, "cpu", "fp32")
+    cfg = predictor.config
+    image = np.random.default_rng(0).integers(0, 256, (5, cfg.in_channels, *cfg.height_width)).astype(np.float32) / 255
+    session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
+    prob = session.run(None, {"image": image})[0]  # another batch than it was made with
+    mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in (cfg.mean, cfg.std))
+    expected = predictor.probabilities(torch.from_numpy((image - mean) / std)).numpy()
+    np.testing.assert_allclose(prob, expected, atol=1e-4)
+    assert prob.std() > 1e-3
+
+
+@pytest.mark.parametrize("preset", ["cardiac", "lung"])
+def test_program_needs_no_seglib_and_equals_pytorch(tmp_path, preset):
+    done = export.to_program(weights_of(tmp_path, preset), tmp_path / "model.pt2")
+    module = torch.export.load(tmp_path / "model.pt2").module()
+    cfg = config.preset(preset, "smoke")
+    assert module(torch.rand(4, cfg.in_channels, *cfg.height_width)).shape == (4, cfg.n_classes, *cfg.height_width)
+    assert done.difference <= 1e-4
+
+
+def test_a_wrong_export_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "LIMIT", -1.0)
+    with pytest.raises(DataError, match="differ from PyTorch's"):
+        export.to_program(weights_of(tmp_path, "lung"), tmp_path / "model.pt2")
+    assert not (tmp_path / "model.pt2").exists()
+
+
+def test_without_onnx_it_says_what_to_install(tmp_path, monkeypatch):
+    known = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name == "onnxruntime":
+            raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
+        return known(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ConfigError, match="pip install onnx"):
+        export.to_onnx(weights_of(tmp_path, "lung"), tmp_path / "model.onnx")
+
+
+def test_a_kaggle_data_set_is_found_on_its_mount(tmp_path, monkeypatch):
+    weights = weights_of(tmp_path, "lung")
+    folder = export.kaggle_folder(weights, tmp_path / "made", "someone", "Lung U-Net, small")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md", "best_model.json", "best_model.pth", "dataset-metadata.json",
+    ]  # fmt: skip
+    metadata = json.loads((folder / "dataset-metadata.json").read_text())
+    assert metadata == {"title": "Lung U-Net, small", "id": "someone/lung-u-net-small", "licenses": [{"name": "other"}]}
+    card = (folder / "README.md").read_text()
+    assert "No test was made" in card and "lung" in card and "not for diagnosis" in card
+    mount = tmp_path / "kaggle" / "input" / "datasets" / "someone" / "lung-u-net-small"
+    mount.parent.mkdir(parents=True)
+    folder.rename(mount)
+    monkeypatch.setattr(hosts, "KAGGLE_INPUT", tmp_path / "kaggle" / "input")
+    monkeypatch.chdir(mount)
+    found = hosts.find_model("best_model.pth", tmp_path / "kaggle" / "input")
+    assert found == (mount / "best_model.pth").absolute()
+    image = np.zeros((50, 40), np.uint8)
+    assert (Predictor.load(found).predict(image).mask == Predictor.load(weights).predict(image).mask).all()
+
+
+@pytest.mark.parametrize(
+    ("owner", "title"), [("", "Lung U-Net"), ("me", "short"), ("me", "x" * 51), ("a b", "Lung U-Net")]
+)
+def test_what_kaggle_refuses_is_refused(tmp_path, owner, title):
+    with pytest.raises(ConfigError, match="Kaggle wants"):
+        export.kaggle_folder(weights_of(tmp_path, "lung"), tmp_path / "made", owner, title)
+    assert not (tmp_path / "made").exists()
+
+
+def test_nothing_is_overwritten(tmp_path):
+    weights = weights_of(tmp_path, "lung")
+    (tmp_path / "made").mkdir()
+    with pytest.raises(DataError, match="exists already"):
+        export.kaggle_folder(weights, tmp_path / "made", "me", "Lung U-Net")
+    with pytest.raises(DataError, match="no such weights"):
+        export.kaggle_folder(tmp_path / "none.pth", tmp_path / "new", "me", "Lung U-Net")
