@@ -149,6 +149,7 @@ def predict(args: argparse.Namespace) -> None:
         if not files:
             raise DataError(f"{folder}: no picture or volume here, but {trees.contents(folder)}; expected {wanted}")
     predictor, _ = _predictor(args)
+    predictor.tta, predictor.smallest, predictor.fill_holes = args.tta, args.smallest, args.fill_holes
     twice, failed = Counter(file.stem for file in files), {}
     for file in hosts.progress(files, desc="predict", leave=False):
         name = file.stem if twice[file.stem] == 1 else file.name.replace(".", "_")  # a.png and a.jpg
@@ -170,7 +171,7 @@ def _predict_one(predictor, file: Path, name: str, args: argparse.Namespace) -> 
     """Mask, overlay and panels of one image, and its scores where there is a truth."""
     from . import images, plots
 
-    prob, mask = predictor.predict_file(file, args.output_dir, args.save_overlay, name)
+    prob, mask = predictor.predict_file(file, args.output_dir, args.save_overlay, name, args.tiled)
     cfg = predictor.config
     image = images.read_image(file, cfg.in_channels, cfg.percentiles)
     panels = {"image": image, "prediction": plots.overlay(image, mask)}
@@ -362,6 +363,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     sub.add_argument("--mask_path", metavar="FILE", help="the truth of the one image: prints Dice and IoU")
     sub.add_argument("--output_dir", metavar="DIR", default="predictions", help="default predictions")
     sub.add_argument("--save_overlay", action="store_true", help="also NAME_overlay.png")
+    sub.add_argument("--tta", action="store_true", help="mean over the flips that the network was trained with")
+    sub.add_argument(
+        "--tiled", action="store_true", help="pictures at their own resolution, in tiles of the trained size"
+    )
+    sub.add_argument("--smallest", type=int, default=0, metavar="N", help="remove pieces of fewer than N pixels")
+    sub.add_argument("--fill_holes", action="store_true", help="fill what a class encloses")
     sub.add_argument("--show_probability", action="store_true", help="the probabilities in NAME_visualization.png")
     _add_fields(sub, ("preset", *USE))
 

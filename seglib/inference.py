@@ -1,11 +1,13 @@
 """`Predictor`: trained weights to masks, in the size of the input. Taught in `04_lung_segmentation`."""
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from . import config, data, grids, hosts, images, metrics, niftis, plots, runs, volumes
 from .errors import DataError
@@ -31,9 +33,13 @@ class Predictor:
     """A trained network with everything it needs to go from pixels to a mask.
 
     `Predictor.load(run.best).predict(array)`; the result has the size of the input: the resize to the network's size
-    and back happens inside.
+    and back happens inside. Set `tta`, `smallest` or `fill_holes` on it, and every prediction and every evaluation
+    follows: `evaluation.compare` tells whether they are a gain.
     """
 
+    tta = False  # test-time augmentation: the mean over the flips that the network was trained with
+    smallest = 0  # connected pieces of fewer pixels are removed from every class
+    fill_holes = False  # background enclosed by a class becomes that class
     temperature = 1.0  # logits are divided by it
     thresholds: tuple[float, ...] | None = None  # one a class instead of the config's; see `evaluation.tuned`
     chosen: dict[str, str] = {}  # what was chosen, and on what
@@ -69,8 +75,24 @@ class Predictor:
             return self.model(batch).float()
 
     def probabilities(self, batch: torch.Tensor) -> torch.Tensor:
-        """Normalised images (N, C, H, W) float32 -> probabilities (N, classes, H, W) float32."""
-        return metrics.probabilities(self.logits(batch) / self.temperature, self.config.task)
+        """Normalised images (N, C, H, W) float32 -> probabilities (N, classes, H, W) float32.
+
+        Where the GPU's memory is too small for the batch, its halves are computed one after the other.
+        """
+        try:
+            prob = metrics.probabilities(self.logits(batch) / self.temperature, self.config.task)
+            for axes in self._flips():
+                turned = metrics.probabilities(self.logits(batch.flip(axes)) / self.temperature, self.config.task)
+                prob = prob + turned.flip(axes)
+            return prob / (1 + len(self._flips()))
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            return torch.cat([self.probabilities(half) for half in batch.split(-(-len(batch) // 2))])
+
+    def _flips(self) -> list[tuple[int, ...]]:
+        trained = [axis for axis, name in ((3, "hflip"), (2, "vflip")) if name in self.config.augment]
+        return [(axis,) for axis in trained] + ([(2, 3)] if len(trained) == 2 else []) if self.tta else []
 
     def predict(self, image: np.ndarray) -> Prediction:
         """An image (H, W) or (H, W, C), RGB, of any size and number type, to a `Prediction` of its height and width.
@@ -78,6 +100,47 @@ class Predictor:
         Raises:
             DataError: not an image array, or a number of channels that cannot be brought to the network's.
         """
+        pixels, cfg = self._pixels(image), self.config
+        fitted = images.fit_image(pixels, cfg.height_width, cfg.resize)
+        batch = torch.from_numpy(data.normalise(fitted, self.table))[None]
+        prob = images.unfit(self.probabilities(batch)[0].cpu().numpy(), pixels.shape[:2], cfg.resize)
+        return Prediction(prob, self.mask(prob))
+
+    def predict_tiled(self, image: np.ndarray, overlap: float = 0.5, batch_size: int = 8) -> Prediction:
+        """The same at the image's own resolution: tiles of the network's size, blended smoothly.
+
+        For images much larger than the network's input, and networks that were trained at that scale. The outer eighth
+        of a tile, where the network sees padding, does not count except at the image's edge: where the network sees
+        no farther than that, the result equals the one of the whole image.
+
+        Args:
+            overlap: share of a tile that the next one covers too, 0.3 to 0.9.
+        """
+        if not 0.3 <= overlap <= 0.9:
+            raise DataError(f"overlap: {overlap} is not allowed; expected 0.3 to 0.9")
+        cfg, pixels = self.config, self._pixels(image)
+        height, width = cfg.height_width
+        whole = data.normalise(pixels, self.table)
+        lacking = [max(0, side - n) for side, n in zip((height, width), pixels.shape[:2])]
+        whole = np.pad(whole, ((0, 0), (0, lacking[0]), (0, lacking[1])))
+        places = [
+            (row, column)
+            for row in _starts(whole.shape[1], height, overlap)
+            for column in _starts(whole.shape[2], width, overlap)
+        ]
+        total, weights = np.zeros((cfg.n_classes, *whole.shape[1:]), np.float32), np.zeros(whole.shape[1:], np.float32)
+        for start in hosts.progress(range(0, len(places), batch_size), desc="tiles", leave=False):
+            some = [(slice(r, r + height), slice(c, c + width)) for r, c in places[start : start + batch_size]]
+            batch = torch.from_numpy(np.stack([whole[:, rows, columns] for rows, columns in some]))
+            for (rows, columns), prob in zip(some, self.probabilities(batch).cpu().numpy()):
+                weight = np.outer(_fade(rows, whole.shape[1]), _fade(columns, whole.shape[2]))
+                total[:, rows, columns] += weight * prob
+                weights[rows, columns] += weight
+        prob = (total / weights)[:, : pixels.shape[0], : pixels.shape[1]]
+        return Prediction(prob, self.mask(prob))
+
+    def _pixels(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, channels of the network) uint8 of an array as `predict` takes it."""
         image = np.asarray(image)
         if image.ndim not in (2, 3) or 0 in image.shape or image.dtype.kind not in "buif":
             raise DataError(
@@ -87,31 +150,41 @@ class Predictor:
         image = image.astype(np.uint8) * 255 if image.dtype == bool else image
         if image.ndim == 3 and image.shape[2] in (2, 4) and image.shape[2] != cfg.in_channels:
             image = image[..., :-1]  # transparency must not take part in the stretch to 8 bits
-        pixels = images.as_channels(images.to_uint8(image, cfg.percentiles), cfg.in_channels)
-        fitted = images.fit_image(pixels, cfg.height_width, cfg.resize)
-        batch = torch.from_numpy(data.normalise(fitted, self.table))[None]
-        prob = images.unfit(self.probabilities(batch)[0].cpu().numpy(), pixels.shape[:2], cfg.resize)
-        return Prediction(prob, self.mask(prob))
+        return images.as_channels(images.to_uint8(image, cfg.percentiles), cfg.in_channels)
 
     def mask(self, prob: np.ndarray) -> np.ndarray:
         """Probabilities (C, H, W) to the mask of a `Prediction`, by the config's task and the thresholds."""
         return metrics.as_mask(torch.from_numpy(self.decide(prob)), self.config.task)
 
     def decide(self, prob: np.ndarray) -> np.ndarray:
-        """Probabilities (C, H, W) to bool of the same shape: the likeliest class, or all from their thresholds."""
+        """Probabilities (C, H, W) to bool of the same shape: the likeliest class, or all from their thresholds; then
+        cleaned, where `smallest` or `fill_holes` are set."""
         thresholds = torch.tensor(self.thresholds or [self.config.threshold])[:, None, None]
-        return metrics.decide(torch.from_numpy(prob)[None], self.config.task, thresholds)[0].numpy()
+        chosen = metrics.decide(torch.from_numpy(prob)[None], self.config.task, thresholds)[0].numpy()
+        if not (self.smallest or self.fill_holes):
+            return chosen
+        if self.config.task != "multiclass":
+            return np.stack([clean(plane, self.smallest, self.fill_holes) for plane in chosen])
+        labels = np.zeros(chosen.shape[1:], np.int64)
+        for k in range(1, len(chosen)):
+            labels[clean(chosen[k], self.smallest, self.fill_holes) & (chosen[k] | chosen[0])] = k
+        return labels == np.arange(len(chosen))[:, None, None]
 
     def predict_file(
-        self, path: str | Path, output: str | Path | None = None, overlay: bool = False, name: str | None = None
+        self,
+        path: str | Path,
+        output: str | Path | None = None,
+        overlay: bool = False,
+        name: str | None = None,
+        tiled: bool = False,
     ) -> Prediction:
         """An image file to a `Prediction`; `<name>_mask.png` (and `<name>_overlay.png`) go to the folder `output`.
 
-        `name` is the file's own, without its suffix, unless another is given.
+        `name` is the file's own, without its suffix, unless another is given; `tiled`: by `predict_tiled`.
         """
         cfg = self.config
         image = images.read_image(path, cfg.in_channels, cfg.percentiles)
-        prediction = self.predict(image)
+        prediction = (self.predict_tiled if tiled else self.predict)(image)
         if output is not None:
             stem = Path(output) / (name or Path(path).stem)
             mask = prediction.mask
@@ -184,3 +257,31 @@ class Predictor:
                     target = target.with_name(f"{niftis.stem(target)}_{part}.nii.gz")
                 niftis.write(target, grid.restore(plane), grid, path)
         return found
+
+
+def clean(plane: np.ndarray, smallest: int = 0, fill_holes: bool = False) -> np.ndarray:
+    """A bool mask (2-D or 3-D) without connected pieces of fewer than `smallest` pixels, and with its holes filled.
+
+    Pieces touch by an edge (2-D: 4 neighbours).
+    """
+    if smallest > 1:
+        pieces, _ = ndimage.label(plane)
+        sizes = np.bincount(pieces.ravel())
+        sizes[0] = 0
+        plane = sizes[pieces] >= smallest
+    return ndimage.binary_fill_holes(plane) if fill_holes else plane
+
+
+def _starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Where tiles begin, so that they cover a side evenly."""
+    n = 1 + math.ceil((length - tile) / (tile * (1 - overlap)))
+    return np.linspace(0, length - tile, n).round().astype(int).tolist()
+
+
+def _fade(place: slice, length: int) -> np.ndarray:
+    """Weights along one side of a tile: none in the outer eighth, then rising; full up to the image's own edge."""
+    n = place.stop - place.start
+    ramp = np.clip(np.arange(n) + 1 - n // 8, 0, None).astype(np.float32)
+    before = ramp if place.start else np.full(n, ramp.max())
+    after = ramp[::-1] if place.stop < length else np.full(n, ramp.max())
+    return np.minimum(before, after)

@@ -164,6 +164,25 @@ def test_export_writes_what_it_checked(here, tmp_path, capsys):
     assert "nowhere.pth" in capsys.readouterr().err
 
 
+def test_options_of_inference(here):
+    line = (
+        "inference --model_path checkpoints/best_model.pth --image_path data/test/images/lesion_0001.jpg --output_dir "
+    )
+    options = {
+        "plain": "",
+        "turned": "--tta",
+        "tiles": "--tiled",
+        "clean": "--smallest 100000",
+        "filled": "--fill_holes",
+    }
+    found = {}
+    for name, option in options.items():
+        assert call(f"{line} {name} --precision fp32 {option}") == 0
+        found[name] = pixels(f"{name}/lesion_0001_mask.png")
+    assert not found["clean"].any() and (found["filled"] >= found["plain"]).all()
+    assert {mask.shape for mask in found.values()} == {found["plain"].shape}
+
+
 def test_volumes_are_predicted_too(here, tmp_path, capsys):
     import nibabel
 
