@@ -311,14 +311,19 @@ def _summarise(table: pd.DataFrame, average: str, cfg) -> pd.DataFrame:
 
 
 class _Examples:
-    """case name -> (image, truth, prediction) at the size of the store, computed when a figure asks."""
+    """Images of a part at the size of the store, with what the network makes of them, computed when a figure asks."""
 
     def __init__(self, dataset, predictor: Predictor):
         self.dataset, self.predictor = dataset, predictor
 
     def __call__(self, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image (H, W, C), truth and prediction as `plots.overlay` takes masks."""
+        image, truth, prob = self.scores(case)
+        return image, truth, self.predictor.mask(prob)
+
+    def scores(self, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same with probabilities (K, H, W) instead of the prediction."""
         number = int(np.flatnonzero(self.dataset.cases["case"] == case)[0])
         image, mask = self.dataset.pixels(number)
         batch = torch.from_numpy(data.normalise(image, self.predictor.table))[None]
-        pred = self.predictor.mask(self.predictor.probabilities(batch)[0].cpu().numpy())
-        return image, plots.flat(mask), pred
+        return image, plots.flat(mask), self.predictor.probabilities(batch)[0].cpu().numpy()

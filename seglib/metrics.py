@@ -14,6 +14,7 @@ from .curves import HistogramROC as HistogramROC
 
 IGNORE = 255
 RATIOS = ("dice", "iou", "precision", "recall", "f1", "specificity", "accuracy")
+LESS_IS_BETTER = ("bce", "hd95", "assd")
 
 
 def counts(pred: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None) -> dict[str, int]:

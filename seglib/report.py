@@ -17,8 +17,15 @@ from .curves import HistogramROC
 from .errors import DataError
 
 JSON = "evaluation_report.json"
-LESS_IS_BETTER = ("bce", "hd95", "assd")
-KEPT = ("case", "patient", "class", "annotated", *metrics.RATIOS, *LESS_IS_BETTER, "nsd")  # by image, in the JSON
+KEPT = (
+    "case",
+    "patient",
+    "class",
+    "annotated",
+    *metrics.RATIOS,
+    *metrics.LESS_IS_BETTER,
+    "nsd",
+)  # by image, in the JSON
 
 
 @dataclass
@@ -52,7 +59,7 @@ class Report:
     def worst(self, n: int = 4, metric: str = "dice") -> pd.DataFrame:
         """The images with the lowest (for distances and BCE: highest) score."""
         scored = self.per_image[self.per_image["annotated"]]
-        return scored.sort_values(metric, ascending=metric not in LESS_IS_BETTER).head(n)
+        return scored.sort_values(metric, ascending=metric not in metrics.LESS_IS_BETTER).head(n)
 
     def detection(self) -> pd.DataFrame:
         """Confusion in images instead of pixels: is the class there, and was any pixel of it predicted?
@@ -203,7 +210,7 @@ def compare(a: Any, b: Any, metric: str = "dice", resamples: int = 2000, seed: i
     both = one[one["annotated"]].merge(other[other["annotated"]], on=["case", "class"], suffixes=("_a", "_b"))
     if both.empty:
         raise DataError("the two reports have no image of an annotated class in common; evaluate both on the same data")
-    sign, rows = -1 if metric in LESS_IS_BETTER else 1, []
+    sign, rows = -1 if metric in metrics.LESS_IS_BETTER else 1, []
     means = both.groupby(["case", "patient_a"], sort=False)[[f"{metric}_a", f"{metric}_b"]].mean().reset_index()
     names = dict.fromkeys(one.loc[one["class"].isin(both["class"]), "class"])
     tables = {**{name: both[both["class"] == name] for name in names}, "mean": means}

@@ -33,7 +33,7 @@ FLOORS = {
     **dict.fromkeys(["layouts", "importing", "prepare", "models", "losses", "metrics"], 2),
     **dict.fromkeys(["data", "plots", "runs", "intervals"], 3),
     **dict.fromkeys(["training", "inference", "report"], 4),
-    **dict.fromkeys(["evaluation", "regions", "export"], 5),
+    **dict.fromkeys(["evaluation", "regions", "export", "explorer"], 5),
     "__main__": 6,
 }
 # The ground: what floor 0 itself stands on, each on the ones before it.
