@@ -198,9 +198,10 @@ def roc_curves(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figur
         fpr, tpr, _ = curve.roc()
         if not np.isfinite(fpr).all() or not np.isfinite(tpr).all():
             continue  # one label only: there is no curve
-        for axis, x in ((left, fpr), (right, np.minimum(fpr, 0.01))):
-            kept = thin(x, tpr)
-            axis.plot(x[kept], tpr[kept], color=colour, label=f"{name}: {labels.get(name, '')}")
+        first = slice(0, np.searchsorted(fpr, 0.01) + 1)  # up to the first point beyond 1 %
+        for axis, x, y in ((left, fpr, tpr), (right, fpr[first], tpr[first])):
+            kept = thin(x, y)
+            axis.plot(x[kept], y[kept], color=colour, label=f"{name}: {labels.get(name, '')}")
     left.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=1)
     left.set(xlabel="false positive rate", ylabel="true positive rate", ylim=(0, 1.01))
     right.set(xlabel="false positive rate, up to 1 %", xlim=(0, 0.01), ylim=(0, 1.01))
@@ -235,7 +236,7 @@ def calibration(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figu
         table = curve.reliability()
         left.plot(table["predicted"], table["observed"], "o-", color=colour, markersize=3,
                   label=f"{name}: {labels.get(name, '')}")  # fmt: skip
-        right.step(table["low"], table["n"], where="post", color=colour)
+        right.stairs(table["n"], [*table["low"], 1], color=colour)
     left.set(xlabel="probability said", ylabel="share that is true", xlim=(0, 1), ylim=(0, 1))
     right.set(xlabel="probability said", ylabel="pixels", yscale="symlog")
     _legend(left)

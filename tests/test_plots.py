@@ -307,13 +307,16 @@ def test_curves_are_drawn_to_scale():
     assert points[0].tolist() == [0, 0] and points[-1].tolist() == [1, 1] and len(points) <= 1000
     assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(curves["liver"].auc(), abs=1e-3)
     assert right.get_xlim() == (0, 0.01)
+    for line in right.get_lines():  # no wall at 1 %
+        x, y = line.get_xydata().T
+        assert (x[:-1] <= 0.01).all() and np.interp(0.005, x, y) < 1
     (axis,) = plots.pr_curves(curves, labels).axes
     chance = [line.get_ydata()[0] for line in axis.get_lines() if line.get_linestyle() == ":"]
     assert chance[0] == pytest.approx(0.2, abs=0.02)  # the class's share of the pixels
     left, right = plots.calibration(curves, labels).axes
     line = next(line for line in left.get_lines() if line.get_label().startswith("liver"))
     np.testing.assert_allclose(line.get_xydata()[:, 0], curves["liver"].reliability()["predicted"])
-    assert sum(patch.get_ydata().sum() for patch in right.get_lines()[:1]) == 4000
+    assert right.patches[0].get_data().values.sum() == 4000
 
 
 def test_confusion_shows_shares_and_numbers():

@@ -111,7 +111,7 @@ def test_environment_is_the_requirements():
 
 def test_pins_lie_in_the_ranges():
     pins = requirements()
-    wanted = ranges(["lab", "test"])
+    wanted = ranges(["lab", "export", "test"])
     for requirement in wanted:
         name = canonicalize_name(requirement.name)
         assert name in pins, f"requirements.txt lacks {name}"
@@ -128,7 +128,8 @@ def test_unwanted_builds_are_nowhere(name):
 
 
 def test_package_imports_are_declared():
-    lines = project()["dependencies"] + project()["optional-dependencies"]["lab"]
+    optional = project()["optional-dependencies"]
+    lines = project()["dependencies"] + optional["lab"] + optional["export"]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     packages = importlib.metadata.packages_distributions()
     # IPython comes with any notebook, google.colab with Colab; both are imported inside functions.
