@@ -28,7 +28,7 @@ def tagged_text(notebook, tag="scores"):
     return "\n".join(text.rstrip() for text in texts if text.strip())
 
 
-def tidy(notebook, width=600, colours=64):
+def tidy(notebook, width=480, colours=64):
     """What a notebook is committed with: no standard error, no time stamps, figures as small palette PNGs."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -43,7 +43,9 @@ def tidy(notebook, width=600, colours=64):
                 picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB")
                 picture.thumbnail((width, 10 * width))
                 small = io.BytesIO()
-                picture.quantize(colours, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+                picture.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+                    small, "PNG", optimize=True
+                )
                 data["image/png"] = base64.b64encode(small.getvalue()).decode()
 
 
