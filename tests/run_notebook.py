@@ -30,6 +30,7 @@ def tagged_text(notebook, tag="scores"):
 
 def tidy(notebook, width=480, colours=64):
     """What a notebook is committed with: no standard error, no time stamps, figures as small palette PNGs."""
+    notebook.metadata.pop("widgets", None)  # widgets live in a kernel; their state holds every figure once more
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.metadata.pop("execution", None)
