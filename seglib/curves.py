@@ -272,12 +272,12 @@ class HistogramROC:
         return float(_divide(np.nansum(gaps * table["n"]), table["n"].sum()))
 
 
-def coarse(prob: np.ndarray, target: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+def coarse(prob: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(2, COARSE) negative and positive pixels in bins about 3 % wide in odds: small enough to keep one a patient.
 
-    Arguments are those of `HistogramROC.update`, as arrays. `intervals.curve_intervals` draws patients from them.
+    Arrays as `HistogramROC.update` takes them. `intervals.curve_intervals` draws patients from them.
     """
-    known = target != IGNORE if valid is None else valid & (target != IGNORE)
+    known = target != IGNORE
     prob, positive = prob[known], target[known] == 1
     bins = (np.minimum(prob, 1 - prob).astype(np.float16).view(np.uint16) >> 5).astype(np.int32)
     bins = np.where(prob < 0.5, bins, COARSE - 1 - bins) + COARSE * positive

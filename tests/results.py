@@ -14,6 +14,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +33,7 @@ def lung(work_dir: str) -> list[dict]:
     rows = []
     for seed in (0, 1):
         cfg = config.preset("lung", "small", data_root=str(REAL / "montgomery"), work_dir=work_dir, seed=seed)
-        batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
-        run = training.fit(cfg, batches)
-        about = {
-            "training": f"{run.info['images']['train']} Montgomery, seed {seed}",
-            "train_seconds": run.info["seconds"],
-        }
+        run, batches = _train(cfg)
         tests = {"Montgomery, test": batches["test"]}
         if seed == 0:
             other = cfg.replace(data_root=str(REAL / "shenzhen"), test_split=1.0, val_split=0.0)
@@ -46,7 +42,7 @@ def lung(work_dir: str) -> list[dict]:
             ]
         for name, loader in tests.items():
             report = evaluation.evaluate(run, loader, grid="original")
-            rows += [{"system": "lung", "data": name, **about, **row} for row in _scores(report, seed)]
+            rows += [{**_about("lung", name, run, "Montgomery"), **row} for row in _scores(report, seed)]
     return rows
 
 
@@ -93,7 +89,7 @@ def palm(work_dir: str) -> list[dict]:
 
 
 def palm_tree(folder: Path) -> Path:
-    """A PALM tree at half of IDRiD's size: 15 photographs with disc and exudates, 30 with the disc alone, no part."""
+    """A PALM tree: 15 photographs of IDRiD at a quarter of their sides with disc and exudates, 30 with disc alone."""
     if (folder / "PALM").is_dir():
         return folder
     part = folder / "PALM" / "Training"
@@ -245,19 +241,25 @@ def table() -> str:
         "| system | scored on | figure | value (95 % interval) | n | trained on | training |",
         "|---|---|---|---|---|---|---|",
     ]
-    notes = []
-    for name in RESULTS:
-        path = FOLDER / f"{name}.json"
-        if not path.is_file():
-            continue
-        found = json.loads(path.read_text(encoding="utf-8"))
+    found_all = saved(FOLDER, RESULTS)
+    for found in found_all:
         for row in found["rows"]:
             value = f"{row['value']:.3f}" + (f" ({row['low']:.3f}–{row['high']:.3f})" if "low" in row else "")
             seconds = f"{row['train_seconds']:.0f} s" if "train_seconds" in row else ""
             cells = (row["system"], row["data"], row["metric"], value, row["n"], row["training"], seconds)
             lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-        notes.append(f"`{found['command']}`, {found['date']}, {found['machine']}.")
-    return "\n".join([*lines, "", "Measured by: " + " ".join(dict.fromkeys(notes))])
+    return "\n".join([*lines, "", measured_by(found_all)])
+
+
+def saved(folder: Path, names: Iterable[str]) -> list[dict]:
+    """The JSON files of a folder that there are for these names, in that order."""
+    paths = [folder / f"{name}.json" for name in names]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+
+
+def measured_by(found: list[dict]) -> str:
+    """The line below a table: command, date and machine of each of its files."""
+    return "Measured by: " + " ".join(f"`{f['command']}`, {f['date']}, {f['machine']}." for f in found)
 
 
 def write_readme(begin: str, end: str, lines: str) -> None:

@@ -20,18 +20,13 @@ FOLDER = Path(__file__).parent
 def table() -> str:
     """The README's table, made from the JSON files alone."""
     lines = ["| task | ours | peer | ratio | rounds |", "|---|---|---|---|---|"]
-    notes = []
-    for name in GROUPS:
-        path = FOLDER / f"{name}.json"
-        if not path.is_file():
-            continue
-        found = json.loads(path.read_text(encoding="utf-8"))
+    found_all = results.saved(FOLDER, GROUPS)
+    for found in found_all:
         for row in found["rows"]:
             peer = f"{row['peer']}: {row['peer_seconds']:.3g} s" if "peer" in row else ""
             ratio = f"{row['peer_seconds'] / row['seconds']:.0f}" if "peer" in row else ""
             lines.append(f"| {row['task']} | {row['seconds']:.3g} s | {peer} | {ratio} | {row['rounds']} |")
-        notes.append(f"`{found['command']}`, {found['date']}, {found['machine']}.")
-    return "\n".join([*lines, "", "Measured by: " + " ".join(notes)])
+    return "\n".join([*lines, "", results.measured_by(found_all)])
 
 
 if __name__ == "__main__":
