@@ -133,57 +133,44 @@ def compare(args: argparse.Namespace) -> None:
 
 def predict(args: argparse.Namespace) -> None:
     """Masks of new images."""
-    from collections import Counter
-
-    from . import hosts, images, trees, volumes
+    from . import volumes
 
     if bool(args.image_path) == bool(args.image_dir) or (args.mask_path and args.image_dir):
         raise ConfigError(
             "give --image_path FILE (and --mask_path FILE, where there is a truth), or --image_dir FOLDER"
         )
-    files = [Path(args.image_path or args.image_dir)]
-    if args.image_dir:
-        folder = files[0]
-        wanted = (*images.SUFFIXES, *volumes.SUFFIXES)
-        files = sorted(f for f in folder.glob("*") if f.name.lower().endswith(wanted))
-        if not files:
-            raise DataError(f"{folder}: no picture or volume here, but {trees.contents(folder)}; expected {wanted}")
     predictor, _ = _predictor(args)
     predictor.tta, predictor.smallest, predictor.fill_holes = args.tta, args.smallest, args.fill_holes
-    twice, failed = Counter(file.stem for file in files), {}
-    for file in hosts.progress(files, desc="predict", leave=False):
-        name = file.stem if twice[file.stem] == 1 else file.name.replace(".", "_")  # a.png and a.jpg
-        try:
-            if volumes.is_volume(file):
-                found = predictor.predict_volume(file, args.output_dir)
-                sizes = ", ".join(f"{name} {ml:.1f} mL" for name, ml in found.millilitres.items() if ml == ml)
-                print(f"{file.name}: {len(found.mask)} slices; {sizes or 'spacing unknown, so no mL'}")
-            else:
-                _predict_one(predictor, file, name, args)
-        except DataError as error:
-            failed[file.name] = str(error)
-    print(f"{len(files) - len(failed)} of {len(files)} images predicted, results in {args.output_dir}")
+    millilitres, failed = {}, {}
+    if args.image_dir:
+        found = predictor.predict_folder(
+            args.image_dir, args.output_dir, args.save_overlay, True, args.show_probability, args.tiled
+        )
+        millilitres, failed = found["millilitres"], found["failed"]
+        print(f"{len(found['done'])} of {len(found['done']) + len(failed)} images predicted")
+    elif volumes.is_volume(args.image_path):
+        millilitres[Path(args.image_path).name] = predictor.predict_volume(args.image_path, args.output_dir).millilitres
+    else:
+        _predict_one(predictor, Path(args.image_path), args)
+    for name, sizes in millilitres.items():
+        words = ", ".join(f"{organ} {ml:.1f} mL" for organ, ml in sizes.items() if ml == ml)
+        print(f"{name}: {words or 'spacing unknown, so no mL'}")
+    print(f"results in {args.output_dir}")
     if failed:
         raise DataError("\n".join(["not predicted:", *failed.values()]))
 
 
-def _predict_one(predictor, file: Path, name: str, args: argparse.Namespace) -> None:
+def _predict_one(predictor, file: Path, args: argparse.Namespace) -> None:
     """Mask, overlay and panels of one image, and its scores where there is a truth."""
-    from . import images, plots
-
-    prob, mask = predictor.predict_file(file, args.output_dir, args.save_overlay, name, args.tiled)
-    cfg = predictor.config
-    image = images.read_image(file, cfg.in_channels, cfg.percentiles)
-    panels = {"image": image, "prediction": plots.overlay(image, mask)}
+    image = predictor.read(file)
+    prediction = (predictor.predict_tiled if args.tiled else predictor.predict)(image)
+    truth = None
     if args.mask_path:
-        truth = _truth(args.mask_path, file, cfg, mask.shape)
-        panels["truth"] = plots.overlay(image, truth)
-        _print_scores(mask, truth, cfg)
-    if args.show_probability:
-        found = 1 - prob[0] if cfg.task == "multiclass" else prob.max(axis=0)
-        panels["probability"] = (found * 255).round().astype("uint8")
-    figure = plots.grid(list(panels.values()), list(panels), side=3.5)
-    plots.save(figure, Path(args.output_dir) / f"{name}_visualization.png")
+        truth = _truth(args.mask_path, file, predictor.config, prediction.mask.shape)
+        _print_scores(prediction.mask, truth, predictor.config)
+    predictor.write(
+        prediction, image, args.output_dir, file.stem, args.save_overlay, True, args.show_probability, truth
+    )
 
 
 def _truth(path: str, image: Path, cfg, shape: tuple[int, ...]):

@@ -1,7 +1,9 @@
 """`Predictor`: trained weights to masks, in the size of the input. Taught in `04_lung_segmentation`."""
 
 import math
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +13,8 @@ from scipy import ndimage
 
 from . import config, data, grids, hosts, images, metrics, niftis, plots, runs, volumes
 from .errors import DataError
+
+AHEAD = 4  # pictures of a folder that are read before the network needs them
 
 
 class Prediction(NamedTuple):
@@ -170,55 +174,114 @@ class Predictor:
             labels[clean(chosen[k], self.smallest, self.fill_holes) & (chosen[k] | chosen[0])] = k
         return labels == np.arange(len(chosen))[:, None, None]
 
+    def read(self, path: str | Path) -> np.ndarray:
+        """An image file as the network was trained to see it: (H, W, channels of the network) uint8."""
+        return images.read_image(path, self.config.in_channels, self.config.percentiles)
+
+    def write(
+        self,
+        prediction: Prediction,
+        image: np.ndarray,
+        output: str | Path,
+        name: str,
+        overlay: bool = False,
+        panels: bool = False,
+        probability: bool = False,
+        truth: np.ndarray | None = None,
+    ) -> None:
+        """`<name>_mask.png` of a prediction into a folder: 0 and 255, or class numbers; multilabel: a file a class.
+
+        Args:
+            image: (H, W, C) uint8, as `read` gives it.
+            overlay: also `<name>_overlay.png`, the mask in colour on the image.
+            panels: also `<name>_visualization.png`: image, prediction, the truth (H, W) where it is given and, with
+                `probability`, the probability of any structure.
+        """
+        cfg, mask, stem = self.config, prediction.mask, Path(output) / name
+        parts = [f"_{part}" for part in cfg.class_names] if cfg.task == "multilabel" else [""]
+        for part, plane in zip(parts, mask if cfg.task == "multilabel" else [mask]):
+            pixels = plane if cfg.task == "multiclass" else plane * 255
+            images.write_png(stem.with_name(f"{name}{part}_mask.png"), pixels)
+        if not (overlay or panels):
+            return
+        coloured = plots.overlay(image, mask)
+        if overlay:
+            images.write_png(stem.with_name(f"{name}_overlay.png"), coloured)
+        if panels:
+            shown = {"image": image, "prediction": coloured}
+            if truth is not None:
+                shown["truth"] = plots.overlay(image, truth)
+            if probability:
+                prob = prediction.prob
+                any_of = 1 - prob[0] if cfg.task == "multiclass" else prob.max(axis=0)
+                shown["probability"] = (any_of * 255).round().astype(np.uint8)
+            figure = plots.grid(list(shown.values()), list(shown), side=3.5)
+            plots.save(figure, stem.with_name(f"{name}_visualization.png"))
+
     def predict_file(
         self,
         path: str | Path,
         output: str | Path | None = None,
         overlay: bool = False,
-        name: str | None = None,
+        panels: bool = False,
+        probability: bool = False,
         tiled: bool = False,
     ) -> Prediction:
-        """An image file to a `Prediction`; `<name>_mask.png` (and `<name>_overlay.png`) go to the folder `output`.
-
-        `name` is the file's own, without its suffix, unless another is given; `tiled`: by `predict_tiled`.
-        """
-        cfg = self.config
-        image = images.read_image(path, cfg.in_channels, cfg.percentiles)
+        """An image file to a `Prediction`; with `output`, files go there as `write` says, named as the image."""
+        image = self.read(path)
         prediction = (self.predict_tiled if tiled else self.predict)(image)
         if output is not None:
-            stem = Path(output) / (name or Path(path).stem)
-            mask = prediction.mask
-            parts = [f"_{part}" for part in cfg.class_names] if cfg.task == "multilabel" else [""]
-            for part, plane in zip(parts, mask if cfg.task == "multilabel" else [mask]):
-                pixels = plane if cfg.task == "multiclass" else plane * 255
-                images.write_png(stem.with_name(f"{stem.name}{part}_mask.png"), pixels)
-            if overlay:
-                images.write_png(stem.with_name(f"{stem.name}_overlay.png"), plots.overlay(image, mask))
+            self.write(prediction, image, output, Path(path).stem, overlay, panels, probability)
         return prediction
 
     def predict_folder(
-        self, folder: str | Path, output: str | Path = "predictions", overlay: bool = False
+        self,
+        folder: str | Path,
+        output: str | Path = "predictions",
+        overlay: bool = False,
+        panels: bool = False,
+        probability: bool = False,
+        tiled: bool = False,
     ) -> dict[str, Any]:
-        """Every picture of a folder; returns {"done": [names], "failed": {name: reason}}. A bad file stops nothing."""
-        files = (
-            sorted(f for f in Path(folder).glob("*") if f.suffix.lower() in images.SUFFIXES)
-            if Path(folder).is_dir()
-            else []
-        )
+        """Every picture and NIfTI volume of a folder, by `predict_file` and `predict_volume`. A bad file stops nothing.
+
+        Pictures are read ahead in another thread, and those without panels are written in it, so that the network
+        does not wait for files.
+
+        Returns:
+            {"done": [file names], "failed": {name: reason}, "millilitres": {name of a volume: {class: mL}}}
+        """
+        known = (*images.SUFFIXES, *volumes.SUFFIXES)
+        files = sorted(f for f in Path(folder).glob("*") if f.name.lower().endswith(known))
         if not files:
-            raise DataError(
-                f"{folder}: no picture here; expected a folder with files ending in {', '.join(images.SUFFIXES)}"
-            )
-        twice = Counter(file.stem for file in files)  # a.png and a.jpg become a_png and a_jpg
-        done, failed = [], {}
-        for file in hosts.progress(files, desc="predict", leave=False):
-            try:
-                name = file.stem if twice[file.stem] == 1 else file.name.replace(".", "_")
-                self.predict_file(file, output, overlay, name)
-                done.append(file.name)
-            except DataError as error:
-                failed[file.name] = str(error)
-        return {"done": done, "failed": failed}
+            raise DataError(f"{folder}: no picture or volume here; expected files ending in {', '.join(known)}")
+        twice = Counter(_stem(file) for file in files)  # a.png and a.jpg become a_png and a_jpg
+        found: dict[str, Any] = {"done": [], "failed": {}, "millilitres": {}}
+        progress = hosts.progress(files, desc="predict", leave=False)
+        with ThreadPoolExecutor(2) as pool:
+            writes: deque[Future] = deque()
+            for file, image in _ahead(pool, lambda f: None if volumes.is_volume(f) else self.read(f), progress):
+                try:
+                    name = _stem(file) if twice[_stem(file)] == 1 else file.name.replace(".", "_")
+                    if volumes.is_volume(file):
+                        target = Path(output) / f"{name}_mask.nii.gz"
+                        found["millilitres"][file.name] = self.predict_volume(file, target).millilitres
+                    else:
+                        pixels = image.result()
+                        prediction = (self.predict_tiled if tiled else self.predict)(pixels)
+                        arguments = (prediction, pixels, output, name, overlay, panels, probability)
+                        if panels:  # matplotlib draws in one thread only
+                            self.write(*arguments)
+                        else:
+                            writes.append(pool.submit(self.write, *arguments))
+                    found["done"].append(file.name)
+                except DataError as error:
+                    found["failed"][file.name] = str(error)
+                while len(writes) > AHEAD:
+                    writes.popleft().result()  # a full disk stops here
+            for write in writes:
+                write.result()
+        return found
 
     def predict_volume(
         self, path: str | Path, output: str | Path | None = None, batch_size: int = 8
@@ -257,6 +320,20 @@ class Predictor:
                     target = target.with_name(f"{niftis.stem(target)}_{part}.nii.gz")
                 niftis.write(target, grid.restore(plane), grid, path)
         return found
+
+
+def _stem(file: Path) -> str:
+    return niftis.stem(file) if volumes.is_volume(file) else file.stem
+
+
+def _ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable) -> Iterator[tuple[Any, Future]]:
+    """Each item with the future of `function(item)`, which was begun a few items before."""
+    begun: deque[tuple[Any, Future]] = deque()
+    for item in items:
+        begun.append((item, pool.submit(function, item)))
+        if len(begun) > AHEAD:
+            yield begun.popleft()
+    yield from begun
 
 
 def clean(plane: np.ndarray, smallest: int = 0, fill_holes: bool = False) -> np.ndarray:

@@ -4,6 +4,9 @@ The rules for empty masks are those of the table in the README: empty truth and 
 score whose fraction is 0/0 is not a number and left out, a mask that does not exist is never scored. Taught in `04`.
 """
 
+import math
+
+import cv2
 import numpy as np
 import torch
 from scipy import ndimage
@@ -13,6 +16,7 @@ from torch import Tensor
 from .curves import HistogramROC as HistogramROC
 
 IGNORE = 255
+CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 RATIOS = ("dice", "iou", "precision", "recall", "f1", "specificity", "accuracy")
 LESS_IS_BETTER = ("bce", "hd95", "assd")
 
@@ -114,29 +118,64 @@ def surface_distances(
     if not pred.any() or not truth.any():
         diagonal = float(np.linalg.norm(np.array(pred.shape) * spacing))
         return {"hd95": diagonal, "assd": diagonal, "nsd": 0.0}
-    # the union's box holds both boundaries: the distances stay exact and cost far less
-    axes = [np.flatnonzero((pred | truth).any(axis=tuple(set(range(pred.ndim)) - {axis}))) for axis in range(pred.ndim)]
-    box = tuple(slice(found[0], found[-1] + 1) for found in axes)
-    edges = [_boundary(mask[box]) for mask in (pred, truth)]
-    if 10 * sum(np.count_nonzero(edge) for edge in edges) < edges[0].size:  # few points: a tree is faster than a map
-        points = [np.argwhere(edge) * spacing for edge in edges]
-        there, back = (cKDTree(points[a], balanced_tree=False).query(points[1 - a])[0] for a in (1, 0))
-    else:
-        far = [ndimage.distance_transform_edt(~edge, sampling=spacing) for edge in edges]
-        there, back = far[1][edges[0]], far[0][edges[1]]  # prediction -> truth, truth -> prediction
+    box = _box(pred | truth)  # holds both boundaries: the distances stay exact and cost far less
+    there, back = _nearest(*(_boundary(mask[box]) for mask in (pred, truth)), spacing)
     return {
-        "hd95": float(max(np.percentile(there, 95), np.percentile(back, 95))),
+        "hd95": max(_percentile(there, 95), _percentile(back, 95)),
         "assd": float((there.sum() + back.sum()) / (there.size + back.size)),
         "nsd": float(((there <= tolerance).sum() + (back <= tolerance).sum()) / (there.size + back.size)),
     }
 
 
+def _box(mask: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that holds a mask which is not empty."""
+    box = ()
+    for axis in range(mask.ndim):  # each axis looks only into what the ones before have left
+        held = np.flatnonzero(mask[box].any(axis=tuple(set(range(mask.ndim)) - {axis})))
+        box += (slice(held[0], held[-1] + 1),)
+    return box
+
+
 def _boundary(mask: np.ndarray) -> np.ndarray:
     """The mask minus its erosion by a cross; what lies outside of the array is not mask."""
-    middle = (slice(1, -1),) * mask.ndim
-    inside = np.zeros_like(mask)
-    inside[middle] = mask[middle]
-    for axis in range(mask.ndim):
-        for side in (slice(None, -2), slice(2, None)):
-            inside[middle] &= mask[(*middle[:axis], side, *middle[axis + 1 :])]
-    return mask & ~inside
+    if mask.ndim != 2:
+        return mask & ~ndimage.binary_erosion(mask)
+    pixels = np.ascontiguousarray(mask).view(np.uint8)  # OpenCV is fifty times faster, but only in 2-D
+    return mask & ~cv2.erode(pixels, CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0).view(bool)
+
+
+def _nearest(first: np.ndarray, second: np.ndarray, spacing: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """From each pixel of a bool mask the distance to the nearest of another, and back; by the fastest exact way."""
+    shape, found = first.shape, [np.flatnonzero(mask) for mask in (first, second)]
+    points = [np.stack(np.unravel_index(flat, shape), axis=1) for flat in found]
+    pairs, diagonal = len(points[0]) * len(points[1]), float(np.linalg.norm(shape))
+    if set(spacing) == {1.0} and pairs < 4_000_000 and diagonal < 4096:  # squares stay whole numbers below 2 ** 24
+        return _nearest_of_all(*points, shape)
+    if 10 * sum(map(len, points)) < first.size:  # few points: a tree is faster than a map
+        there, back = (
+            cKDTree(points[a] * spacing, balanced_tree=False).query(points[1 - a] * spacing)[0] for a in (1, 0)
+        )
+        return there, back
+    far = [ndimage.distance_transform_edt(~mask, sampling=spacing) for mask in (first, second)]
+    return far[1].ravel()[found[0]], far[0].ravel()[found[1]]
+
+
+def _nearest_of_all(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The same for points (n, axes) of whole numbers: |a|^2 + |b|^2 - 2ab of all pairs, as one matrix product."""
+    a, b = ((points - np.array(shape) // 2).astype(np.float32) for points in (a, b))
+    left = np.column_stack([a, (a * a).sum(axis=1), np.ones(len(a), np.float32)])
+    right = np.vstack([-2 * b.T, np.ones(len(b), np.float32), (b * b).sum(axis=1)])
+    there, back = np.empty(len(a), np.float32), np.full(len(b), np.inf, np.float32)
+    for start in range(0, len(a), 64):  # few rows at a time stay in the processor's cache
+        square = left[start : start + 64] @ right
+        square.min(axis=1, out=there[start : start + 64])
+        np.minimum(back, square.min(axis=0), out=back)
+    return np.sqrt(there, dtype=np.float64), np.sqrt(back, dtype=np.float64)
+
+
+def _percentile(values: np.ndarray, percent: float) -> float:
+    """As `np.percentile` (linear between ranks), at a tenth of its fixed cost."""
+    rank = percent / 100 * (len(values) - 1)
+    low, high = math.floor(rank), math.ceil(rank)
+    ordered = np.partition(values, (low, high))
+    return float(ordered[low] + (rank - low) * (ordered[high] - ordered[low]))

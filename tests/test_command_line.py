@@ -192,7 +192,7 @@ def test_volumes_are_predicted_too(here, tmp_path, capsys):
         nibabel.save(nibabel.Nifti1Image(array, np.diag([2, 2, 8, 1])), tmp_path / "scans" / name)
     line = f"predict --model_path checkpoints/best_model.pth --output_dir {tmp_path}/out"
     assert call(f"{line} --image_dir {tmp_path}/scans") == 0
-    assert "a.nii.gz: 6 slices; structure" in capsys.readouterr().out
+    assert "a.nii.gz: structure " in capsys.readouterr().out
     assert sorted(os.listdir(tmp_path / "out")) == ["a_mask.nii.gz", "b_mask.nii.gz"]
     assert nibabel.load(tmp_path / "out" / "b_mask.nii.gz").shape == array.shape
     (tmp_path / "scans" / "c.nii.gz").write_bytes(b"nothing")

@@ -3,6 +3,7 @@
 import math
 import warnings
 
+import cv2
 import monai.metrics
 import numpy as np
 import pytest
@@ -300,6 +301,19 @@ def test_distances_by_definition(data):
     expected = {"hd95": max(np.percentile(there, 95), np.percentile(back, 95)), "assd": both.mean()}
     assert found == pytest.approx({**expected, "nsd": (both <= tolerance).mean()}, abs=1e-9)
     assert found == pytest.approx(metrics.surface_distances(truth, pred, spacing, tolerance), abs=1e-9)
+
+
+@pytest.mark.parametrize("side", [9, 90, 700, 3000])
+def test_each_way_to_the_nearest_pixel_gives_the_same(side):
+    """In pixels all pairs are compared, in mm a tree or a map is used, as for very large masks: equal distances."""
+    pred, truth = (np.zeros((side, side + 7), np.uint8) for _ in range(2))
+    cv2.ellipse(pred, (side // 2, side // 2), (side // 3, side // 5), 20, 0, 360, 1, -1)
+    cv2.ellipse(truth, (side // 2 + 2, side // 2 - 1), (side // 4, side // 4), 0, 0, 360, 1, -1)
+    truth[0, 0] = truth[-1, -1] = 1
+    pixels = metrics.surface_distances(pred > 0, truth > 0, tolerance=3)
+    doubled = metrics.surface_distances(pred > 0, truth > 0, (2.0, 2.0), tolerance=6)
+    assert doubled == pytest.approx({"hd95": 2 * pixels["hd95"], "assd": 2 * pixels["assd"], "nsd": pixels["nsd"]})
+    assert 0 < pixels["assd"] < pixels["hd95"]
 
 
 @pytest.mark.parametrize("shape", [(24, 30), (9, 14, 12)])

@@ -4,6 +4,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -53,25 +54,23 @@ def auc(millions: int = 100, rounds: int = 1) -> list[dict]:
             roc.update(prob[part], truth[part])
         found["ours"] = roc.auc()
 
-    def torchmetrics_binned():
-        metric = torchmetrics.classification.BinaryAUROC(thresholds=200)
+    def binned(thresholds):
+        metric = torchmetrics.classification.BinaryAUROC(thresholds=thresholds)
         for part in batches:
             metric.update(torch.from_numpy(prob[part]), torch.from_numpy(truth[part]).int())
-        found["torchmetrics"] = float(metric.compute())
+        found[f"torchmetrics, {thresholds} thresholds"] = float(metric.compute())
 
     def scikit_learn():
         found["scikit-learn"] = sklearn.metrics.roc_auc_score(truth, prob)
 
-    seconds = by_turns({"ours": ours, "torchmetrics": torchmetrics_binned, "scikit-learn": scikit_learn}, rounds)
-    task = f"AUC of {millions} million scores"
-    names = {"scikit-learn": "scikit-learn", "torchmetrics": "torchmetrics, 200 thresholds"}
+    peers = {f"torchmetrics, {n} thresholds": partial(binned, n) for n in (200, 1000)}
+    seconds = by_turns({"ours": ours, **peers, "scikit-learn": scikit_learn}, rounds)
+    error = {name: abs(value - found["scikit-learn"]) for name, value in found.items()}
+    task = f"AUC of {millions} million scores ({error['ours']:.0e} from the exact one)"
     return [
-        {
-            "task": f"{task} ({abs(found['ours'] - found['scikit-learn']):.0e} from the exact one)",
-            "seconds": seconds["ours"], "peer": words, "peer_seconds": seconds[name], "rounds": rounds,
-            "peer_error": abs(found[name] - found["scikit-learn"]),
-        }
-        for name, words in names.items()
+        {"task": task, "seconds": seconds["ours"], "peer": peer, "peer_seconds": seconds[peer], "rounds": rounds,
+         "peer_error": error[peer]}
+        for peer in ("scikit-learn", *peers)
     ]  # fmt: skip
 
 
