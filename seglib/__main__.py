@@ -139,6 +139,8 @@ def predict(args: argparse.Namespace) -> None:
         raise ConfigError(
             "give --image_path FILE (and --mask_path FILE, where there is a truth), or --image_dir FOLDER"
         )
+    if args.dicom_seg and not (args.image_path and Path(args.image_path).is_dir()):
+        raise ConfigError("dicom_seg: give the folder of one DICOM series as --image_path")
     predictor, _ = _predictor(args)
     predictor.tta, predictor.smallest, predictor.fill_holes = args.tta, args.smallest, args.fill_holes
     millilitres, failed = {}, {}
@@ -350,6 +352,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     sub.add_argument("--mask_path", metavar="FILE", help="the truth of the one image: prints Dice and IoU")
     sub.add_argument("--output_dir", metavar="DIR", default="predictions", help="default predictions")
     sub.add_argument("--save_overlay", action="store_true", help="also NAME_overlay.png")
+    sub.add_argument("--dicom_seg", action="store_true", help="of a DICOM series also NAME_mask.dcm, a Segmentation")
     sub.add_argument("--tta", action="store_true", help="mean over the flips that the network was trained with")
     sub.add_argument(
         "--tiled", action="store_true", help="pictures at their own resolution, in tiles of the trained size"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from . import config, data, grids, hosts, images, metrics, niftis, plots, runs, volumes
+from . import config, data, dicom_seg, grids, hosts, images, metrics, niftis, plots, runs, volumes
 from .errors import DataError
 
 AHEAD = 4  # pictures of a folder that are read before the network needs them
@@ -284,13 +284,14 @@ class Predictor:
         return found
 
     def predict_volume(
-        self, path: str | Path, output: str | Path | None = None, batch_size: int = 8
+        self, path: str | Path, output: str | Path | None = None, batch_size: int = 8, dicom: bool = False
     ) -> VolumePrediction:
         """A NIfTI file or the folder of a DICOM series, slice by slice, to a `VolumePrediction`.
 
         Args:
             output: a NIfTI file, or a folder that receives `<name>_mask.nii.gz` (multilabel: a file a class). It has
                 the axes, affine and unit of the input, so that a viewer lays it exactly over the image.
+            dicom: also `<name>_mask.dcm`, a DICOM Segmentation over the series; only for a series, needs highdicom.
 
         Raises:
             DataError: no such volume, a damaged one, or one that the network cannot be given.
@@ -319,6 +320,10 @@ class Predictor:
                 if part:
                     target = target.with_name(f"{niftis.stem(target)}_{part}.nii.gz")
                 niftis.write(target, grid.restore(plane), grid, path)
+            if dicom:
+                folder = output.parent if is_file else output
+                masks = {part: plane.astype(bool) for part, plane in zip(names, planes)}
+                dicom_seg.write(folder / f"{name}_mask.dcm", masks, grid)
         return found
 
 

@@ -2,6 +2,7 @@
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import torch
 
@@ -78,6 +79,32 @@ def test_a_dicom_series_gives_a_nifti_on_its_place(tmp_path):
     again = volumes.read_labels_like(volumes.read_grid(series), tmp_path / "here.nii.gz")
     np.testing.assert_array_equal(again, found.mask)
     assert volumes.read_labels_like(volumes.read_grid(series), labels).shape == found.mask.shape
+
+
+def test_a_dicom_series_also_gives_a_dicom_segmentation(tmp_path):
+    highdicom = pytest.importorskip("highdicom")
+    tree = phantoms.write("rsna", tmp_path / "ct", n=1)
+    series = next((tree / "train_images").glob("*/*"))
+    found = predictor().predict_volume(series, tmp_path / "out", dicom=True)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        f"{series.name}_mask.{e}" for e in ("dcm", "nii.gz")
+    ]
+    saved = highdicom.seg.segread(tmp_path / "out" / f"{series.name}_mask.dcm")
+    uids = [pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID for file in found.grid.files]
+    pixels = saved.get_pixels_by_source_instance(uids, combine_segments=True, assert_missing_frames_are_empty=True)
+    np.testing.assert_array_equal(pixels, found.grid.restore(found.mask))
+    assert pixels.any() and [segment.SegmentLabel for segment in saved.SegmentSequence] == ["liver"]
+
+
+@pytest.mark.parametrize("harm", ["zero bytes", "cut short"])
+def test_a_damaged_slice_is_named_and_its_series_is_not_half_done(tmp_path, harm):
+    tree = phantoms.write("rsna", tmp_path / "ct", n=1)
+    series = next((tree / "train_images").glob("*/*"))
+    bad = sorted(series.glob("*.dcm"))[2]
+    bad.write_bytes(b"" if harm == "zero bytes" else bad.read_bytes()[:-2000])
+    with pytest.raises(DataError, match=bad.name):
+        predictor().predict_volume(series, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_unknown_spacing_gives_no_millilitres(tmp_path):

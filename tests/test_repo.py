@@ -29,11 +29,11 @@ FLOORS = {
     **dict.fromkeys(["dicoms", "niftis", "grids", "volumes", "trees", "weights", "phantom_fundus", "phantom_skin"], 0),
     "phantom_abdomen": 0,
     "phantom_heart": 0,
-    **dict.fromkeys(["volume_layouts", "cases", "phantoms", "encoders", "curves"], 1),
+    **dict.fromkeys(["volume_layouts", "cases", "phantoms", "encoders", "curves", "lungs", "dicom_seg"], 1),
     **dict.fromkeys(["layouts", "importing", "prepare", "models", "losses", "metrics"], 2),
     **dict.fromkeys(["data", "plots", "runs", "intervals"], 3),
     **dict.fromkeys(["training", "inference", "report"], 4),
-    **dict.fromkeys(["evaluation", "regions", "export", "explorer"], 5),
+    **dict.fromkeys(["evaluation", "regions", "export", "explorer", "two_step"], 5),
     "__main__": 6,
 }
 # The ground: what floor 0 itself stands on, each on the ones before it.

@@ -1,0 +1,290 @@
+"""DICOM Segmentation objects, read back with highdicom and pydicom and laid over the slices they came from."""
+
+import shutil
+import sys
+import warnings
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from pydicom.sr.codedict import codes
+from pydicom.uid import JPEG2000Lossless, SegmentationStorage, generate_uid
+
+from seglib import dicom_seg, phantoms, volumes
+from seglib.errors import SeglibError
+from tests.test_volumes import write_series
+
+highdicom = pytest.importorskip("highdicom")
+
+SHAPE = (5, 6, 9)  # of the files: slices, rows, columns
+STUDY = {"StudyInstanceUID": "1.2.3.4", "FrameOfReferenceUID": "1.2.3.5"}  # what a Segmentation refers to
+# Name -> ImageOrientationPatient, step from slice to slice in mm, slice_axis of the display
+WAYS = {
+    "axial": ([1, 0, 0, 0, 1, 0], (0, 0, 2.5), None),
+    "axial, numbered downwards": ([1, 0, 0, 0, 1, 0], (0, 0, -2.5), None),
+    "prone": ([-1, 0, 0, 0, -1, 0], (0, 0, 2.5), None),
+    "sagittal": ([0, 1, 0, 0, 0, -1], (2.5, 0, 0), None),
+    "oblique": ([0.8, 0.6, 0, 0, 0, -1], (1.5, -2, 0), None),
+    "axial, shown as coronal": ([1, 0, 0, 0, 1, 0], (0, 0, 2.5), 1),
+}
+
+
+def series(folder, shape=SHAPE, **tags):
+    """A CT series as `write_series` makes it, without any patient attribute; a tag of None is taken out."""
+    stored = np.arange(np.prod(shape)).reshape(shape)
+    files = write_series(folder, stored, **{**STUDY, **{k: v for k, v in tags.items() if v is not None}})
+    for file in files:
+        data = pydicom.dcmread(file)
+        for name in (name for name, value in tags.items() if value is None):
+            del data[name]
+        data.save_as(file)
+    return folder
+
+
+def random_masks(grid, *names):
+    rng = np.random.default_rng(0)
+    return {name: rng.random(grid.shape) < 0.4 for name in names}
+
+
+def planes(seg, headers):
+    """(slice, row, column, segment) of a Segmentation, by the SOPInstanceUID of its source slices."""
+    uids = [header.SOPInstanceUID for header in headers]
+    return seg.get_pixels_by_source_instance(uids, assert_missing_frames_are_empty=True)
+
+
+def check(path, masks, grid):
+    """Reads a written file back and compares it with the series and the masks; returns it."""
+    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in grid.files]
+    seg = highdicom.seg.segread(path)
+    for segment, mask in enumerate(masks.values()):
+        np.testing.assert_array_equal(planes(seg, headers)[..., segment], grid.restore(mask))
+    assert [seg.get_segment_description(n).segment_label for n in seg.segment_numbers] == list(masks)
+    assert list(seg.segment_numbers) == list(range(1, len(masks) + 1))
+    for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        assert seg[name].value == headers[0][name].value
+    placed = {header.SOPInstanceUID: list(header.ImagePositionPatient) for header in headers}
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        assert list(frame.PlanePositionSequence[0].ImagePositionPatient) == placed[source]
+    return seg
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_masks_come_back_on_their_slices_however_they_are_displayed(tmp_path, way):
+    orientation, step, cut = WAYS[way]
+    place = lambda k: [5 + k * step[0], -7 + k * step[1], 11 + k * step[2]]  # noqa: E731
+    series(tmp_path / "ct", ImageOrientationPatient=orientation, ImagePositionPatient=place)
+    grid = volumes.read_grid(tmp_path / "ct", slice_axis=cut)
+    masks = random_masks(grid, "liver", "spleen")
+    masks["liver"][2] = False
+    written = dicom_seg.write(tmp_path / "out" / "seg.dcm", masks, grid)
+    assert written == tmp_path / "out" / "seg.dcm" and [p.name for p in written.parent.iterdir()] == ["seg.dcm"]
+    seg = check(written, masks, grid)
+    assert (seg.Rows, seg.Columns) == SHAPE[1:]
+    assert seg.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient == orientation
+
+
+def test_the_display_turns_axes_in_the_cases_above(tmp_path):
+    """Else equality with the restored mask would say little."""
+    turned = set()
+    for k, (orientation, step, cut) in enumerate(WAYS.values()):
+        place = lambda k, step=step: [k * s for s in step]  # noqa: E731
+        series(tmp_path / str(k), ImageOrientationPatient=orientation, ImagePositionPatient=place)
+        grid = volumes.read_grid(tmp_path / str(k), slice_axis=cut)
+        turned.add((grid.axes, grid.flips))
+    assert len(turned) >= 4 and any(grid_axes != (0, 1, 2) for grid_axes, _ in turned)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])  # plain, RLE and JPEG 2000, numbered upwards and downwards
+def test_a_phantom_with_its_label_map(tmp_path, number):
+    tree = phantoms.write("rsna", tmp_path / "ct", n=3)
+    folder = sorted((tree / "train_images").glob("*/*"))[number]
+    grid = volumes.read_grid(folder)
+    labels = volumes.read_labels_like(grid, tree / "segmentations" / f"{folder.name}.nii")
+    names = ("liver", "spleen", "left_kidney", "right_kidney", "bowel")
+    masks = {name: labels == k for k, name in enumerate(names, 1)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # highdicom's warning would print the patient's name
+        written = dicom_seg.write(tmp_path / "seg.dcm", masks, grid)
+    seg = check(written, masks, grid)
+    assert seg.SegmentsOverlap == "NO" and seg.PatientID == pydicom.dcmread(grid.files[0]).PatientID
+    filled = sum(mask.any(axis=(1, 2)).sum() for mask in masks.values())
+    assert seg.NumberOfFrames == filled < len(masks) * len(grid.files)  # empty frames are left out
+
+
+def test_the_file_is_a_segmentation_with_names_codes_and_its_maker(tmp_path):
+    grid = volumes.read_grid(series(tmp_path / "ct", SeriesNumber=4))
+    masks = random_masks(grid, "liver", "left_kidney", "kidney_right", "Left Ventricle", "left lesion", "Lungenflügel")
+    data = pydicom.dcmread(dicom_seg.write(tmp_path / "seg.dcm", masks, grid, about="a network"))
+    assert data.SOPClassUID == data.file_meta.MediaStorageSOPClassUID == SegmentationStorage
+    assert (data.Modality, data.SegmentationType, data.BitsAllocated) == ("SEG", "BINARY", 1)
+    assert data.SeriesDescription == data.ContentDescription == "a network"
+    assert data.SeriesInstanceUID != pydicom.dcmread(grid.files[0]).SeriesInstanceUID and data.SeriesNumber == 104
+    found = []
+    for item in data.SegmentSequence:
+        algorithm = item.SegmentationAlgorithmIdentificationSequence[0]
+        assert (item.SegmentAlgorithmType, algorithm.AlgorithmName) == ("AUTOMATIC", "seglib")
+        kind = item.SegmentedPropertyTypeCodeSequence[0]
+        sides = [side.CodeValue for side in kind.get("SegmentedPropertyTypeModifierCodeSequence", ())]
+        assert kind.CodingSchemeDesignator == "SCT"
+        found.append((item.SegmentedPropertyCategoryCodeSequence[0].CodeValue, kind.CodeValue, sides))
+    anatomy, tissue, kidney = codes.CID7150.AnatomicalStructure, codes.CID7150.Tissue, codes.SCT.Kidney
+    assert found == [
+        (anatomy.value, codes.SCT.Liver.value, []),
+        (anatomy.value, kidney.value, [codes.SCT.Left.value]),
+        (anatomy.value, kidney.value, [codes.SCT.Right.value]),
+        (anatomy.value, codes.SCT.LeftVentricle.value, []),
+        (tissue.value, tissue.value, []),
+        (tissue.value, tissue.value, []),
+    ]
+    check(tmp_path / "seg.dcm", masks, grid)
+
+
+def test_the_codes_are_those_of_the_standard():
+    for name, word in {"right ventricle": "RightVentricle", "lung": "Lung", "spleen": "Spleen"}.items():
+        assert dicom_seg.ORGANS[name][0] == getattr(codes.SCT, word).value
+    assert dicom_seg.ORGANS["pancreas"][0] == codes.SCT.Pancreas.value
+
+
+def test_classes_may_overlap(tmp_path):
+    grid = volumes.read_grid(series(tmp_path / "ct"))
+    masks = random_masks(grid, "lung", "lesion")
+    masks["lesion"] &= masks["lung"]
+    assert masks["lesion"].any()
+    assert check(dicom_seg.write(tmp_path / "seg.dcm", masks, grid), masks, grid).SegmentsOverlap == "YES"
+
+
+def test_masks_without_a_pixel(tmp_path):
+    grid = volumes.read_grid(series(tmp_path / "ct"))
+    nothing = np.zeros(grid.shape, bool)
+    masks = {"liver": nothing, "spleen": nothing}
+    seg = check(dicom_seg.write(tmp_path / "none.dcm", masks, grid), masks, grid)
+    assert seg.NumberOfFrames == 2 * SHAPE[0]
+    masks = {**random_masks(grid, "liver"), "spleen": nothing}
+    seg = check(dicom_seg.write(tmp_path / "one.dcm", masks, grid), masks, grid)
+    assert seg.NumberOfFrames == SHAPE[0] and seg.number_of_segments == 2
+
+
+def test_one_slice(tmp_path):
+    grid = volumes.read_grid(series(tmp_path / "ct", shape=(1, 6, 9)))
+    masks = random_masks(grid, "liver")
+    check(dicom_seg.write(tmp_path / "seg.dcm", masks, grid), masks, grid)
+
+
+def test_absent_and_empty_headers_are_filled_in_memory_only(tmp_path):
+    tags = {"SliceThickness": None, "PatientSex": "", "StudyDate": "", "ReferringPhysicianName": ""}
+    folder = series(tmp_path / "ct", **tags)
+    # numbers rounded differently from slice to slice, as some converters write them
+    data = pydicom.dcmread(folder / "3.dcm")
+    data.ImageOrientationPatient = [1, 0.00001, 0, -0.00001, 1, 0]
+    data.save_as(folder / "3.dcm")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    grid = volumes.read_grid(folder)
+    masks = random_masks(grid, "liver")
+    seg = check(dicom_seg.write(tmp_path / "seg.dcm", masks, grid), masks, grid)
+    assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == 2.5  # the slice distance
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    for name in dicom_seg.TYPE_2:
+        assert name in seg and not seg[name].value
+
+
+def test_patient_and_study_are_those_of_the_series(tmp_path):
+    tags = dict(SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg", PatientID="7", PatientSex="M")
+    tags |= dict(PatientBirthDate="19600229", StudyDate="20240131", StudyTime="101112", AccessionNumber="A1")
+    grid = volumes.read_grid(series(tmp_path / "ct", **tags))
+    masks = random_masks(grid, "печень")
+    dicom_seg.write(tmp_path / "seg.dcm", masks, grid)
+    seg = check(tmp_path / "seg.dcm", masks, grid)
+    for name in tags.keys() - {"SpecificCharacterSet"}:
+        assert str(seg[name].value) == tags[name], name
+
+
+def refused(tmp_path, masks, grid, message, **options):
+    """Nothing is written where `write` fails."""
+    with pytest.raises(SeglibError, match=message):
+        dicom_seg.write(tmp_path / "out" / "seg.dcm", masks, grid, **options)
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+def test_without_highdicom(tmp_path, monkeypatch):
+    grid = volumes.read_grid(series(tmp_path / "ct"))
+    monkeypatch.setitem(sys.modules, "highdicom", None)  # importing it fails
+    refused(tmp_path, random_masks(grid, "liver"), grid, r"seg\.dcm: highdicom is missing; run  pip install highdicom")
+
+
+def test_volumes_that_no_segmentation_can_refer_to(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.diag([2, 2, 3, 1])), tmp_path / "ct.nii.gz")
+    grid = volumes.read_grid(tmp_path / "ct.nii.gz")
+    refused(tmp_path, random_masks(grid, "liver"), grid, "ct.nii.gz: not a DICOM series.*write NIfTI instead")
+    grid = volumes.read_grid(series(tmp_path / "nowhere", ImagePositionPatient=None))
+    refused(tmp_path, random_masks(grid, "liver"), grid, "nowhere: a series without slice positions")
+
+
+@pytest.mark.parametrize("name", ["FrameOfReferenceUID", "StudyInstanceUID", "PixelSpacing"])
+@pytest.mark.parametrize("value", [None, ""])
+def test_series_that_lack_what_is_referred_to(tmp_path, name, value):
+    grid = volumes.read_grid(series(tmp_path / "ct", **{name: value}))
+    refused(tmp_path, random_masks(grid, "liver"), grid, rf"\.dcm: no {name}; .*write NIfTI instead")
+
+
+def test_values_that_highdicom_refuses_are_told(tmp_path):
+    grid = volumes.read_grid(series(tmp_path / "ct", PatientSex="W"))
+    refused(tmp_path, random_masks(grid, "liver"), grid, "ct: cannot be described .*'W'.*correct that value")
+    grid = volumes.read_grid(series(tmp_path / "good"))
+    refused(tmp_path, random_masks(grid, "liver"), grid, "good: cannot be described .*64", about="x" * 65)
+    refused(tmp_path, {"liver": 2 * np.ones(grid.shape, np.uint8)}, grid, "must be binary")
+    tags = {"FrameOfReferenceUID": lambda k: f"1.2.{k + 1}"}
+    grid = volumes.read_grid(series(tmp_path / "frames", **tags))
+    refused(tmp_path, random_masks(grid, "liver"), grid, "frames: cannot be described .*same series")
+
+
+def test_masks_that_do_not_fit(tmp_path):
+    grid = volumes.read_grid(series(tmp_path / "ct"))
+    refused(tmp_path, {}, grid, "seg.dcm: no masks; expected at least one class")
+    refused(tmp_path, {"liver": np.zeros((5, 9, 6), bool)}, grid, r"cannot lay an array \(5, 9, 6\)")
+
+
+def test_a_slice_that_is_gone_or_damaged(tmp_path):
+    folder = series(tmp_path / "ct")
+    grid = volumes.read_grid(folder)
+    (folder / "2.dcm").write_bytes(b"nothing")
+    refused(tmp_path, random_masks(grid, "liver"), grid, r"2\.dcm: not readable .*copy it again")
+    (folder / "2.dcm").unlink()
+    refused(tmp_path, random_masks(grid, "liver"), grid, r"2\.dcm: not readable .*copy it again")
+
+
+def test_a_failed_write_leaves_the_former_file(tmp_path, monkeypatch):
+    grid = volumes.read_grid(series(tmp_path / "ct"))
+    masks = random_masks(grid, "liver")
+    path = dicom_seg.write(tmp_path / "out" / "seg.dcm", masks, grid)
+    former = path.read_bytes()
+
+    def full(self, file, *_, **__):
+        with open(file, "wb") as half:
+            half.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(highdicom.seg.Segmentation, "save_as", full)
+    with pytest.raises(OSError, match="disk full"):
+        dicom_seg.write(path, masks, grid)
+    assert path.read_bytes() == former and list(path.parent.iterdir()) == [path]
+
+
+def test_a_real_ct(real, tmp_path):
+    """JPEG 2000. The published copy has lost its UIDs, so that it is refused; with UIDs it works."""
+    folder = real("totalsegmentator_ct")
+    grid = volumes.read_grid(folder / "example_ct_dicom")
+    labels = volumes.read_labels_like(grid, folder / "example_seg_dicom.nii.gz")
+    masks = {"liver": labels == 5, "body": labels > 0}
+    refused(tmp_path, masks, grid, "no StudyInstanceUID, SeriesInstanceUID, FrameOfReferenceUID")
+    shutil.copytree(folder / "example_ct_dicom", tmp_path / "ct")
+    uids = [generate_uid() for _ in range(3)]
+    for file in (tmp_path / "ct").iterdir():
+        data = pydicom.dcmread(file)
+        assert data.file_meta.TransferSyntaxUID == JPEG2000Lossless
+        data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = uids
+        data.save_as(file)
+    grid = volumes.read_grid(tmp_path / "ct")
+    seg = check(dicom_seg.write(tmp_path / "seg.dcm", masks, grid), masks, grid)
+    assert seg.SegmentsOverlap == "YES" and masks["liver"].sum() > 100_000
