@@ -1,6 +1,6 @@
 """Train on the real data and write every figure that the README quotes: `make results`, or one of them by name.
 
-    python -m tests.results [lung] [cardiac] [palm] [binary] [rsna] [precision]
+    python -m tests.results [lung] [cardiac] [palm] [binary] [rsna] [tb] [precision]
 
 Each writes `tests/results/<name>.json` (figures with date, machine, n, interval and seconds) and renews the table in
 the README. The real data is found by `SEGLIB_TEST_DATA`, default `../shared/data`.
@@ -14,12 +14,30 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from seglib import config, data, evaluation, hosts, images, importing, layouts, phantoms, prepare, regions, training
+from seglib import (
+    config,
+    data,
+    evaluation,
+    hosts,
+    images,
+    importing,
+    inference,
+    intervals,
+    layouts,
+    lungs,
+    phantoms,
+    prepare,
+    regions,
+    training,
+    two_step,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "tests" / "results"
@@ -154,6 +172,70 @@ def rsna(work_dir: str) -> list[dict]:
     return rows
 
 
+def tb(work_dir: str) -> list[dict]:
+    """Tuberculosis or not, on the lungs and on the whole X-ray: by patient folds inside each hospital, and from one
+    hospital to the other. Masks are by segmenters that never saw the scored patient, nor the scored hospital."""
+    hospitals = {name: _lungs_of(name.lower(), Path(work_dir) / name) for name in ("Montgomery", "Shenzhen")}
+    rows, side, working = [], 160, 512
+    for name, (cases, labels, segmenter) in hospitals.items():
+        inputs = _tb_inputs(cases, side, working)
+        fold = two_step.patient_folds(labels, cases["patient"], 5)
+        scores, seconds = {}, {}
+        for way, (fit, given) in inputs.items():
+            begun = time.perf_counter()
+            scores[way] = two_step.out_of_fold(fit, given, labels, fold)
+            seconds[way] = time.perf_counter() - begun
+        about = {"system": "tb", "data": f"{name}, 5 folds", "training": f"folds of {len(cases)} {name}"}
+        rows += _tb_rows(about, scores, labels, cases["patient"])
+        pixels = {way: given[0].size for way, (_, given) in inputs.items()}
+        for what, of in (("pixels", pixels), ("seconds", seconds)):
+            saved = 1 - of["network on the lungs"] / of["network on the whole"]
+            rows.append({**about, "metric": f"{what} saved by the region", "value": saved, "n": len(cases)})
+
+        other, (there, truth, _) = next((key, value) for key, value in hospitals.items() if key != name)
+        seen = two_step.segment(there.drop(columns="segmented"), segmenter, Path(work_dir) / f"{other} by {name}")
+        target = _tb_inputs(seen, side, working, like=inputs["network on the lungs"][1].shape[1:])
+        scores = {way: fit(given, labels)(target[way][1]) for way, (fit, given) in inputs.items()}
+        about = {"system": "tb", "data": f"{other} (other hospital)", "training": f"{len(cases)} {name}"}
+        rows += _tb_rows(about, scores, truth, there["patient"])
+    return rows
+
+
+def _lungs_of(name: str, folder: Path):
+    """Cases with cross-fitted masks, labels, and one of the two segmenters."""
+    cfg = config.preset("lung", "small", data_root=str(REAL / name), work_dir=str(folder), test_split=0.0)
+    cases = layouts.scan(cfg)
+    labels = (cases["finding"] == "tuberculosis").to_numpy().astype(int)
+    cases = two_step.segment_unseen(cases, cfg, two_step.patient_folds(labels, cases["patient"], 2), folder)
+    return cases, labels, inference.Predictor.load(folder / "segmenter_0" / "best_model.pth")
+
+
+def _tb_inputs(cases, side: int, working: int, like: tuple[int, int] | None = None) -> dict:
+    """Name -> (fit, inputs) of the four classifiers."""
+    opened = [two_step.open_case(case, working) for case in cases.itertuples()]
+    regions = [lungs.region(picture, mask) if mask.any() else picture for picture, mask in opened]
+    size = like or two_step.frame_size(regions, side / working)
+    tables = {"lungs": [lungs.measures(picture, mask) for picture, mask in opened],
+              "whole": [lungs.measures(picture, np.ones_like(mask)) for picture, mask in opened]}  # fmt: skip
+    framed = {"lungs": two_step.frame(regions, size), "whole": two_step.frame([p for p, _ in opened], (side, side))}
+    return {
+        **{f"measures of the {of}": (two_step.logistic, pd.DataFrame(rows).to_numpy()) for of, rows in tables.items()},
+        **{f"network on the {of}": (two_step.network, pictures) for of, pictures in framed.items()},
+    }
+
+
+def _tb_rows(about: dict, scores: dict, labels, patients) -> list[dict]:
+    rows = []
+    for way, values in scores.items():
+        value, low, high, n = intervals.auc_interval(values, labels, patients)
+        rows.append({**about, "metric": f"AUC, {way}", "value": value, "low": low, "high": high, "n": n})
+    for kind in ("measures of", "network on"):
+        found = intervals.paired_auc(scores[f"{kind} the whole"], scores[f"{kind} the lungs"], labels, patients)
+        ends = {key: found[key] for key in ("value", "low", "high", "n")}
+        rows.append({**about, "metric": f"AUC gained by the lungs, {kind.split()[0]}", **ends})
+    return rows
+
+
 def _train(cfg):
     """Run and loaders of one training."""
     batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
@@ -208,7 +290,15 @@ def precision(work_dir: str) -> list[dict]:
     return rows
 
 
-RESULTS = {"lung": lung, "cardiac": cardiac, "palm": palm, "binary": binary, "rsna": rsna, "precision": precision}
+RESULTS = {
+    "lung": lung,
+    "cardiac": cardiac,
+    "palm": palm,
+    "binary": binary,
+    "rsna": rsna,
+    "tb": tb,
+    "precision": precision,
+}
 
 
 def measure(name: str) -> None:
