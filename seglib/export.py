@@ -52,6 +52,7 @@ class Deployed(nn.Module):
         for name in ("mean", "std"):
             values = torch.tensor(getattr(cfg, name)).expand(cfg.in_channels).reshape(1, -1, 1, 1)
             self.register_buffer(name, values.clone())
+        self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
         logits = self.network((image - self.mean) / self.std)

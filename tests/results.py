@@ -1,6 +1,6 @@
 """Train on the real data and write every figure that the README quotes: `make results`, or one of them by name.
 
-    python -m tests.results [lung] [cardiac] [palm] [binary] [rsna] [tb] [precision]
+    python -m tests.results [lung] [cardiac] [palm] [binary] [rsna] [options] [tb] [precision]
 
 Each writes `tests/results/<name>.json` (figures with date, machine, n, interval and seconds) and renews the table in
 the README. The real data is found by `SEGLIB_TEST_DATA`, default `../shared/data`.
@@ -38,6 +38,7 @@ from seglib import (
     training,
     two_step,
 )
+from seglib.report import compare
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "tests" / "results"
@@ -236,6 +237,39 @@ def _tb_rows(about: dict, scores: dict, labels, patients) -> list[dict]:
     return rows
 
 
+def options(work_dir: str) -> list[dict]:
+    """Are test-time flips, dropping small pieces and filling holes a gain? On the test parts of lung and nuclei; the
+    size limits, 0.1 % and 0.01 % of the first picture, were set beforehand."""
+    nuclei = Path(work_dir) / "nuclei"
+    importing.bring(REAL / "dsb2018_nuclei" / "stage1_train", None, nuclei)
+    rows = []
+    for preset, root, words, part in (
+        ("lung", REAL / "montgomery", "Montgomery, test", 0.001),
+        ("binary", nuclei, "DSB 2018 nuclei, test", 0.0001),
+    ):
+        cfg = config.preset(preset, "small", data_root=str(root), work_dir=work_dir, test_split=0.25)
+        run, batches = _train(cfg)
+        first = batches["test"].dataset.cases.iloc[0]
+        smallest = round(part * first["height"] * first["width"])
+        ways = {"flips": {"tta": True}, f"pieces below {smallest} pixels dropped": {"smallest": smallest},
+                "holes filled": {"fill_holes": True}}  # fmt: skip
+        plain = _scored(run, batches["test"])
+        for name, choice in ways.items():
+            table = compare(plain, _scored(run, batches["test"], **choice))
+            found = table[table["class"] == "mean"].iloc[0]
+            about = _about(preset, words, run, "pictures")
+            ends = {"value": found["difference"], "low": found["low"], "high": found["high"], "n": int(found["n"])}
+            rows.append({**about, "metric": f"Dice gained: {name}", **ends})
+    return rows
+
+
+def _scored(run, loader, **choice):
+    predictor = inference.Predictor.load(run.best)
+    for name, value in choice.items():
+        setattr(predictor, name, value)
+    return evaluation.evaluate(predictor, loader, grid="original", distances=False)
+
+
 def _train(cfg):
     """Run and loaders of one training."""
     batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
@@ -296,6 +330,7 @@ RESULTS = {
     "palm": palm,
     "binary": binary,
     "rsna": rsna,
+    "options": options,
     "tb": tb,
     "precision": precision,
 }

@@ -14,9 +14,9 @@ from seglib.inference import Predictor
 PRESETS = ("palm", "rsna", "cardiac", "lung", "binary")
 
 
-def weights_of(folder, preset, **changes):
+def weights_of(folder, preset, size="smoke", **changes):
     """A weights file of a network with random weights."""
-    cfg = config.preset(preset, "smoke", **changes)
+    cfg = config.preset(preset, size, **changes)
     torch.manual_seed(0)
     network = runs.network(cfg)
     for module in network.modules():
@@ -43,6 +43,14 @@ def test_onnx_equals_pytorch(tmp_path, preset):
     expected = predictor.probabilities(torch.from_numpy((image - mean) / std)).numpy()
     np.testing.assert_allclose(prob, expected, atol=1e-4)
     assert prob.std() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+def test_onnx_equals_pytorch_at_full_size(tmp_path, preset):
+    done = export.to_onnx(weights_of(tmp_path, preset, "full", encoder_weights="none"), tmp_path / "model.onnx")
+    assert done.difference <= 1e-4
+    print(f"{preset}: {done.megabytes:.0f} MB, {done.ms:.0f} ms, PyTorch {done.torch_ms:.0f} ms, {done.difference:.0e}")
 
 
 @pytest.mark.parametrize("preset", ["cardiac", "lung"])

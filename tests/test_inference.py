@@ -289,6 +289,27 @@ def test_a_file_is_read_as_its_array(saved, tmp_path):
     )
 
 
+def test_a_large_x_ray_of_16_bits_keeps_its_size(saved, tmp_path):
+    image, truth = ellipse(5000, 4000)
+    Image.fromarray(image.astype(np.uint16) * 257).save(tmp_path / "large.png")
+    predictor = load(saved())
+    prediction = predictor.predict_file(tmp_path / "large.png", tmp_path / "out")
+    assert prediction.prob.shape == (1, 5000, 4000) and prediction.prob.dtype == np.float32
+    assert iou(prediction.mask == 1, truth) > 0.9
+    with Image.open(tmp_path / "out" / "large_mask.png") as picture:
+        assert picture.size == (4000, 5000)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no picture at all", b"\x89PNG\r\n\x1a\n"], ids=["empty", "text", "head only"]
+)
+def test_what_is_no_picture_is_named(saved, tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.png"):
+        load(saved()).predict_file(tmp_path / "a.png", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_corrupt_file_stops_nothing(saved, tmp_path):
     folder, out = tmp_path / "in", tmp_path / "out"
     for name in ("a.png", "b.png", "d.png"):

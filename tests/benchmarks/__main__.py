@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from tests import results
-from tests.benchmarks import evaluation
+from tests.benchmarks import evaluation, inference
 
-GROUPS = {"evaluation": evaluation.rows}
+GROUPS = {"evaluation": evaluation.rows, "inference": inference.rows}
 BEGIN, END = "<!-- timings: written by make bench -->", "<!-- end of timings -->"
 FOLDER = Path(__file__).parent
 
@@ -24,7 +24,7 @@ def table() -> str:
     for found in found_all:
         for row in found["rows"]:
             peer = f"{row['peer']}: {row['peer_seconds']:.3g} s" if "peer" in row else ""
-            ratio = f"{row['peer_seconds'] / row['seconds']:.0f}" if "peer" in row else ""
+            ratio = f"{row['peer_seconds'] / row['seconds']:.3g}" if "peer" in row else ""
             lines.append(f"| {row['task']} | {row['seconds']:.3g} s | {peer} | {ratio} | {row['rounds']} |")
     return "\n".join([*lines, "", results.measured_by(found_all)])
 
