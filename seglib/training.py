@@ -15,11 +15,16 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import DataLoader
 
-from . import hosts, losses, metrics, models, plots, runs
+from . import files, hosts, losses, metrics, models, plots, runs
 from .errors import ConfigError, DataError, SeglibError
 from .runs import Run
 
 BY_STEP = ("cosine", "onecycle")  # schedules that are stepped after every update
+# Of a run that is resumed: what cannot change, and what may without a word.
+FIXED = "preset task class_names in_channels architecture base_channels depth bilinear attention aspp_rates encoder "
+FIXED += "optimizer lr weight_decay scheduler monitor seed checkpoint_name"
+MAY_CHANGE = "work_dir local data_root num_workers device precision cudnn_benchmark compile size epochs save_every "
+MAY_CHANGE += "patience early_stopping bootstrap init_from encoder_weights"
 SMALL_VALIDATION = 50  # with fewer validation images the monitor is smoothed over epochs: single values swing
 
 
@@ -37,23 +42,22 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
 
     Args:
         folder: the run folder, `work_dir/<preset>` by default.
-        resume: go on after the last finished epoch of the run in that folder; starts anew where there is none.
+        resume: go on after the last finished epoch of the run in that folder, with bit-identical weights on a CPU as
+            if it had never stopped; starts anew where there is none.
 
     Raises:
-        DataError: no training images. TrainingError: the loss became NaN or infinite (names the cases).
+        DataError: no training images. TrainingError: the loss became NaN or infinite (names the cases). ConfigError:
+            the run to resume was begun with settings that this config contradicts.
     """
     cfg = cfg.replace()  # a copy: edits of the caller's config during training change nothing
     if not len(batches["train"].dataset):
         raise DataError("the training part is empty; lower val_split or test_split, or add images")
     folder = Path(folder) if folder else runs.folder_of(cfg)
-    checkpoint = runs.load_safely(folder / runs.RESUME) if resume and (folder / runs.RESUME).is_file() else None
+    checkpoint = runs.load_resume(folder) if resume else None
     if checkpoint is None:
         runs.move_aside(folder)
-    elif cfg.scheduler in BY_STEP and checkpoint["epochs"] != cfg.epochs:
-        raise ConfigError(
-            f"epochs: the {cfg.scheduler} schedule of this run was made for {checkpoint['epochs']} epochs, not for "
-            f"{cfg.epochs}; resume with epochs={checkpoint['epochs']}, or start anew with init_from"
-        )
+    else:
+        _check_changes(checkpoint, cfg, batches)
     folder.mkdir(parents=True, exist_ok=True)
 
     info = checkpoint["info"] if checkpoint else _probe(cfg, batches)
@@ -84,27 +88,35 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
     )
     live = plots.LiveCurves(hosts.in_notebook())
     start = time.perf_counter() - state["seconds"]
-    while state["epoch"] < cfg.epochs and not (cfg.early_stopping and state["since_best"] >= cfg.patience):
-        begun = time.perf_counter()
-        row = {"epoch": state["epoch"] + 1, "lr": optimizer.param_groups[0]["lr"]}
-        row |= _train_epoch(forward, train, state["epoch"], loss_of, optimizer, scheduler, accelerator, cfg, bar)
-        row |= _validate(forward, val, loss_of, accelerator, cfg)
-        _choose(row, state, cfg, len(batches["val"].dataset))
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            scheduler.step(row["monitor"])
-        row["seconds"] = time.perf_counter() - begun
-        state["history"].append(row)
-        state["epoch"] += 1
-        state["seconds"] = info["seconds"] = time.perf_counter() - start
-        run.history = pd.DataFrame(state["history"])
-        if accelerator.is_main_process:
-            _save(run, network, optimizer, scheduler, accelerator, state)
-        live.update(run.history)
-        bar.set_postfix_str(
-            f"epoch {row['epoch']}/{cfg.epochs} loss {row['train_loss']:.4f} {cfg.monitor} {row[cfg.monitor]:.4f}"
+    try:
+        while state["epoch"] < cfg.epochs and not (cfg.early_stopping and state["since_best"] >= cfg.patience):
+            begun = time.perf_counter()
+            row = {"epoch": state["epoch"] + 1, "lr": optimizer.param_groups[0]["lr"]}
+            row |= _train_epoch(forward, train, state["epoch"], loss_of, optimizer, scheduler, accelerator, cfg, bar)
+            row |= _validate(forward, val, loss_of, accelerator, cfg)
+            _choose(row, state, cfg, len(batches["val"].dataset))
+            if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                scheduler.step(row["monitor"])
+            row["seconds"] = time.perf_counter() - begun
+            state["history"].append(row)
+            state["epoch"] += 1
+            state["seconds"] = info["seconds"] = time.perf_counter() - start
+            run.history = pd.DataFrame(state["history"])
+            if accelerator.is_main_process:
+                _save(run, network, optimizer, scheduler, accelerator, state)
+            live.update(run.history)
+            bar.set_postfix_str(
+                f"epoch {row['epoch']}/{cfg.epochs} loss {row['train_loss']:.4f} {cfg.monitor} {row[cfg.monitor]:.4f}"
+            )
+    except KeyboardInterrupt:
+        kept = (
+            f"history and weights up to epoch {state['epoch']} are kept" if state["epoch"] else "no epoch was finished"
         )
-    bar.close()
-    live.close()
+        print(f"stopped in epoch {state['epoch'] + 1}: {kept} in {folder}; fit(cfg, batches, resume=True) goes on")
+        raise
+    finally:
+        bar.close()
+        live.close()
     if accelerator.is_main_process:
         runs.save_weights(folder / "final_model.pth", network, cfg, epoch=state["epoch"], trained_on=info["trained_on"])
         if not run.best.is_file():  # no epoch had a score to choose by
@@ -263,19 +275,18 @@ def _save(run: Run, network, optimizer, scheduler, accelerator, state: dict[str,
     if run.config.save_every and state["epoch"] % run.config.save_every == 0:
         runs.save_weights(run.folder / f"checkpoint_epoch_{state['epoch']}.pth", network, run.config, **facts)
     run.save()
-    runs.save_atomically(
-        {
-            "model": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict() if scheduler else None,
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
-            "state": state,
-            "info": run.info,
-            "epochs": run.config.epochs,
-            "torch_rng": torch.get_rng_state(),
-        },
-        run.folder / runs.RESUME,
-    )
+    everything = {
+        "model": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict() if scheduler else None,
+        "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
+        "state": state,
+        "info": run.info,
+        "config": run.config.to_dict(),
+        "random": _random_state(),
+    }
+    with files.replacing(run.folder / runs.RESUME, before=run.folder / runs.BEFORE) as partial:
+        torch.save(everything, partial)
 
 
 @torch.no_grad()
@@ -303,8 +314,55 @@ def _restore(checkpoint: dict[str, Any], network, optimizer, scheduler, accelera
         scheduler.load_state_dict(checkpoint["scheduler"])
     if accelerator.scaler:
         accelerator.scaler.load_state_dict(checkpoint["scaler"])
-    torch.set_rng_state(checkpoint["torch_rng"])
+    _set_random_state(checkpoint["random"])
     return checkpoint["state"]
+
+
+def _random_state() -> dict[str, Any]:
+    """The generators of torch, numpy and Python, as plain values and tensors that load without running code."""
+    numbers = np.random.get_state(legacy=False)
+    kept = {"key": torch.from_numpy(numbers["state"]["key"].astype(np.int64)), "pos": int(numbers["state"]["pos"])}
+    kept |= {"gauss": float(numbers["gauss"]), "has_gauss": int(numbers["has_gauss"])}
+    found = {"torch": torch.get_rng_state(), "numpy": kept, "python": random.getstate()}
+    return found | ({"cuda": torch.cuda.get_rng_state_all()} if torch.cuda.is_available() else {})
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    numbers = state["numpy"]
+    key = {"key": numbers["key"].numpy().astype(np.uint32), "pos": numbers["pos"]}
+    np.random.set_state({"bit_generator": "MT19937", "state": key, **{n: numbers[n] for n in ("gauss", "has_gauss")}})
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _check_changes(checkpoint: dict[str, Any], cfg, batches: dict[str, DataLoader]) -> None:
+    """Refuse to resume where the config contradicts the run; warn where it only differs."""
+    if "config" not in checkpoint:
+        raise DataError(
+            f"{runs.RESUME}: of an older version of this package; start anew (init_from takes over weights)"
+        )
+    before = checkpoint["config"]
+    changed = {name: (before[name], value) for name, value in cfg.to_dict().items() if before.get(name, value) != value}
+    words = ", ".join(
+        f"{name} {old!r} -> {new!r}" for name, (old, new) in changed.items() if name not in MAY_CHANGE.split()
+    )
+    by_step = {"epochs", "batch_size", "accumulate"} if cfg.scheduler in BY_STEP else set()
+    wrong = {name: values for name, values in changed.items() if name in by_step | set(FIXED.split())}
+    if wrong:
+        old = ", ".join(f"{name}={before[name]!r}" for name in wrong)
+        raise ConfigError(
+            f"{', '.join(wrong)}: this run was begun with {old}; resume with that, or start anew (init_from takes over "
+            "the weights)"
+        )
+    if words:
+        warnings.warn(f"resumed with changed settings: {words}", stacklevel=3)
+    n, was = len(batches["train"].dataset), checkpoint["info"]["images"]["train"]
+    if n != was:
+        if cfg.scheduler in BY_STEP:
+            raise ConfigError(f"this run was begun with {was} training images, now there are {n}; start anew")
+        warnings.warn(f"resumed with {n} training images instead of {was}", stacklevel=3)
 
 
 def _set_epoch(loader, epoch: int) -> None:

@@ -25,7 +25,7 @@ PRESETS = ("palm", "rsna", "cardiac", "lung", "binary")
 
 # The house of seglib: a module imports from lower floors only.
 FLOORS = {
-    **dict.fromkeys(["__init__", "errors", "fields", "config", "hosts", "images", "phantom_chest"], 0),
+    **dict.fromkeys(["__init__", "errors", "files", "fields", "config", "hosts", "images", "phantom_chest"], 0),
     **dict.fromkeys(["dicoms", "niftis", "grids", "volumes", "trees", "weights", "phantom_fundus", "phantom_skin"], 0),
     "phantom_abdomen": 0,
     "phantom_heart": 0,
@@ -37,7 +37,7 @@ FLOORS = {
     "__main__": 6,
 }
 # The ground: what floor 0 itself stands on, each on the ones before it.
-GROUND = ["errors", "fields", "images", "dicoms", "niftis", "grids"]
+GROUND = ["errors", "files", "fields", "images", "dicoms", "niftis", "grids"]
 
 
 def text(name):
