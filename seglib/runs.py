@@ -6,7 +6,6 @@ rebuild the network. Every file is written under a temporary name and renamed.
 
 import hashlib
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ import torch
 from . import config, files, hosts, models
 from .errors import DataError
 from .weights import load_safely
-
-RESUME, BEFORE = "last.ckpt", "before.ckpt"  # the state after the last epoch, and after the one before
 
 
 @dataclass
@@ -143,25 +140,3 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{about}: not the description of weights ({error}); copy it again from the run") from error
     return found
-
-
-def load_resume(folder: Path) -> dict[str, Any] | None:
-    """The state to go on from, None where there is none; that of the epoch before where the last file is damaged.
-
-    Raises:
-        DataError: there is one, but neither it nor the one before can be loaded.
-    """
-    errors = []
-    for path in (folder / RESUME, folder / BEFORE):
-        if path.is_file():
-            try:
-                found = load_safely(path)
-            except DataError as error:
-                errors.append(error)
-                continue
-            for error in errors:
-                warnings.warn(f"{error}; the run goes on from {BEFORE}, an epoch earlier", stacklevel=3)
-            return found
-    if errors:
-        raise errors[0]
-    return None

@@ -15,16 +15,11 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import DataLoader
 
-from . import files, hosts, losses, metrics, models, plots, runs
-from .errors import ConfigError, DataError, SeglibError
+from . import hosts, losses, metrics, models, plots, resuming, runs
+from .errors import DataError, SeglibError
 from .runs import Run
 
 BY_STEP = ("cosine", "onecycle")  # schedules that are stepped after every update
-# Of a run that is resumed: what cannot change, and what may without a word.
-FIXED = "preset task class_names in_channels architecture base_channels depth bilinear attention aspp_rates encoder "
-FIXED += "optimizer lr weight_decay scheduler monitor seed checkpoint_name"
-MAY_CHANGE = "work_dir local data_root num_workers device precision cudnn_benchmark compile size epochs save_every "
-MAY_CHANGE += "patience early_stopping bootstrap init_from encoder_weights"
 SMALL_VALIDATION = 50  # with fewer validation images the monitor is smoothed over epochs: single values swing
 
 
@@ -53,11 +48,11 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
     if not len(batches["train"].dataset):
         raise DataError("the training part is empty; lower val_split or test_split, or add images")
     folder = Path(folder) if folder else runs.folder_of(cfg)
-    checkpoint = runs.load_resume(folder) if resume else None
+    checkpoint = resuming.load(folder) if resume else None
     if checkpoint is None:
         runs.move_aside(folder)
     else:
-        _check_changes(checkpoint, cfg, batches)
+        resuming.check(checkpoint, cfg, len(batches["train"].dataset), cfg.scheduler in BY_STEP)
     folder.mkdir(parents=True, exist_ok=True)
 
     info = checkpoint["info"] if checkpoint else _probe(cfg, batches)
@@ -275,18 +270,16 @@ def _save(run: Run, network, optimizer, scheduler, accelerator, state: dict[str,
     if run.config.save_every and state["epoch"] % run.config.save_every == 0:
         runs.save_weights(run.folder / f"checkpoint_epoch_{state['epoch']}.pth", network, run.config, **facts)
     run.save()
-    everything = {
-        "model": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict() if scheduler else None,
-        "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
-        "state": state,
-        "info": run.info,
-        "config": run.config.to_dict(),
-        "random": _random_state(),
-    }
-    with files.replacing(run.folder / runs.RESUME, before=run.folder / runs.BEFORE) as partial:
-        torch.save(everything, partial)
+    resuming.save(
+        run.folder,
+        model=network.state_dict(),
+        optimizer=optimizer.state_dict(),
+        scheduler=scheduler.state_dict() if scheduler else None,
+        scaler=accelerator.scaler.state_dict() if accelerator.scaler else None,
+        state=state,
+        info=run.info,
+        config=run.config.to_dict(),
+    )
 
 
 @torch.no_grad()
@@ -308,61 +301,14 @@ def _plain(value: Any) -> Any:
 
 
 def _restore(checkpoint: dict[str, Any], network, optimizer, scheduler, accelerator) -> dict[str, Any]:
-    runs.fill(network, checkpoint["model"], runs.RESUME)
+    runs.fill(network, checkpoint["model"], resuming.LAST)
     optimizer.load_state_dict(checkpoint["optimizer"])
     if scheduler:
         scheduler.load_state_dict(checkpoint["scheduler"])
     if accelerator.scaler:
         accelerator.scaler.load_state_dict(checkpoint["scaler"])
-    _set_random_state(checkpoint["random"])
+    resuming.set_random_state(checkpoint["random"])
     return checkpoint["state"]
-
-
-def _random_state() -> dict[str, Any]:
-    """The generators of torch, numpy and Python, as plain values and tensors that load without running code."""
-    numbers = np.random.get_state(legacy=False)
-    kept = {"key": torch.from_numpy(numbers["state"]["key"].astype(np.int64)), "pos": int(numbers["state"]["pos"])}
-    kept |= {"gauss": float(numbers["gauss"]), "has_gauss": int(numbers["has_gauss"])}
-    found = {"torch": torch.get_rng_state(), "numpy": kept, "python": random.getstate()}
-    return found | ({"cuda": torch.cuda.get_rng_state_all()} if torch.cuda.is_available() else {})
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    numbers = state["numpy"]
-    key = {"key": numbers["key"].numpy().astype(np.uint32), "pos": numbers["pos"]}
-    np.random.set_state({"bit_generator": "MT19937", "state": key, **{n: numbers[n] for n in ("gauss", "has_gauss")}})
-    random.setstate(state["python"])
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def _check_changes(checkpoint: dict[str, Any], cfg, batches: dict[str, DataLoader]) -> None:
-    """Refuse to resume where the config contradicts the run; warn where it only differs."""
-    if "config" not in checkpoint:
-        raise DataError(
-            f"{runs.RESUME}: of an older version of this package; start anew (init_from takes over weights)"
-        )
-    before = checkpoint["config"]
-    changed = {name: (before[name], value) for name, value in cfg.to_dict().items() if before.get(name, value) != value}
-    words = ", ".join(
-        f"{name} {old!r} -> {new!r}" for name, (old, new) in changed.items() if name not in MAY_CHANGE.split()
-    )
-    by_step = {"epochs", "batch_size", "accumulate"} if cfg.scheduler in BY_STEP else set()
-    wrong = {name: values for name, values in changed.items() if name in by_step | set(FIXED.split())}
-    if wrong:
-        old = ", ".join(f"{name}={before[name]!r}" for name in wrong)
-        raise ConfigError(
-            f"{', '.join(wrong)}: this run was begun with {old}; resume with that, or start anew (init_from takes over "
-            "the weights)"
-        )
-    if words:
-        warnings.warn(f"resumed with changed settings: {words}", stacklevel=3)
-    n, was = len(batches["train"].dataset), checkpoint["info"]["images"]["train"]
-    if n != was:
-        if cfg.scheduler in BY_STEP:
-            raise ConfigError(f"this run was begun with {was} training images, now there are {n}; start anew")
-        warnings.warn(f"resumed with {n} training images instead of {was}", stacklevel=3)
 
 
 def _set_epoch(loader, epoch: int) -> None:

@@ -20,7 +20,7 @@ import torch
 matplotlib.use("agg")
 torch.set_num_threads(1)  # before anything is computed: a forked child must not wait for threads of its parent
 
-from seglib import config, data, layouts, phantoms, prepare, runs, training  # noqa: E402
+from seglib import config, data, layouts, phantoms, prepare, resuming, runs, training  # noqa: E402
 
 
 def train(folder: Path, store, cfg) -> None:
@@ -68,7 +68,7 @@ def same(first, second) -> bool:
 def main(root: Path, kills: int, workers: int) -> int:
     tree = phantoms.write("lung", root / "tree", n=20, seed=0)
     cfg = config.preset(
-        "lung", "smoke", data_root=str(tree), work_dir=str(root), test_split=0, epochs=6, batch_size=4, save_every=2,
+        "lung", "smoke", data_root=str(tree), work_dir=str(root), test_split=0, epochs=12, batch_size=4, save_every=3,
         scheduler="onecycle", augment={"hflip": 0.5, "rotate": {"limit": 20, "p": 0.8}}, num_workers=workers,
         precision="fp32", device="cpu", optimizer="adamw",
     )  # fmt: skip
@@ -80,7 +80,7 @@ def main(root: Path, kills: int, workers: int) -> int:
     for number in range(kills):
         folder, moment = root / f"run{number}", duration * (number + rng.random()) / kills
         ended = child(folder, store, cfg, moment)
-        kept = torch.load(folder / runs.RESUME)["state"]["epoch"] if (folder / runs.RESUME).is_file() else 0
+        kept = torch.load(folder / resuming.LAST)["state"]["epoch"] if (folder / resuming.LAST).is_file() else 0
         child(folder, store, cfg)
         alike = same(expected, state_of(folder))
         wrong += not alike

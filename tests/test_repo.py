@@ -31,7 +31,7 @@ FLOORS = {
     "phantom_heart": 0,
     **dict.fromkeys(["volume_layouts", "cases", "phantoms", "encoders", "curves", "lungs", "dicom_seg"], 1),
     **dict.fromkeys(["layouts", "importing", "prepare", "models", "losses", "metrics"], 2),
-    **dict.fromkeys(["data", "plots", "runs", "intervals"], 3),
+    **dict.fromkeys(["data", "plots", "runs", "intervals", "resuming"], 3),
     **dict.fromkeys(["training", "inference", "report"], 4),
     **dict.fromkeys(["evaluation", "regions", "export", "explorer", "two_step"], 5),
     "__main__": 6,
