@@ -414,7 +414,7 @@ def test_accumulation_is_exact_where_masks_are_missing(tmp_path, monkeypatch, lo
     """The divisors of the loss are those of the whole update, not means of the means of its parts."""
     monkeypatch.setattr(runs, "network", lambda cfg, **options: nn.Conv2d(3, 3, 5, padding=2))
     store, cfg = multilabel_store(tmp_path / "store", n=10), config.preset("palm", "smoke", seed=3)
-    fields = {**TINY, "loss": loss, "optimizer": "sgd", "lr": 0.5, "scheduler": "none", "epochs": 3}
+    fields = {**TINY, "loss": loss, "optimizer": "sgd", "lr": 0.1, "scheduler": "none", "epochs": 2}
     final = {}
     for name, sizes in {"large": (6, 1), "small": (1, 6), "halves": (3, 2), "mean": (1, 1)}.items():
         made = cfg.replace(
@@ -423,9 +423,9 @@ def test_accumulation_is_exact_where_masks_are_missing(tmp_path, monkeypatch, lo
         run = training.fit(made, data.loaders(store, made))
         final[name] = (weights(run.folder / "final_model.pth")["weight"], run.history["train_loss"])
     for name in ("small", "halves"):
-        torch.testing.assert_close(final[name][0], final["large"][0], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(final[name][0], final["large"][0], rtol=1e-4, atol=1e-5)  # sums in another order
         np.testing.assert_allclose(final[name][1], final["large"][1], rtol=1e-5)
-    assert (final["mean"][0] - final["large"][0]).abs().max() > 1e-4
+    assert (final["mean"][0] - final["large"][0]).abs().max() > 1e-3
 
 
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_update(setting, monkeypatch):
