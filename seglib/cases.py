@@ -47,8 +47,13 @@ def read_truth(
         looks.append((mask.looks_inverted, images.looks_inverted(1 - mask.pixels)) if mask else (False, False))
     shapes = {plane.shape for plane in planes if plane is not None}
     if len(shapes) > 1:
+        sizes = ", ".join(
+            f"{case[name]} {'x'.join(map(str, plane.shape))}"
+            for name, plane in zip(cfg.class_names, planes)
+            if plane is not None
+        )
         raise DataError(
-            f"{case['case']}: its masks have different sizes {sorted(shapes)}; expected one for all classes"
+            f"{case['case']}: its masks have different sizes {sorted(shapes)}; expected one for all classes: {sizes}"
         )
     blank = np.full(shapes.pop() if shapes else shape, images.IGNORE, np.uint8)
     annotated = [plane is not None for plane in planes]
@@ -76,9 +81,38 @@ def _slice(case: Any, volume: np.ndarray) -> np.ndarray:
     return volume[int(case["slice"])]
 
 
-def content(case: dict, image: np.ndarray) -> str:
-    """A hash that equal images share: of the file, or of the slice's pixels where the file holds many."""
-    if not volumes.is_volume(case["image"]):
-        return images.sha256(case["image"])
-    blank = case["case"] if image.min() == image.max() else ""  # an empty slice is no copy of another
-    return hashlib.sha256(f"{image.shape}{blank}".encode() + image.tobytes()).hexdigest()
+def content(case: dict, image: np.ndarray) -> tuple[str, str]:
+    """The hash of the file (of the slice's pixels where the file holds many), and one that equal images share, also
+    where they were saved anew in another format."""
+    whole = volumes.is_volume(case["image"])
+    blank = case["case"] if whole and image.min() == image.max() else ""  # an empty slice is no copy of another
+    pixels = hashlib.sha256(f"{image.shape}{blank}".encode() + image.tobytes()).hexdigest()
+    return pixels if whole else images.sha256(case["image"]), pixels
+
+
+def oddities(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[str, str]:
+    """What the pixels (H, W, C) and the masks (H, W, K) of a case show that may be right but mostly is not: sentence ->
+    the file that it is about. Of a volume it counts only where all of its slices show it."""
+    found = {}
+    whole = volumes.is_volume(case["image"])
+    if image.min() == image.max():
+        value = "" if whole else f" is {image.min()} and"  # a volume is windowed by now
+        found[f"every {'voxel' if whole else 'pixel'}{value} is alike: nothing can be seen; export it again"] = "image"
+    turn = 1 if whole else images.exif_orientation(case["image"])
+    if turn > 1:
+        found[
+            f"EXIF orientation {turn}: viewers turn this picture, here its pixels are used as they are stored, and its "
+            "mask must lie over those; save both without the tag if it does not"
+        ] = "image"
+    if cfg.task == "multiclass" and set(str(case.get("annotated") or "").split(",")) >= {*cfg.class_names}:
+        known = masks != images.IGNORE
+        if known.mean() < 0.5:
+            found[
+                "more than half of it is 255, which is ignored; if that is the background, are its numbers shifted by "
+                "one? Correct them, or set label_map"
+            ] = "labels"
+        elif whole and (masks[known] > 0).all():
+            found["no background (0) anywhere; are its numbers shifted by one? Correct them, or set label_map"] = (
+                "labels"
+            )
+    return {text: os.path.basename(case[column]) for text, column in found.items()}
