@@ -104,7 +104,8 @@ def oddities(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[str,
             f"EXIF orientation {turn}: viewers turn this picture, here its pixels are used as they are stored, and its "
             "mask must lie over those; save both without the tag if it does not"
         ] = "image"
-    if cfg.task == "multiclass" and set(str(case.get("annotated") or "").split(",")) >= {*cfg.class_names}:
+    annotated = str(case.get("annotated", ",".join(cfg.class_names))).split(",")
+    if cfg.task == "multiclass" and set(annotated) >= set(cfg.class_names):
         known = masks != images.IGNORE
         if known.mean() < 0.5:
             found[

@@ -339,7 +339,9 @@ def _odd(cases: pd.DataFrame, facts: pd.DataFrame) -> list[str]:
     for column in [column for column in facts if column.startswith("share ")]:
         share = facts[column].dropna()
         if len(share) and not share.any():
-            notes.append(f"{column[6:]}: all {len(share)} masks are empty, so nothing can be learned; are they the right ones?")
+            notes.append(
+                f"{column[6:]}: all {len(share)} masks are empty, so nothing can be learned; are they the right ones?"
+            )
     return notes
 
 

@@ -1,6 +1,5 @@
 """Listing folders and pairing files by name, for every layout."""
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,7 +50,7 @@ def pictures(folder: Path) -> dict[str, Path]:
             raise DataError(f"{file.parent}: the name {ascii(file.name)} is not valid UTF-8; rename that file")
         if file.stem in found:
             raise DataError(f"{file}: {found[file.stem].name} has the same name before the suffix; keep one of the two")
-        found[file.stem] = Path(os.path.realpath(file))  # resolve() fails at a link that leads to itself
+        found[file.stem] = file.resolve() if file.exists() else file.absolute()  # a broken link keeps its name
     return found
 
 

@@ -7,7 +7,6 @@ spacing_col_mm, spacing_slice_mm ("" where unknown). Where some sets label only 
 applied. Only headers are read, and the numbers of a few label files.
 """
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -231,7 +230,7 @@ def _volume_rows(
     volume: str, patient: str, image: Path, labels: Path, cfg, notes: list[str], grid: Any = None, **more: str
 ) -> list[dict[str, Any]]:
     """A row a slice, in the displayed order; one row for a volume that cannot be read: preparation sets it aside."""
-    same = {"patient": patient, "image": os.path.realpath(image), "labels": os.path.realpath(labels), "volume": volume}
+    same = {"patient": patient, "image": str(image.resolve()), "labels": str(labels.resolve()), "volume": volume}
     try:
         grid = grid or volumes.read_grid(image, **volumes.options(cfg))
     except DataError:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import dicoms, niftis
+from . import dicoms, images, niftis
 from .errors import DataError
 from .grids import Grid, check_geometry, dicom_grid, index_map, nifti_grid, turned
 
@@ -55,8 +55,9 @@ class Volume:
 
 
 def is_volume(path: str | Path) -> bool:
-    """Whether the path is a NIfTI file or a folder (of a DICOM series), not a picture."""
-    return str(path).lower().endswith(SUFFIXES) or Path(path).is_dir()
+    """Whether the path is a NIfTI file or a folder (of a DICOM series), not a picture (nor what is called like one)."""
+    name = str(path).lower()
+    return name.endswith(SUFFIXES) or (Path(path).is_dir() and not name.endswith(images.SUFFIXES))
 
 
 def options(cfg) -> dict[str, Any]:
