@@ -96,8 +96,8 @@ def oddities(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[str,
     found = {}
     whole = volumes.is_volume(case["image"])
     if image.min() == image.max():
-        value = "" if whole else f" is {image.min()} and"  # a volume is windowed by now
-        found[f"every {'voxel' if whole else 'pixel'}{value} is alike: nothing can be seen; export it again"] = "image"
+        alike = "all voxels are alike" if whole else f"every pixel is {image.min()}"  # a volume is windowed by now
+        found[f"{alike}: nothing can be seen; export it again"] = "image"
     turn = 1 if whole else images.exif_orientation(case["image"])
     if turn > 1:
         found[

@@ -1,6 +1,6 @@
 """A DICOM series: which files, in which order, where in the patient, with which values. `volumes` lays it out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +20,6 @@ DECODERS = {
 FOREIGN = (
     """.txt .csv .json .xml .html .md .pdf .png .jpg .jpeg .gif .nii .gz .zip .db .ini .log .py .npy .yaml .xlsx"""
 )
-NUMBERS = {  # attribute -> how many numbers it holds, where it is there
-    "PixelSpacing": 2, "ImagePositionPatient": 3, "ImageOrientationPatient": 6,
-    **dict.fromkeys(
-        "Rows Columns NumberOfFrames SamplesPerPixel InstanceNumber SliceThickness SpacingBetweenSlices RescaleSlope "
-        "RescaleIntercept BitsAllocated BitsStored HighBit PixelRepresentation".split(), 1,
-    ),
-}  # fmt: skip
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 

@@ -74,8 +74,8 @@ def _check_size(path: str | Path, image: Any) -> None:
     if declared(image) > most + _MARGIN:
         shape = "x".join(map(str, image.shape))
         raise DataError(
-            f"{path}: cut short or damaged: its header declares {shape} voxels, {declared(image) / 1e6:.0f} MB, and the "
-            f"file of {os.path.getsize(path) / 1e6:.1f} MB cannot hold them; copy it again"
+            f"{path}: cut short or damaged: its header declares {shape} voxels, {declared(image) / 1e6:.0f} MB, and "
+            f"the file of {os.path.getsize(path) / 1e6:.1f} MB cannot hold them; copy it again"
         )
 
 

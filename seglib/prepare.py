@@ -196,8 +196,8 @@ def split(cases: pd.DataFrame, cfg) -> tuple[pd.Series, list[str]]:
     crossing = cases.assign(split=result).groupby("patient")["split"].nunique()
     if (crossing > 1).any():
         notes.append(
-            f"split: patients in two parts of the tree: {', '.join(map(str, crossing[crossing > 1].index[:5]))}; scores "
-            "would be too good: move them to one part, or set keep_split=False"
+            f"split: patients in two parts of the tree: {', '.join(map(str, crossing[crossing > 1].index[:5]))}; "
+            "scores would be too good: move them to one part, or set keep_split=False"
         )
     return result, notes
 

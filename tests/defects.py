@@ -1,7 +1,7 @@
 """A corpus of planted defects: what is wrong in real downloads, planted one by one into phantom or real trees.
 
 `DEFECTS` is the table. A defect changes one victim of a tree and leaves the others alone: the third picture, or the
-first volume. `plant(tree)` does the damage and returns the file (or folder) that the report must name. What is expected:
+first volume. `plant(tree)` does the damage and returns the file (or folder) that the report must name. Expected is:
 
 - "set aside": the case is in `report.set_aside`, its problem names the file and contains `words`;
 - "noted": the case is usable or was never one; a note names the file and contains `words`;
@@ -526,7 +526,8 @@ DEFECTS = [
     Defect("mask red on black", "binary", lambda t: redraw(mask(t), lambda a: a[..., None] // np.uint8([1, 255, 255])
            * np.uint8([1, 0, 0])), "handled"),
     Defect("mask in the alpha channel", "binary", lambda t: in_alpha(mask(t)), "handled"),
-    Defect("mask of two colours", "binary", lambda t: two_colours(mask(t)), "set aside", "several colours.*mask_encoding"),
+    Defect("mask of two colours", "binary", lambda t: two_colours(mask(t)), "set aside",
+           "several colours.*mask_encoding"),
     Defect("photograph in place of the mask", "binary", lambda t: save(mask(t), pixels_of(picture(t))),
            "set aside", "ambiguous mask.*mask_encoding"),
     # polarity, lossy and soft masks
@@ -585,7 +586,8 @@ DEFECTS = [
            "3 pictures.*expected one"),
     Defect("mask as TIFF of several pages", "binary", lambda t: frames(mask(t), ".tif"), "set aside",
            "3 pictures.*expected one"),
-    Defect("constant image", "lung", lambda t: redraw(picture(t), np.zeros_like), "noted", "every pixel is 0 .*export it again",
+    Defect("constant image", "lung", lambda t: redraw(picture(t), np.zeros_like), "noted",
+           "every pixel is 0: .*export it again",
            pixels=black),
     Defect("float TIFF with NaN", "lung", lambda t: grey_float(picture(t), np.nan, 0.05), "handled", pixels=same_mask),
     Defect("float TIFF of NaN only", "lung", lambda t: grey_float(picture(t), np.nan, 1), "set aside",
@@ -616,7 +618,8 @@ DEFECTS = [
     Defect("labels one too high", "cardiac", lambda t: rewrite(labels(t), lambda a: a + 1), "set aside",
            r"label numbers \[4\] are not among.*label_map"),
     Defect("labels one too high, the last class absent", "cardiac",
-           lambda t: rewrite(labels(t), lambda a: np.minimum(a, 2) + 1), "noted", "no background.*shifted", pixels=None),
+           lambda t: rewrite(labels(t), lambda a: np.minimum(a, 2) + 1), "noted", "no background.*shifted",
+           pixels=None),
     Defect("labels one too low", "cardiac", lambda t: rewrite(labels(t), lambda a: a - np.uint8(1)), "noted",
            "255.*ignored", pixels=None),
     Defect("one voxel of an unknown label", "rsna", lambda t: rewrite(labels(t), lambda a: one_voxel(a, 77)),
@@ -650,7 +653,7 @@ DEFECTS = [
     Defect("NaN only", "cardiac", lambda t: rewrite(frame(t), lambda a: a * np.float32(np.nan)), "set aside",
            "no voxel is a finite number"),
     Defect("voxels scaled by the header", "cardiac", lambda t: rewrite(frame(t), slope=0.5), "handled"),
-    Defect("constant volume", "cardiac", lambda t: rewrite(frame(t), np.zeros_like), "noted", "every voxel is alike",
+    Defect("constant volume", "cardiac", lambda t: rewrite(frame(t), np.zeros_like), "noted", "all voxels are alike: .*export it again",
            pixels=same_mask),
     # damaged volumes
     Defect("gzip cut short", "cardiac", lambda t: cut(frame(t)), "set aside", "cut short.*copy it again"),
