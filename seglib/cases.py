@@ -90,6 +90,40 @@ def content(case: dict, image: np.ndarray) -> tuple[str, str]:
     return pixels if whole else images.sha256(case["image"]), pixels
 
 
+# How masks go astray between programs: name -> what was done to them. The last ones fit square images only.
+TURNS = {
+    "as they are": lambda a: a,
+    "mirrored left to right": lambda a: a[:, ::-1],
+    "upside down": lambda a: a[::-1],
+    "turned by 180 degrees": lambda a: a[::-1, ::-1],
+    "transposed": lambda a: a.T,
+    "turned by 90 degrees": np.rot90,
+    "turned by -90 degrees": lambda a: np.rot90(a, -1),
+    "transposed and turned by 180 degrees": lambda a: a[::-1, ::-1].T,
+}
+
+
+def agreement(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """How well the edges of the masks (H, W, K) lie on edges of the image (H, W, C), for each of `TURNS`: sums of
+    gradients, which can be added over the slices of a volume. Zeros where there is too little to tell."""
+    step = max(1, min(image.shape[:2]) // 128)  # edges of organs are seen on a coarse grid too
+    grey, planes = image[::step, ::step].mean(axis=2, dtype=np.float32), masks[::step, ::step]
+    result = np.zeros(len(TURNS))
+    if min(grey.shape) < 8:
+        return result
+    down, across = planes[1:, :-1] != planes[:-1, :-1], planes[:-1, 1:] != planes[:-1, :-1]
+    edge = (down | across).any(axis=2)
+    if edge.sum() < 20:
+        return result
+    steps = np.hypot(*np.gradient(grey))
+    steps = np.minimum(steps, np.percentile(steps, 95))[:-1, :-1]  # no single bright rim decides
+    for k, turn in enumerate(TURNS.values()):
+        turned = turn(edge)
+        if turned.shape == steps.shape:
+            result[k] = steps[turned].sum()
+    return result
+
+
 def oddities(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[str, str]:
     """What the pixels (H, W, C) and the masks (H, W, K) of a case show that may be right but mostly is not: sentence ->
     the file that it is about. Of a volume it counts only where all of its slices show it."""

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from . import hosts, images, volumes
-from .cases import content, oddities, read_image, read_truth
+from .cases import TURNS, agreement, content, oddities, read_image, read_truth
 from .errors import DataError
 
 VERSION = 2  # raise it when the pixels that `build` writes change, so that old stores are rebuilt
@@ -242,7 +242,7 @@ def _write(cases: pd.DataFrame, cfg, folder: Path, info: dict[str, Any], strict:
             case = cases.loc[index].to_dict()
             try:
                 return _prepare_case(case, cfg, polarity, arrays["images"][index], arrays["masks"][index])
-            except DataError as error:
+            except (DataError, FileNotFoundError) as error:  # a file may vanish after its pixels were read
                 return {"case": case["case"], "file": _named_file(case, str(error)), "problem": str(error)}
 
         def all_of(rows: list[int]) -> list[tuple[int, dict[str, Any]]]:
@@ -283,7 +283,7 @@ def _write(cases: pd.DataFrame, cfg, folder: Path, info: dict[str, Any], strict:
         kept["split"], split_notes = split(kept, cfg)
         for array in arrays.values():
             array.flush()
-        facts = facts.drop(columns=["sha256", "pixels", "looks", "odd"])
+        facts = facts.drop(columns=["sha256", "pixels", "looks", "odd", "edges"])
         problems = pd.DataFrame(problems, columns=["case", "file", "problem", "action"])
         kept.to_csv(partial / "cases.csv", index=False)
         facts.to_json(partial / "facts.json", orient="table", index=False)
@@ -323,14 +323,21 @@ def _prepare_case(
         facts[f"how {column}"] = how
         facts[f"share {column}"] = float((masks[..., k][known] > 0).mean()) if known.any() else np.nan
     file, pixels = content(case, image)
-    return {**facts, "sha256": file, "pixels": pixels, "looks": looks, "odd": oddities(case, cfg, image, masks)}
+    odd, edges = oddities(case, cfg, image, masks), agreement(image, masks)
+    return {**facts, "sha256": file, "pixels": pixels, "looks": looks, "odd": odd, "edges": edges}
 
 
 def _odd(cases: pd.DataFrame, facts: pd.DataFrame) -> list[str]:
     """Notes on what is kept but looks wrong: the sentences of `oddities` with the names of their files, and classes
     whose masks are all empty."""
     notes, names = [], {}
-    for _, rows in facts.groupby(facts["case"].map(cases.set_index("case")["image"]), sort=False):
+    for path, rows in facts.groupby(facts["case"].map(cases.set_index("case")["image"]), sort=False):
+        # On 500 real cases that are right the largest ratio was 1.02 for volumes and 1.48 for single pictures.
+        fit, enough = sum(rows["edges"]), 1.1 if volumes.is_volume(path) else 1.5
+        if fit.max() > enough * fit[0]:
+            how = list(TURNS)[fit.argmax()]
+            text = f"by its edges, its mask would fit it better {how}: look at both, and correct the mask"
+            names.setdefault(text, []).append(Path(path).name)
         for text, name in rows["odd"].iloc[0].items():
             if all(text in odd for odd in rows["odd"]):
                 names.setdefault(text, []).append(name)

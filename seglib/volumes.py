@@ -215,7 +215,7 @@ def align(grid: Grid, path: str | Path) -> tuple[tuple[int, int, int], tuple[boo
     if off > 0.5:
         raise DataError(
             f"{path}: lies up to {off:.1f} voxels beside its volume {Path(grid.path).name}, by their affines; "
-            "make both on one grid"
+            + ("make both on one grid" if grid.spacing_mm else "the volume has no PixelSpacing: correct its headers")
         )
     return axes, flips, ""
 

@@ -6,10 +6,10 @@ first volume. `plant(tree)` does the damage and returns the file (or folder) tha
 - "set aside": the case is in `report.set_aside`, its problem names the file and contains `words`;
 - "noted": the case is usable or was never one; a note names the file and contains `words`;
 - "refused": names that cannot be told apart stop the scan with an error that names the file and contains `words`;
-- "handled": nothing to complain of.
+- "handled": nothing to complain of; the summary of the report contains `words`.
 
-`pixels` says what the store must hold then: "same" as without the damage (but one grey value), "gone", a function
-(image, mask, image before, mask before), all (n, H, W, channels), that asserts, or None.
+`pixels` says what the store must hold of the victim then: "same" as without the damage (but one grey value), "gone", or
+a function (image, mask, image before, mask before), all (n, H, W, channels), that asserts.
 """
 
 import gzip
@@ -35,8 +35,8 @@ class Defect(NamedTuple):
     expect: str
     words: str = ""
     pixels: Any = "same"
-    settings: dict[str, Any] = {}
     after_scan: bool = False  # the damage comes between scan and build
+    all_cases: bool = False  # every case is a victim
 
 
 # ---- where the victim lies
@@ -77,6 +77,9 @@ def labels(tree: Path) -> Path:
     if (tree / "train_images").is_dir():
         return tree / "segmentations" / f"{series(tree).name}.nii"
     return frame(tree).with_name(frame(tree).name.replace(".nii", "_gt.nii"))
+
+
+SIDES = ("leftMask", "rightMask")
 
 
 def victim(preset: str, tree: Path) -> str:
@@ -245,7 +248,7 @@ def saved_anew(path: Path) -> Path:
     again = path.with_name(f"{path.stem}a.png")
     with Image.open(path) as file:
         file.save(again, compress_level=1)
-    for side in ("leftMask", "rightMask"):
+    for side in SIDES:
         masks = path.parents[1] / "ManualMask" / side
         shutil.copy(masks / path.name, masks / again.name)
     return again
@@ -320,6 +323,12 @@ def line_break(tree: Path) -> Path:
     image = moved(picture(tree), f"{stem}{picture(tree).suffix}")
     moved(truth, f"{stem}_mask{truth.suffix}")
     return image
+
+
+def image_missing(tree: Path) -> Path:
+    truth = mask(tree)
+    picture(tree).unlink()
+    return truth
 
 
 def unknown_suffix(tree: Path) -> Path:
@@ -508,6 +517,8 @@ DEFECTS = [
     Defect("mask and image differ in size", "binary", lambda t: redraw(mask(t), lambda a: a[::2, ::2]),
            "set aside", r"mask is .* but its image is .*export both"),
     Defect("mask transposed", "binary", lambda t: redraw(mask(t), np.transpose), "set aside", "looks transposed"),
+    Defect("mask upside down", "lung", lambda t: [redraw(mask(t, side), np.flipud) for side in SIDES] and picture(t),
+           "noted", "better upside down: look", pixels=same_image),
     Defect("mask of one class of another size", "palm", lambda t: redraw(mask(t), lambda a: a[:-9]),
            "set aside", "different sizes.*expected one for all.*Disc Masks"),
     Defect("label volume of another shape", "cardiac", lambda t: rewrite(labels(t), lambda a: a[:, :-1]),
@@ -535,12 +546,14 @@ DEFECTS = [
            "set aside", "looks inverted beside the others"),
     Defect("one mask not inverted in an inverted class", "palm", lambda t: redraw(mask(t), lambda a: 255 - a),
            "set aside", "looks inverted beside the others"),
-    Defect("all masks inverted", "binary", lambda t: every(t, lambda a: 255 - a), "noted", "0 is the structure"),
+    Defect("all masks inverted", "binary", lambda t: every(t, lambda a: 255 - a), "noted", "0 is the structure",
+           all_cases=True),
     Defect("mask as JPEG", "binary", lambda t: lossy_mask(mask(t)), "handled", pixels=near),
     Defect("soft mask", "binary", lambda t: soft(mask(t)), "set aside", "soft mask or label map.*mask_encoding"),
-    Defect("empty mask", "binary", lambda t: redraw(mask(t), np.zeros_like), "handled", "8 there, 0 missing, 1 empty",
+    Defect("empty mask", "binary", lambda t: redraw(mask(t), np.zeros_like), "handled", "there, 0 missing, 1 empty",
            pixels=empty),
-    Defect("all masks empty", "binary", lambda t: every(t, np.zeros_like), "noted", "empty.*nothing", pixels=empty),
+    Defect("all masks empty", "binary", lambda t: every(t, np.zeros_like), "noted", "empty.*nothing",
+           pixels=empty, all_cases=True),
     Defect("mask full", "binary", lambda t: redraw(mask(t), lambda a: np.full_like(a, 255)), "set aside", "inverted"),
     # damaged files
     Defect("PNG cut short", "lung", lambda t: cut(picture(t)), "set aside", NOT_IMAGE),
@@ -596,15 +609,15 @@ DEFECTS = [
     Defect("mask missing", "binary", lambda t: removed(mask(t)) and picture(t), "set aside", "no mask exists"),
     Defect("mask of one lung missing", "lung", lambda t: removed(mask(t)) and picture(t), "set aside",
            "no mask exists"),
-    Defect("image missing", "binary", lambda t: removed(mask(t) and picture(t)).with_name("lesion_0003_mask.png"),
-           "noted", "mask without an image", pixels=None),
+    Defect("image missing", "binary", image_missing,
+           "noted", "mask without an image", pixels="gone"),
     Defect("mask without an image", "binary", lambda t: copied(mask(t), "other_mask.png"), "noted",
            "mask without an image"),
-    Defect("unicode, spaces and commas in a name", "lung", unicode_name, "handled", pixels=None),
+    Defect("unicode, spaces and commas in a name", "lung", unicode_name, "handled"),
     Defect("name that is no valid UTF-8", "binary", lambda t: bytes_in_name(picture(t)), "refused", "UTF-8.*rename"),
-    Defect("line break in a name", "binary", line_break, "handled", pixels=None),
+    Defect("line break in a name", "binary", line_break, "handled"),
     Defect("two images of one name", "binary", lambda t: other_suffix(picture(t)), "refused", "same name.*keep one"),
-    Defect("names that differ in upper and lower case only", "binary", clash, "handled", pixels=None),
+    Defect("names that differ in upper and lower case only", "binary", clash, "handled"),
     Defect("one image under two names", "binary", lambda t: under_two_names(picture(t), mask(t)),
            "set aside", "same content as.*leak", pixels="same"),
     Defect("one image saved anew under another name", "lung", lambda t: saved_anew(picture(t)),
@@ -613,15 +626,15 @@ DEFECTS = [
     Defect("files of file browsers among volumes", "cardiac", drop_copies, "handled"),
     Defect("folder __MACOSX", "lung", macosx_folder, "handled"),
     Defect("folder __MACOSX beside pictures", "binary", macosx_folder, "handled"),
-    Defect("one patient in two parts", "cardiac", in_two_parts, "noted", "two parts.*move", pixels=None),
+    Defect("one patient in two parts", "cardiac", in_two_parts, "noted", "two parts.*move"),
     # numbers of label maps
     Defect("labels one too high", "cardiac", lambda t: rewrite(labels(t), lambda a: a + 1), "set aside",
            r"label numbers \[4\] are not among.*label_map"),
     Defect("labels one too high, the last class absent", "cardiac",
            lambda t: rewrite(labels(t), lambda a: np.minimum(a, 2) + 1), "noted", "no background.*shifted",
-           pixels=None),
+           pixels=same_image),
     Defect("labels one too low", "cardiac", lambda t: rewrite(labels(t), lambda a: a - np.uint8(1)), "noted",
-           "255.*ignored", pixels=None),
+           "255.*ignored", pixels=same_image),
     Defect("one voxel of an unknown label", "rsna", lambda t: rewrite(labels(t), lambda a: one_voxel(a, 77)),
            "set aside", "label numbers .*77"),
     Defect("negative label", "cardiac", lambda t: rewrite(labels(t), lambda a: one_voxel(a.astype(np.int16), -1)),
@@ -639,6 +652,15 @@ DEFECTS = [
            "voxels beside its volume.*make both on one grid"),
     Defect("labels shifted by 20 mm", "rsna", lambda t: rewrite(labels(t), affine=shift(20)), "set aside",
            "voxels beside its volume.*make both on one grid"),
+    Defect("labels mirrored, the header unchanged", "cardiac",
+           lambda t: rewrite(labels(t), lambda a: a[::-1]) and frame(t), "noted", "better mirrored left to right: look",
+           pixels=same_image),
+    Defect("labels upside down, the header unchanged", "rsna",
+           lambda t: rewrite(labels(t), lambda a: a[:, ::-1]) and series(t), "noted", "better upside down: look",
+           pixels=same_image),
+    Defect("square labels transposed, the header unchanged", "rsna",
+           lambda t: rewrite(labels(t), lambda a: a.transpose(1, 0, 2)) and series(t), "noted",
+           "better transposed.*: look", pixels=same_image),
     Defect("affine of NaN", "cardiac", lambda t: bad_affine(frame(t), np.nan, 1), "set aside",
            "affine is no geometry.*write a correct header"),
     Defect("affine of zeros", "cardiac", lambda t: bad_affine(labels(t), 0, 0),
@@ -653,7 +675,8 @@ DEFECTS = [
     Defect("NaN only", "cardiac", lambda t: rewrite(frame(t), lambda a: a * np.float32(np.nan)), "set aside",
            "no voxel is a finite number"),
     Defect("voxels scaled by the header", "cardiac", lambda t: rewrite(frame(t), slope=0.5), "handled"),
-    Defect("constant volume", "cardiac", lambda t: rewrite(frame(t), np.zeros_like), "noted", "all voxels are alike: .*export it again",
+    Defect("constant volume", "cardiac", lambda t: rewrite(frame(t), np.zeros_like), "noted",
+           "all voxels are alike: .*export it again",
            pixels=same_mask),
     # damaged volumes
     Defect("gzip cut short", "cardiac", lambda t: cut(frame(t)), "set aside", "cut short.*copy it again"),
@@ -671,7 +694,7 @@ DEFECTS = [
     Defect("gzip that unpacks to 600 MB", "cardiac", lambda t: long_tail(frame(t)), "set aside", "declares"),
     Defect("labels missing", "cardiac", lambda t: removed(labels(t)) and frame(t), "noted", "no labels", pixels="gone"),
     Defect("labels without a volume", "cardiac", labels_alone, "noted",
-           "no volume", pixels=None),
+           "no volume", pixels="gone"),
     Defect("series without labels", "rsna", lambda t: removed(labels(t)) and series(t), "noted",
            "without a segmentation", pixels="gone"),
     # DICOM
@@ -685,7 +708,7 @@ DEFECTS = [
     Defect("two series in a folder", "rsna",
            lambda t: edit(slices(t)[7], SeriesInstanceUID="1.2.3").parent, "set aside", "2 series, expected one"),
     Defect("no PixelSpacing", "rsna", lambda t: edit_all(t, lambda k: {"PixelSpacing": None}) and labels(t),
-           "set aside", "voxels beside its volume"),
+           "set aside", "voxels beside its volume.*no PixelSpacing: correct"),
     Defect("no PixelSpacing in one slice", "rsna", lambda t: edit(slices(t)[0], PixelSpacing=None), "set aside",
            "PixelSpacing"),
     Defect("another PixelSpacing in one slice", "rsna", lambda t: edit(slices(t)[7], PixelSpacing=[1, 1]), "set aside",
