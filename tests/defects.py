@@ -139,7 +139,7 @@ def removed(path: Path) -> Path:
 def every(tree: Path, change: Callable[[np.ndarray], np.ndarray]) -> Path:
     """Change all masks of the binary tree; the report names the class."""
     for path in (tree / "masks").iterdir():
-        redraw(path, change)
+        remask(path, change)
     return Path("structure")
 
 
@@ -161,17 +161,28 @@ def redraw(path: Path, change: Callable[[np.ndarray], np.ndarray], **options: An
     return save(path, change(pixels_of(path)), **options)
 
 
+def remask(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> Path:
+    """Another mask in its place, without loss; `change` gets it as (H, W) of 0 and 255, however it was stored."""
+    return save(path, change(truth_of(path)))
+
+
+def truth_of(path: Path) -> np.ndarray:
+    array = pixels_of(path)
+    return (array.reshape(*array.shape[:2], -1).max(axis=2) > array.max() / 2) * np.uint8(255)
+
+
 def converted(path: Path, mode: str, **options: Any) -> Path:
     with Image.open(path) as file:
         file.convert(mode).save(path, **options)
     return path
 
 
-def renamed_suffix(path: Path, suffix: str, **options: Any) -> Path:
+def renamed_suffix(path: Path, suffix: str, mode: str = "", **options: Any) -> Path:
     """Saved in another format, under its suffix."""
     with Image.open(path) as file:
-        file.save(path.with_suffix(suffix), **options)
+        picture = file.convert(mode or file.mode)
     path.unlink()
+    picture.save(path.with_suffix(suffix), **options)
     return path.with_suffix(suffix)
 
 
@@ -215,32 +226,32 @@ def bomb(path: Path, side: int = 60000) -> Path:
 
 
 def palette_mask(path: Path) -> Path:
-    mask = Image.fromarray((pixels_of(path) > 127).astype(np.uint8))
+    mask = Image.fromarray(truth_of(path) // 255)
     mask.putpalette([0, 0, 0, 200, 30, 30])
     mask.save(path)
     return path
 
 
 def two_colours(path: Path) -> Path:
-    array = pixels_of(path)
-    colours = np.zeros((*array.shape[:2], 3), np.uint8)
+    array = truth_of(path)
+    colours = np.zeros((*array.shape, 3), np.uint8)
     colours[array > 127] = (255, 0, 0)
     colours[: len(colours) // 2, :5] = (0, 255, 0)
     return save(path, colours)
 
 
 def in_alpha(path: Path) -> Path:
-    array = pixels_of(path)
+    array = truth_of(path)
     return save(path, np.dstack([np.full((*array.shape, 3), 255, np.uint8), array]))
 
 
 def soft(path: Path) -> Path:
-    rows = np.linspace(0, 1, len(pixels_of(path)))[:, None]
-    return redraw(path, lambda array: (array * rows).astype(np.uint8))
+    rows = np.linspace(0, 1, len(truth_of(path)))[:, None]
+    return remask(path, lambda array: (array * rows).astype(np.uint8))
 
 
 def lossy_mask(path: Path) -> Path:
-    return renamed_suffix(path, ".jpg", quality=85)
+    return renamed_suffix(path, ".jpg", "L", quality=85)
 
 
 def saved_anew(path: Path) -> Path:
@@ -289,18 +300,13 @@ def macosx_folder(tree: Path) -> Path:
 
 
 def clash(tree: Path) -> Path:
-    """Two cases whose names differ in upper and lower case only."""
+    """Two more cases whose names differ in upper and lower case only: another pair, flipped and turned."""
     image, truth = picture(tree), mask(tree)
-    other = sorted(f for f in image.parent.iterdir() if f != image)[0]
-    name = image.stem.upper()
-    shutil.copy(mask_of(other, tree), truth.with_name(f"{name}_mask{truth.suffix}"))
-    with Image.open(other) as file:
-        file.save(image.with_name(f"{name}{image.suffix}"), quality=80)
+    for name, way in (("extra", Image.Transpose.FLIP_LEFT_RIGHT), ("Extra", Image.Transpose.ROTATE_180)):
+        for path, new in ((image, name + image.suffix), (truth, f"{name}_mask{truth.suffix}")):
+            with Image.open(path) as file:
+                file.transpose(way).save(path.with_name(new))
     return image
-
-
-def mask_of(image: Path, tree: Path) -> Path:
-    return next(f for f in sorted((tree / "masks").iterdir()) if f.stem.startswith(image.stem))
 
 
 def bytes_in_name(path: Path) -> Path:
@@ -340,8 +346,8 @@ def unknown_suffix(tree: Path) -> Path:
 def other_suffix(path: Path) -> Path:
     """Another image of the same name before the suffix."""
     with Image.open(path) as file:
-        file.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path.with_suffix(".png"))
-    return path.with_suffix(".png")
+        file.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path.with_suffix(".tif"))
+    return path.with_suffix(".tif")
 
 
 # ---- damage to NIfTI files
@@ -510,31 +516,34 @@ def black(image, mask, image_before, mask_before):
 
 NOT_IMAGE = r"not readable as an image.*copy it again"
 
+OTHER_GRID = "labels of .* for a volume of .*make both on one grid|without orientation.*write the volume's affine"
+
 DEFECTS = [
     # sizes
-    Defect("masks of left and right differ in size", "lung", lambda t: redraw(mask(t), lambda a: a[::2, ::2]),
+    Defect("masks of left and right differ in size", "lung", lambda t: remask(mask(t), lambda a: a[::2, ::2]),
            "set aside", "different sizes.*must agree"),
-    Defect("mask and image differ in size", "binary", lambda t: redraw(mask(t), lambda a: a[::2, ::2]),
+    Defect("mask and image differ in size", "binary", lambda t: remask(mask(t), lambda a: a[::2, ::2]),
            "set aside", r"mask is .* but its image is .*export both"),
-    Defect("mask transposed", "binary", lambda t: redraw(mask(t), np.transpose), "set aside", "looks transposed"),
-    Defect("mask upside down", "lung", lambda t: [redraw(mask(t, side), np.flipud) for side in SIDES] and picture(t),
+    Defect("mask transposed", "binary", lambda t: remask(mask(t), np.transpose), "set aside", "looks transposed"),
+    Defect("mask upside down", "lung", lambda t: [remask(mask(t, side), np.flipud) for side in SIDES] and picture(t),
            "noted", "better upside down: look", pixels=same_image),
-    Defect("mask of one class of another size", "palm", lambda t: redraw(mask(t), lambda a: a[:-9]),
+    Defect("mask of one class of another size", "palm", lambda t: remask(mask(t), lambda a: a[:-9]),
            "set aside", "different sizes.*expected one for all.*Disc Masks"),
     Defect("label volume of another shape", "cardiac", lambda t: rewrite(labels(t), lambda a: a[:, :-1]),
-           "set aside", "labels of .* for a volume of .*make both on one grid"),
+           "set aside", OTHER_GRID),
     # channels, depth, colours
     Defect("16-bit X-ray", "lung", lambda t: redraw(picture(t), lambda a: a.astype(np.uint16) * 200 + 3),
            "handled", pixels=stretched),
-    Defect("16-bit mask", "lung", lambda t: redraw(mask(t), lambda a: a.astype(np.uint16) * 257), "handled"),
-    Defect("mask of 0 and 1", "lung", lambda t: redraw(mask(t), lambda a: a // 255), "handled"),
-    Defect("mask of 1 bit", "binary", lambda t: converted(mask(t), "1"), "handled"),
+    Defect("16-bit mask", "lung", lambda t: remask(mask(t), lambda a: a.astype(np.uint16) * 257), "handled"),
+    Defect("mask of 0 and 1", "lung", lambda t: remask(mask(t), lambda a: a // 255), "handled"),
+    Defect("mask of 1 bit", "binary", lambda t: remask(mask(t), lambda a: a > 0), "handled"),
     Defect("X-ray in RGB", "lung", lambda t: converted(picture(t), "RGB"), "handled"),
     Defect("X-ray with transparency", "lung", lambda t: converted(picture(t), "LA"), "handled"),
     Defect("image as palette", "lung", lambda t: converted(picture(t), "P"), "handled", pixels=near),
-    Defect("CMYK JPEG", "binary", lambda t: converted(picture(t), "CMYK", quality=95), "handled", pixels=near),
+    Defect("CMYK JPEG", "binary", lambda t: renamed_suffix(picture(t), ".jpg", "CMYK", quality=95), "handled",
+           pixels=near),
     Defect("mask as palette", "binary", lambda t: palette_mask(mask(t)), "handled"),
-    Defect("mask red on black", "binary", lambda t: redraw(mask(t), lambda a: a[..., None] // np.uint8([1, 255, 255])
+    Defect("mask red on black", "binary", lambda t: remask(mask(t), lambda a: a[..., None] // np.uint8([1, 255, 255])
            * np.uint8([1, 0, 0])), "handled"),
     Defect("mask in the alpha channel", "binary", lambda t: in_alpha(mask(t)), "handled"),
     Defect("mask of two colours", "binary", lambda t: two_colours(mask(t)), "set aside",
@@ -542,19 +551,19 @@ DEFECTS = [
     Defect("photograph in place of the mask", "binary", lambda t: save(mask(t), pixels_of(picture(t))),
            "set aside", "ambiguous mask.*mask_encoding"),
     # polarity, lossy and soft masks
-    Defect("one mask inverted", "binary", lambda t: redraw(mask(t), lambda a: 255 - a),
+    Defect("one mask inverted", "binary", lambda t: remask(mask(t), lambda a: 255 - a),
            "set aside", "looks inverted beside the others"),
-    Defect("one mask not inverted in an inverted class", "palm", lambda t: redraw(mask(t), lambda a: 255 - a),
+    Defect("one mask not inverted in an inverted class", "palm", lambda t: remask(mask(t), lambda a: 255 - a),
            "set aside", "looks inverted beside the others"),
     Defect("all masks inverted", "binary", lambda t: every(t, lambda a: 255 - a), "noted", "0 is the structure",
            all_cases=True),
     Defect("mask as JPEG", "binary", lambda t: lossy_mask(mask(t)), "handled", pixels=near),
     Defect("soft mask", "binary", lambda t: soft(mask(t)), "set aside", "soft mask or label map.*mask_encoding"),
-    Defect("empty mask", "binary", lambda t: redraw(mask(t), np.zeros_like), "handled", "there, 0 missing, 1 empty",
+    Defect("empty mask", "binary", lambda t: remask(mask(t), np.zeros_like), "handled", "there, 0 missing, 1 empty",
            pixels=empty),
     Defect("all masks empty", "binary", lambda t: every(t, np.zeros_like), "noted", "empty.*nothing",
            pixels=empty, all_cases=True),
-    Defect("mask full", "binary", lambda t: redraw(mask(t), lambda a: np.full_like(a, 255)), "set aside", "inverted"),
+    Defect("mask full", "binary", lambda t: remask(mask(t), lambda a: np.full_like(a, 255)), "set aside", "inverted"),
     # damaged files
     Defect("PNG cut short", "lung", lambda t: cut(picture(t)), "set aside", NOT_IMAGE),
     Defect("mask cut short", "lung", lambda t: cut(mask(t)), "set aside", NOT_IMAGE),
@@ -592,7 +601,7 @@ DEFECTS = [
     Defect("JPEG stored on its side by EXIF", "binary", lambda t: turned_by_tag(picture(t), 6),
            "noted", "EXIF orientation.*save", pixels=near),
     Defect("JPEG stored on its side by EXIF, its mask is not", "binary",
-           lambda t: redraw(mask(t), np.transpose) and turned_by_tag(picture(t), 6) and mask(t), "set aside",
+           lambda t: remask(mask(t), np.transpose) and turned_by_tag(picture(t), 6) and mask(t), "set aside",
            "looks transposed.*EXIF.*save it turned"),
     Defect("animated GIF", "binary", lambda t: frames(picture(t), ".gif"), "set aside", "3 pictures.*expected one"),
     Defect("TIFF of several pages", "lung", lambda t: frames(picture(t), ".tif"), "set aside",
@@ -617,7 +626,7 @@ DEFECTS = [
     Defect("name that is no valid UTF-8", "binary", lambda t: bytes_in_name(picture(t)), "refused", "UTF-8.*rename"),
     Defect("line break in a name", "binary", line_break, "handled"),
     Defect("two images of one name", "binary", lambda t: other_suffix(picture(t)), "refused", "same name.*keep one"),
-    Defect("names that differ in upper and lower case only", "binary", clash, "handled"),
+    Defect("names that differ in upper and lower case only", "binary", clash, "handled", "images read .*10"),
     Defect("one image under two names", "binary", lambda t: under_two_names(picture(t), mask(t)),
            "set aside", "same content as.*leak", pixels="same"),
     Defect("one image saved anew under another name", "lung", lambda t: saved_anew(picture(t)),
@@ -645,7 +654,7 @@ DEFECTS = [
     Defect("labels as floats", "cardiac", lambda t: rewrite(labels(t), lambda a: a.astype(np.float32)), "handled"),
     # geometry of volumes
     Defect("labels transposed", "cardiac", lambda t: rewrite(labels(t), lambda a: a.transpose(1, 0, 2)), "set aside",
-           "labels of .* for a volume of .*make both on one grid"),
+           OTHER_GRID),
     Defect("labels stored backwards, with their affine", "cardiac", lambda t: backwards(labels(t)), "handled"),
     Defect("labels backwards in the affine only", "cardiac",
            lambda t: rewrite(labels(t), affine=lambda m: m @ np.diag([-1.0, 1, 1, 1])), "set aside",
