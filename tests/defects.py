@@ -251,7 +251,9 @@ def soft(path: Path) -> Path:
 
 
 def lossy_mask(path: Path) -> Path:
-    return renamed_suffix(path, ".jpg", "L", quality=85)
+    truth = truth_of(path)
+    path.unlink()
+    return save(path.with_suffix(".jpg"), truth, quality=85)
 
 
 def saved_anew(path: Path) -> Path:
