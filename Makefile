@@ -4,7 +4,7 @@ BIN := .venv/bin
 FIRST := 00_start_here
 
 .DEFAULT_GOAL := help
-.PHONY: help env run notebooks test test-slow lab results bench clean
+.PHONY: help env run notebooks test test-slow fuzz lab results bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: env ## lint, unit tests, and every notebook in its smoke size
 
 test-slow: env ## the tests that take minutes
 	$(BIN)/python -m pytest tests -m slow
+
+fuzz: env ## randomly damaged files of every kind that is read, for ten minutes
+	$(BIN)/python -m tests.fuzz 600
 
 lab: env ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from . import files
 from .errors import ConfigError
 from .fields import NO, dump, fit, from_text, nearest, parts, read, words
 
@@ -178,9 +179,7 @@ class Config:
         """Write the config; the suffix decides the form: `.json`, `.toml` or `.cfg`."""
         path = Path(path)
         text = dump(self.to_dict(), path.suffix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        return path
+        return files.write_text(path, text)
 
 
 # columns of the case table, which no class may be called

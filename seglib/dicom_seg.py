@@ -1,13 +1,12 @@
 """Masks as a DICOM Segmentation object, which viewers and archives lay over the series that it was made from."""
 
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import __version__, grids
+from . import __version__, files, grids
 from .errors import ConfigError, DataError
 
 # Class name -> code and meaning in SNOMED CT; "left" and "right" of other organs are codes of their own.
@@ -64,15 +63,9 @@ def write(path: str | Path, masks: dict[str, np.ndarray], grid: grids.Grid, abou
     except Exception as error:  # highdicom raises errors of many kinds
         problem = f"cannot be described as a DICOM Segmentation ({type(error).__name__}: {error})"
         raise DataError(f"{grid.path}: {problem}; correct that value, or write NIfTI instead") from error
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with files.replacing(path) as partial:
         made.save_as(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def _header(file: str) -> Any:

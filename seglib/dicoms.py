@@ -1,6 +1,6 @@
 """A DICOM series: which files, in which order, where in the patient, with which values. `volumes` lays it out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,13 @@ DECODERS = {
 FOREIGN = (
     """.txt .csv .json .xml .html .md .pdf .png .jpg .jpeg .gif .nii .gz .zip .db .ini .log .py .npy .yaml .xlsx"""
 )
+NUMBERS = {  # attribute -> how many numbers it holds, where it is there
+    "PixelSpacing": 2, "ImagePositionPatient": 3, "ImageOrientationPatient": 6,
+    **dict.fromkeys(
+        "Rows Columns NumberOfFrames SamplesPerPixel InstanceNumber SliceThickness SpacingBetweenSlices RescaleSlope "
+        "RescaleIntercept BitsAllocated BitsStored HighBit PixelRepresentation".split(), 1,
+    ),
+}  # fmt: skip
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -133,12 +140,29 @@ def _header(path: Path) -> Any:
     except Exception as error:  # pydicom raises what its parser stumbles over
         raise DataError(f"{path}: damaged DICOM header ({type(error).__name__}: {error}); copy it again") from error
     kind = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID")
-    name = kind.name if kind else ""
+    name = getattr(kind, "name", "")  # a damaged one may be a list
     if name.endswith("Storage") and "Image" not in name:
         return None
     if not header.get("Rows") or not header.get("Columns"):
         raise DataError(f"{path}: {name or 'a DICOM file'} without rows or columns; it is cut short: copy it again")
+    _check_numbers(path, header)
     return header
+
+
+def _check_numbers(path: Path, header: Any) -> None:
+    """What is computed with must be numbers, and as many as the standard says."""
+    for name, wanted in NUMBERS.items():
+        try:
+            value = header.get(name)
+            several = isinstance(value, Sequence) and not isinstance(value, str)
+            parts = list(value) if several else [] if value in (None, "") else [value]
+            good = np.isfinite([float(part) for part in parts]).all() and len(parts) in (0, wanted)
+        except Exception:  # pydicom converts a value when it is first looked at
+            value, good = "no number", False
+        if not good:
+            raise DataError(
+                f"{path}: {name} is {value}; expected {wanted} finite; the header is damaged: copy it again"
+            )
 
 
 def _one_series(where: Any, found: list, series: str | None) -> list:
@@ -229,6 +253,7 @@ def _decode(path: Path) -> tuple[Any, np.ndarray]:
     package = ""
     try:
         header = pydicom.dcmread(path)
+        _check_numbers(path, header)
         syntax = header.file_meta.TransferSyntaxUID
         package = next((DECODERS[s] for s in sorted(DECODERS, key=len, reverse=True) if syntax.startswith(s)), "")
         if get_decoder(syntax).is_available:
@@ -236,7 +261,9 @@ def _decode(path: Path) -> tuple[Any, np.ndarray]:
             plane = pixel_array(header, raw=True, correct_unused_bits=False)
             del header.PixelData
             return header, plane
-    except Exception as error:  # decoders raise errors of their own
+    except (DataError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # decoders raise errors of their own; one in Rust panics outside of Exception
         hint = f"; if other files open, copy it again, else install {package}" if package else "; copy it again"
         raise DataError(f"{path}: pixels not readable ({type(error).__name__}: {error}){hint}") from error
     raise DataError(f"{path}: no decoder for {syntax.name} is installed; pip install {package or 'a pydicom plugin'}")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import metrics, runs
+from . import files, metrics, runs
 from .errors import ConfigError, DataError
 from .inference import Predictor
 from .report import Report
@@ -177,8 +177,8 @@ def kaggle_folder(
         for file in (weights, weights.with_suffix(".json")):
             shutil.copy(file, made)
         metadata = {"title": title, "id": f"{owner}/{slug}", "licenses": [{"name": licence}]}
-        (made / "dataset-metadata.json").write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-        (made / "README.md").write_text(model_card(weights, about, title, report), encoding="utf-8")
+        files.write_text(made / "dataset-metadata.json", json.dumps(metadata, indent=2))
+        files.write_text(made / "README.md", model_card(weights, about, title, report))
         made.rename(folder)
     return folder
 

@@ -5,7 +5,6 @@ channels are always RGB and sizes are always (height, width).
 """
 
 import hashlib
-import os
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageFile
 
+from . import files
 from .errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
@@ -388,12 +388,8 @@ def write_png(path: str | Path, pixels: np.ndarray) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with files.replacing(path) as partial:
         Image.fromarray(pixels).save(partial, format="PNG")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

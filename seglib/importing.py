@@ -1,7 +1,6 @@
 """Other people's layouts -> folders `images` and `masks`, as `layouts.scan_binary` reads them. See `data/README.md`."""
 
 import filecmp
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import hosts, images, trees
+from . import files, hosts, images, trees
 from .errors import DataError
 
 OTHER = (".webp", ".ppm", ".pgm", ".tga", ".jp2")  # read here only: such images are rewritten as PNG
@@ -204,10 +203,8 @@ def _copy(source: Path, target: Path) -> None:
         if not filecmp.cmp(source, target, shallow=False):
             raise _taken(target, source.name)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.copyfile(source, partial)
-    os.replace(partial, target)
+    with files.replacing(target) as partial:
+        shutil.copyfile(source, partial)
 
 
 def _write(target: Path, pixels: np.ndarray) -> None:

@@ -252,7 +252,7 @@ class Predictor:
             {"done": [file names], "failed": {name: reason}, "millilitres": {name of a volume: {class: mL}}}
         """
         known = (*images.SUFFIXES, *volumes.SUFFIXES)
-        files = sorted(f for f in Path(folder).glob("*") if f.name.lower().endswith(known))
+        files = sorted(f for f in Path(folder).glob("[!.]*") if f.name.lower().endswith(known))
         if not files:
             raise DataError(f"{folder}: no picture or volume here; expected files ending in {', '.join(known)}")
         twice = Counter(_stem(file) for file in files)  # a.png and a.jpg become a_png and a_jpg

@@ -1,13 +1,13 @@
 """A NIfTI file: its header, and its voxels with the check that nibabel leaves out. `volumes` lays it out."""
 
 import gzip
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import files
 from .errors import DataError
 
 _DENSEST = 1032  # gzip makes nothing smaller than by this factor
@@ -106,11 +106,6 @@ def write(path: Path, array: np.ndarray, grid: Any, like: str | Path) -> Path:
             set_form(grid.affine, int(header.get(code, 0)))
     else:
         image.header.set_xyzt_units("mm")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial_{path.name}")
-    try:
+    with files.replacing(path) as partial:
         nibabel.save(image, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path

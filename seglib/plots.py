@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from . import files
 from .curves import HistogramROC, thin
 from .images import IGNORE
 
@@ -298,7 +299,7 @@ def agreement(true: pd.Series, predicted: pd.Series, unit: str) -> Figure:
 
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG and close it."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    with files.replacing(path) as partial:
+        figure.savefig(partial, dpi=110, bbox_inches="tight", format="png")
     plt.close(figure)
     return Path(path)

@@ -235,7 +235,7 @@ def _write(cases: pd.DataFrame, cfg, folder: Path, info: dict[str, Any], strict:
         height, width = cfg.height_width
         planes = cfg.n_classes if cfg.task == "multilabel" else 1
         shapes = {"images": (len(cases), height, width, cfg.in_channels), "masks": (len(cases), height, width, planes)}
-        arrays = {n: np.lib.format.open_memmap(partial / f"{n}.npy", "w+", np.uint8, s) for n, s in shapes.items()}
+        arrays = {name: _reserved(partial / f"{name}.npy", shape) for name, shape in shapes.items()}
         polarity = {name: cfg.mask_inverted is True for name in cfg.class_names}
 
         def one(index: int) -> dict[str, Any]:
@@ -295,6 +295,23 @@ def _write(cases: pd.DataFrame, cfg, folder: Path, info: dict[str, Any], strict:
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _reserved(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A memory-mapped array of zeros whose space on the disk is taken at once: a mapped file that finds the disk full
+    later kills the process without an error."""
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free
+        raise DataError(
+            f"{path.parent.parent}: no room for the store: {path.name} takes {array.nbytes / 1e6:.0f} MB, "
+            f"{free / 1e6:.0f} MB are free ({error}); free some, lower image_size, or set work_dir to another disk"
+        ) from error
+    return array
 
 
 def _prepare_case(

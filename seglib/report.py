@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import intervals, metrics, plots, runs
+from . import files, intervals, metrics, plots
 from .curves import HistogramROC
 from .errors import DataError
 
@@ -123,14 +123,14 @@ class Report:
         of it, which needs no other file and no network."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        runs.write_text(folder / "evaluation_report.txt", self.text())
-        runs.write_text(folder / JSON, json.dumps(self._json(), indent=1, allow_nan=False))
-        runs.write_text(folder / "per_image.csv", self.per_image.to_csv(index=False))
+        files.write_text(folder / "evaluation_report.txt", self.text())
+        files.write_text(folder / JSON, json.dumps(self._json(), indent=1, allow_nan=False))
+        files.write_text(folder / "per_image.csv", self.per_image.to_csv(index=False))
         pictures = []
         for name, caption, figure in self.figures():
             path = plots.save(figure, folder / f"{name}.png")
             pictures.append((caption, base64.b64encode(path.read_bytes()).decode()))
-        runs.write_text(folder / "report.html", self._html(pictures))
+        files.write_text(folder / "report.html", self._html(pictures))
         return folder
 
     def _json(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ rebuild the network. Every file is written under a temporary name and renamed.
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from . import config, hosts, models
+from . import config, files, hosts, models
 from .errors import DataError
 from .weights import load_safely
-
-RESUME = "last.ckpt"
 
 
 @dataclass
@@ -48,9 +45,9 @@ class Run:
     def save(self) -> None:
         """Write config, history and info into the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "config.json", json.dumps(self.config.to_dict(), indent=2))
-        write_text(self.folder / "history.csv", self.history.to_csv(index=False))
-        write_text(self.folder / "run.json", json.dumps(self.info, indent=2))
+        files.write_text(self.folder / "config.json", json.dumps(self.config.to_dict(), indent=2))
+        files.write_text(self.folder / "history.csv", self.history.to_csv(index=False))
+        files.write_text(self.folder / "run.json", json.dumps(self.info, indent=2))
 
 
 def folder_of(cfg) -> Path:
@@ -80,7 +77,8 @@ def network(cfg, pretrained: bool = True) -> torch.nn.Module:
 def save_weights(path: Path, model: torch.nn.Module, cfg, **facts: Any) -> Path:
     """Write `path` (state_dict only) and `<stem>.json`: config, classes, versions, facts, sha256 of the weights."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_atomically(state, path)
+    with files.replacing(path) as partial:
+        torch.save(state, partial)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     about = {
         "config": cfg.to_dict(),
@@ -89,7 +87,7 @@ def save_weights(path: Path, model: torch.nn.Module, cfg, **facts: Any) -> Path:
         "std": list(cfg.std),
     }
     about |= {"versions": hosts.describe(), "weights_sha256": digest, **facts}
-    write_text(path.with_suffix(".json"), json.dumps(about, indent=2, allow_nan=False))
+    files.write_text(path.with_suffix(".json"), json.dumps(about, indent=2, allow_nan=False))
     return path
 
 
@@ -142,24 +140,3 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{about}: not the description of weights ({error}); copy it again from the run") from error
     return found
-
-
-def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """`torch.save` to a temporary name, flushed to the disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file through a temporary name."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text + "\n" if not text.endswith("\n") else text, encoding="utf-8")
-    os.replace(partial, path)

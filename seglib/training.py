@@ -15,8 +15,8 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import DataLoader
 
-from . import hosts, losses, metrics, models, plots, runs
-from .errors import ConfigError, DataError, SeglibError
+from . import hosts, losses, metrics, models, plots, resuming, runs
+from .errors import DataError, SeglibError
 from .runs import Run
 
 BY_STEP = ("cosine", "onecycle")  # schedules that are stepped after every update
@@ -37,23 +37,22 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
 
     Args:
         folder: the run folder, `work_dir/<preset>` by default.
-        resume: go on after the last finished epoch of the run in that folder; starts anew where there is none.
+        resume: go on after the last finished epoch of the run in that folder, with bit-identical weights on a CPU as
+            if it had never stopped; starts anew where there is none.
 
     Raises:
-        DataError: no training images. TrainingError: the loss became NaN or infinite (names the cases).
+        DataError: no training images. TrainingError: the loss became NaN or infinite (names the cases). ConfigError:
+            the run to resume was begun with settings that this config contradicts.
     """
     cfg = cfg.replace()  # a copy: edits of the caller's config during training change nothing
     if not len(batches["train"].dataset):
         raise DataError("the training part is empty; lower val_split or test_split, or add images")
     folder = Path(folder) if folder else runs.folder_of(cfg)
-    checkpoint = runs.load_safely(folder / runs.RESUME) if resume and (folder / runs.RESUME).is_file() else None
+    checkpoint = resuming.load(folder) if resume else None
     if checkpoint is None:
         runs.move_aside(folder)
-    elif cfg.scheduler in BY_STEP and checkpoint["epochs"] != cfg.epochs:
-        raise ConfigError(
-            f"epochs: the {cfg.scheduler} schedule of this run was made for {checkpoint['epochs']} epochs, not for "
-            f"{cfg.epochs}; resume with epochs={checkpoint['epochs']}, or start anew with init_from"
-        )
+    else:
+        resuming.check(checkpoint, cfg, len(batches["train"].dataset), cfg.scheduler in BY_STEP)
     folder.mkdir(parents=True, exist_ok=True)
 
     info = checkpoint["info"] if checkpoint else _probe(cfg, batches)
@@ -84,27 +83,35 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
     )
     live = plots.LiveCurves(hosts.in_notebook())
     start = time.perf_counter() - state["seconds"]
-    while state["epoch"] < cfg.epochs and not (cfg.early_stopping and state["since_best"] >= cfg.patience):
-        begun = time.perf_counter()
-        row = {"epoch": state["epoch"] + 1, "lr": optimizer.param_groups[0]["lr"]}
-        row |= _train_epoch(forward, train, state["epoch"], loss_of, optimizer, scheduler, accelerator, cfg, bar)
-        row |= _validate(forward, val, loss_of, accelerator, cfg)
-        _choose(row, state, cfg, len(batches["val"].dataset))
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            scheduler.step(row["monitor"])
-        row["seconds"] = time.perf_counter() - begun
-        state["history"].append(row)
-        state["epoch"] += 1
-        state["seconds"] = info["seconds"] = time.perf_counter() - start
-        run.history = pd.DataFrame(state["history"])
-        if accelerator.is_main_process:
-            _save(run, network, optimizer, scheduler, accelerator, state)
-        live.update(run.history)
-        bar.set_postfix_str(
-            f"epoch {row['epoch']}/{cfg.epochs} loss {row['train_loss']:.4f} {cfg.monitor} {row[cfg.monitor]:.4f}"
+    try:
+        while state["epoch"] < cfg.epochs and not (cfg.early_stopping and state["since_best"] >= cfg.patience):
+            begun = time.perf_counter()
+            row = {"epoch": state["epoch"] + 1, "lr": optimizer.param_groups[0]["lr"]}
+            row |= _train_epoch(forward, train, state["epoch"], loss_of, optimizer, scheduler, accelerator, cfg, bar)
+            row |= _validate(forward, val, loss_of, accelerator, cfg)
+            _choose(row, state, cfg, len(batches["val"].dataset))
+            if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                scheduler.step(row["monitor"])
+            row["seconds"] = time.perf_counter() - begun
+            state["history"].append(row)
+            state["epoch"] += 1
+            state["seconds"] = info["seconds"] = time.perf_counter() - start
+            run.history = pd.DataFrame(state["history"])
+            if accelerator.is_main_process:
+                _save(run, network, optimizer, scheduler, accelerator, state)
+            live.update(run.history)
+            bar.set_postfix_str(
+                f"epoch {row['epoch']}/{cfg.epochs} loss {row['train_loss']:.4f} {cfg.monitor} {row[cfg.monitor]:.4f}"
+            )
+    except KeyboardInterrupt:
+        kept = (
+            f"history and weights up to epoch {state['epoch']} are kept" if state["epoch"] else "no epoch was finished"
         )
-    bar.close()
-    live.close()
+        print(f"stopped in epoch {state['epoch'] + 1}: {kept} in {folder}; fit(cfg, batches, resume=True) goes on")
+        raise
+    finally:
+        bar.close()
+        live.close()
     if accelerator.is_main_process:
         runs.save_weights(folder / "final_model.pth", network, cfg, epoch=state["epoch"], trained_on=info["trained_on"])
         if not run.best.is_file():  # no epoch had a score to choose by
@@ -263,18 +270,15 @@ def _save(run: Run, network, optimizer, scheduler, accelerator, state: dict[str,
     if run.config.save_every and state["epoch"] % run.config.save_every == 0:
         runs.save_weights(run.folder / f"checkpoint_epoch_{state['epoch']}.pth", network, run.config, **facts)
     run.save()
-    runs.save_atomically(
-        {
-            "model": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict() if scheduler else None,
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
-            "state": state,
-            "info": run.info,
-            "epochs": run.config.epochs,
-            "torch_rng": torch.get_rng_state(),
-        },
-        run.folder / runs.RESUME,
+    resuming.save(
+        run.folder,
+        model=network.state_dict(),
+        optimizer=optimizer.state_dict(),
+        scheduler=scheduler.state_dict() if scheduler else None,
+        scaler=accelerator.scaler.state_dict() if accelerator.scaler else None,
+        state=state,
+        info=run.info,
+        config=run.config.to_dict(),
     )
 
 
@@ -297,13 +301,13 @@ def _plain(value: Any) -> Any:
 
 
 def _restore(checkpoint: dict[str, Any], network, optimizer, scheduler, accelerator) -> dict[str, Any]:
-    runs.fill(network, checkpoint["model"], runs.RESUME)
+    runs.fill(network, checkpoint["model"], resuming.LAST)
     optimizer.load_state_dict(checkpoint["optimizer"])
     if scheduler:
         scheduler.load_state_dict(checkpoint["scheduler"])
     if accelerator.scaler:
         accelerator.scaler.load_state_dict(checkpoint["scaler"])
-    torch.set_rng_state(checkpoint["torch_rng"])
+    resuming.set_random_state(checkpoint["random"])
     return checkpoint["state"]
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pickle
+import random
 
 import numpy as np
 import pandas as pd
@@ -194,6 +195,7 @@ def test_files_of_a_run(setting, figures):
     run = training.fit(*setting(epochs=4, save_every=2))
     made = ["best_model", "final_model", "checkpoint_epoch_2", "checkpoint_epoch_4"]
     others = {"history.csv", "run.json", "config.json", "training_history.png", "sample_predictions.png", "last.ckpt"}
+    others |= {"before.ckpt"}
     assert {p.name for p in run.folder.iterdir()} == {f"{m}.{s}" for m in made for s in ("pth", "json")} | others
     assert run.folder.name == "lung" and run.best == run.folder / "best_model.pth"
     assert (run.folder / "training_history.png").read_bytes().startswith(b"\x89PNG")
@@ -525,13 +527,100 @@ def test_more_epochs_for_a_finished_schedule(setting, scheduler):
     assert len(lrs) == 6 and lrs[3:] == sorted(lrs[3:], reverse=True) and lrs[3] > 0
 
 
-def test_resume_from_a_torn_file_says_so(setting):
-    cfg, batches = setting()
+@pytest.mark.parametrize("harm", ["torn", "empty", "overwritten"])
+def test_a_damaged_last_state_falls_back_to_the_one_before(setting, harm):
+    """The epoch is trained again, to the same weights; two damaged files are an error that names the last."""
+    fields = dict(epochs=3, scheduler="onecycle", augment={"hflip": 0.5})
+    straight = training.fit(*setting("straight", **fields))
+    cfg, batches = setting("cut", **fields)
     run = training.fit(cfg, batches)
-    whole = (run.folder / "last.ckpt").read_bytes()
-    (run.folder / "last.ckpt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="last.ckpt"):
+    last, before = run.folder / "last.ckpt", run.folder / "before.ckpt"
+    whole = last.read_bytes()
+    bad = {"torn": whole[: len(whole) // 2], "empty": b"", "overwritten": b"x" * len(whole)}[harm]
+    last.write_bytes(bad)
+    with pytest.warns(UserWarning, match=r"last\.ckpt: refused to load.*before\.ckpt, an epoch earlier"):
+        resumed = training.fit(cfg, batches, resume=True)
+    assert same(weights(straight.folder / "final_model.pth"), weights(resumed.folder / "final_model.pth"))
+    last.write_bytes(bad)
+    before.write_bytes(bad)
+    with pytest.raises(DataError, match=r"last\.ckpt"):
         training.fit(cfg, batches, resume=True)
+    assert (run.folder / "best_model.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"lr": 0.5}, "lr: .*begun with lr=0.001"), ({"optimizer": "sgd"}, "optimizer"), ({"depth": 3}, "depth"),
+     ({"batch_size": 6}, "batch_size: .*batch_size=4"), ({"epochs": 5}, "epochs: .*epochs=3"), ({"seed": 7}, "seed")],
+)  # fmt: skip
+def test_a_config_that_contradicts_the_run_is_refused(setting, monkeypatch, change, words):
+    fields = dict(epochs=3, scheduler="onecycle", lr=1e-3)
+    interrupted_after(1, monkeypatch, *setting(**fields))
+    before = sorted(p.name for p in runs.folder_of(setting(**fields)[0]).iterdir())
+    with pytest.raises(ConfigError, match=words):
+        training.fit(*setting(**{**fields, **change}), resume=True)
+    assert sorted(p.name for p in runs.folder_of(setting(**fields)[0]).iterdir()) == before  # nothing lost
+
+
+def test_what_else_changed_is_said(setting, monkeypatch, recwarn):
+    interrupted_after(1, monkeypatch, *setting(epochs=3))
+    with pytest.warns(UserWarning, match="augment .* -> .*hflip.*, loss 'combined' -> 'dice'"):
+        training.fit(*setting(epochs=3, loss="dice", augment={"hflip": 0.5}, patience=3), resume=True)
+    recwarn.clear()
+    cfg, batches = setting(epochs=4, loss="dice", augment={"hflip": 0.5}, bootstrap=50)
+    training.fit(cfg, batches, resume=True)
+    assert not [w for w in recwarn if "changed settings" in str(w.message)]
+
+
+def test_other_images_cannot_join_a_schedule_that_counts_updates(setting, monkeypatch):
+    for scheduler in ("onecycle", "none"):
+        cfg, batches = setting(scheduler, epochs=3, scheduler=scheduler)
+        interrupted_after(1, monkeypatch, cfg, batches)
+        fewer = data.loaders(batches["train"].dataset.store, cfg)
+        dataset = fewer["train"].dataset
+        dataset.cases, dataset.rows = dataset.cases.iloc[:8], dataset.rows[:8]
+        fewer["train"].sampler.n = 8
+        if scheduler == "onecycle":
+            with pytest.raises(ConfigError, match="begun with 12 training images, now there are 8"):
+                training.fit(cfg, fewer, resume=True)
+        else:
+            with pytest.warns(UserWarning, match="resumed with 8 training images instead of 12"):
+                training.fit(cfg, fewer, resume=True)
+
+
+def test_every_generator_of_random_numbers_goes_on(setting, monkeypatch):
+    """A loss of the reader's own that draws from torch, numpy and Python sees the same numbers after a resume."""
+    original, seen = losses.build, []
+
+    def build(*fields):
+        loss_of = original(*fields)
+
+        def noisy(logits, mask, annotated):
+            if torch.is_grad_enabled():
+                seen.append((random.random(), np.random.standard_normal(), torch.rand(()).item()))
+            return loss_of(logits, mask, annotated)
+
+        return noisy
+
+    monkeypatch.setattr(losses, "build", build)
+    training.fit(*setting("straight", epochs=3))
+    straight, seen[:] = list(seen), []
+    interrupted_after(1, monkeypatch, *setting("cut", epochs=3))
+    random.seed(99)
+    np.random.seed(99)
+    torch.manual_seed(99)
+    training.fit(*setting("cut", epochs=3), resume=True)
+    assert seen == straight and len(seen) == 9
+
+
+def test_the_stop_button_leaves_a_usable_run(setting, monkeypatch, capsys):
+    cfg, batches = setting(epochs=3)
+    interrupted_after(2, monkeypatch, cfg, batches)
+    folder = runs.folder_of(cfg)
+    assert f"up to epoch 2 are kept in {folder}" in capsys.readouterr().out
+    run = runs.Run.load(folder)
+    assert run.best.is_file() and len(run.history) == 2
+    assert not list(folder.glob(".*partial"))
 
 
 def test_resume_with_another_network_says_so(setting):
@@ -731,14 +820,6 @@ def test_weights_wrapped_in_a_dict_are_taken(tmp_path, learned):
     torch.save({"state_dict": weights(learned.best), "epoch": 3}, tmp_path / "wrapped.pth")
     network = runs.load_weights(tmp_path / "wrapped.pth", models.UNet(1, 1, 8, 3))
     assert same(network.state_dict(), weights(learned.best))
-
-
-def test_a_failed_save_leaves_the_old_file(tmp_path):
-    path = tmp_path / "weights.pth"
-    runs.save_atomically({"a": torch.ones(3)}, path)
-    with pytest.raises(Exception, match="pickle|lambda"):
-        runs.save_atomically({"a": torch.zeros(3), "b": lambda: None}, path)
-    assert torch.equal(torch.load(path)["a"], torch.ones(3)) and [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_threshold_of_the_config_decides_the_validation_dice(setting):

@@ -1,0 +1,136 @@
+"""What a full disk does to each kind of writing; run inside a small file system by `test_interrupted.py`.
+
+    python -m tests.full_disk DISK ELSEWHERE      DISK: an empty folder on a file system of about 40 MB
+
+Each scene leaves a little room on DISK, runs until it fails, and checks that the error says so, that nothing made
+before is lost, and that every file under a final name is whole. Prints a line a scene.
+"""
+
+import json
+import shutil
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import nibabel
+import numpy as np
+import torch
+from PIL import Image
+
+matplotlib.use("agg")
+from seglib import config, data, evaluation, images, layouts, phantoms, prepare, runs, training  # noqa: E402
+from seglib.errors import DataError  # noqa: E402
+from seglib.inference import Predictor  # noqa: E402
+
+
+@contextmanager
+def nearly_full(disk: Path, left: int):
+    """Ballast on the disk, so that about `left` bytes are free."""
+    with open(disk / "ballast", "wb") as ballast:
+        ballast.write(bytes(max(0, shutil.disk_usage(disk).free - left)))
+    try:
+        yield
+    finally:
+        (disk / "ballast").unlink()
+
+
+def fails(action) -> str:
+    try:
+        action()
+    except DataError as error:
+        return str(error)
+    raise AssertionError("there was room enough: the scene shows nothing")
+
+
+def whole(folder: Path) -> list[str]:
+    """Names of the files below a folder, each opened to its end; no temporary file is among them."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in found:
+        assert not path.name.startswith("."), path
+        if path.suffix == ".png":
+            with Image.open(path) as picture:
+                picture.load()
+        elif path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix in (".pth", ".ckpt"):
+            torch.load(path)
+        elif path.suffix == ".html":
+            assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
+        elif path.suffix == ".gz":
+            np.asarray(nibabel.load(path).dataobj)
+    return [path.name for path in found]
+
+
+def store(disk: Path, cfg) -> None:
+    large = cfg.replace(work_dir=str(disk / "stores_here"), image_size=512)
+    with nearly_full(disk, 3_000_000):
+        assert "no room for the store" in fails(lambda: prepare.build(layouts.scan(large), large))
+        assert not whole(disk / "stores_here")
+    assert len(prepare.build(layouts.scan(large), large).cases) == 16
+    shutil.rmtree(disk / "stores_here")
+
+
+def checkpoint(disk: Path, cfg, batches, straight) -> None:
+    original, epochs = training._save, []
+
+    def save(*given):
+        epochs.append(1)
+        if len(epochs) < 3:
+            return original(*given)
+        with nearly_full(disk, 60_000):
+            original(*given)
+
+    training._save = save
+    message = fails(lambda: training.fit(cfg, batches, folder=disk / "run"))
+    training._save = original
+    assert "the disk is full" in message and {"best_model.pth", "last.ckpt", "history.csv"} <= set(whole(disk / "run"))
+    run = training.fit(cfg, batches, folder=disk / "run", resume=True)
+    one, other = (torch.load(r.folder / "final_model.pth") for r in (run, straight))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def report(disk: Path, batches, straight) -> None:
+    found = evaluation.evaluate(straight, batches["val"])
+    with nearly_full(disk, 100_000):
+        assert "the disk is full" in fails(lambda: found.save(disk / "report"))
+        kept = whole(disk / "report")
+        assert "evaluation_report.txt" in kept and "report.html" not in kept
+    found.save(disk / "report")
+    assert "report.html" in whole(disk / "report")
+
+
+def predictions(disk: Path, elsewhere: Path, straight) -> None:
+    predictor, rng = Predictor.load(straight.best, "cpu", "fp32"), np.random.default_rng(0)
+    for number in range(12):
+        noise = rng.integers(0, 256, (200, 200, 3), np.uint8)
+        images.write_png(elsewhere / "pictures" / f"{number:02d}.png", noise)
+    scan = nibabel.Nifti1Image(rng.integers(0, 900, (64, 64, 40), np.int16), np.diag([1, 1, 3, 1]))
+    nibabel.save(scan, elsewhere / "scan.nii")
+    with nearly_full(disk, 400_000):
+        message = fails(lambda: predictor.predict_folder(elsewhere / "pictures", disk / "masks", overlay=True))
+        assert "the disk is full" in message and 0 < len(whole(disk / "masks")) < 24
+    with nearly_full(disk, 100):
+        message = fails(lambda: predictor.predict_volume(elsewhere / "scan.nii", disk / "volume"))
+        assert "the disk is full" in message and not whole(disk / "volume")
+
+
+def main(disk: Path, elsewhere: Path) -> None:
+    tree = phantoms.write("lung", elsewhere / "tree", n=16, seed=0)
+    cfg = config.preset(
+        "lung", "smoke", data_root=str(tree), work_dir=str(elsewhere), test_split=0, epochs=4, base_channels=8,
+        precision="fp32", device="cpu", save_every=1, num_workers=0,
+    )  # fmt: skip
+    batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
+    straight = training.fit(cfg, batches)
+    for scene, given in (
+        (store, (cfg,)), (checkpoint, (cfg, batches, straight)), (report, (batches, straight)),
+        (predictions, (elsewhere, straight)),
+    ):  # fmt: skip
+        scene(disk, *given)
+        print(f"{scene.__name__}: nothing lost, nothing half written")
+    assert runs.Run.load(disk / "run").best.is_file()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

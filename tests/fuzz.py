@@ -1,0 +1,166 @@
+"""Damaged files of every kind that is read, made at random: a clear error or a result, never another one.
+
+    python -m tests.fuzz SECONDS [SEED]
+
+Valid files are cut, overwritten, spliced and stretched, and given to the reader of their kind in child processes with
+limited memory. A failure is: an exception that is not a `SeglibError`, more than 20 seconds, or a crash; memory beyond
+2 GB is an error of its own kind, which the readers have to turn into theirs.
+Its input is kept in the folder `fuzz_failures`, and the exit status is 1.
+"""
+
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from seglib import config, images, phantoms, runs, volumes
+from seglib.errors import SeglibError
+from seglib.weights import load_safely
+
+BATCH, LIMIT_S, LIMIT_BYTES = 100, 20, 2 << 30
+
+
+def readers(folder: Path) -> list[tuple[Path, Callable[[Path], object]]]:
+    """Valid files, each with its reader."""
+    rng, found = np.random.default_rng(0), []
+    grey, colour = rng.integers(0, 256, (40, 50), np.uint8), rng.integers(0, 256, (40, 50, 3), np.uint8)
+    pictures = {
+        "grey.png": Image.fromarray(grey), "colour.png": Image.fromarray(colour), "photo.jpg": Image.fromarray(colour),
+        "deep.png": Image.fromarray(grey.astype(np.uint16) * 257), "scan.tif": Image.fromarray(grey),
+        "palette.gif": Image.fromarray(colour).quantize(9), "mask.bmp": Image.fromarray(grey // 128 * 255),
+        "palette.png": Image.fromarray(colour).quantize(5), "float.tif": Image.fromarray(grey.astype(np.float32)),
+    }  # fmt: skip
+    for name, picture in pictures.items():
+        picture.save(folder / name)
+        found += [(folder / name, images.read_image), (folder / name, lambda path: images.read_mask(str(path)))]
+    heart = phantoms.write("cardiac", folder / "heart", n=1)
+    scan = next(heart.rglob("*.nii.gz"))
+    import nibabel
+
+    nibabel.save(nibabel.load(scan), folder / "plain.nii")
+    found += [(path, volumes.read) for path in (scan, folder / "plain.nii")]
+    found += [(path, volumes.read_grid) for path in (scan, folder / "plain.nii")]
+    body = phantoms.write("rsna", folder / "body", n=3)
+    series = sorted({path.parent for path in body.rglob("*.dcm")})
+    found += [(sorted(each.glob("*.dcm"))[1], lambda path: volumes.read(path.parent)) for each in series]
+    for suffix in (".json", ".toml", ".cfg"):
+        path = config.preset("palm", "small").save(folder / f"config{suffix}")
+        found.append((path, config.load))
+    cfg = config.preset("lung", "smoke")
+    weights = runs.save_weights(folder / "weights.pth", runs.network(cfg), cfg)
+    found += [(weights, load_safely), (weights, lambda path: runs.load_weights(path, runs.network(cfg)))]
+    found.append((weights.with_suffix(".json"), lambda path: runs.describe_weights(path.with_suffix(".pth"))))
+    return found
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """One to three damages; headers, where they do the most, are met most often."""
+    data = bytearray(content)
+    for _ in range(rng.randint(1, 3)):
+        if not data:
+            break
+        reach = len(data) if rng.random() < 0.4 else min(len(data), 600)
+        at = rng.randrange(reach)
+        kind = rng.choice(["flip", "bytes", "number", "cut", "drop", "repeat", "splice"])
+        if kind == "flip":
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == "bytes":
+            data[at : at + rng.randint(1, 16)] = rng.randbytes(rng.randint(1, 16))
+        elif kind == "number":  # lengths and sizes that are too large, zero or negative
+            data[at : at + 4] = rng.choice(
+                [b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\x80", b"\xff\x7f\0\0"]
+            )
+        elif kind == "cut":
+            del data[at:]
+        elif kind == "drop":
+            del data[at : at + rng.randint(1, 64)]
+        elif kind == "repeat":
+            data[at:at] = data[at : at + rng.randint(1, 64)] * rng.randint(1, 50)
+        else:
+            other = rng.randrange(len(data))
+            data[at : at + 32] = data[other : other + 32]
+    return bytes(data)
+
+
+def batch(numbers: range, sources, seed: int, results: Path) -> None:
+    """In the child: read the damaged files of some numbers; a line a file into `results`, the last one may be cut."""
+    warnings.simplefilter("ignore")
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + LIMIT_BYTES, used + LIMIT_BYTES))
+
+    def too_long(*_):
+        raise TimeoutError(f"longer than {LIMIT_S} s")
+
+    signal.signal(signal.SIGALRM, too_long)
+    with open(results, "w") as lines:
+        for number in numbers:
+            rng = random.Random(f"{seed} {number}")
+            path, read = sources[number % len(sources)]
+            whole = path.read_bytes()
+            path.write_bytes(damaged(whole, rng))
+            volumes.decoded.clear()
+            print(number, end=" ", file=lines, flush=True)
+            signal.alarm(LIMIT_S)
+            begun = time.monotonic()
+            try:
+                read(path)
+                outcome = "read"
+            except SeglibError as error:
+                outcome = "refused" if str(path.name).split(".")[0] in str(error) else "refused without a name"
+            except BaseException as error:
+                outcome = f"FAILED {type(error).__name__}: {str(error)[:200]!r} {traceback.format_exc()[-300:]!r}"
+            signal.alarm(0)
+            if time.monotonic() - begun >= LIMIT_S:  # a reader may have taken the alarm for an error of the file
+                outcome = f"FAILED {time.monotonic() - begun:.0f} s"
+            print(outcome, file=lines, flush=True)
+            path.write_bytes(whole)
+
+
+def main(seconds: float, seed: int) -> int:
+    begun, outcomes, failures, number = time.monotonic(), Counter(), [], 0
+    keep = Path("fuzz_failures")
+    with tempfile.TemporaryDirectory() as folder:
+        sources = readers(Path(folder))
+        originals = {path: path.read_bytes() for path, _ in sources}
+        while time.monotonic() - begun < seconds:
+            results = Path(folder) / "results.txt"
+            pid = os.fork()
+            if not pid:
+                try:
+                    batch(range(number, number + BATCH), sources, seed, results)
+                finally:
+                    os._exit(0)
+            status = os.waitpid(pid, 0)[1]
+            lines = results.read_text().splitlines()
+            if os.WIFSIGNALED(status):
+                lines[-1] += f"FAILED crash by signal {os.WTERMSIG(status)}"
+            for line in lines:
+                which, _, outcome = line.partition(" ")
+                outcomes[outcome.split()[0] if outcome.startswith("FAILED") else outcome] += 1
+                if outcome.startswith("FAILED"):
+                    path = sources[int(which) % len(sources)][0]
+                    failures.append(f"{path.name}, number {which}, seed {seed}: {outcome}")
+                    keep.mkdir(exist_ok=True)
+                    content = damaged(originals[path], random.Random(f"{seed} {which}"))
+                    (keep / f"{which}_{path.name}").write_bytes(content)
+            for path, content in originals.items():  # a crash leaves the damaged one
+                path.write_bytes(content)
+            number += len(lines)
+    print(f"{number} damaged files of {len(sources)} kinds in {time.monotonic() - begun:.0f} s: {dict(outcomes)}")
+    print("\n".join(failures[:12]))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0))
