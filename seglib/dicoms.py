@@ -82,6 +82,12 @@ def open_series(source: str | Path | Iterable[str | Path], series: str | None = 
                 f"{path}: {header.Rows}x{header.Columns} pixels but {found[0][0].name} has {first.Rows}x"
                 f"{first.Columns}; one series must have one size: take the other slices out of the folder"
             )
+        sides, usual = _sides(header), _sides(first)
+        if len(sides) != len(usual) or not np.allclose(sides, usual, rtol=0.01):
+            raise DataError(
+                f"{path}: PixelSpacing {sides or 'missing'} but {found[0][0].name} has {usual or 'none'}; one series "
+                "must have one: correct the header, or take the file out of the folder"
+            )
     found, affine, spacing = _place(found, notes)
     shape = (len(found), int(first.Rows), int(first.Columns))
     return Series(tuple(str(path) for path, _ in found), shape, affine, spacing, tuple(notes))
@@ -179,7 +185,7 @@ def _one_series(where: Any, found: list, series: str | None) -> list:
 def _place(found: list, notes: list[str]) -> tuple[list, np.ndarray | None, tuple[float, float, float] | None]:
     """The files in order, the affine of (slice, row, column) and the spacing."""
     first = found[0][1]
-    plane = [float(v) for v in first.get("PixelSpacing") or ()]
+    plane = _sides(first)
     turns = [np.array([float(v) for v in h.get("ImageOrientationPatient") or ()]) for _, h in found]
     spots = [np.array([float(v) for v in h.get("ImagePositionPatient") or ()]) for _, h in found]
     if len(found) > 1 and (any(len(t) != 6 for t in turns) or any(len(s) != 3 for s in spots)):
@@ -227,6 +233,11 @@ def _place(found: list, notes: list[str]) -> tuple[list, np.ndarray | None, tupl
     if not plane:
         notes.append("no PixelSpacing: sizes in mm are unknown")
     return [found[i] for i in kept], _LPS_TO_RAS @ affine, (gap, rows, columns) if plane else None
+
+
+def _sides(header: Any) -> list[float]:
+    """Distance of rows and of columns in mm; empty where the header does not tell."""
+    return [float(v) for v in header.get("PixelSpacing") or ()]
 
 
 def _same_pixels(one: Path, other: Path) -> bool:

@@ -61,13 +61,18 @@ def index_map(axes: Iterable[int], flips: Iterable[bool], shape: Iterable[int]) 
     return turn
 
 
+def check_geometry(path: Any, affine: np.ndarray) -> None:
+    """`DataError` where an affine leads nowhere: not finite, or its axes do not span space."""
+    if not np.isfinite(affine).all() or not abs(np.linalg.det(affine[:3, :3])) > 1e-12:
+        raise DataError(f"{path}: the affine is no geometry: {np.round(affine, 3).tolist()}; write a correct header")
+
+
 def radiological(path: Any, affine: np.ndarray, slice_axis: int | None) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """Axes and flips of the usual display: slices go up, forward or right, rows down or back, columns to the left."""
     import nibabel
 
-    turns = nibabel.io_orientation(affine) if np.isfinite(affine).all() else np.full((3, 2), np.nan)
-    if np.isnan(turns).any():
-        raise DataError(f"{path}: the affine is no geometry: {np.round(affine, 3).tolist()}; write a correct header")
+    check_geometry(path, affine)
+    turns = nibabel.io_orientation(affine)
     of = {int(way): axis for axis, way in enumerate(turns[:, 0])}  # 0 left-right, 1 back-front, 2 foot-head
     cut = 2 if slice_axis is None else int(turns[slice_axis, 0])
     ways = (cut, *{2: (1, 0), 1: (2, 0), 0: (2, 1)}[cut])
@@ -96,6 +101,7 @@ def nifti_grid(path: Any, image: Any, slice_axis: int | None, canonical: bool) -
     if canonical:
         axes, flips = radiological(path, image.affine, slice_axis)
     else:
+        check_geometry(path, image.affine)
         cut = slice_axis if slice_axis is not None else int(np.flatnonzero(spacing >= spacing.max() * 0.999)[-1])
         axes, flips = (cut, *(axis for axis in (2, 1, 0) if axis != cut)), (False, False, False)
     known = known_place or not (zooms == 1).all()

@@ -35,17 +35,23 @@ def read_pixels(path: str | Path) -> tuple[np.ndarray, str, np.ndarray | None]:
     """The pixels as they are stored: (H, W) or (H, W, C), Pillow's mode, and the palette (256, 3) or None.
 
     Raises:
-        DataError: no such file, empty file, not an image, truncated, or too many pixels to be a picture.
+        DataError: no such file, empty file, not an image, truncated, several pictures, or too many pixels to be one.
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: no such file; check the path and the spelling of its suffix")
+        raise DataError(f"{path}: {_why_no_file(path)}")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty (0 bytes); copy or download it again")
     if ImageFile.LOAD_TRUNCATED_IMAGES:  # a library may have switched this on for the whole process
         ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with Image.open(path) as picture:
+            # A telephone's MPO holds a preview or a second eye behind its photograph.
+            n_pictures = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+            if n_pictures > 1:
+                raise DataError(
+                    f"{path}: a file of {n_pictures} pictures (frames or pages); expected one: split it, a file each"
+                )
             picture.load()
             palette = None
             if picture.mode == "P":
@@ -55,11 +61,31 @@ def read_pixels(path: str | Path) -> tuple[np.ndarray, str, np.ndarray | None]:
             elif picture.mode in ("PA", "CMYK", "YCbCr", "LAB", "HSV"):
                 picture = picture.convert("RGB")
             return np.asarray(picture), picture.mode, palette
+    except DataError:
+        raise
     except _READ_ERRORS as error:
         raise DataError(
             f"{path}: not readable as an image ({type(error).__name__}: {error}); it may be cut short or be another "
             "format than its suffix says: copy it again, or open and save it anew"
         ) from error
+
+
+def _why_no_file(path: Path) -> str:
+    if path.is_dir():
+        return "a folder, not a file; rename it, or put the file in its place"
+    if path.is_symlink():
+        return "a link that leads nowhere; copy the file itself"
+    if os.path.lexists(path):
+        return "not a plain file; copy the file itself"
+    return "no such file; check the path and the spelling of its suffix"
+
+
+def exif_orientation(path: str | Path) -> int:
+    """How a viewer turns the picture before it shows it, by its EXIF tag: 1 not at all; 3 upside down; 5 to 8 on its
+    side. Pixels are read as they are stored (but those of TIFF, which Pillow turns)."""
+    with Image.open(path) as picture:
+        value = 1 if picture.format == "TIFF" else picture.getexif().get(0x0112, 1)
+    return value if value in range(1, 9) else 1
 
 
 def read_image(path: str | Path, channels: int = 3, percentiles: tuple[float, float] | None = None) -> np.ndarray:
@@ -72,7 +98,10 @@ def read_image(path: str | Path, channels: int = 3, percentiles: tuple[float, fl
         pixels = pixels.astype(np.uint8) * 255
     elif mode in ("LA", "RGBA"):
         pixels = pixels[..., 0] if mode == "LA" else pixels[..., :3]
-    return as_channels(to_uint8(pixels, percentiles), channels)
+    try:
+        return as_channels(to_uint8(pixels, percentiles), channels)
+    except DataError as error:  # those functions know no file
+        raise DataError(f"{path}: {error}") from error
 
 
 def to_uint8(image: np.ndarray, percentiles: tuple[float, float] | None = None) -> np.ndarray:
@@ -82,7 +111,7 @@ def to_uint8(image: np.ndarray, percentiles: tuple[float, float] | None = None) 
         return image
     finite = image[np.isfinite(image)] if image.dtype.kind == "f" else image
     if finite.size == 0:
-        raise DataError("the image holds no finite number; nothing can be shown or learned from it")
+        raise DataError("the image holds no finite number; nothing can be shown or learned from it: export it again")
     low, high = np.percentile(finite, percentiles or (0, 100))
     scaled = (np.nan_to_num(image.astype(np.float32), nan=low) - low) / max(high - low, 1e-12)
     return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)

@@ -10,6 +10,9 @@ import numpy as np
 from . import files
 from .errors import DataError
 
+_DENSEST = 1032  # gzip makes nothing smaller than by this factor
+_MARGIN = 1 << 20  # bytes that a file may be off without a word: extensions, padding
+
 
 def open_file(path: str | Path) -> Any:
     """A NIfTI image of three axes, by nibabel; only its header is read.
@@ -23,10 +26,15 @@ def open_file(path: str | Path) -> Any:
         raise DataError(f"{path}: no such file; check the path")
     try:
         image = nibabel.load(path)
+        _check_size(path, image)
+        while len(image.shape) > 3 and image.shape[-1] == 1:
+            image = image.slicer[..., 0]
+    except DataError:
+        raise
     except Exception as error:  # nibabel, gzip and zlib raise errors of their own
-        raise DataError(f"{path}: not a NIfTI file, or damaged ({type(error).__name__}: {error})") from error
-    while len(image.shape) > 3 and image.shape[-1] == 1:
-        image = image.slicer[..., 0]
+        raise DataError(
+            f"{path}: not a NIfTI file, or damaged ({type(error).__name__}: {error}); copy it again"
+        ) from error
     if len(image.shape) != 3 or 0 in image.shape:
         shape = "x".join(map(str, image.shape))
         raise DataError(
@@ -43,10 +51,32 @@ def load(path: str | Path, image: Any) -> np.ndarray:
     try:
         if str(path).lower().endswith(".gz"):
             with gzip.open(path) as file:  # to the end: nibabel stops before the check sum, which finds damage
-                whole = type(image).from_bytes(file.read())
+                content = file.read(declared(image) + _MARGIN)
+                if file.read(1):  # may unpack to any size
+                    raise DataError(f"{path}: goes on behind the voxels that its header declares; write it anew")
+            whole = type(image).from_bytes(content)
         return np.asanyarray(whole.dataobj).reshape(image.shape)
+    except DataError:
+        raise
     except Exception as error:
         raise DataError(f"{path}: cut short or damaged ({type(error).__name__}: {error}); copy it again") from error
+
+
+def declared(image: Any) -> int:
+    """The bytes that a file needs to hold what its header declares; taken before anything is allocated for them."""
+    start = int(getattr(image.dataobj, "offset", 352))
+    return start + int(np.prod(image.shape, dtype=np.float64)) * image.header.get_data_dtype().itemsize
+
+
+def _check_size(path: str | Path, image: Any) -> None:
+    """`DataError` where a file cannot hold what its header declares, so that nobody asks for that much memory."""
+    most = os.path.getsize(path) * (_DENSEST if str(path).lower().endswith(".gz") else 1)
+    if declared(image) > most + _MARGIN:
+        shape = "x".join(map(str, image.shape))
+        raise DataError(
+            f"{path}: cut short or damaged: its header declares {shape} voxels, {declared(image) / 1e6:.0f} MB, and "
+            f"the file of {os.path.getsize(path) / 1e6:.1f} MB cannot hold them; copy it again"
+        )
 
 
 def oriented(image: Any) -> bool:

@@ -46,10 +46,21 @@ def pictures(folder: Path) -> dict[str, Path]:
     for file in sorted(files, key=lambda f: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", f.name)]):
         if UNION in str(file):
             raise DataError(f"{file}: the character {UNION!r} separates mask files; rename the file or its folder")
+        if not _is_text(file.name):
+            raise DataError(f"{file.parent}: the name {ascii(file.name)} is not valid UTF-8; rename that file")
         if file.stem in found:
             raise DataError(f"{file}: {found[file.stem].name} has the same name before the suffix; keep one of the two")
-        found[file.stem] = file.resolve()
+        found[file.stem] = file.resolve() if file.exists() else file.absolute()  # a broken link keeps its name
     return found
+
+
+def _is_text(name: str) -> bool:
+    """Whether a table can hold the name; one of an old archive may be bytes that are no text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def folders(root: Path, depth: int) -> list[Path]:

@@ -130,8 +130,9 @@ def _rsna_dicom(root: Path, cfg, notes: list[str]) -> list[dict[str, Any]]:
             continue
         patient = series[name].parent.name
         rows += _volume_rows(f"{patient}_{name}", patient, series[name], path, cfg, notes, label_numbers=direct)
-    if left := len(set(series) - set(labels)):
-        notes.append(f"{left} series without a segmentation were left out")
+    if left := [name for name in series if name not in labels]:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        notes.append(f"{len(left)} series without a segmentation were left out: {', '.join(left[:3])}{more}")
     return rows
 
 
@@ -160,7 +161,9 @@ def _slices_and_volumes(
             if label is None:
                 notes.append(f"{path.name}: no label map of that name in {labels.name}")
                 continue
+            maps = {key: file for key, file in maps.items() if file != label}
             rows += _volume_rows(name, name, path, label, cfg, notes, split=split, label_numbers=direct)
+        notes += [f"{label.name}: labels with no volume of that name in {pictures.name}" for label in maps.values()]
     return rows
 
 
@@ -183,7 +186,8 @@ def _paired_by_name(folder: Path, cfg, notes: list[str]) -> list[dict[str, Any]]
                 if (other in wanted) if exact else other.startswith(begin):
                     if name not in grids:
                         grids[name] = _grid(there[name], cfg, notes)
-                    if grids[name] and _fits(grids[name], there[label], cfg):
+                    unread = exact and grids[name] is None and there[name].is_file()  # preparation will say why
+                    if unread or (grids[name] and _fits(grids[name], there[label], cfg)):
                         taken[name] = label
                         notes += [] if exact else [f"{label}: paired with {name}, whose grid it has"]
     for label in labels:
@@ -214,6 +218,8 @@ def _acdc_patient(folder: Path, split: str, cfg, notes: list[str]) -> list[dict[
         phase = phases.get(int(frame[1]), "")
         known = {"split": split, "phase": phase, "finding": group}
         rows += _volume_rows(name, folder.name, path, files[f"{name}_gt"], cfg, notes, **known)
+    alone = [path for name, path in files.items() if name.endswith("_gt") and name[:-3] not in files]
+    notes += [f"{path.name}: labels with no volume {path.name.replace('_gt', '')} beside them" for path in alone]
     return rows
 
 
@@ -223,12 +229,12 @@ def _acdc_patient(folder: Path, split: str, cfg, notes: list[str]) -> list[dict[
 def _volume_rows(
     volume: str, patient: str, image: Path, labels: Path, cfg, notes: list[str], grid: Any = None, **more: str
 ) -> list[dict[str, Any]]:
-    """A row a slice, in the displayed order."""
+    """A row a slice, in the displayed order; one row for a volume that cannot be read: preparation sets it aside."""
+    same = {"patient": patient, "image": str(image.resolve()), "labels": str(labels.resolve()), "volume": volume}
     try:
         grid = grid or volumes.read_grid(image, **volumes.options(cfg))
-    except DataError as error:
-        notes.append(f"left out: {error}")
-        return []
+    except DataError:
+        return [{"case": volume, **same, "annotated": ",".join(cfg.class_names), **more}]
     notes += [f"{volume}: {note}" for note in grid.notes if not note.startswith("spacing unknown")]
     sides = [""] * 3 if grid.spacing_mm is None else [round(side, 6) for side in grid.spacing_mm]
     names = list(cfg.class_names)
@@ -236,8 +242,7 @@ def _volume_rows(
         found = volumes.organ_files(labels, names)
         # With an organ missing, a pixel outside the others is not known to be background.
         names = names if set(names[1:]) <= set(found) else list(found)
-    same = {"patient": patient, "split": "", "image": str(image.resolve()), "labels": str(labels.resolve())}
-    same |= {"volume": volume, "phase": "", "finding": "", "height": grid.shape[1], "width": grid.shape[2]}
+    same |= {"height": grid.shape[1], "width": grid.shape[2]}
     same |= dict(zip(("spacing_slice_mm", "spacing_row_mm", "spacing_col_mm"), sides))
     same |= {"annotated": ",".join(names), "label_numbers": "", **more}
     return [{"case": f"{volume}_{k:03d}", "slice": k, **same} for k in range(grid.shape[0])]
@@ -249,6 +254,7 @@ def _are_classes(labels: Iterable[str | Path], cfg, most: int = 8) -> str:
     if not usual or cfg.label_map != usual or cfg.mask_encoding not in ("auto", "index") or not labels:
         return ""
     chosen = [labels[i] for i in np.unique(np.linspace(0, len(labels) - 1, most).astype(int))]
+    larger = labelled = 0
     if volumes.is_volume(labels[0]):
         chosen = chosen[:1]  # a whole volume tells enough, and takes a second
     for path in chosen:
@@ -256,9 +262,12 @@ def _are_classes(labels: Iterable[str | Path], cfg, most: int = 8) -> str:
             numbers = volumes.read_numbers(path) if volumes.is_volume(path) else images.read_pixels(path)[0]
         except DataError:
             continue  # preparation will name it
-        if numbers.ndim > 3 or numbers[numbers != images.IGNORE].max(initial=0) >= cfg.n_classes:
+        if numbers.ndim > 3:
             return ""
-    return "class"
+        labelled += int(((numbers > 0) & (numbers != images.IGNORE)).sum())
+        larger += int(((numbers >= cfg.n_classes) & (numbers != images.IGNORE)).sum())
+    # A stray number must not turn the meaning of all others round; its own file will be set aside.
+    return "" if larger > labelled / 100 else "class"
 
 
 def _grid(path: Path, cfg, notes: list[str]) -> Any:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from . import dicoms, niftis
+from . import dicoms, images, niftis
 from .errors import DataError
-from .grids import Grid, dicom_grid, index_map, nifti_grid, turned
+from .grids import Grid, check_geometry, dicom_grid, index_map, nifti_grid, turned
 
 SUFFIXES = (".nii", ".nii.gz")
 # TotalSegmentator's name of a mask file -> class of the RSNA system; several files of one class are united
@@ -55,8 +55,9 @@ class Volume:
 
 
 def is_volume(path: str | Path) -> bool:
-    """Whether the path is a NIfTI file or a folder (of a DICOM series), not a picture."""
-    return str(path).lower().endswith(SUFFIXES) or Path(path).is_dir()
+    """Whether the path is a NIfTI file or a folder (of a DICOM series), not a picture (nor what is called like one)."""
+    name = str(path).lower()
+    return name.endswith(SUFFIXES) or (Path(path).is_dir() and not name.endswith(images.SUFFIXES))
 
 
 def options(cfg) -> dict[str, Any]:
@@ -195,6 +196,7 @@ def align(grid: Grid, path: str | Path) -> tuple[tuple[int, int, int], tuple[boo
             )
         same = np.allclose(affine, grid.affine, atol=1e-3)
         return grid.axes, grid.flips, "" if same else f"{Path(path).name}: no orientation; taken as that of its volume"
+    check_geometry(path, affine)
     turn = np.linalg.solve(affine, grid.displayed_affine)  # displayed index -> index in the label file
     axes = tuple(np.abs(turn[:3, :3]).argmax(axis=0).tolist())
     flips = tuple(bool(turn[axis, i] < 0) for i, axis in enumerate(axes))
@@ -213,7 +215,7 @@ def align(grid: Grid, path: str | Path) -> tuple[tuple[int, int, int], tuple[boo
     if off > 0.5:
         raise DataError(
             f"{path}: lies up to {off:.1f} voxels beside its volume {Path(grid.path).name}, by their affines; "
-            "make both on one grid"
+            + ("make both on one grid" if grid.spacing_mm else "the volume has no PixelSpacing: correct its headers")
         )
     return axes, flips, ""
 
