@@ -1,6 +1,7 @@
-"""Other Pythons and the oldest torch: the loose ranges of `pyproject.toml` installed anew, then a smoke training there.
+"""Other Pythons, torches and the versions that hosts bring: the loose ranges of `pyproject.toml` installed anew beside
+them, then a smoke training there.
 
-Slow and large: every pair downloads a torch of its own, and removes it afterwards.
+Slow and large: every environment downloads a torch of its own, and is removed afterwards.
 """
 
 import os
@@ -12,7 +13,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = 14  # GB: an environment with torch's CUDA libraries, and the wheels that it is unpacked from
-PAIRS = [("3.10", "torch==2.5.*"), ("3.10", "torch"), ("3.12", "torch"), ("3.13", "torch")]
+# The oldest torch of pyproject.toml and the newest that each Python can have; and what hosts bring and keep, from their
+# published package lists of 2026.
+COLAB = (
+    "torch==2.11.* numpy==2.0.2 pandas==2.2.2 matplotlib==3.10.0 scikit-learn==1.6.1 accelerate==1.13.0 timm==1.0.27"
+)
+KAGGLE = "torch==2.8.* numpy==1.26.4 pandas==2.2.2 matplotlib==3.7.5 scikit-learn==1.2.2 seaborn==0.12.2"
+ENVIRONMENTS = {
+    "oldest": ("3.10", "torch==2.5.*"),
+    "3.10": ("3.10", "torch"),
+    "3.12": ("3.12", "torch"),
+    "3.13": ("3.13", "torch"),
+    "colab": ("3.12", COLAB),
+    "kaggle": ("3.11", KAGGLE),
+}
 # These need no package beside those of the ranges, pytest and hypothesis.
 TESTS = [f"tests/test_{name}.py" for name in ("config", "data", "hosts", "inference", "models", "phantoms")]
 SMOKE = """
@@ -58,8 +72,9 @@ def call(*command, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version, torch", PAIRS)
-def test_the_loose_ranges_train(version, torch, tmp_path):
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_loose_ranges_train(name, tmp_path):
+    version, packages = ENVIRONMENTS[name]
     python = interpreter(version)
     if python is None:
         pytest.skip(f"no Python {version} here")
@@ -76,9 +91,10 @@ def test_the_loose_ranges_train(version, torch, tmp_path):
         call(python, "-m", "venv", tmp_path / "venv", folder=tmp_path)
         python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
         install = (python, "-m", "pip", "install", "-q", "--no-cache-dir")
-        call(*install, source, torch, "pytest", "hypothesis", folder=checks)
+        call(*install, source, *packages.split(), "pytest", "hypothesis", folder=checks)
         said = call(python, "-c", SMOKE, folder=checks)
-        assert f"Python {version}." in said and f"torch {torch.partition('==')[2].rstrip('*')}" in said
+        torch = packages.split()[0].partition("==")[2].rstrip("*")
+        assert f"Python {version}." in said and f"torch {torch}" in said
         print(said, call(python, "-m", "pytest", *TESTS, folder=checks))
     finally:
         shutil.rmtree(tmp_path / "venv", ignore_errors=True)
