@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = 14  # GB: an environment with torch's CUDA libraries, and the wheels that it is unpacked from
-# What hosts bring and keep. Colab: of its package list of June 2026. Kaggle: its list holds matplotlib, scikit-learn and
+# What hosts bring and keep. Colab: its package list of June 2026. Kaggle: its list holds matplotlib, scikit-learn and
 # seaborn back, and that scikit-learn needs a numpy before 2.
 COLAB = "torch==2.11.* numpy==2.0.2 pandas==2.2.2 matplotlib==3.10.0 scikit-learn==1.6.1 scipy==1.16.3 pillow==11.3.0"
 COLAB += " opencv-python-headless==4.13.0.92 accelerate==1.13.0 timm==1.0.27 huggingface-hub==1.17.0"
