@@ -5,6 +5,7 @@ channels are always RGB and sizes are always (height, width).
 """
 
 import hashlib
+import os
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple

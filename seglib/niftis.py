@@ -1,6 +1,7 @@
 """A NIfTI file: its header, and its voxels with the check that nibabel leaves out. `volumes` lays it out."""
 
 import gzip
+import os
 import re
 from pathlib import Path
 from typing import Any
