@@ -4,6 +4,8 @@ Nothing heavy is imported before a command runs, so that help and errors in the 
 """
 
 import argparse
+import contextlib
+import io
 import json
 import re
 import sys
@@ -72,14 +74,17 @@ def prepare(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Train a network and keep its best weights."""
-    from . import data, training
+    from . import data, hosts, training
 
     cfg = _config(args)
-    batches = data.loaders(_store(cfg), cfg)
+    state = training.processes(hosts.choose_device(cfg.device))
+    with state.main_process_first(), contextlib.redirect_stdout(sys.stdout if state.is_main_process else io.StringIO()):
+        store = _store(cfg)
+    batches = data.loaders(store, cfg)
     run = training.fit(cfg, batches, resume=args.resume, folder=_run_folder(cfg, args.checkpoint_dir))
     best = run.history[run.history["best"].astype(bool)].iloc[-1]
     score = f"{cfg.monitor} {best[cfg.monitor]:.4f}" if len(batches["val"].dataset) else "no validation images"
-    print(f"best weights: {run.best} (epoch {best['epoch']:.0f} of {len(run.history)}, {score})")
+    state.print(f"best weights: {run.best} (epoch {best['epoch']:.0f} of {len(run.history)}, {score})")
 
 
 def evaluate(args: argparse.Namespace) -> None:

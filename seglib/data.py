@@ -1,6 +1,8 @@
 """Store -> dataset, augmentation and loaders. The only importer of albumentations. Taught in `04_lung_segmentation`."""
 
 import copy
+import math
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +16,7 @@ from .errors import ConfigError, DataError
 from .images import IGNORE
 
 PARTS = ("train", "val", "test")
+SHARED_MEMORY = "/dev/shm"  # loader processes hand batches over in it; 64 MB in a container by default
 
 
 class SegmentationDataset(Dataset):
@@ -108,7 +111,7 @@ def loaders(store, cfg) -> dict[str, DataLoader]:
             sampler=EpochSampler(len(dataset), cfg.seed, shuffle=train),
             num_workers=workers,
             drop_last=train and len(dataset) % cfg.batch_size == 1 and len(dataset) > 1,  # batch norm needs two values
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=hosts.choose_device(cfg.device) == "cuda",
             worker_init_fn=_start_worker if workers else None,
             persistent_workers=workers > 0,
         )
@@ -116,13 +119,25 @@ def loaders(store, cfg) -> dict[str, DataLoader]:
 
 
 def n_workers(cfg) -> int:
-    """Loader processes: what `cfg.num_workers` asks for, never more than the machine has cores. `auto` takes none where
-    the network itself needs the cores (CPU, or two cores), else one core less than there are, at most 8."""
+    """Loader processes: what `cfg.num_workers` asks for, never more than the machine has cores or shared memory for.
+    `auto` takes none where the network itself needs the cores (CPU, or two cores), else one core less than there are,
+    at most 8."""
     cores = hosts.n_cores()
-    if cfg.num_workers != "auto":
-        return min(cfg.num_workers, cores)
-    on_cpu = cfg.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    return 0 if on_cpu or cores <= 2 else min(8, cores - 1)
+    workers = cfg.num_workers
+    if workers == "auto":
+        workers = 0 if cores <= 2 or hosts.choose_device(cfg.device) == "cpu" else min(8, cores - 1)
+    return min(workers, cores, _workers_that_fit(cfg))
+
+
+def _workers_that_fit(cfg) -> float:
+    """How many loader processes the shared memory can serve: where it is full, the system kills them."""
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:  # Windows and macOS pass batches on in other ways
+        return math.inf
+    pixels = cfg.batch_size * math.prod(cfg.height_width)
+    batch = pixels * (4 * cfg.in_channels + (1 if cfg.task == "multiclass" else cfg.n_classes))
+    return free // (4 * batch)  # two batches wait in every process, one is used, one is on its way
 
 
 def _start_worker(worker: int) -> None:

@@ -117,7 +117,8 @@ def find_model(name, roots=None):
         places = [(home / folder, 6) for home in _homes() for folder in ("runs", "checkpoints")]
         places += [(KAGGLE_WORKING, 6), (KAGGLE_INPUT, 6), (COLAB_DRIVE / "seglib", 6), (COLAB_DRIVE, 3)]
     folders = (folder for root, depth in places for folder in _walk(root, depth, True))
-    paths = (path for folder in folders for path in _matches(folder, str(name), True) if os.path.isfile(path))
+    pattern = str(name).replace(os.sep, "/")
+    paths = (path for folder in folders for path in _matches(folder, pattern, True) if os.path.isfile(path))
     newest = max(paths, key=os.path.getmtime, default=None)
     return newest and newest.absolute()
 

@@ -12,7 +12,30 @@ from torch.nn import functional as F
 IGNORE = 255
 
 
-class MaskedBCE(nn.Module):
+class Ratio(nn.Module):
+    """A sum over what counts, divided by how much counts. The divisor, `total`, depends on the target alone: where a
+    batch comes in pieces, on several processes or one after the other, the totals of all pieces are added up first, and
+    the losses of the pieces add up to the loss of the whole batch."""
+
+    def total(self, target: Tensor, annotated: Tensor) -> Tensor:
+        """How much counts, a number."""
+        raise NotImplementedError
+
+    def summed(self, logits: Tensor, target: Tensor, annotated: Tensor | None) -> Tensor:
+        """The loss before the division."""
+        raise NotImplementedError
+
+    def forward(
+        self, logits: Tensor, target: Tensor, annotated: Tensor | None = None, total: Tensor | None = None
+    ) -> Tensor:
+        """The loss of a batch; with `total`, this batch's share in the loss of a larger one."""
+        if annotated is None:
+            annotated = logits.new_ones(logits.shape[:2], dtype=torch.bool)
+        total = self.total(target, annotated) if total is None else total
+        return self.summed(logits, target, annotated) / total.clamp(min=1e-6)
+
+
+class MaskedBCE(Ratio):
     """Binary cross-entropy with logits where each (image, class) counts only as far as its mask is known.
 
     A class with a mask has weight 1. A class whose mask is missing has `missing_weight` and an empty target: 0 ignores
@@ -26,21 +49,26 @@ class MaskedBCE(nn.Module):
         super().__init__()
         self.missing_weight, self.normalisation = missing_weight, normalisation
 
-    def forward(self, logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
+    def _weight(self, target: Tensor, annotated: Tensor) -> Tensor:
         known = target != IGNORE  # (N, K, H, W)
         weight = known.to(torch.float32)
-        if annotated is not None and self.missing_weight > 0:
+        if self.missing_weight > 0:
             inside = known.any(dim=1, keepdim=True)  # padding is unknown in every class
             inside = inside | ~inside.flatten(1).any(dim=1)[:, None, None, None]  # no mask at all: nothing tells
             weight = torch.where(~annotated[:, :, None, None], inside * self.missing_weight, weight)
-        loss = F.binary_cross_entropy_with_logits(logits.float(), (target == 1).float(), weight, reduction="sum")
-        total = (
-            weight.sum() if self.normalisation == "annotated" else torch.tensor(weight.numel(), device=weight.device)
-        )
-        return loss / total.clamp(min=1e-6)
+        return weight
+
+    def total(self, target: Tensor, annotated: Tensor) -> Tensor:
+        if self.normalisation == "plain":
+            return torch.tensor(float(target.numel()), device=target.device)
+        return self._weight(target, annotated).sum()
+
+    def summed(self, logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
+        weight = self._weight(target, annotated)
+        return F.binary_cross_entropy_with_logits(logits.float(), (target == 1).float(), weight, reduction="sum")
 
 
-class DiceLoss(nn.Module):
+class DiceLoss(Ratio):
     """1 - soft Dice of each image and class, averaged over those that have a mask (Milletari et al., 3DV 2016).
 
     `smooth` stands above and below the fraction, so that an empty truth still punishes false positives. For softmax
@@ -51,37 +79,44 @@ class DiceLoss(nn.Module):
         super().__init__()
         self.task, self.smooth = task, smooth
 
-    def forward(self, logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
+    def _known(self, target: Tensor) -> Tensor:
+        return (target != IGNORE)[:, None] if self.task == "multiclass" else target != IGNORE  # (N, 1 or K, H, W)
+
+    def _weight(self, target: Tensor, annotated: Tensor) -> Tensor:
+        annotated = annotated[:, 1:] if self.task == "multiclass" else annotated
+        return self._known(target).flatten(2).any(dim=2) * annotated.float()  # (N, K)
+
+    def total(self, target: Tensor, annotated: Tensor) -> Tensor:
+        return self._weight(target, annotated).sum()
+
+    def summed(self, logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
         if self.task == "multiclass":
-            known = (target != IGNORE)[:, None]  # (N, 1, H, W)
             prob = logits.float().softmax(dim=1)[:, 1:]
             truth = F.one_hot(torch.where(target == IGNORE, 0, target).long(), logits.shape[1]).movedim(-1, 1)[:, 1:]
-            annotated = None if annotated is None else annotated[:, 1:]
         else:
-            known, prob, truth = target != IGNORE, logits.float().sigmoid(), target == 1
+            prob, truth = logits.float().sigmoid(), target == 1
+        known = self._known(target)
         prob, truth = prob * known, truth * known
         overlap = (prob * truth).sum(dim=(2, 3))  # (N, K)
         total = prob.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
         loss = 1 - (2 * overlap + self.smooth) / (total + self.smooth)
-        weight = known.flatten(2).any(dim=2).expand_as(loss).float()
-        if annotated is not None:
-            weight = weight * annotated
-        return (loss * weight).sum() / weight.sum().clamp(min=1e-6)
+        return (loss * self._weight(target, annotated)).sum()
 
 
-class FocalLoss(nn.Module):
+class FocalLoss(Ratio):
     """Softmax cross-entropy times (1 - p) ** gamma, p the probability of the true class (Lin et al., ICCV 2017)."""
 
     def __init__(self, gamma: float = 2.0):
         super().__init__()
         self.gamma = gamma
 
-    def forward(self, logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
-        known = target != IGNORE
+    def total(self, target: Tensor, annotated: Tensor) -> Tensor:
+        return (target != IGNORE).sum().float()
+
+    def summed(self, logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
         entropy = F.cross_entropy(logits.float(), target.long(), ignore_index=IGNORE, reduction="none")  # (N, H, W)
         wrong = (-torch.expm1(-entropy)).clamp(min=1e-6)  # 1 - p; at 0 a power below 1 has no gradient
-        loss = wrong**self.gamma * entropy
-        return (loss * known).sum() / known.sum().clamp(min=1)
+        return (wrong**self.gamma * entropy * (target != IGNORE)).sum()
 
 
 class CrossEntropy(FocalLoss):
@@ -92,14 +127,20 @@ class CrossEntropy(FocalLoss):
 
 
 class Sum(nn.Module):
-    """A weighted sum of two losses."""
+    """A weighted sum of two losses; its `total` is that of both, (2,)."""
 
-    def __init__(self, first: nn.Module, second: nn.Module, weights: tuple[float, float] = (0.5, 0.5)):
+    def __init__(self, first: Ratio, second: Ratio, weights: tuple[float, float] = (0.5, 0.5)):
         super().__init__()
         self.first, self.second, self.weights = first, second, weights
 
-    def forward(self, logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
-        first, second = self.first(logits, target, annotated), self.second(logits, target, annotated)
+    def total(self, target: Tensor, annotated: Tensor) -> Tensor:
+        return torch.stack([self.first.total(target, annotated), self.second.total(target, annotated)])
+
+    def forward(
+        self, logits: Tensor, target: Tensor, annotated: Tensor | None = None, total: Tensor | None = None
+    ) -> Tensor:
+        of = (None, None) if total is None else total
+        first, second = (loss(logits, target, annotated, t) for loss, t in zip((self.first, self.second), of))
         return self.weights[0] * first + self.weights[1] * second
 
 

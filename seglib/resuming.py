@@ -27,7 +27,7 @@ MAY_CHANGE += "patience early_stopping bootstrap init_from encoder_weights"
 def save(folder: Path, **state: Any) -> None:
     """Write the state after an epoch, with the generators of random numbers; the last one becomes the one before."""
     with files.replacing(folder / LAST, before=folder / BEFORE) as partial:
-        torch.save({**state, "random": _random_state()}, partial)
+        torch.save({**state, "random": _random_state(state["info"]["device"])}, partial)
 
 
 def load(folder: Path) -> dict[str, Any] | None:
@@ -86,13 +86,14 @@ def check(kept: dict[str, Any], cfg, n_images: int, by_step: bool) -> None:
         warnings.warn(f"resumed with {n_images} training images instead of {were}", stacklevel=3)
 
 
-def _random_state() -> dict[str, Any]:
+def _random_state(device: str) -> dict[str, Any]:
     """The generators of torch, numpy and Python, as plain values and tensors."""
     numbers = np.random.get_state(legacy=False)
     kept = {"key": torch.from_numpy(numbers["state"]["key"].astype(np.int64)), "pos": int(numbers["state"]["pos"])}
     kept |= {"gauss": float(numbers["gauss"]), "has_gauss": int(numbers["has_gauss"])}
     found = {"torch": torch.get_rng_state(), "numpy": kept, "python": random.getstate()}
-    return found | ({"cuda": torch.cuda.get_rng_state_all()} if torch.cuda.is_available() else {})
+    # A GPU that is there but was left out, because it fails, must not be asked.
+    return found | ({"cuda": torch.cuda.get_rng_state_all()} if device == "cuda" else {})
 
 
 def set_random_state(state: dict[str, Any]) -> None:

@@ -1,18 +1,22 @@
 """`fit`: the training loop on Accelerate, with checkpoints, resume and history. Taught in `04_lung_segmentation`."""
 
+import contextlib
+import itertools
 import math
 import random
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from torch import nn
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from . import hosts, losses, metrics, models, plots, resuming, runs
@@ -49,13 +53,14 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
         raise DataError("the training part is empty; lower val_split or test_split, or add images")
     folder = Path(folder) if folder else runs.folder_of(cfg)
     checkpoint = resuming.load(folder) if resume else None
-    if checkpoint is None:
-        runs.move_aside(folder)
-    else:
+    if checkpoint:
         resuming.check(checkpoint, cfg, len(batches["train"].dataset), cfg.scheduler in BY_STEP)
-    folder.mkdir(parents=True, exist_ok=True)
-
     info = checkpoint["info"] if checkpoint else _probe(cfg, batches)
+    info = _agree(info)
+    if PartialState().is_main_process:
+        if checkpoint is None:
+            runs.move_aside(folder)
+        folder.mkdir(parents=True, exist_ok=True)
     accelerator = _accelerator(cfg, info)
     seed_everything(cfg.seed)
     model = runs.network(cfg, pretrained=checkpoint is None and not cfg.init_from)
@@ -67,6 +72,8 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
     model = model.to(memory_format=torch.channels_last)  # what oneDNN and tensor cores work on
     optimizer = _optimizer(cfg, model)
     model, optimizer, train, val = accelerator.prepare(model, optimizer, batches["train"], batches["val"])
+    if accelerator.num_processes > 1:
+        model.broadcast_buffers = False  # those of the first process would win; see `_average_buffers`
     network = accelerator.unwrap_model(model)  # its weights are saved under plain names
     scheduler = _scheduler(cfg, optimizer.optimizer, -(-len(train) // cfg.accumulate), len(batches["val"].dataset))
     loss_of = losses.build(
@@ -79,8 +86,9 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
         state = _restore(checkpoint, network, optimizer, scheduler, accelerator)
     run = Run(folder, cfg, pd.DataFrame(state["history"]), info)
     bar = hosts.progress(
-        total=cfg.epochs * len(train), initial=state["epoch"] * len(train), desc=cfg.preset, leave=False
-    )
+        total=cfg.epochs * len(train), initial=state["epoch"] * len(train), desc=cfg.preset, leave=False,
+        **({} if accelerator.is_main_process else {"disable": True}),
+    )  # fmt: skip
     live = plots.LiveCurves(hosts.in_notebook())
     start = time.perf_counter() - state["seconds"]
     try:
@@ -88,6 +96,7 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
             begun = time.perf_counter()
             row = {"epoch": state["epoch"] + 1, "lr": optimizer.param_groups[0]["lr"]}
             row |= _train_epoch(forward, train, state["epoch"], loss_of, optimizer, scheduler, accelerator, cfg, bar)
+            _average_buffers(network, accelerator)
             row |= _validate(forward, val, loss_of, accelerator, cfg)
             _choose(row, state, cfg, len(batches["val"].dataset))
             if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -121,6 +130,7 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
         curves = "training_progress.png" if cfg.preset == "palm" else "training_history.png"
         plots.save(plots.training_curves(run.history), folder / curves)
         _draw_samples(run, network, batches["val" if len(batches["val"].dataset) else "train"].dataset.plain())
+    accelerator.wait_for_everyone()
     return run
 
 
@@ -144,13 +154,25 @@ def _probe(cfg, batches: dict[str, DataLoader]) -> dict[str, Any]:
     return info
 
 
-def _accelerator(cfg, info: dict[str, Any]) -> Accelerator:
+def processes(device: str) -> PartialState:
+    """The processes of this training, as torchrun or `accelerate launch` began them; one without these."""
     AcceleratorState._reset_state(True)  # its choices are kept for the process; a second fit may want others
+    return PartialState(cpu=device == "cpu")
+
+
+def _agree(info: dict[str, Any]) -> dict[str, Any]:
+    """What the first process has found, on all processes of this training."""
+    if processes(info["device"]).num_processes == 1:
+        return info
+    found = [info]
+    broadcast_object_list(found)
+    return found[0]
+
+
+def _accelerator(cfg, info: dict[str, Any]) -> Accelerator:
     torch.backends.cudnn.benchmark = cfg.cudnn_benchmark
     precision = {"fp32": "no"}.get(info["precision"], info["precision"])
-    return Accelerator(
-        mixed_precision=precision, gradient_accumulation_steps=cfg.accumulate, cpu=info["device"] == "cpu"
-    )
+    return Accelerator(mixed_precision=precision, cpu=info["device"] == "cpu")
 
 
 def _optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
@@ -187,22 +209,32 @@ def _train_epoch(model, loader, epoch: int, loss_of, optimizer, scheduler, accel
     _set_epoch(loader, epoch)
     begun = time.perf_counter()
     each, sums, norm = [], torch.zeros(2, device=accelerator.device), torch.zeros((), device=accelerator.device)
-    for batch in loader:
-        with accelerator.accumulate(model):
-            image = batch["image"].contiguous(memory_format=torch.channels_last)
-            logits = model(image)  # Accelerate has put the mixed precision into the forward pass
-            loss = loss_of(logits, batch["mask"], batch["annotated"])
-            accelerator.backward(loss)
-            if accelerator.sync_gradients:
-                norm = accelerator.clip_grad_norm_(model.parameters(), cfg.clip or float("inf"))
-            optimizer.step()
-            if cfg.scheduler in BY_STEP and accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
-                scheduler.step()
-            optimizer.zero_grad()
-        each.append((loss.detach(), batch["index"]))
-        sums += torch.stack([loss.detach() * len(image), torch.tensor(float(len(image)), device=sums.device)])
-        bar.update()
+    halvings = 0
+    for batches in _virtual_batches(loader, cfg.accumulate):
+        while True:
+            pieces = batches
+            for _ in range(halvings):
+                pieces = [half for batch in pieces for half in _halves(batch)]
+            try:
+                total, n = _totals(pieces, loss_of, accelerator)
+                found = _gradients(model, pieces, total, loss_of, accelerator)
+                break
+            except torch.OutOfMemoryError:
+                if accelerator.num_processes > 1 or max(len(piece["image"]) for piece in pieces) == 1:
+                    raise
+                optimizer.zero_grad()  # what was computed so far is incomplete
+                halvings += 1
+                warnings.warn("out of memory: micro-batches are halved, updates stay what they were", stacklevel=3)
+        norm = accelerator.clip_grad_norm_(model.parameters(), cfg.clip or float("inf"))
+        optimizer.step()
+        if cfg.scheduler in BY_STEP and not accelerator.optimizer_step_was_skipped:
+            scheduler.step()
+        optimizer.zero_grad()
+        each += [(loss, piece["index"]) for loss, piece in zip(found, pieces)]
+        sums += torch.stack([torch.stack(found).sum() * n, n / accelerator.num_processes])
+        bar.update(len(batches))
     values = torch.stack([loss for loss, _ in each])
+    total = accelerator.reduce(sums, "sum").tolist()
     if not torch.isfinite(values).all():
         first = int((~torch.isfinite(values)).nonzero()[0])
         cases = loader.dataset.cases["case"].iloc[each[first][1].tolist()].tolist()
@@ -210,9 +242,55 @@ def _train_epoch(model, loader, epoch: int, loss_of, optimizer, scheduler, accel
             f"the loss is {values[first].item()} in epoch {epoch + 1}, step {first + 1}, cases {', '.join(cases)}; the "
             "weights of the epochs before are kept; look at these images, lower lr, or set clip=1.0 or precision='fp32'"
         )
-    total = accelerator.reduce(sums, "sum").tolist()
+    if not math.isfinite(total[0]):
+        raise TrainingError(f"the loss is {total[0]} in epoch {epoch + 1} in another process, which names the cases")
     speed = total[1] / (time.perf_counter() - begun)
     return {"train_loss": total[0] / total[1], "grad_norm": float(norm), "images_per_second": speed}
+
+
+def _virtual_batches(loader: DataLoader, accumulate: int) -> Iterator[list[dict[str, Any]]]:
+    """The batches of one update each; the last may be fewer."""
+    batches = iter(loader)
+    while found := list(itertools.islice(batches, accumulate)):
+        yield found
+
+
+def _totals(batches: list[dict], loss_of, accelerator) -> tuple[Tensor | None, Tensor]:
+    """How much counts in all batches of an update on all processes, None where there is but one; and how many images
+    that are."""
+    n = torch.tensor(float(sum(len(batch["image"]) for batch in batches)), device=accelerator.device)
+    if len(batches) == 1 and accelerator.num_processes == 1:
+        return None, n
+    total = sum(loss_of.total(batch["mask"], batch["annotated"]) for batch in batches)
+    everywhere = accelerator.reduce(torch.cat([total.reshape(-1), n.reshape(1)]), "sum")
+    return everywhere[:-1].reshape(total.shape), everywhere[-1]
+
+
+def _gradients(model, batches: list[dict], total: Tensor | None, loss_of, accelerator) -> list[Tensor]:
+    """Forward and backward of an update's batches; returns their shares of its loss. The processes exchange gradients
+    with the last of them."""
+    found = []
+    for number, batch in enumerate(batches, start=1):
+        with accelerator.no_sync(model) if number < len(batches) else contextlib.nullcontext():
+            image = batch["image"].contiguous(memory_format=torch.channels_last)
+            logits = model(image)  # Accelerate has put the mixed precision into the forward pass
+            of = () if total is None else (total,)
+            loss = loss_of(logits, batch["mask"], batch["annotated"], *of)
+            accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over the processes
+        found.append(loss.detach())
+    return found
+
+
+def _halves(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    middle = -(-len(batch["image"]) // 2)
+    return [dict(zip(batch, parts)) for parts in zip(*(value.split(middle) for value in batch.values()))]
+
+
+def _average_buffers(network: nn.Module, accelerator) -> None:
+    """The same running means of batch norm on all processes: each has seen its own batches."""
+    for buffer in network.buffers():
+        if accelerator.num_processes > 1 and buffer.is_floating_point():
+            buffer.copy_(accelerator.reduce(buffer, "mean"))
 
 
 @torch.no_grad()

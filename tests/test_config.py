@@ -478,7 +478,11 @@ def test_changed_values_survive_a_file(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".json", ".toml", ".cfg"])
-@pytest.mark.parametrize("text", ["/daten/Müller/肺", "/data/\U0001fac1", "true", "3", "[1, 2]", "none.d", "a,b"])
+@pytest.mark.parametrize(
+    "text",
+    ["/daten/Müller/肺", "/data/\U0001fac1", "true", "3", "[1, 2]", "none.d", "a,b"]
+    + [r"C:\new\tables\x", r"\\server\share\users", "D:/data", "C:\\", r"C:\My Data\100%\#1; a=b"],
+)
 def test_any_path_survives_a_file(tmp_path, suffix, text):
     cfg = make(data_root=text, work_dir=text)
     assert config.load(cfg.save(tmp_path / f"run{suffix}")) == cfg

@@ -1,7 +1,11 @@
 """Batches: their form, their normalisation, and an augmentation that depends on seed, epoch and image only."""
 
 import pickle
+import subprocess
+import sys
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,6 +20,7 @@ from torchvision.transforms.v2 import functional as tv
 from seglib import config, data, hosts, layouts, prepare
 from seglib.errors import DataError
 
+ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("atrophy", "detachment", "disc")
 
 
@@ -469,12 +474,58 @@ def test_number_of_workers(monkeypatch):
     assert data.n_workers(cfg) == 6
     assert data.n_workers(cfg.replace(num_workers=2)) == 2
     assert data.n_workers(cfg.replace(num_workers="auto")) == 0  # the network needs the cores
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(hosts, "choose_device", lambda asked: "cpu" if asked == "cpu" else "cuda")
     assert data.n_workers(cfg.replace(num_workers="auto", device="auto")) == 5
     monkeypatch.setattr(hosts, "n_cores", lambda: 64)
     assert data.n_workers(cfg.replace(num_workers="auto", device="auto")) == 8
     monkeypatch.setattr(hosts, "n_cores", lambda: 2)
     assert data.n_workers(cfg.replace(num_workers="auto", device="auto")) == 0
+
+
+def test_a_gpu_that_fails_gets_neither_workers_nor_pinned_memory(lung, monkeypatch):
+    store, cfg = lung
+    monkeypatch.setattr(hosts, "n_cores", lambda: 6)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(hosts, "choose_device", lambda asked: "cpu")
+    loader = data.loaders(store, cfg.replace(num_workers="auto", device="auto"))["train"]
+    assert loader.num_workers == 0 and not loader.pin_memory
+    monkeypatch.setattr(hosts, "choose_device", lambda asked: "cuda")
+    loader = data.loaders(store, cfg.replace(num_workers="auto", device="auto"))["train"]
+    assert loader.num_workers == 5 and loader.pin_memory
+
+
+@pytest.mark.parametrize("free, workers", [(1e12, 4), (64e6, 0), (300e6, 2), (None, 4)])
+def test_small_shared_memory_leaves_room_for_few_workers(monkeypatch, free, workers):
+    """64 MB is what a container gets unless it is told otherwise; None: a system without such a folder."""
+
+    def disk_usage(folder):
+        assert folder == "/dev/shm"
+        if free is None:
+            raise FileNotFoundError(folder)
+        return SimpleNamespace(free=int(free))
+
+    monkeypatch.setattr(hosts, "n_cores", lambda: 16)
+    monkeypatch.setattr(data.shutil, "disk_usage", disk_usage)
+    cfg = config.preset("palm", "full", image_size=512, batch_size=8, num_workers=4)
+    assert data.n_workers(cfg) == workers
+
+
+def test_batches_come_with_hardly_any_shared_memory(lung, tmp_path):
+    """A real /dev/shm of 64 kB, in a mount namespace of its own: two workers would be killed there."""
+    store, cfg = lung
+    script = f"""
+import pickle, sys
+from seglib import data
+store, cfg = pickle.load(open({str(tmp_path / "lung.pickle")!r}, "rb"))
+print(sum(len(batch["image"]) for batch in data.loaders(store, cfg)["train"]))
+"""
+    (tmp_path / "lung.pickle").write_bytes(pickle.dumps((store, cfg.replace(num_workers=2))))
+    mount = "mount -t tmpfs -o size=64k shm /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("no right to a mount namespace here")
+    command = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$0" -c "$1"', sys.executable, script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and int(done.stdout) > 0, done.stderr
 
 
 def test_opencv_keeps_to_one_thread(lung):

@@ -400,6 +400,12 @@ def test_find_model_in_local_runs_given_roots_and_drive(machine, colab):
     assert hosts.find_model("final.pth") == drive
 
 
+def test_find_model_by_a_pattern_of_windows(machine, monkeypatch):
+    path = plant(machine / "repo/runs/lung", "best_model.pth") / "best_model.pth"
+    monkeypatch.setattr(os, "sep", "\\")
+    assert hosts.find_model(r"lung*\best_model.pth") == path
+
+
 def test_work_dir(machine, monkeypatch, capsys):
     assert hosts.work_dir() == "runs" and hosts.work_dir("elsewhere") == "elsewhere"
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")

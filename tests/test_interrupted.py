@@ -36,7 +36,7 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_twenty_kills(tmp_path, workers):
     out = run(sys.executable, "-m", "tests.killed_training", str(tmp_path), "20", str(workers))
-    assert out.count("identical") == 20 and out.count("epochs kept") >= 15
+    assert out.count("identical") == 20 and out.count("epochs kept") >= 10
 
 
 def test_a_full_disk(tmp_path):

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -189,6 +190,29 @@ def test_ci_does_what_the_readme_says():
     commands = script.read_text(encoding="utf-8").splitlines()
     assert "set -euo pipefail" in commands
     assert commands.index("make env") < commands.index("make test") == len(commands) - 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script")
+@pytest.mark.parametrize("apt, status", [("exit 0", 0), ("exit 100", 0), (None, 0), ("exit 0", 7)])
+def test_ci_goes_on_without_a_browser_and_fails_with_the_tests(tmp_path, apt, status):
+    """The script on a fake machine: a few tools, an apt-get that works, fails or is missing, a make that may fail."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "dirname", "id", "rm", "timeout"):
+        (tools / name).symlink_to(shutil.which(name))
+    scripts = {"apt-get": apt, "sudo": 'shift; "$@"', "make": f'[ "$1" = test ] && exit {status}; exit 0'}
+    for name, lines in scripts.items():
+        if lines:
+            (tools / name).write_text(f"#!{shutil.which('bash')}\necho {name} $* >> {tmp_path}/calls\n{lines}\n")
+            (tools / name).chmod(0o755)
+    (tmp_path / ".ci").mkdir()
+    script = shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
+    done = subprocess.run([tools / "bash", script], env={"PATH": str(tools)}, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[-2:] == ["make env", "make test"]
+    assert ("apt-get -qq install -y chromium" in calls) == (apt == "exit 0")
+    assert ("tests that need one are skipped" in done.stderr) == (apt == "exit 100")
 
 
 def test_first_notebook_has_scores():

@@ -409,6 +409,50 @@ def test_accumulated_steps_are_one_large_batch(setting, monkeypatch, batch_size,
     assert (final[2]["weight"] - final[0]["weight"]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("loss", ["combined", "weighted_bce"])
+def test_accumulation_is_exact_where_masks_are_missing(tmp_path, monkeypatch, loss):
+    """The divisors of the loss are those of the whole update, not means of the means of its parts."""
+    monkeypatch.setattr(runs, "network", lambda cfg, **options: nn.Conv2d(3, 3, 5, padding=2))
+    store, cfg = multilabel_store(tmp_path / "store", n=10), config.preset("palm", "smoke", seed=3)
+    fields = {**TINY, "loss": loss, "optimizer": "sgd", "lr": 0.1, "scheduler": "none", "epochs": 2}
+    final = {}
+    for name, sizes in {"large": (6, 1), "small": (1, 6), "halves": (3, 2), "mean": (1, 1)}.items():
+        made = cfg.replace(
+            **{**fields, "batch_size": sizes[0], "accumulate": sizes[1], "work_dir": str(tmp_path / name)}
+        )
+        run = training.fit(made, data.loaders(store, made))
+        final[name] = (weights(run.folder / "final_model.pth")["weight"], run.history["train_loss"])
+    for name in ("small", "halves"):
+        torch.testing.assert_close(final[name][0], final["large"][0], rtol=1e-4, atol=1e-5)  # sums in another order
+        np.testing.assert_allclose(final[name][1], final["large"][1], rtol=1e-5)
+    assert (final["mean"][0] - final["large"][0]).abs().max() > 1e-3
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_update(setting, monkeypatch):
+    """More than two images do not fit: the weights are those of a machine that has room for all."""
+    monkeypatch.setattr(runs, "network", lambda cfg, **options: nn.Conv2d(1, 1, 5, padding=2))
+    fields = dict(batch_size=6, optimizer="sgd", lr=0.1, loss="combined")
+    roomy = training.fit(*setting("roomy", **fields))
+    original, sizes = training._gradients, []
+
+    def small_card(model, batches, *rest):
+        sizes.append(max(len(batch["image"]) for batch in batches))
+        if sizes[-1] > 2:
+            original(model, batches, *rest)  # gradients of the attempt that failed must not stay
+            raise torch.OutOfMemoryError("no more")
+        return original(model, batches, *rest)
+
+    monkeypatch.setattr(training, "_gradients", small_card)
+    with pytest.warns(UserWarning, match="micro-batches are halved"):
+        cramped = training.fit(*setting("cramped", **fields))
+    assert sizes == [6, 3, 2, 2] * 2
+    one, other = (weights(run.folder / "final_model.pth")["weight"] for run in (roomy, cramped))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(training, "_gradients", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("never")))
+    with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning):
+        training.fit(*setting("hopeless", **fields))
+
+
 def test_clip_limits_the_update(setting, monkeypatch):
     monkeypatch.setattr(runs, "network", lambda cfg, **options: nn.Conv2d(1, 1, 3, padding=1))
     moved, start = [], None

@@ -1,0 +1,257 @@
+"""The set-up cell, and the way from data to a mask, on imitated hosts: Kaggle, Colab, servers.
+
+Every host is a folder with its mounts, and a real kernel (or a plain script) started in it that sees neither this
+repository nor the network. `test_hosts` holds the pieces one by one.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from seglib import hosts
+from tests.test_repo import MODULES, imports
+
+ROOT = Path(__file__).resolve().parents[1]
+FIRST = ROOT / "notebooks" / "00_start_here.ipynb"
+SETUP = nbformat.read(FIRST, as_version=4).cells[2].source
+# Third-party imports of seglib that both Colab and Kaggle answer by themselves: their published package lists of 2026.
+BROUGHT = {"accelerate", "albumentations", "cv2", "huggingface_hub", "matplotlib", "nibabel", "numpy", "pandas", "PIL"}
+BROUGHT |= {
+    "safetensors",
+    "scipy",
+    "seaborn",
+    "sklearn",
+    "timm",
+    "torch",
+    "torchvision",
+    "tqdm",
+    "ipywidgets",
+    "IPython",
+}
+# Asked for by a message of their own, where they are used.
+OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "highdicom"}
+
+OFFLINE = f"""
+import os, socket, sys
+
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+sys.path = [path for path in sys.path if os.path.realpath(path or ".") != {str(ROOT)!r}]
+
+def refuse(*args, **kwargs):
+    raise OSError(101, "Network is unreachable")
+
+connect = socket.socket.connect
+socket.getaddrinfo = refuse
+socket.socket.connect = lambda self, to: connect(self, to) if self.family == socket.AF_UNIX else refuse()
+"""
+ROOTS = ("KAGGLE_INPUT", "KAGGLE_WORKING", "COLAB_CONTENT", "COLAB_DRIVE")
+FAILING_GPU = """
+import types, torch
+properties = types.SimpleNamespace(name="Tesla P100-PCIE-16GB", major=6, minor=0, total_memory=2**34)
+torch.cuda.is_available, torch.cuda.current_device = lambda: True, lambda: 0
+torch.cuda.get_device_properties = lambda *args: properties
+torch.accelerator.current_accelerator = lambda *args, **kwargs: None  # or torch's optimisers ask the driver
+kernel = hosts._kernel
+
+def no_kernel_image(device):
+    if device == "cuda":
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+    kernel(device)
+
+hosts._kernel = no_kernel_image
+torch.cuda.get_rng_state_all = lambda: no_kernel_image("cuda")
+"""
+WAY = """
+import json
+import torch
+torch.set_num_threads(1)
+from seglib import config, data, inference, layouts, phantoms, plots, prepare, training
+
+hosts.offer_drive()
+cfg = config.preset("lung", local=hosts.host() == "local", epochs=1, num_workers="auto")
+real = phantoms.data_or_phantoms(cfg, n=8)
+cases = layouts.scan(cfg)
+store = prepare.build(cases, cfg)
+plots.store_samples(store, "train", n=2)
+batches = data.loaders(store, cfg)
+run = training.fit(cfg, batches)
+mask = inference.Predictor.load(run.best).predict_file(cases["image"].iloc[0]).mask
+plots.training_curves(run.history)
+facts = {"host": hosts.host(), "seglib": hosts.__file__, "real": real, "data": cfg.data_root}
+facts |= {"runs": str(run.folder.parent), "device": run.info["device"], "workers": run.info["workers"]}
+facts |= {"mask": mask.shape, "cores": hosts.n_cores()}
+print(json.dumps(facts))
+"""
+
+# The part of the way that needs no torch.
+LOOK = """
+import json
+from seglib import config
+
+cfg = config.preset("lung", local=hosts.host() == "local")
+facts = {"host": hosts.host(), "seglib": hosts.__file__, "data": str(hosts.find_data(cfg)), "runs": hosts.run_root(cfg)}
+print(json.dumps(facts))
+"""
+
+
+class Host:
+    """A machine below `root`; `env` are its variables, `here` the folder that notebooks start in."""
+
+    def __init__(self, root, monkeypatch):
+        self.root, self.monkeypatch, self.before, self.after = root, monkeypatch, OFFLINE, ""
+        self.tools, self.calls = root / "tools", root / "calls"
+        self.tools.mkdir(parents=True)
+        for name in [n for n in os.environ if n.startswith(("KAGGLE_", "COLAB_", "SEGLIB_", "JUPYTER_", "PYTHON"))]:
+            monkeypatch.delenv(name)
+        for name in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "MPLCONFIGDIR"):
+            monkeypatch.delenv(name, raising=False)
+        self.env(
+            SEGLIB_SMOKE="1", PYTHONDONTWRITEBYTECODE="1", PYTHONPATH=str(self.tools), HOME=str(self.folder("home"))
+        )
+        self.env(PATH=f"{self.tools}{os.pathsep}{os.environ['PATH']}")
+        # No network: pip and git end as they do there, and their calls are kept.
+        note = f"import sys; open({str(self.calls)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n'); sys.exit(1)\n"
+        (self.folder("tools/pip") / "__init__.py").touch()
+        (self.tools / "pip" / "__main__.py").write_text(note)
+        (self.tools / "git").write_text(f'#!/bin/sh\necho "$@" >> {self.calls}\nexit 128\n')
+        (self.tools / "git").chmod(0o755)
+        self.here = self.folder("here")
+
+    def env(self, **variables):
+        for name, value in variables.items():
+            self.monkeypatch.setenv(name, value)
+
+    def folder(self, name):
+        path = self.root / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def package(self, name):
+        """A copy of the repository's package, as a data set or a clone holds it."""
+        return shutil.copytree(
+            ROOT / "seglib", self.root / name / "seglib", ignore=shutil.ignore_patterns("__pycache__")
+        )
+
+    def notebook(self, *cells):
+        """Run the set-up cell and others in a kernel; returns what the last one printed to standard output."""
+        setup = SETUP.replace('"/kaggle/input"', repr(str(self.root / "kaggle" / "input")))
+        assert setup != SETUP
+        places = {name: str(self.root / str(getattr(hosts, name)).lstrip("/")) for name in ROOTS}
+        roots = [f"hosts.{name} = Path({path!r})" for name, path in places.items()]
+        sources = [self.before, setup, "\n".join(["from seglib import hosts", *roots, self.after]), *cells]
+        self.ran = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+        client = NotebookClient(self.ran, timeout=120, resources={"metadata": {"path": str(self.here)}})
+        client.execute()
+        return self.said(-1)
+
+    def said(self, cell, name="stdout"):
+        return "".join(o.text for o in self.ran.cells[cell].outputs if o.get("name") == name)
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    return Host(tmp_path / "machine", monkeypatch)
+
+
+def facts(said):
+    return json.loads(said.strip().splitlines()[-1])
+
+
+def listing(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("mount, cell", [("", LOOK), ("datasets/someone/", WAY)], ids=["old mounts", "new mounts"])
+def test_kaggle_without_internet(host, lung_tree, mount, cell):
+    """An attached copy of the package and attached data are found in both layouts, and the input stays as it is; the
+    GPU is one that Kaggle's torch has dropped."""
+    inputs = host.folder("kaggle/input")
+    host.package(f"kaggle/input/{mount}seglib-copy")
+    shutil.copytree(lung_tree, inputs / f"{mount}lungs/archive", ignore=shutil.ignore_patterns(hosts.PHANTOM))
+    for path in (inputs, *inputs.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = listing(inputs)
+    host.env(KAGGLE_KERNEL_RUN_TYPE="Interactive")
+    host.here, host.after = host.folder("kaggle/working"), FAILING_GPU
+    found = facts(host.notebook(cell))
+    assert found["host"] == "kaggle" and found["seglib"].startswith(str(inputs / f"{mount}seglib-copy"))
+    assert found["data"] == str(inputs / f"{mount}lungs/archive")
+    assert found["runs"] == str(host.root / "kaggle/working/runs")
+    if cell == WAY:
+        assert found["real"] and (Path(found["runs"]) / "lung/best_model.pth").is_file()
+        assert (found["device"], found["workers"]) == ("cpu", 0)
+        assert "choose T4 x2 in the accelerator menu" in host.said(-1, "stderr")
+    assert listing(inputs) == before and not host.calls.exists()
+
+
+def test_kaggle_with_neither_internet_nor_a_copy(host):
+    host.env(KAGGLE_KERNEL_RUN_TYPE="Interactive")
+    with pytest.raises(CellExecutionError, match="switch the internet on, or attach a data set with a copy of it"):
+        host.notebook()
+
+
+@pytest.mark.parametrize("drive, cell", [(True, LOOK), (False, WAY)], ids=["drive", "no drive"])
+def test_colab(host, drive, cell):
+    """The repository is cloned; what Colab lacks is asked for, and without it the lungs still work."""
+    bare = host.root / "origin.git"
+    subprocess.run(["git", "clone", "-q", "--bare", str(ROOT), str(bare)], check=True, env={"PATH": os.defpath})
+    (host.tools / "git").unlink()
+    host.env(COLAB_RELEASE_TAG="release-colab-external_2026", SEGLIB_REPO=str(bare), SEGLIB_DRIVE="0")
+    host.here = host.folder("content")
+    host.before += "sys.modules['pydicom'] = sys.modules['segmentation_models_pytorch'] = None\n"
+    host.after = "wait = hosts.wait_for_data\nhosts.wait_for_data = lambda cfg, timeout=0: wait(cfg, 0.1)\n"
+    if drive:
+        host.folder("content/drive/MyDrive")
+    found = facts(host.notebook(cell))
+    assert found["host"] == "colab" and found["seglib"].startswith(str(host.here / "seglib-clone"))
+    assert found["runs"] == str(host.here / ("drive/MyDrive/seglib/runs" if drive else "runs"))
+    assert ("a disconnect loses them" in host.said(-1)) == (not drive)
+    if cell == WAY:
+        assert not found["real"] and "PHANTOMS" in host.said(-1)
+        assert (Path(found["runs"]) / "lung/best_model.pth").is_file()
+    assert host.calls.read_text().split() == ["install", "-q", "pydicom", "segmentation_models_pytorch"]
+    assert "Not installed: pydicom segmentation_models_pytorch" in host.said(1)
+
+
+def test_a_server_with_hardly_anything(host):
+    """No home to write to, no display, no ipywidgets, 64 cores, a GPU that fails, 64 MB of shared memory."""
+    host.package("repository")
+    host.here = host.folder("repository/notebooks")
+    host.env(HOME="/dev/null")
+    host.before += "sys.modules['ipywidgets'] = None\n"
+    host.after = FAILING_GPU + "from seglib import data\nhosts.n_cores = lambda: 64\n"
+    host.after += "data.shutil = types.SimpleNamespace(disk_usage=lambda folder: types.SimpleNamespace(free=2**26))\n"
+    found = facts(host.notebook(WAY))
+    assert found["host"] == "local" and found["seglib"].startswith(str(host.root / "repository"))
+    assert found["runs"] == "runs" and (host.here / "runs/lung/best_model.pth").is_file()
+    assert (found["device"], found["workers"], found["cores"]) == ("cpu", 0, 64)
+    assert "lung: 100%" in host.said(-1, "stderr")  # tqdm's bar of text
+    assert any("image/png" in output.get("data", {}) for output in host.ran.cells[-1].outputs)
+    assert not host.calls.exists()
+
+
+def test_a_script_on_two_cores_without_a_display(host):
+    """No notebook, so no inline figures: matplotlib has to find a backend that needs no screen."""
+    host.package("repository")
+    host.env(HOME="/dev/null", PYTHONPATH=str(host.root / "repository"))
+    prelude = f"{OFFLINE}\nfrom seglib import hosts\nhosts.n_cores = lambda: 2\n"
+    done = subprocess.run([sys.executable, "-c", prelude + WAY], cwd=host.here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = facts(done.stdout)
+    assert found["seglib"].startswith(str(host.root / "repository")) and (found["cores"], found["workers"]) == (2, 0)
+    assert (host.here / "runs/lung/training_history.png").is_file()
+
+
+def test_the_set_up_cell_brings_what_hosts_lack():
+    needed = next(line for line in SETUP.splitlines() if line.startswith("needed")).split('"')[1].split()
+    third = {name for path in MODULES for name in imports(path)[1]} - set(sys.stdlib_module_names)
+    assert third - BROUGHT - OPTIONAL - {"google", "tomllib", "tomli"} <= set(needed)
+    assert {"albumentations", "accelerate", "cv2"} <= set(needed)  # older images lacked these
