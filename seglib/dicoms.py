@@ -133,13 +133,15 @@ def _header(path: Path) -> Any:
 
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
+        kind = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID")
+        for name in (*NUMBERS, "ImageType", "SeriesInstanceUID", "Modality", "PhotometricInterpretation"):
+            header.get(name)  # pydicom converts a value, and fails, when it is first asked for it
     except pydicom.errors.InvalidDicomError as error:
         if path.suffix.lower() in FOREIGN.split() or path.name.upper() in ("DICOMDIR", "LICENSE", "README"):
             return None
         raise DataError(f"{path}: not a DICOM file, or damaged (no DICM mark); remove it or copy it again") from error
     except Exception as error:  # pydicom raises what its parser stumbles over
         raise DataError(f"{path}: damaged DICOM header ({type(error).__name__}: {error}); copy it again") from error
-    kind = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID")
     name = getattr(kind, "name", "")  # a damaged one may be a list
     if name.endswith("Storage") and "Image" not in name:
         return None

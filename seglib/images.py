@@ -6,7 +6,6 @@ channels are always RGB and sizes are always (height, width).
 
 import hashlib
 import os
-import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +18,6 @@ from .errors import DataError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
 IGNORE = 255  # mask value of pixels that no loss, metric or curve may count
 UNION = "|"  # a mask cell "left.png|right.png" means the union of both files
-
-_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError, MemoryError)
 
 
 class Mask(NamedTuple):
@@ -64,7 +61,7 @@ def read_pixels(path: str | Path) -> tuple[np.ndarray, str, np.ndarray | None]:
             return np.asarray(picture), picture.mode, palette
     except DataError:
         raise
-    except _READ_ERRORS as error:
+    except Exception as error:  # Pillow's readers raise errors of a dozen kinds
         raise DataError(
             f"{path}: not readable as an image ({type(error).__name__}: {error}); it may be cut short or be another "
             "format than its suffix says: copy it again, or open and save it anew"

@@ -30,6 +30,9 @@ def open_file(path: str | Path) -> Any:
         _check_size(path, image)
         while len(image.shape) > 3 and image.shape[-1] == 1:
             image = image.slicer[..., 0]
+        unit, time = int(image.header["xyzt_units"]) & 7, int(image.header["xyzt_units"]) >> 3
+        if unit > 3 or time > 6:  # codes that the format does not know: as if nothing were said
+            image.header["xyzt_units"] = unit if unit <= 3 else 0
     except DataError:
         raise
     except Exception as error:  # nibabel, gzip and zlib raise errors of their own

@@ -662,7 +662,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_half_one(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DataError, match="a.png: not written, the disk is full"):
         images.write_png(path, np.ones((4, 4), np.uint8))
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.png"]
