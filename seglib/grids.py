@@ -63,7 +63,10 @@ def index_map(axes: Iterable[int], flips: Iterable[bool], shape: Iterable[int]) 
 
 def check_geometry(path: Any, affine: np.ndarray) -> None:
     """`DataError` where an affine leads nowhere: not finite, or its axes do not span space."""
-    if not np.isfinite(affine).all() or not abs(np.linalg.det(affine[:3, :3])) > 1e-12:
+    import nibabel
+
+    good = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-12
+    if not good or np.isnan(nibabel.io_orientation(affine)).any():
         raise DataError(f"{path}: the affine is no geometry: {np.round(affine, 3).tolist()}; write a correct header")
 
 
