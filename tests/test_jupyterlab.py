@@ -153,7 +153,7 @@ def page(tmp_path):
         yield Page(next(target["webSocketDebuggerUrl"] for target in targets if target["type"] == "page"))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path (.ci/run installs it where it may)")
 def test_the_first_notebook_runs_in_jupyterlab(lab, page, tmp_path):
     # JupyterLab has no current notebook in a page without focus.
     page.send("Emulation.setFocusEmulationEnabled", enabled=True)
