@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import albumentations  # noqa: F401  what a training imports late
 import matplotlib
 import pandas as pd
 import torch
@@ -68,7 +69,7 @@ def same(first, second) -> bool:
 def main(root: Path, kills: int, workers: int) -> int:
     tree = phantoms.write("lung", root / "tree", n=20, seed=0)
     cfg = config.preset(
-        "lung", "smoke", data_root=str(tree), work_dir=str(root), test_split=0, epochs=12, batch_size=4, save_every=3,
+        "lung", "smoke", data_root=str(tree), work_dir=str(root), test_split=0, epochs=20, batch_size=4, save_every=5,
         scheduler="onecycle", augment={"hflip": 0.5, "rotate": {"limit": 20, "p": 0.8}}, num_workers=workers,
         precision="fp32", device="cpu", optimizer="adamw",
     )  # fmt: skip
