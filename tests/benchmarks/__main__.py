@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from tests import results
-from tests.benchmarks import evaluation, inference
+from tests.benchmarks import evaluation, inference, training
 
-GROUPS = {"evaluation": evaluation.rows, "inference": inference.rows}
+GROUPS = {"evaluation": evaluation.rows, "inference": inference.rows, "training": training.rows}
 BEGIN, END = "<!-- timings: written by make bench -->", "<!-- end of timings -->"
 FOLDER = Path(__file__).parent
 
