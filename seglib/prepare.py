@@ -48,7 +48,7 @@ class DataReport:
         ]
         for column in [c for c in facts if c.startswith("share ")]:
             name, share = column[6:], facts[column]
-            how = facts[f"how {name}"].replace("", np.nan).value_counts()
+            how = facts.loc[facts[f"how {name}"] != "", f"how {name}"].value_counts()
             counts = f"{share.notna().sum()} there, {share.isna().sum()} missing, {(share == 0).sum()} empty"
             rows.append((f"{name}: masks", counts))
             if not share.notna().any():

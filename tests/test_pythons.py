@@ -27,7 +27,7 @@ ENVIRONMENTS = {  # the oldest torch of pyproject.toml, the newest for each Pyth
     "kaggle": ("3.11", KAGGLE),
 }
 # These need no package beside those of the ranges, pytest and hypothesis, and forgive warnings of older libraries.
-TESTS = [f"tests/test_{name}.py" for name in "config data hosts inference models phantoms training".split()]
+TESTS = [f"tests/test_{name}.py" for name in "config data hosts inference models phantoms prepare training".split()]
 SMOKE = """
 import sys
 
