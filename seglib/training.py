@@ -71,7 +71,10 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
         info["encoder_weights"] = f"file {cfg.init_from}" if cfg.init_from else model.encoder_origin
     model = model.to(memory_format=torch.channels_last)  # what oneDNN and tensor cores work on
     optimizer = _optimizer(cfg, model)
-    model, optimizer, train, val = accelerator.prepare(model, optimizer, batches["train"], batches["val"])
+    # The batches of an update wait on the host: on the device there is room for one.
+    model, optimizer, train, val = accelerator.prepare(
+        model, optimizer, batches["train"], batches["val"], device_placement=[True, True, False, True]
+    )
     if accelerator.num_processes > 1:
         model.broadcast_buffers = False  # those of the first process would win; see `_average_buffers`
     network = accelerator.unwrap_model(model)  # its weights are saved under plain names
@@ -261,7 +264,8 @@ def _totals(batches: list[dict], loss_of, accelerator) -> tuple[Tensor | None, T
     n = torch.tensor(float(sum(len(batch["image"]) for batch in batches)), device=accelerator.device)
     if len(batches) == 1 and accelerator.num_processes == 1:
         return None, n
-    total = sum(loss_of.total(batch["mask"], batch["annotated"]) for batch in batches)
+    known = [(batch["mask"].to(n.device), batch["annotated"].to(n.device)) for batch in batches]
+    total = sum(loss_of.total(mask, annotated) for mask, annotated in known)
     everywhere = accelerator.reduce(torch.cat([total.reshape(-1), n.reshape(1)]), "sum")
     return everywhere[:-1].reshape(total.shape), everywhere[-1]
 
@@ -272,10 +276,11 @@ def _gradients(model, batches: list[dict], total: Tensor | None, loss_of, accele
     found = []
     for number, batch in enumerate(batches, start=1):
         with accelerator.no_sync(model) if number < len(batches) else contextlib.nullcontext():
-            image = batch["image"].contiguous(memory_format=torch.channels_last)
-            logits = model(image)  # Accelerate has put the mixed precision into the forward pass
-            of = () if total is None else (total,)
-            loss = loss_of(logits, batch["mask"], batch["annotated"], *of)
+            image, mask, annotated = (
+                batch[name].to(accelerator.device, non_blocking=True) for name in ("image", "mask", "annotated")
+            )
+            logits = model(image.contiguous(memory_format=torch.channels_last))  # Accelerate adds the mixed precision
+            loss = loss_of(logits, mask, annotated, *(() if total is None else (total,)))
             accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over the processes
         found.append(loss.detach())
     return found
