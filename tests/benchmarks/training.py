@@ -20,7 +20,7 @@ def rows(rounds: int = 3) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         cfg = config.preset(
             "lung", "full", image_size=SIDE, base_channels=64, batch_size=BATCH, epochs=1, test_split=0.0,
-            val_split=1, work_dir=folder, num_workers=0,
+            val_split=1 / (IMAGES + 1), work_dir=folder, num_workers=0,
         )  # fmt: skip
         cfg.data_root = str(phantoms.write("lung", Path(folder) / "phantoms", n=IMAGES + 1))
         batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
