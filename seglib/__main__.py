@@ -156,7 +156,9 @@ def predict(args: argparse.Namespace) -> None:
         millilitres, failed = found["millilitres"], found["failed"]
         print(f"{len(found['done'])} of {len(found['done']) + len(failed)} images predicted")
     elif volumes.is_volume(args.image_path):
-        millilitres[Path(args.image_path).name] = predictor.predict_volume(args.image_path, args.output_dir).millilitres
+        millilitres[Path(args.image_path).name] = predictor.predict_volume(
+            args.image_path, args.output_dir, dicom=args.dicom_seg
+        ).millilitres
     else:
         _predict_one(predictor, Path(args.image_path), args)
     for name, sizes in millilitres.items():

@@ -84,15 +84,19 @@ class Predictor:
         Where the GPU's memory is too small for the batch, its halves are computed one after the other.
         """
         try:
-            prob = metrics.probabilities(self.logits(batch) / self.temperature, self.config.task)
-            for axes in self._flips():
-                turned = metrics.probabilities(self.logits(batch.flip(axes)) / self.temperature, self.config.task)
-                prob = prob + turned.flip(axes)
-            return prob / (1 + len(self._flips()))
+            return self._probabilities(batch)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
-            return torch.cat([self.probabilities(half) for half in batch.split(-(-len(batch) // 2))])
+        halves = batch.split(-(-len(batch) // 2))  # here the error no longer holds what the attempt has computed
+        return torch.cat([self.probabilities(half) for half in halves])
+
+    def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
+        prob = metrics.probabilities(self.logits(batch) / self.temperature, self.config.task)
+        for axes in self._flips():
+            turned = metrics.probabilities(self.logits(batch.flip(axes)) / self.temperature, self.config.task)
+            prob = prob + turned.flip(axes)
+        return prob / (1 + len(self._flips()))
 
     def _flips(self) -> list[tuple[int, ...]]:
         trained = [axis for axis, name in ((3, "hflip"), (2, "vflip")) if name in self.config.augment]

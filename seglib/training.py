@@ -55,8 +55,7 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
     checkpoint = resuming.load(folder) if resume else None
     if checkpoint:
         resuming.check(checkpoint, cfg, len(batches["train"].dataset), cfg.scheduler in BY_STEP)
-    info = checkpoint["info"] if checkpoint else _probe(cfg, batches)
-    info = _agree(info)
+    info = _agree(_probe(cfg, batches) if checkpoint is None else _here(checkpoint["info"], cfg))
     if PartialState().is_main_process:
         if checkpoint is None:
             runs.move_aside(folder)
@@ -116,9 +115,7 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
                 f"epoch {row['epoch']}/{cfg.epochs} loss {row['train_loss']:.4f} {cfg.monitor} {row[cfg.monitor]:.4f}"
             )
     except KeyboardInterrupt:
-        kept = (
-            f"history and weights up to epoch {state['epoch']} are kept" if state["epoch"] else "no epoch was finished"
-        )
+        kept = f"all up to epoch {state['epoch']} is kept" if state["epoch"] else "no epoch was finished"
         print(f"stopped in epoch {state['epoch'] + 1}: {kept} in {folder}; fit(cfg, batches, resume=True) goes on")
         raise
     finally:
@@ -172,6 +169,15 @@ def _agree(info: dict[str, Any]) -> dict[str, Any]:
     return found[0]
 
 
+def _here(info: dict[str, Any], cfg) -> dict[str, Any]:
+    """What a run to be resumed was begun with; device and precision anew where this machine has another device."""
+    if (device := hosts.choose_device(cfg.device)) == info["device"]:
+        return info
+    precision = hosts.choose_precision(device, cfg.precision)
+    warnings.warn(f"resumed on {device} in {precision}, begun on {info['device']} in {info['precision']}", stacklevel=3)
+    return {**info, "device": device, "precision": precision}
+
+
 def _accelerator(cfg, info: dict[str, Any]) -> Accelerator:
     torch.backends.cudnn.benchmark = cfg.cudnn_benchmark
     precision = {"fp32": "no"}.get(info["precision"], info["precision"])
@@ -213,7 +219,7 @@ def _train_epoch(model, loader, epoch: int, loss_of, optimizer, scheduler, accel
     begun = time.perf_counter()
     each, sums, norm = [], torch.zeros(2, device=accelerator.device), torch.zeros((), device=accelerator.device)
     halvings = 0
-    for batches in _virtual_batches(loader, cfg.accumulate):
+    for update, batches in enumerate(_virtual_batches(loader, cfg.accumulate), start=1):
         while True:
             pieces = batches
             for _ in range(halvings):
@@ -227,28 +233,39 @@ def _train_epoch(model, loader, epoch: int, loss_of, optimizer, scheduler, accel
                     raise
                 optimizer.zero_grad()  # what was computed so far is incomplete
                 halvings += 1
-                warnings.warn("out of memory: micro-batches are halved, updates stay what they were", stacklevel=3)
+                warnings.warn(
+                    "out of memory: micro-batches are halved; batch norm sees fewer images",
+                    stacklevel=3,
+                )
         norm = accelerator.clip_grad_norm_(model.parameters(), cfg.clip or float("inf"))
         optimizer.step()
         if cfg.scheduler in BY_STEP and not accelerator.optimizer_step_was_skipped:
             scheduler.step()
         optimizer.zero_grad()
-        each += [(loss, piece["index"]) for loss, piece in zip(found, pieces)]
+        each += [(loss, piece["index"], update) for loss, piece in zip(found, pieces)]
         sums += torch.stack([torch.stack(found).sum() * n, n / accelerator.num_processes])
         bar.update(len(batches))
-    values = torch.stack([loss for loss, _ in each])
     total = accelerator.reduce(sums, "sum").tolist()
-    if not torch.isfinite(values).all():
-        first = int((~torch.isfinite(values)).nonzero()[0])
-        cases = loader.dataset.cases["case"].iloc[each[first][1].tolist()].tolist()
-        raise TrainingError(
-            f"the loss is {values[first].item()} in epoch {epoch + 1}, step {first + 1}, cases {', '.join(cases)}; the "
-            "weights of the epochs before are kept; look at these images, lower lr, or set clip=1.0 or precision='fp32'"
-        )
     if not math.isfinite(total[0]):
-        raise TrainingError(f"the loss is {total[0]} in epoch {epoch + 1} in another process, which names the cases")
+        _raise_not_finite(each, epoch, loader.dataset.cases["case"], accelerator)
     speed = total[1] / (time.perf_counter() - begun)
     return {"train_loss": total[0] / total[1], "grad_norm": float(norm), "images_per_second": speed}
+
+
+def _raise_not_finite(each: list, epoch: int, names: pd.Series, accelerator) -> None:
+    """Name the cases of the first update whose loss is no number; the next ones only inherit its gradients."""
+    bad = [(update, loss, index) for loss, index, update in each if not torch.isfinite(loss)]
+    first = torch.tensor([bad[0][0] if bad else len(each) + 1], device=accelerator.device)
+    where = int(accelerator.gather(first).min())
+    if not bad or bad[0][0] > where:
+        raise TrainingError(
+            f"the loss is no number in epoch {epoch + 1}, step {where}; another process names the cases"
+        )
+    cases = ", ".join(names.iloc[bad[0][2].tolist()])
+    raise TrainingError(
+        f"the loss is {bad[0][1].item()} in epoch {epoch + 1}, step {where}, cases {cases}; the weights of the epochs "
+        "before are kept; look at these images, lower lr, or set clip=1.0 or precision='fp32'"
+    )
 
 
 def _virtual_batches(loader: DataLoader, accumulate: int) -> Iterator[list[dict[str, Any]]]:
@@ -372,7 +389,7 @@ def _draw_samples(run: Run, network, dataset, n: int = 4) -> None:
     task, rows = run.config.task, []
     for number in range(min(n, len(dataset))):
         image, mask = dataset.pixels(number)
-        logits = network(dataset[number]["image"][None].to(run.info["device"]))
+        logits = network(dataset[number]["image"][None].to(next(network.parameters()).device))
         pred = metrics.decide(metrics.probabilities(logits, task), task, run.config.threshold)[0]
         rows.append((dataset.cases["case"].iloc[number], image, plots.flat(mask), metrics.as_mask(pred, task)))
     plots.save(plots.predictions(rows), run.folder / "sample_predictions.png")
@@ -388,7 +405,7 @@ def _restore(checkpoint: dict[str, Any], network, optimizer, scheduler, accelera
     optimizer.load_state_dict(checkpoint["optimizer"])
     if scheduler:
         scheduler.load_state_dict(checkpoint["scheduler"])
-    if accelerator.scaler:
+    if accelerator.scaler and checkpoint["scaler"]:
         accelerator.scaler.load_state_dict(checkpoint["scaler"])
     resuming.set_random_state(checkpoint["random"])
     return checkpoint["state"]

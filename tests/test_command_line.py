@@ -199,6 +199,16 @@ def test_volumes_are_predicted_too(here, tmp_path, capsys):
     assert call(f"{line} --image_path {tmp_path}/scans/c.nii.gz") == 2 and "c.nii.gz" in capsys.readouterr().err
 
 
+def test_a_dicom_series_gives_a_dicom_segmentation_where_asked(here, tmp_path, capsys):
+    pytest.importorskip("highdicom")
+    tree = phantoms.write("rsna", tmp_path / "ct", n=1)
+    series = next((tree / "train_images").glob("*/*"))
+    line = f"predict --model_path checkpoints/best_model.pth --output_dir {tmp_path}/out --dicom_seg"
+    assert call(f"{line} --image_path {series}") == 0
+    assert sorted(os.listdir(tmp_path / "out")) == [f"{series.name}_mask.dcm", f"{series.name}_mask.nii.gz"]
+    assert call(f"{line} --image_dir {tmp_path}") == 2 and "dicom_seg" in capsys.readouterr().err
+
+
 def test_weights_that_do_not_list_their_images_say_so(here, tmp_path):
     for suffix in (".pth", ".json"):
         shutil.copy(f"checkpoints/best_model{suffix}", tmp_path)

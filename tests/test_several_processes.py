@@ -73,3 +73,31 @@ def test_two_processes_resume(alone):
     again = torch.load(cut / "last.ckpt")
     assert again["state"]["epoch"] == whole["state"]["epoch"] == 3
     assert all(torch.equal(again["model"][name], whole["model"][name]) for name in whole["model"])
+
+
+def test_a_loss_that_is_no_number_stops_all_and_only_its_process_names_cases(alone, tmp_path):
+    folder, tree, _ = alone
+    script = tmp_path / "poisoned.py"
+    script.write_text(
+        "import os, sys\n"
+        "from seglib import losses\n"
+        "from seglib.__main__ import main\n"
+        "original, steps = losses.build, []\n"
+        "def build(*fields):\n"
+        "    loss = original(*fields)\n"
+        "    forward = loss.forward\n"
+        "    def poison(*given):\n"
+        "        steps.append(1)\n"
+        "        return forward(*given) * (float('nan') if os.environ['RANK'] == '1' and len(steps) == 2 else 1)\n"
+        "    loss.forward = poison\n"
+        "    return loss\n"
+        "losses.build = build\n"
+        "sys.exit(main(['train', *sys.argv[1:]]))\n"
+    )
+    words = [sys.executable, "-m", *LAUNCHERS["torchrun"][:-1], str(script), *COMMON]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SEGLIB_PROGRESS": "0", "PYTHONPATH": str(ROOT)}
+    words += ["--data_dir", str(tree), "--work_dir", str(tmp_path / "runs")]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode != 0
+    assert done.stderr.count("the loss is nan in epoch 1, step 2, cases ") == 1, done.stderr[-2000:]
+    assert done.stderr.count("epoch 1, step 2; another process names the cases") == 1

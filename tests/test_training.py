@@ -632,6 +632,20 @@ def test_other_images_cannot_join_a_schedule_that_counts_updates(setting, monkey
                 training.fit(cfg, fewer, resume=True)
 
 
+def test_a_run_goes_on_on_another_device_and_says_so(setting, monkeypatch):
+    """Begun on a GPU in fp16 with a gradient scaler, resumed where there is none."""
+    interrupted_after(1, monkeypatch, *setting(epochs=2))
+    cfg, batches = setting(epochs=2)
+    path = runs.folder_of(cfg) / "last.ckpt"
+    state = torch.load(path)
+    state["info"] |= {"device": "cuda", "precision": "fp16"}
+    state["scaler"] = {"scale": 65536.0}
+    torch.save(state, path)
+    with pytest.warns(UserWarning, match="resumed on cpu in fp32, begun on cuda in fp16"):
+        run = training.fit(cfg, batches, resume=True)
+    assert run.info["device"] == "cpu" and len(run.history) == 2 and run.best.is_file()
+
+
 def test_every_generator_of_random_numbers_goes_on(setting, monkeypatch):
     """A loss of the reader's own that draws from torch, numpy and Python sees the same numbers after a resume."""
     original, seen = losses.build, []
@@ -661,7 +675,7 @@ def test_the_stop_button_leaves_a_usable_run(setting, monkeypatch, capsys):
     cfg, batches = setting(epochs=3)
     interrupted_after(2, monkeypatch, cfg, batches)
     folder = runs.folder_of(cfg)
-    assert f"up to epoch 2 are kept in {folder}" in capsys.readouterr().out
+    assert f"all up to epoch 2 is kept in {folder}" in capsys.readouterr().out
     run = runs.Run.load(folder)
     assert run.best.is_file() and len(run.history) == 2
     assert not list(folder.glob(".*partial"))
