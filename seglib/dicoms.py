@@ -134,7 +134,7 @@ def _header(path: Path) -> Any:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
         kind = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID")
-        for name in (*NUMBERS, "ImageType", "SeriesInstanceUID", "Modality", "PhotometricInterpretation"):
+        for name in ("ImageType", "SeriesInstanceUID", "Modality", "PhotometricInterpretation"):
             header.get(name)  # pydicom converts a value, and fails, when it is first asked for it
     except pydicom.errors.InvalidDicomError as error:
         if path.suffix.lower() in FOREIGN.split() or path.name.upper() in ("DICOMDIR", "LICENSE", "README"):
@@ -145,9 +145,9 @@ def _header(path: Path) -> Any:
     name = getattr(kind, "name", "")  # a damaged one may be a list
     if name.endswith("Storage") and "Image" not in name:
         return None
+    _check_numbers(path, header)
     if not header.get("Rows") or not header.get("Columns"):
         raise DataError(f"{path}: {name or 'a DICOM file'} without rows or columns; it is cut short: copy it again")
-    _check_numbers(path, header)
     return header
 
 

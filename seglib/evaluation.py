@@ -257,10 +257,7 @@ def _score(
 
 def _frame(valid: np.ndarray) -> tuple[slice, slice]:
     """The image inside its padding: the diagonal that stands for a total miss is the image's, not the frame's."""
-    rows, columns = np.flatnonzero(valid.any(axis=1)), np.flatnonzero(valid.any(axis=0))
-    if not len(rows):
-        return slice(None), slice(None)
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return metrics.box_of(valid) if valid.any() else (slice(None), slice(None))
 
 
 def _spacing(case) -> tuple[float, float] | None:

@@ -61,21 +61,21 @@ def index_map(axes: Iterable[int], flips: Iterable[bool], shape: Iterable[int]) 
     return turn
 
 
-def check_geometry(path: Any, affine: np.ndarray) -> None:
-    """`DataError` where an affine leads nowhere: not finite, or its axes do not span space."""
+def orientation(path: Any, affine: np.ndarray) -> np.ndarray:
+    """The axis of space and its sign for each axis of the file, (3, 2), as nibabel's `io_orientation`; `DataError`
+    where the affine leads nowhere: not finite, or its axes do not span space."""
     import nibabel
 
     good = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-12
-    if not good or np.isnan(nibabel.io_orientation(affine)).any():
+    turns = nibabel.io_orientation(affine) if good else None
+    if turns is None or np.isnan(turns).any():
         raise DataError(f"{path}: the affine is no geometry: {np.round(affine, 3).tolist()}; write a correct header")
+    return turns
 
 
 def radiological(path: Any, affine: np.ndarray, slice_axis: int | None) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """Axes and flips of the usual display: slices go up, forward or right, rows down or back, columns to the left."""
-    import nibabel
-
-    check_geometry(path, affine)
-    turns = nibabel.io_orientation(affine)
+    turns = orientation(path, affine)
     of = {int(way): axis for axis, way in enumerate(turns[:, 0])}  # 0 left-right, 1 back-front, 2 foot-head
     cut = 2 if slice_axis is None else int(turns[slice_axis, 0])
     ways = (cut, *{2: (1, 0), 1: (2, 0), 0: (2, 1)}[cut])
@@ -104,7 +104,7 @@ def nifti_grid(path: Any, image: Any, slice_axis: int | None, canonical: bool) -
     if canonical:
         axes, flips = radiological(path, image.affine, slice_axis)
     else:
-        check_geometry(path, image.affine)
+        orientation(path, image.affine)  # to refuse what is none
         cut = slice_axis if slice_axis is not None else int(np.flatnonzero(spacing >= spacing.max() * 0.999)[-1])
         axes, flips = (cut, *(axis for axis in (2, 1, 0) if axis != cut)), (False, False, False)
     known = known_place or not (zooms == 1).all()

@@ -383,12 +383,10 @@ def _resample(plane: np.ndarray, size: tuple[int, int], filter: Any) -> np.ndarr
 
 def write_png(path: str | Path, pixels: np.ndarray) -> Path:
     """(H, W), (H, W, 1) or (H, W, 3) uint8 as PNG, to a temporary name first, so that no half file stays behind."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     with files.replacing(path) as partial:
         Image.fromarray(pixels).save(partial, format="PNG")
-    return path
+    return Path(path)
 
 
 def sha256(path: str | Path) -> str:

@@ -17,13 +17,21 @@ class Ratio(nn.Module):
     batch comes in pieces, on several processes or one after the other, the totals of all pieces are added up first, and
     the losses of the pieces add up to the loss of the whole batch."""
 
-    def total(self, target: Tensor, annotated: Tensor) -> Tensor:
-        """How much counts, a number."""
+    def weight(self, target: Tensor, annotated: Tensor) -> Tensor:
+        """How much each pixel, or each image and class, counts."""
         raise NotImplementedError
 
-    def summed(self, logits: Tensor, target: Tensor, annotated: Tensor | None) -> Tensor:
-        """The loss before the division."""
+    def summed(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """The weighted loss before the division."""
         raise NotImplementedError
+
+    def divisor(self, weight: Tensor) -> Tensor:
+        """How much counts in all, a number."""
+        return weight.sum()
+
+    def total(self, target: Tensor, annotated: Tensor) -> Tensor:
+        """The divisor of a batch, without its logits."""
+        return self.divisor(self.weight(target, annotated))
 
     def forward(
         self, logits: Tensor, target: Tensor, annotated: Tensor | None = None, total: Tensor | None = None
@@ -31,8 +39,9 @@ class Ratio(nn.Module):
         """The loss of a batch; with `total`, this batch's share in the loss of a larger one."""
         if annotated is None:
             annotated = logits.new_ones(logits.shape[:2], dtype=torch.bool)
-        total = self.total(target, annotated) if total is None else total
-        return self.summed(logits, target, annotated) / total.clamp(min=1e-6)
+        weight = self.weight(target, annotated)
+        total = self.divisor(weight) if total is None else total
+        return self.summed(logits, target, weight) / total.clamp(min=1e-6)
 
 
 class MaskedBCE(Ratio):
@@ -49,7 +58,7 @@ class MaskedBCE(Ratio):
         super().__init__()
         self.missing_weight, self.normalisation = missing_weight, normalisation
 
-    def _weight(self, target: Tensor, annotated: Tensor) -> Tensor:
+    def weight(self, target: Tensor, annotated: Tensor) -> Tensor:
         known = target != IGNORE  # (N, K, H, W)
         weight = known.to(torch.float32)
         if self.missing_weight > 0:
@@ -58,13 +67,11 @@ class MaskedBCE(Ratio):
             weight = torch.where(~annotated[:, :, None, None], inside * self.missing_weight, weight)
         return weight
 
-    def total(self, target: Tensor, annotated: Tensor) -> Tensor:
-        if self.normalisation == "plain":
-            return torch.tensor(float(target.numel()), device=target.device)
-        return self._weight(target, annotated).sum()
+    def divisor(self, weight: Tensor) -> Tensor:
+        plain = self.normalisation == "plain"
+        return torch.tensor(float(weight.numel()), device=weight.device) if plain else weight.sum()
 
-    def summed(self, logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
-        weight = self._weight(target, annotated)
+    def summed(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits.float(), (target == 1).float(), weight, reduction="sum")
 
 
@@ -82,14 +89,11 @@ class DiceLoss(Ratio):
     def _known(self, target: Tensor) -> Tensor:
         return (target != IGNORE)[:, None] if self.task == "multiclass" else target != IGNORE  # (N, 1 or K, H, W)
 
-    def _weight(self, target: Tensor, annotated: Tensor) -> Tensor:
+    def weight(self, target: Tensor, annotated: Tensor) -> Tensor:
         annotated = annotated[:, 1:] if self.task == "multiclass" else annotated
         return self._known(target).flatten(2).any(dim=2) * annotated.float()  # (N, K)
 
-    def total(self, target: Tensor, annotated: Tensor) -> Tensor:
-        return self._weight(target, annotated).sum()
-
-    def summed(self, logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
+    def summed(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         if self.task == "multiclass":
             prob = logits.float().softmax(dim=1)[:, 1:]
             truth = F.one_hot(torch.where(target == IGNORE, 0, target).long(), logits.shape[1]).movedim(-1, 1)[:, 1:]
@@ -100,7 +104,7 @@ class DiceLoss(Ratio):
         overlap = (prob * truth).sum(dim=(2, 3))  # (N, K)
         total = prob.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
         loss = 1 - (2 * overlap + self.smooth) / (total + self.smooth)
-        return (loss * self._weight(target, annotated)).sum()
+        return (loss * weight).sum()
 
 
 class FocalLoss(Ratio):
@@ -110,13 +114,13 @@ class FocalLoss(Ratio):
         super().__init__()
         self.gamma = gamma
 
-    def total(self, target: Tensor, annotated: Tensor) -> Tensor:
-        return (target != IGNORE).sum().float()
+    def weight(self, target: Tensor, annotated: Tensor) -> Tensor:
+        return (target != IGNORE).float()
 
-    def summed(self, logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
+    def summed(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         entropy = F.cross_entropy(logits.float(), target.long(), ignore_index=IGNORE, reduction="none")  # (N, H, W)
         wrong = (-torch.expm1(-entropy)).clamp(min=1e-6)  # 1 - p; at 0 a power below 1 has no gradient
-        return (wrong**self.gamma * entropy * (target != IGNORE)).sum()
+        return (wrong**self.gamma * entropy * weight).sum()
 
 
 class CrossEntropy(FocalLoss):

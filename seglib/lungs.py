@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+from . import metrics
 from .errors import DataError
 
 ZONES = ("upper", "middle", "lower")
@@ -113,9 +114,6 @@ def region(image: np.ndarray, mask: np.ndarray, margin: float = 0.02) -> np.ndar
     if not mask.any():
         raise DataError("region: the lung mask is empty; look at the segmentation of this image")
     filled = ndimage.binary_fill_holes(mask)
-    edge = [round(margin * n) for n in image.shape]
-    box = tuple(
-        slice(max(0, held[0] - e), held[-1] + 1 + e)
-        for held, e in zip((np.flatnonzero(filled.any(axis=1)), np.flatnonzero(filled.any(axis=0))), edge)
-    )
+    edges = [round(margin * n) for n in image.shape]
+    box = tuple(slice(max(0, b.start - edge), b.stop + edge) for b, edge in zip(metrics.box_of(filled), edges))
     return np.where(filled, image, 0)[box].astype(image.dtype)

@@ -118,7 +118,7 @@ def surface_distances(
     if not pred.any() or not truth.any():
         diagonal = float(np.linalg.norm(np.array(pred.shape) * spacing))
         return {"hd95": diagonal, "assd": diagonal, "nsd": 0.0}
-    box = _box(pred | truth)  # holds both boundaries: the distances stay exact and cost far less
+    box = box_of(pred | truth)  # holds both boundaries: the distances stay exact and cost far less
     there, back = _nearest(*(_boundary(mask[box]) for mask in (pred, truth)), spacing)
     return {
         "hd95": max(_percentile(there, 95), _percentile(back, 95)),
@@ -127,7 +127,7 @@ def surface_distances(
     }
 
 
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
+def box_of(mask: np.ndarray) -> tuple[slice, ...]:
     """The smallest box that holds a mask which is not empty."""
     box = ()
     for axis in range(mask.ndim):  # each axis looks only into what the ones before have left

@@ -54,13 +54,12 @@ def segment_unseen(cases: pd.DataFrame, cfg, fold: np.ndarray, folder: str | Pat
         named in `attrs["notes"]`.
     """
     folder, parts, notes = Path(folder), [], list(cases.attrs.get("notes", []))
+    cfg = cfg.replace(keep_split=True, test_split=0)
     for number in sorted(set(fold)):
-        held_out = cases[fold == number]
-        split = np.where(fold == number, "test", "")
-        own = cfg.replace(keep_split=True, test_split=0)
-        store = prepare.build(cases.assign(split=split), own)
-        run = training.fit(own, data.loaders(store, own), folder=folder / f"segmenter_{number}")
-        parts.append(segment(held_out, Predictor.load(run.best, cfg.device), folder / "masks"))
+        held_out = fold == number
+        store = prepare.build(cases.assign(split=np.where(held_out, "test", "")), cfg)
+        run = training.fit(cfg, data.loaders(store, cfg), folder=folder / f"segmenter_{number}")
+        parts.append(segment(cases[held_out], Predictor.load(run.best, cfg.device), folder / "masks"))
         notes += parts[-1].attrs["notes"]
     result = pd.concat(parts).sort_index()
     result.attrs["notes"] = notes

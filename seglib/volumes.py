@@ -16,7 +16,7 @@ import numpy as np
 
 from . import dicoms, images, niftis
 from .errors import DataError
-from .grids import Grid, check_geometry, dicom_grid, index_map, nifti_grid, turned
+from .grids import Grid, dicom_grid, index_map, nifti_grid, orientation, turned
 
 SUFFIXES = (".nii", ".nii.gz")
 # TotalSegmentator's name of a mask file -> class of the RSNA system; several files of one class are united
@@ -196,7 +196,7 @@ def align(grid: Grid, path: str | Path) -> tuple[tuple[int, int, int], tuple[boo
             )
         same = np.allclose(affine, grid.affine, atol=1e-3)
         return grid.axes, grid.flips, "" if same else f"{Path(path).name}: no orientation; taken as that of its volume"
-    check_geometry(path, affine)
+    orientation(path, affine)  # to refuse what is none
     turn = np.linalg.solve(affine, grid.displayed_affine)  # displayed index -> index in the label file
     axes = tuple(np.abs(turn[:3, :3]).argmax(axis=0).tolist())
     flips = tuple(bool(turn[axis, i] < 0) for i, axis in enumerate(axes))

@@ -27,6 +27,8 @@ import pydicom
 from PIL import Image
 from pydicom.uid import RTStructureSetStorage
 
+from tests.test_volumes import edit
+
 
 class Defect(NamedTuple):
     name: str
@@ -439,17 +441,6 @@ def labels_alone(tree: Path) -> Path:
 
 
 # ---- damage to DICOM series
-
-
-def edit(path: Path, **tags: Any) -> Path:
-    data = pydicom.dcmread(path)
-    for tag, value in tags.items():
-        if value is None:
-            delattr(data, tag)
-        else:
-            setattr(data, tag, value)
-    data.save_as(path)
-    return path
 
 
 def edit_all(tree: Path, tags: Callable[[int], dict[str, Any]]) -> Path:

@@ -21,7 +21,7 @@ import torch
 matplotlib.use("agg")
 torch.set_num_threads(1)  # before anything is computed: a forked child must not wait for threads of its parent
 
-from seglib import config, data, layouts, phantoms, prepare, resuming, runs, training  # noqa: E402
+from seglib import config, data, images, layouts, phantoms, prepare, resuming, runs, training  # noqa: E402
 
 
 def train(folder: Path, store, cfg) -> None:
@@ -53,7 +53,7 @@ def state_of(folder: Path) -> tuple[dict, pd.DataFrame]:
     history = pd.read_csv(folder / "history.csv").drop(columns=["seconds", "images_per_second"])
     assert not list(folder.glob(".*")), f"{folder}: half files {list(folder.glob('.*'))}"
     for path in folder.glob("*.pth"):  # each with the description that belongs to it
-        assert runs.describe_weights(path)["weights_sha256"] == runs.hashlib.sha256(path.read_bytes()).hexdigest()
+        assert runs.describe_weights(path)["weights_sha256"] == images.sha256(path)
     return found, history
 
 

@@ -101,6 +101,7 @@ def edit(path, **tags):
         else:
             setattr(data, tag, value)
     data.save_as(path)
+    return path
 
 
 @pytest.fixture
