@@ -1,7 +1,10 @@
-"""Time our code beside its peers, by turns in one process: `make bench`, or `python -m tests.benchmarks [GROUP]`.
+"""Time our code beside its peers, by turns on one machine: `make bench`, or `python -m tests.benchmarks [GROUP]`.
 
-Each group writes `tests/benchmarks/<group>.json` (seconds, ratios, date, machine), and the README's table of timings is
-renewed from those files. Ratios of medians are what counts; seconds are of the machine that is named.
+Each group writes `tests/benchmarks/results/<group>.json` (seconds, ratios, limits, date, machine), and the README's
+table of timings is renewed from those files. Ratios of medians are what counts; seconds are of the machine that is named.
+
+A row is a dict: task, seconds, rounds; with a peer its name and peer_seconds; with a limit ("fp32", "bf16" or "copy",
+see `limits`) the work in floating-point operations or bytes that the seconds are for.
 """
 
 import datetime
@@ -10,23 +13,51 @@ import sys
 from pathlib import Path
 
 from tests import results
-from tests.benchmarks import evaluation, inference, training
+from tests.benchmarks import evaluation, inference, limits, training
 
 GROUPS = {"evaluation": evaluation.rows, "inference": inference.rows, "training": training.rows}
 BEGIN, END = "<!-- timings: written by make bench -->", "<!-- end of timings -->"
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "results"
+UNITS = {"fp32": "the float32 matrix rate", "bf16": "the bfloat16 matrix rate", "copy": "the copy rate"}
 
 
 def table() -> str:
     """The README's table, made from the JSON files alone."""
-    lines = ["| task | ours | peer | ratio | rounds |", "|---|---|---|---|---|"]
+    lines = ["| task | ours | of the machine's limit | peer | ratio | rounds |", "|---|---|---|---|---|---|"]
     found_all = results.saved(FOLDER, GROUPS)
     for found in found_all:
         for row in found["rows"]:
+            share = ""
+            if "limit" in row:
+                share = f"{row['work'] / row['seconds'] / found['limits'][row['limit']]:.0%} of {UNITS[row['limit']]}"
             peer = f"{row['peer']}: {row['peer_seconds']:.3g} s" if "peer" in row else ""
             ratio = f"{row['peer_seconds'] / row['seconds']:.3g}" if "peer" in row else ""
-            lines.append(f"| {row['task']} | {row['seconds']:.3g} s | {peer} | {ratio} | {row['rounds']} |")
-    return "\n".join([*lines, "", results.measured_by(found_all)])
+            lines.append(f"| {row['task']} | {row['seconds']:.3g} s | {share} | {peer} | {ratio} | {row['rounds']} |")
+    return "\n".join([*lines, "", results.measured_by(found_all), *_limits(found_all)])
+
+
+def _limits(found_all: list[dict]) -> list[str]:
+    """One line: the limits of the machine, as each group found them."""
+    rates = {
+        name: [found["limits"][name] for found in found_all if name in found.get("limits", {})] for name in UNITS
+    }
+    words = [
+        f"{UNITS[name]} {min(values) / 1e9:.0f} to {max(values) / 1e9:.0f} {'GB' if name == 'copy' else 'GFLOP'}/s"
+        for name, values in rates.items()
+        if values
+    ]
+    return ["", f"Limits measured with each group: {', '.join(words)}."] if words else []
+
+
+def record(name: str) -> None:
+    """Run a group and write its JSON. The limits are taken before and after it, the better counts."""
+    before = limits.measure()
+    rows = GROUPS[name]()
+    after = limits.measure()
+    about = {"command": f"python -m tests.benchmarks {name}", "date": datetime.date.today().isoformat()}
+    found = {**about, "machine": results.machine(), "limits": {k: max(before[k], after[k]) for k in before}}
+    text = json.dumps({**found, "rows": rows}, indent=1)
+    (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
@@ -34,8 +65,6 @@ if __name__ == "__main__":
     if unknown:
         sys.exit(f"unknown: {', '.join(unknown)}; choose from {', '.join(GROUPS)}")
     for chosen in sys.argv[1:] or GROUPS:
-        about = {"command": f"python -m tests.benchmarks {chosen}", "date": datetime.date.today().isoformat()}
-        found = {**about, "machine": results.machine(), "rows": GROUPS[chosen]()}
-        (FOLDER / f"{chosen}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        record(chosen)
         results.write_readme(BEGIN, END, table())
     print(table())
