@@ -106,6 +106,8 @@ class Config:
         "auto", "arithmetic of the network; auto = by probing"
     )
     device: Literal["auto", "cuda", "mps", "cpu"] = _setting("auto", "auto = the first that runs a tiny kernel")
+    checkpointing: bool = _setting(False, "compute features twice instead of keeping them: less memory, slower")
+    sync_batch_norm: bool = _setting(False, "batch norm over the images of all processes; GPUs only")
     compile: bool = _setting(False, "torch.compile the network; worth its warm-up on long GPU runs only")
     cudnn_benchmark: bool = _setting(True, "let cuDNN try its algorithms at fixed sizes")
     seed: int = _setting(0, "seed of split, initial weights, order and augmentation", 0)

@@ -120,12 +120,13 @@ def loaders(store, cfg) -> dict[str, DataLoader]:
 
 def n_workers(cfg) -> int:
     """Loader processes: what `cfg.num_workers` asks for, never more than the machine has cores or shared memory for.
-    `auto` takes none where the network itself needs the cores (CPU, or two cores), else one core less than there are,
-    at most 8."""
+    `auto` takes one core less than there are beside a GPU, and one of eight where the CPU trains; at most 8, and none
+    of two cores, which the network needs itself."""
     cores = hosts.n_cores()
     workers = cfg.num_workers
     if workers == "auto":
-        workers = 0 if cores <= 2 or hosts.choose_device(cfg.device) == "cpu" else min(8, cores - 1)
+        spare = cores // 8 if hosts.choose_device(cfg.device) == "cpu" else cores - 1
+        workers = 0 if cores <= 2 else min(8, spare)
     return min(workers, cores, _workers_that_fit(cfg))
 
 

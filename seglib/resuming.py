@@ -20,8 +20,8 @@ LAST, BEFORE = "last.ckpt", "before.ckpt"  # the state after the last epoch, and
 # Of a run that is resumed: what cannot change, and what may without a word.
 FIXED = "preset task class_names in_channels architecture base_channels depth bilinear attention aspp_rates encoder "
 FIXED += "optimizer lr weight_decay scheduler monitor seed checkpoint_name"
-MAY_CHANGE = "work_dir local data_root num_workers device precision cudnn_benchmark compile size epochs save_every "
-MAY_CHANGE += "patience early_stopping bootstrap init_from encoder_weights"
+MAY_CHANGE = "work_dir local data_root num_workers device precision cudnn_benchmark compile checkpointing size epochs "
+MAY_CHANGE += "save_every patience early_stopping bootstrap init_from encoder_weights"
 
 
 def save(folder: Path, **state: Any) -> None:

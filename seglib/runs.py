@@ -68,7 +68,7 @@ def move_aside(folder: Path) -> Path | None:
 def network(cfg, pretrained: bool = True) -> torch.nn.Module:
     """The network that a config describes, with fresh weights; `pretrained=False` where others are loaded into it at
     once, so that no encoder weights are read or downloaded in vain."""
-    names = ("base_channels", "depth", "bilinear", "encoder", "aspp_rates", "attention")
+    names = ("base_channels", "depth", "bilinear", "encoder", "aspp_rates", "attention", "checkpointing")
     fields = {name: getattr(cfg, name) for name in names}
     fields["encoder_weights"] = cfg.encoder_weights if pretrained else "none"
     return models.build(cfg.architecture, in_channels=cfg.in_channels, n_classes=cfg.n_classes, **fields)

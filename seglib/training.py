@@ -1,12 +1,9 @@
 """`fit`: the training loop on Accelerate, with checkpoints, resume and history. Taught in `04_lung_segmentation`."""
 
-import contextlib
-import itertools
 import math
 import random
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,10 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
-from . import hosts, losses, metrics, models, plots, resuming, runs
+from . import hosts, losses, memory, metrics, models, plots, resuming, runs, updates
 from .errors import DataError, SeglibError
 from .runs import Run
 
@@ -31,6 +28,7 @@ class TrainingError(SeglibError, ArithmeticError):
     """The loss is no longer a number."""
 
 
+@memory.kept()
 def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str | Path | None = None) -> Run:
     """Train the network of `cfg` on `batches["train"]`, choose the best weights on `batches["val"]`.
 
@@ -68,6 +66,8 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
     info["parameters"] = models.n_parameters(model)
     if checkpoint is None and hasattr(model, "encoder_origin"):
         info["encoder_weights"] = f"file {cfg.init_from}" if cfg.init_from else model.encoder_origin
+    if cfg.sync_batch_norm:
+        model = _synchronised(model, accelerator)
     model = model.to(memory_format=torch.channels_last)  # what oneDNN and tensor cores work on
     optimizer = _optimizer(cfg, model)
     # The batches of an update wait on the host: on the device there is room for one.
@@ -81,7 +81,8 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
     loss_of = losses.build(
         cfg.loss, cfg.task, cfg.loss_weights, cfg.focal_gamma, cfg.missing_weight, cfg.missing_normalisation
     )
-    forward = _compiled(model) if cfg.compile else model
+    forward = _compiled(model, accelerator.device) if cfg.compile else model
+    gradients = updates.Gradients(forward, loss_of, accelerator)
 
     state: dict[str, Any] = {"epoch": 0, "history": [], "best": None, "smoothed": None, "since_best": 0, "seconds": 0.0}
     if checkpoint:
@@ -97,7 +98,7 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
         while state["epoch"] < cfg.epochs and not (cfg.early_stopping and state["since_best"] >= cfg.patience):
             begun = time.perf_counter()
             row = {"epoch": state["epoch"] + 1, "lr": optimizer.param_groups[0]["lr"]}
-            row |= _train_epoch(forward, train, state["epoch"], loss_of, optimizer, scheduler, accelerator, cfg, bar)
+            row |= _train_epoch(gradients, train, state["epoch"], optimizer, scheduler, accelerator, cfg, bar)
             _average_buffers(network, accelerator)
             row |= _validate(forward, val, loss_of, accelerator, cfg)
             _choose(row, state, cfg, len(batches["val"].dataset))
@@ -204,52 +205,46 @@ def _scheduler(cfg, optimizer: torch.optim.Optimizer, updates: int, n_val: int) 
     return None
 
 
-def _compiled(model: nn.Module) -> nn.Module:
-    try:
-        return torch.compile(model)
-    except Exception as error:  # no compiler, no Triton, an unsupported Python: training goes on without
-        warnings.warn(f"compile=True has no effect here: {error}", stacklevel=2)
+def _synchronised(model: nn.Module, accelerator) -> nn.Module:
+    """Batch norm whose means are those of the micro-batches of all processes."""
+    if accelerator.num_processes == 1 or accelerator.device.type != "cuda":
+        warnings.warn("sync_batch_norm=True has no effect here: it takes several processes on GPUs", stacklevel=3)
         return model
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def _train_epoch(model, loader, epoch: int, loss_of, optimizer, scheduler, accelerator, cfg, bar) -> dict[str, float]:
+def _compiled(model: nn.Module, device: torch.device) -> nn.Module:
+    try:
+        torch.compile(nn.ReLU())(torch.ones(8, device=device))  # what is missing shows at the first call only
+    except Exception as error:  # no compiler, no Triton, an unsupported Python: training goes on without
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        warnings.warn(f"compile=True has no effect here: {lines[0]}", stacklevel=3)
+        return model
+    return torch.compile(model)
+
+
+def _train_epoch(gradients, loader, epoch: int, optimizer, scheduler, accelerator, cfg, bar) -> dict[str, float]:
     """One pass over the training part; sums stay on the device until the end, so that no step waits for the host."""
-    model.train()
+    gradients.model.train()
     _set_epoch(loader, epoch)
-    begun = time.perf_counter()
+    begun, batches = time.perf_counter(), updates.Waiting(loader)
     each, sums, norm = [], torch.zeros(2, device=accelerator.device), torch.zeros((), device=accelerator.device)
-    halvings = 0
-    for update, batches in enumerate(_virtual_batches(loader, cfg.accumulate), start=1):
-        while True:
-            pieces = batches
-            for _ in range(halvings):
-                pieces = [half for batch in pieces for half in _halves(batch)]
-            try:
-                total, n = _totals(pieces, loss_of, accelerator)
-                found = _gradients(model, pieces, total, loss_of, accelerator)
-                break
-            except torch.OutOfMemoryError:
-                if accelerator.num_processes > 1 or max(len(piece["image"]) for piece in pieces) == 1:
-                    raise
-                optimizer.zero_grad()  # what was computed so far is incomplete
-                halvings += 1
-                warnings.warn(
-                    "out of memory: micro-batches are halved; batch norm sees fewer images",
-                    stacklevel=3,
-                )
-        norm = accelerator.clip_grad_norm_(model.parameters(), cfg.clip or float("inf"))
+    for update, of_update in enumerate(updates.virtual_batches(batches, cfg.accumulate), start=1):
+        pieces, found, n = gradients(of_update)
+        norm = accelerator.clip_grad_norm_(gradients.model.parameters(), cfg.clip or float("inf"))
         optimizer.step()
         if cfg.scheduler in BY_STEP and not accelerator.optimizer_step_was_skipped:
             scheduler.step()
         optimizer.zero_grad()
         each += [(loss, piece["index"], update) for loss, piece in zip(found, pieces)]
         sums += torch.stack([torch.stack(found).sum() * n, n / accelerator.num_processes])
-        bar.update(len(batches))
+        bar.update(len(of_update))
     total = accelerator.reduce(sums, "sum").tolist()
     if not math.isfinite(total[0]):
         _raise_not_finite(each, epoch, loader.dataset.cases["case"], accelerator)
-    speed = total[1] / (time.perf_counter() - begun)
-    return {"train_loss": total[0] / total[1], "grad_norm": float(norm), "images_per_second": speed}
+    seconds = time.perf_counter() - begun
+    row = {"train_loss": total[0] / total[1], "grad_norm": float(norm), "images_per_second": total[1] / seconds}
+    return row | {"waiting": batches.seconds / seconds}
 
 
 def _raise_not_finite(each: list, epoch: int, names: pd.Series, accelerator) -> None:
@@ -266,46 +261,6 @@ def _raise_not_finite(each: list, epoch: int, names: pd.Series, accelerator) -> 
         f"the loss is {bad[0][1].item()} in epoch {epoch + 1}, step {where}, cases {cases}; the weights of the epochs "
         "before are kept; look at these images, lower lr, or set clip=1.0 or precision='fp32'"
     )
-
-
-def _virtual_batches(loader: DataLoader, accumulate: int) -> Iterator[list[dict[str, Any]]]:
-    """The batches of one update each; the last may be fewer."""
-    batches = iter(loader)
-    while found := list(itertools.islice(batches, accumulate)):
-        yield found
-
-
-def _totals(batches: list[dict], loss_of, accelerator) -> tuple[Tensor | None, Tensor]:
-    """How much counts in all batches of an update on all processes, None where there is but one; and how many images
-    that are."""
-    n = torch.tensor(float(sum(len(batch["image"]) for batch in batches)), device=accelerator.device)
-    if len(batches) == 1 and accelerator.num_processes == 1:
-        return None, n
-    known = [(batch["mask"].to(n.device), batch["annotated"].to(n.device)) for batch in batches]
-    total = sum(loss_of.total(mask, annotated) for mask, annotated in known)
-    everywhere = accelerator.reduce(torch.cat([total.reshape(-1), n.reshape(1)]), "sum")
-    return everywhere[:-1].reshape(total.shape), everywhere[-1]
-
-
-def _gradients(model, batches: list[dict], total: Tensor | None, loss_of, accelerator) -> list[Tensor]:
-    """Forward and backward of an update's batches; returns their shares of its loss. The processes exchange gradients
-    with the last of them."""
-    found = []
-    for number, batch in enumerate(batches, start=1):
-        with accelerator.no_sync(model) if number < len(batches) else contextlib.nullcontext():
-            image, mask, annotated = (
-                batch[name].to(accelerator.device, non_blocking=True) for name in ("image", "mask", "annotated")
-            )
-            logits = model(image.contiguous(memory_format=torch.channels_last))  # Accelerate adds the mixed precision
-            loss = loss_of(logits, mask, annotated, *(() if total is None else (total,)))
-            accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over the processes
-        found.append(loss.detach())
-    return found
-
-
-def _halves(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    middle = -(-len(batch["image"]) // 2)
-    return [dict(zip(batch, parts)) for parts in zip(*(value.split(middle) for value in batch.values()))]
 
 
 def _average_buffers(network: nn.Module, accelerator) -> None:

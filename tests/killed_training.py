@@ -50,7 +50,7 @@ def child(folder: Path, store, cfg, seconds: float | None = None) -> bool:
 def state_of(folder: Path) -> tuple[dict, pd.DataFrame]:
     """Weights of all files of a finished run, and its history without times."""
     found = {path.name: torch.load(path) for path in sorted(folder.glob("*.pth"))}
-    history = pd.read_csv(folder / "history.csv").drop(columns=["seconds", "images_per_second"])
+    history = pd.read_csv(folder / "history.csv").drop(columns=["seconds", "images_per_second", "waiting"])
     assert not list(folder.glob(".*")), f"{folder}: half files {list(folder.glob('.*'))}"
     for path in folder.glob("*.pth"):  # each with the description that belongs to it
         assert runs.describe_weights(path)["weights_sha256"] == images.sha256(path)

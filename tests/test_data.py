@@ -478,6 +478,7 @@ def test_number_of_workers(monkeypatch):
     assert data.n_workers(cfg.replace(num_workers="auto", device="auto")) == 5
     monkeypatch.setattr(hosts, "n_cores", lambda: 64)
     assert data.n_workers(cfg.replace(num_workers="auto", device="auto")) == 8
+    assert data.n_workers(cfg.replace(num_workers="auto")) == 8  # one of eight
     monkeypatch.setattr(hosts, "n_cores", lambda: 2)
     assert data.n_workers(cfg.replace(num_workers="auto", device="auto")) == 0
 

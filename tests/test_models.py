@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seglib import models
+from seglib.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -161,3 +162,38 @@ def test_build_passes_what_it_is_given():
 def test_unknown_architecture_is_named():
     with pytest.raises(ValueError, match="'vnet'.*unet"):
         models.build("vnet", in_channels=1, n_classes=1)
+
+
+# ---- checkpointing
+
+
+def one_step(network, image):
+    """Loss, gradients and state of a step, and the bytes that wait for the backward pass."""
+    held = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: held.append(t.numel() * t.element_size()) or t, lambda t: t
+    ):
+        loss = network(image).square().mean()
+    loss.backward()
+    return loss.item(), [p.grad for p in network.parameters()], network.state_dict(), sum(held)
+
+
+@pytest.mark.parametrize("kind", [models.UNet, models.ASPPNet])
+def test_checkpointing_changes_nothing_but_memory(kind):
+    """Gradients, and the running means that batch norm counts once though every block is computed twice."""
+    fields = dict(in_channels=1, n_classes=2, base_channels=4, attention=True)
+    plain, frugal = kind(**fields), kind(**fields, checkpointing=True)
+    frugal.load_state_dict(plain.state_dict())
+    before = {name: value.clone() for name, value in plain.state_dict().items()}
+    image = torch.rand(2, 1, 64, 64)
+    (loss, gradients, state, held), (other, others, other_state, less) = one_step(plain, image), one_step(frugal, image)
+    assert loss == other and all(torch.equal(a, b) for a, b in zip(gradients, others))
+    assert all(torch.equal(state[name], other_state[name]) for name in state)
+    assert not torch.equal(before["first.1.running_mean"], state["first.1.running_mean"])
+    assert less < held / 2
+    assert torch.equal(plain.eval()(image), frugal.eval()(image))
+
+
+def test_encoders_of_others_have_no_checkpointing():
+    with pytest.raises(ConfigError, match="checkpointing: smp_unet does not have it"):
+        models.build("smp_unet", in_channels=1, n_classes=1, checkpointing=True)

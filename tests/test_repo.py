@@ -26,13 +26,12 @@ PRESETS = ("palm", "rsna", "cardiac", "lung", "binary")
 
 # The house of seglib: a module imports from lower floors only.
 FLOORS = {
-    **dict.fromkeys(["__init__", "errors", "files", "fields", "config", "hosts", "images", "phantom_chest"], 0),
-    **dict.fromkeys(["dicoms", "niftis", "grids", "volumes", "trees", "weights", "phantom_fundus", "phantom_skin"], 0),
-    "phantom_abdomen": 0,
-    "phantom_heart": 0,
+    **dict.fromkeys(["__init__", "errors", "files", "fields", "config", "hosts", "images", "memory"], 0),
+    **dict.fromkeys(["dicoms", "niftis", "grids", "volumes", "trees", "weights"], 0),
+    **dict.fromkeys([f"phantom_{what}" for what in ("abdomen", "chest", "fundus", "heart", "skin")], 0),
     **dict.fromkeys(["volume_layouts", "cases", "phantoms", "encoders", "curves", "dicom_seg"], 1),
     **dict.fromkeys(["layouts", "importing", "prepare", "models", "losses", "metrics"], 2),
-    **dict.fromkeys(["data", "plots", "runs", "intervals", "resuming", "lungs"], 3),
+    **dict.fromkeys(["data", "plots", "runs", "intervals", "resuming", "lungs", "updates"], 3),
     **dict.fromkeys(["training", "inference", "report"], 4),
     **dict.fromkeys(["evaluation", "regions", "export", "explorer", "two_step"], 5),
     "__main__": 6,

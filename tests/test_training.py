@@ -7,6 +7,8 @@ import math
 import os
 import pickle
 import random
+import time
+import types
 
 import numpy as np
 import pandas as pd
@@ -15,12 +17,12 @@ import sklearn.metrics
 import torch
 from torch import nn
 
-from seglib import config, data, layouts, losses, metrics, models, plots, prepare, runs, training
+from seglib import config, data, layouts, losses, metrics, models, plots, prepare, runs, training, updates
 from seglib.errors import ConfigError, DataError, SeglibError
 from tests.test_data import hand_store, multilabel_store
 
 TINY = dict(base_channels=2, depth=2, epochs=2, batch_size=4, precision="fp32", device="cpu", num_workers=0, augment={})
-TIMES = ["seconds", "images_per_second"]
+TIMES = ["seconds", "images_per_second", "waiting"]
 
 
 @pytest.fixture(scope="module")
@@ -433,24 +435,72 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_update(setting, monk
     monkeypatch.setattr(runs, "network", lambda cfg, **options: nn.Conv2d(1, 1, 5, padding=2))
     fields = dict(batch_size=6, optimizer="sgd", lr=0.1, loss="combined")
     roomy = training.fit(*setting("roomy", **fields))
-    original, sizes = training._gradients, []
+    original, sizes = updates.Gradients._backward, []
 
-    def small_card(model, batches, *rest):
+    def small_card(self, batches, total):
         sizes.append(max(len(batch["image"]) for batch in batches))
         if sizes[-1] > 2:
-            original(model, batches, *rest)  # gradients of the attempt that failed must not stay
+            original(self, batches, total)  # gradients of the attempt that failed must not stay
             raise torch.OutOfMemoryError("no more")
-        return original(model, batches, *rest)
+        return original(self, batches, total)
 
-    monkeypatch.setattr(training, "_gradients", small_card)
+    monkeypatch.setattr(updates.Gradients, "_backward", small_card)
     with pytest.warns(UserWarning, match="micro-batches are halved"):
         cramped = training.fit(*setting("cramped", **fields))
-    assert sizes == [6, 3, 2, 2] * 2
+    assert sizes == [6, 3, 2, 2, 2, 2]
     one, other = (weights(run.folder / "final_model.pth")["weight"] for run in (roomy, cramped))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    monkeypatch.setattr(training, "_gradients", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("never")))
+    never = torch.OutOfMemoryError("never")
+    monkeypatch.setattr(updates.Gradients, "_backward", lambda *a: (_ for _ in ()).throw(never))
     with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning):
         training.fit(*setting("hopeless", **fields))
+
+
+def test_compile_goes_on_without_a_compiler(setting, monkeypatch):
+    plain = training.fit(*setting("plain", epochs=1))
+    monkeypatch.setattr(torch, "compile", lambda f, **k: lambda x: (_ for _ in ()).throw(RuntimeError("no g++\nhere")))
+    with pytest.warns(UserWarning, match=r"compile=True has no effect here: no g\+\+$"):
+        other = training.fit(*setting("other", epochs=1, compile=True))
+    assert other.history["train_loss"].equals(plain.history["train_loss"])
+
+
+def test_sync_batch_norm_says_where_it_has_no_effect(setting):
+    with pytest.warns(UserWarning, match="sync_batch_norm=True has no effect here"):
+        training.fit(*setting(sync_batch_norm=True, epochs=1))
+
+
+def test_sync_batch_norm_of_several_gpus():
+    """Under the same names, so that its weights are those of any other run."""
+    network = models.UNet(1, 1, base_channels=2, depth=2)
+    gpus = types.SimpleNamespace(num_processes=2, device=torch.device("cuda"))
+    changed = training._synchronised(network, gpus)
+    kinds = {type(part) for part in changed.modules()}
+    assert torch.nn.SyncBatchNorm in kinds and torch.nn.BatchNorm2d not in kinds
+    assert list(changed.state_dict()) == list(models.UNet(1, 1, base_channels=2, depth=2).state_dict())
+
+
+def test_checkpointing_trains_the_same_weights(setting):
+    one, other = (
+        training.fit(*setting(name, epochs=2, checkpointing=value)) for name, value in (("a", False), ("b", True))
+    )
+    for name, value in weights(one.folder / "final_model.pth").items():
+        assert torch.equal(value, weights(other.folder / "final_model.pth")[name]), name
+
+
+def test_waiting_is_the_share_of_the_loader(setting, monkeypatch):
+    cfg, batches = setting(epochs=1)
+    original = data.SegmentationDataset.__getitem__
+
+    def slow(self, number):
+        time.sleep(0.05)
+        return original(self, number)
+
+    quick = training.fit(cfg, batches).history["waiting"].iloc[0]
+    monkeypatch.setattr(data.SegmentationDataset, "__getitem__", slow)
+    row = training.fit(cfg, batches).history.iloc[0]
+    n = len(batches["train"].dataset)
+    assert 0 < quick < row["waiting"] < 1
+    assert row["waiting"] * n / row["images_per_second"] >= 0.05 * n  # seconds
 
 
 def test_clip_limits_the_update(setting, monkeypatch):
