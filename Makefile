@@ -44,6 +44,7 @@ results: env ## train on the real data and write every figure the README quotes
 	$(BIN)/python -m tests.results
 
 bench: env ## time our code beside its peers and renew the README's timings (minutes; nothing else should run)
+	$(BIN)/python -m pip install -r tests/benchmarks/requirements.txt
 	$(BIN)/python -m tests.benchmarks
 
 clean: ## remove caches, build leftovers and executed copies (keeps .venv, data and trained runs)

@@ -1,0 +1,74 @@
+"""The training benchmark: every contestant runs, at a tiny size; nothing is said about times."""
+
+import importlib.metadata
+import importlib.util
+import math
+
+import pytest
+
+from tests.benchmarks import training
+
+PLAIN = [name for name in [*training.NETWORKS, *training.PEERS] if not name.startswith(("Lightning", "fastai"))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What `prepared` lays for the contestants: four phantoms of 32 x 32 pixels."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    training.prepared(folder, images=4, side=32, base_channels=2)
+    return folder
+
+
+@pytest.mark.parametrize("contestant", PLAIN)
+def test_contestant_gives_a_time(contestant, folder):
+    found = training.measure(contestant, folder)
+    assert math.isfinite(found["seconds"]) and found["seconds"] > 0
+    assert set(found) == ({"seconds", "precision", "work"} if contestant in training.NETWORKS else {"seconds"})
+
+
+@pytest.mark.parametrize(
+    "package, contestant",
+    [
+        ("lightning", "Lightning {lightning} Trainer, float32"),
+        pytest.param("fastai", "fastai {fastai} unet_learner, float32", marks=pytest.mark.slow),
+        pytest.param("fastai", "fastai U-Net resnet34", marks=pytest.mark.slow),
+    ],
+)
+def test_contestant_of_an_extra_package_gives_a_time(package, contestant, folder):
+    """In a process of its own: these packages change torch and others for the whole process."""
+    if not importlib.util.find_spec(package):
+        pytest.skip(f"{package} is not installed: tests/benchmarks/requirements.txt")
+    assert math.isfinite(training.child(contestant, folder)["seconds"])
+
+
+def test_process_of_its_own_prints_what_was_measured(folder):
+    assert math.isfinite(training.child("textbook loop, float32, NCHW", folder)["seconds"])
+
+
+def test_row_has_medians_and_says_every_precision(folder, monkeypatch):
+    measured = {
+        "31 M U-Net": [{"seconds": s, "precision": p, "work": 8.0} for s, p in [(1, "bf16"), (5, "fp32"), (2, "bf16")]],
+        "textbook loop, float32, NCHW": [{"seconds": seconds} for seconds in (9, 6, 7)],
+    }
+    monkeypatch.setattr(training, "child", lambda contestant, folder: measured[contestant].pop(0))
+    assert training.row("textbook loop, float32, NCHW", folder, rounds=3) == {
+        "task": "training an image, 31 M U-Net, 32x32, batch 4, bf16 or fp32",
+        "seconds": 2, "peer": "textbook loop, float32, NCHW", "peer_seconds": 7, "rounds": 3, "work": 8.0,
+        "limit": "bf16",
+    }  # fmt: skip
+
+
+def test_work_of_a_network_of_known_size(folder):
+    cfg = training.config.load(folder / "config.json")
+    # 9 products a pixel forward, as many for the weights' gradients; the picture needs none.
+    convolution = training.nn.Conv2d(1, 1, 3, padding=1)
+    assert training.work(convolution, cfg) == 2 * (2 * 9 * 32 * 32)
+
+
+def test_missing_package_is_named(monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(SystemExit, match=r"is not installed: pip install -r tests/benchmarks/requirements\.txt"):
+        training.rows()
