@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tests.benchmarks import training
+from tests.benchmarks import gpu, training
 
 PLAIN = [name for name in [*training.NETWORKS, *training.PEERS] if not name.startswith(("Lightning", "fastai"))]
 
@@ -45,17 +45,20 @@ def test_process_of_its_own_prints_what_was_measured(folder):
     assert math.isfinite(training.child("textbook loop, float32, NCHW", folder)["seconds"])
 
 
-def test_row_has_medians_and_says_every_precision(folder, monkeypatch):
+def test_rows_have_medians_and_say_every_precision(folder, monkeypatch):
+    peers = {"textbook": ("31 M U-Net", None), "other": ("another", None), "autocast": ("31 M U-Net", None)}
     measured = {
         "31 M U-Net": [{"seconds": s, "precision": p, "work": 8.0} for s, p in [(1, "bf16"), (5, "fp32"), (2, "bf16")]],
-        "textbook loop, float32, NCHW": [{"seconds": seconds} for seconds in (9, 6, 7)],
+        "textbook": [{"seconds": seconds} for seconds in (9, 6, 7)],
+        "autocast": [{"seconds": seconds} for seconds in (3, 3, 4)],
     }
+    monkeypatch.setattr(training, "PEERS", peers)
     monkeypatch.setattr(training, "child", lambda contestant, folder: measured[contestant].pop(0))
-    assert training.row("textbook loop, float32, NCHW", folder, rounds=3) == {
-        "task": "training an image, 31 M U-Net, 32x32, batch 4, bf16 or fp32",
-        "seconds": 2, "peer": "textbook loop, float32, NCHW", "peer_seconds": 7, "rounds": 3, "work": 8.0,
-        "limit": "bf16",
-    }  # fmt: skip
+    about = {"task": "training an image, 31 M U-Net, 32x32, batch 4, bf16 or fp32", "seconds": 2, "rounds": 3,
+             "work": 8.0, "limit": "bf16"}  # fmt: skip
+    assert training.of_network("31 M U-Net", folder, rounds=3) == [
+        {**about, "peer": "textbook", "peer_seconds": 7}, {**about, "peer": "autocast", "peer_seconds": 3},
+    ]  # fmt: skip
 
 
 def test_work_of_a_network_of_known_size(folder):
@@ -72,3 +75,21 @@ def test_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", version)
     with pytest.raises(SystemExit, match=r"is not installed: pip install -r tests/benchmarks/requirements\.txt"):
         training.rows()
+
+
+@pytest.mark.slow
+def test_gpu_rows_at_a_tiny_size_on_the_cpu(monkeypatch):
+    """What a GPU would run, as far as a CPU can, without compiling: the figures mean nothing."""
+    monkeypatch.setattr(gpu.torch, "compile", lambda model: model)
+    fewer = {name: (preset, side, 3) for name, (preset, side, _) in gpu.NETWORKS.items()}
+    monkeypatch.setattr(gpu, "NETWORKS", fewer)
+    tiny = {"image_size": 32, "batch_size": 2, "base_channels": 2, "depth": 2, "num_workers": 0, "architecture": "unet"}
+    found = gpu.rows("cpu", rounds=1, **tiny)
+    assert len(found) == 6 and {row["limit"] for row in found} <= {"fp32", "bf16"}
+    assert all(math.isfinite(row["seconds"]) and row["peer_seconds"] > 0 and row["work"] > 0 for row in found)
+
+
+def test_gpu_rows_need_a_gpu(monkeypatch):
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no GPU here"):
+        gpu.rows()

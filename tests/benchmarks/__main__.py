@@ -3,8 +3,8 @@
 Each group writes `tests/benchmarks/results/<group>.json` (seconds, limits, date, machine), and the README's table of
 timings is renewed from those files. Ratios of medians are what counts; seconds are of the machine that is named.
 
-A row is a dict: task, seconds, rounds; with a peer its name and peer_seconds; with a limit ("fp32", "bf16" or "copy",
-see `limits`) the work in floating-point operations or bytes that the seconds are for.
+A row is a dict: task, seconds, rounds; with a peer its name and, if it got there, peer_seconds; with a limit ("fp32",
+"bf16" or "copy", see `limits`) the work in floating-point operations or bytes that the seconds are for.
 """
 
 import datetime
@@ -13,9 +13,15 @@ import sys
 from pathlib import Path
 
 from tests import results
-from tests.benchmarks import evaluation, inference, limits, training
+from tests.benchmarks import evaluation, gpu, inference, limits, quality, training
 
-GROUPS = {"evaluation": evaluation.rows, "inference": inference.rows, "training": training.rows}
+GROUPS = {
+    "training": training.rows,
+    "quality": quality.rows,
+    "inference": inference.rows,
+    "evaluation": evaluation.rows,
+}
+ASKED_FOR = {"gpu": gpu.rows}  # by name only, as it needs one
 BEGIN, END = "<!-- timings: written by make bench -->", "<!-- end of timings -->"
 FOLDER = Path(__file__).parent / "results"
 UNITS = {"fp32": "the float32 matrix rate", "bf16": "the bfloat16 matrix rate", "copy": "the copy rate"}
@@ -24,14 +30,16 @@ UNITS = {"fp32": "the float32 matrix rate", "bf16": "the bfloat16 matrix rate", 
 def table() -> str:
     """The README's table, made from the JSON files alone."""
     lines = ["| task | ours | of the machine's limit | peer | ratio | rounds |", "|---|---|---|---|---|---|"]
-    found_all = results.saved(FOLDER, GROUPS)
+    found_all = results.saved(FOLDER, [*GROUPS, *ASKED_FOR])
     for found in found_all:
         for row in found["rows"]:
             share = ""
             if "limit" in row:
                 share = f"{row['work'] / row['seconds'] / found['limits'][row['limit']]:.0%} of {UNITS[row['limit']]}"
-            peer = f"{row['peer']}: {row['peer_seconds']:.3g} s" if "peer" in row else ""
-            ratio = f"{row['peer_seconds'] / row['seconds']:.3g}" if "peer" in row else ""
+            peer, ratio = row.get("peer", ""), ""
+            if "peer_seconds" in row:
+                peer += f": {row['peer_seconds']:.3g} s"
+                ratio = f"{row['peer_seconds'] / row['seconds']:.3g}"
             lines.append(f"| {row['task']} | {row['seconds']:.3g} s | {share} | {peer} | {ratio} | {row['rounds']} |")
     return "\n".join([*lines, "", results.measured_by(found_all), *_limits(found_all)])
 
@@ -49,9 +57,10 @@ def _limits(found_all: list[dict]) -> list[str]:
 
 def record(name: str) -> None:
     """Run a group and write its JSON. The limits are taken before and after it, the better counts."""
-    before = limits.measure()
-    rows = GROUPS[name]()
-    after = limits.measure()
+    device = "cuda" if name in ASKED_FOR else "cpu"
+    before = limits.measure(device)
+    rows = (GROUPS | ASKED_FOR)[name]()
+    after = limits.measure(device)
     about = {"command": f"python -m tests.benchmarks {name}", "date": datetime.date.today().isoformat()}
     found = {**about, "machine": results.machine(), "limits": {k: max(before[k], after[k]) for k in before}}
     text = json.dumps({**found, "rows": rows}, indent=1)
@@ -59,9 +68,9 @@ def record(name: str) -> None:
 
 
 if __name__ == "__main__":
-    unknown = [name for name in sys.argv[1:] if name not in GROUPS]
+    unknown = [name for name in sys.argv[1:] if name not in [*GROUPS, *ASKED_FOR]]
     if unknown:
-        sys.exit(f"unknown: {', '.join(unknown)}; choose from {', '.join(GROUPS)}")
+        sys.exit(f"unknown: {', '.join(unknown)}; choose from {', '.join([*GROUPS, *ASKED_FOR])}")
     for chosen in sys.argv[1:] or GROUPS:
         record(chosen)
         results.write_readme(BEGIN, END, table())

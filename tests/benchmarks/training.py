@@ -33,7 +33,7 @@ BATCH, EPOCHS = 4, 2
 PACKAGES = ("monai", "segmentation-models-pytorch", "fastai", "lightning")
 
 
-def rows(rounds: int = 3, images: int = 12, side: int = 256, base_channels: int = 64) -> list[dict]:
+def rows(rounds: int = 3, images: int = 8, side: int = 256, base_channels: int = 64) -> list[dict]:
     """Seconds an image: `fit` beside each peer, by turns. `images` is a multiple of the batch of 4."""
     try:
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -41,7 +41,7 @@ def rows(rounds: int = 3, images: int = 12, side: int = 256, base_channels: int 
         sys.exit(f"{error.name} is not installed: pip install -r tests/benchmarks/requirements.txt")
     with tempfile.TemporaryDirectory() as folder:
         prepared(Path(folder), images, side, base_channels)
-        found = [row(peer, folder, rounds) for peer in PEERS]
+        found = [about for network in NETWORKS for about in of_network(network, folder, rounds)]
     return [{**about, "peer": about["peer"].format(**versions)} for about in found]
 
 
@@ -56,21 +56,25 @@ def prepared(folder: Path, images: int, side: int, base_channels: int) -> None:
     cfg.save(folder / "config.json")
 
 
-def row(peer: str, folder: str | Path, rounds: int) -> dict:
-    """Our `fit` and one peer with the same network, by turns."""
-    network, _ = PEERS[peer]
-    found = {network: [], peer: []}
+def of_network(network: str, folder: str | Path, rounds: int) -> list[dict]:
+    """Our `fit` and the peers with the same network, by turns."""
+    found: dict[str, list[dict]] = {
+        name: [] for name in [network, *PEERS] if name == network or PEERS[name][0] == network
+    }
     for _ in range(rounds):
         for contestant, measured in found.items():
             measured.append(child(contestant, folder))
-    side = config.load(Path(folder) / "config.json").image_size
-    precisions = [one["precision"] for one in found[network]]  # each process probes anew
-    seconds, peer_seconds = (statistics.median(one["seconds"] for one in measured) for measured in found.values())
-    return {
+    mine, side = found.pop(network), config.load(Path(folder) / "config.json").image_size
+    precisions = [one["precision"] for one in mine]  # each process probes anew
+    about = {
         "task": f"training an image, {network}, {side}x{side}, batch {BATCH}, {' or '.join(sorted(set(precisions)))}",
-        "seconds": seconds, "peer": peer, "peer_seconds": peer_seconds, "rounds": rounds,
-        "work": found[network][0]["work"], "limit": statistics.mode(precisions),
+        "seconds": statistics.median(one["seconds"] for one in mine), "rounds": rounds,
+        "work": mine[0]["work"], "limit": statistics.mode(precisions),
     }  # fmt: skip
+    return [
+        {**about, "peer": peer, "peer_seconds": statistics.median(one["seconds"] for one in measured)}
+        for peer, measured in found.items()
+    ]
 
 
 def child(contestant: str, folder: str | Path) -> dict:
@@ -150,17 +154,19 @@ class Pairs(Dataset):
         return item["image"], (item["mask"] == 1).float()
 
 
-def loop(network: nn.Module, loader, loss_of, lr: float, autocast=False, channels_last=False) -> float:
+def loop(
+    network: nn.Module, loader, loss_of, lr: float, autocast=False, channels_last=False, device="cpu", epochs=EPOCHS
+) -> float:
     """Seconds an image in the usual loop: Adam, the loss's value read at every step."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = network.train().to(memory_format=layout)
+    network = network.train().to(device, memory_format=layout)
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         begun, total = time.perf_counter(), 0.0
         for image, mask in loader:
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                loss = loss_of(network(image.to(memory_format=layout)), mask)
+            with torch.autocast(device, torch.bfloat16, enabled=autocast):
+                loss = loss_of(network(image.to(device, memory_format=layout)), mask.to(device))
             loss.backward()
             optimizer.step()
             total += loss.item()
