@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from . import curves, data, hosts, images, intervals, metrics, plots, prepare
+from . import curves, data, hosts, images, intervals, memory, metrics, plots, prepare
 from .curves import HistogramROC
 from .errors import DataError
 from .inference import Predictor
@@ -22,6 +22,7 @@ COUNTS = ["tp", "fp", "fn", "tn"]
 FOUND = ("value", "low", "high", "n")
 
 
+@memory.kept()
 def evaluate(run, loader, grid: str = "store", distances: bool = True, part: str | None = None) -> Report:
     """Score a run (or a `Predictor`) on one part of the data, batch by batch; predictions are never all held at once.
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from . import config, data, dicom_seg, grids, hosts, images, metrics, niftis, plots, runs, volumes
+from . import config, data, dicom_seg, grids, hosts, images, memory, metrics, niftis, plots, runs, volumes
 from .errors import DataError
 
 AHEAD = 4  # pictures of a folder that are read before the network needs them
@@ -238,6 +238,7 @@ class Predictor:
             self.write(prediction, image, output, Path(path).stem, overlay, panels, probability)
         return prediction
 
+    @memory.kept()
     def predict_folder(
         self,
         folder: str | Path,

@@ -14,9 +14,9 @@ AS_BEFORE = {MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20, MMAP_MAX: 65536
 def kept() -> Iterator[None]:
     """While this lasts, freed memory stays with the process; at the end it goes back.
 
-    Every step of a training needs the same large arrays again. The system hands them out page by page, each cleared
-    first, which costs a tenth (large networks) to a quarter (small ones) of a step on a CPU. Linux with glibc only;
-    elsewhere nothing happens.
+    Every step of a training, and every batch of a prediction, needs the same large arrays again. The system hands them
+    out page by page, each cleared first, which costs a tenth (large networks) to a quarter (small ones) of a step on a
+    CPU. Linux with glibc only; elsewhere nothing happens.
     """
     libc = _glibc()
     if libc is None:
