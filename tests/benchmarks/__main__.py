@@ -1,7 +1,7 @@
 """Time our code beside its peers, by turns on one machine: `make bench`, or `python -m tests.benchmarks [GROUP]`.
 
 Each group writes `tests/benchmarks/results/<group>.json` (seconds, ratios, limits, date, machine), and the README's
-table of timings is renewed from those files. Ratios of medians are what counts; seconds are of the machine that is named.
+table of timings is renewed from those files. Ratios of medians are what counts; seconds are of the machine named there.
 
 A row is a dict: task, seconds, rounds; with a peer its name and peer_seconds; with a limit ("fp32", "bf16" or "copy",
 see `limits`) the work in floating-point operations or bytes that the seconds are for.
@@ -38,9 +38,7 @@ def table() -> str:
 
 def _limits(found_all: list[dict]) -> list[str]:
     """One line: the limits of the machine, as each group found them."""
-    rates = {
-        name: [found["limits"][name] for found in found_all if name in found.get("limits", {})] for name in UNITS
-    }
+    rates = {name: [found["limits"][name] for found in found_all if name in found.get("limits", {})] for name in UNITS}
     words = [
         f"{UNITS[name]} {min(values) / 1e9:.0f} to {max(values) / 1e9:.0f} {'GB' if name == 'copy' else 'GFLOP'}/s"
         for name, values in rates.items()
