@@ -13,9 +13,16 @@ import sys
 from pathlib import Path
 
 from tests import results
-from tests.benchmarks import evaluation, inference, limits, training
+from tests.benchmarks import epochs, evaluation, inference, limits, pipeline, startup, training
 
-GROUPS = {"evaluation": evaluation.rows, "inference": inference.rows, "training": training.rows}
+GROUPS = {
+    "evaluation": evaluation.rows,
+    "inference": inference.rows,
+    "training": training.rows,
+    "pipeline": pipeline.rows,
+    "epochs": epochs.rows,
+    "startup": startup.rows,
+}
 BEGIN, END = "<!-- timings: written by make bench -->", "<!-- end of timings -->"
 FOLDER = Path(__file__).parent / "results"
 UNITS = {"fp32": "the float32 matrix rate", "bf16": "the bfloat16 matrix rate", "copy": "the copy rate"}
