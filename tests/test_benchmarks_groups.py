@@ -1,6 +1,5 @@
 """The benchmark groups at a tiny size: each gives rows that the table can show. Times are never judged here."""
 
-import importlib
 import math
 import time
 
@@ -23,16 +22,14 @@ GROUPS = {
 def no_children(monkeypatch):
     """What belongs into new processes is done in this one: every new one would import PyTorch first."""
 
-    def call(module, function, **arguments):
-        found = getattr(importlib.import_module(f"tests.benchmarks.{module}"), function)(**arguments)
-        return {"peak_gb": children.peak_gb(), **found}
-
     def reached(code):
         begun = time.perf_counter()
         exec(code, {})
         return time.perf_counter() - begun
 
-    monkeypatch.setattr(children, "call", call)
+    monkeypatch.setattr(
+        children, "call", lambda module, function, **arguments: children.run(module, function, arguments)
+    )
     monkeypatch.setattr(startup, "reached", reached)
 
 
