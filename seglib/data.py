@@ -176,7 +176,7 @@ def normalisation_table(mean: tuple[float, ...], std: tuple[float, ...], channel
 
 def normalise(image: np.ndarray, table: np.ndarray) -> np.ndarray:
     """(H, W, C) uint8 -> (C, H, W) float32 by looking every byte up."""
-    return np.stack([table[c][image[..., c]] for c in range(image.shape[2])])
+    return np.stack([cv2.LUT(plane, values) for plane, values in zip(cv2.split(image), table)])
 
 
 # ---- augmentation

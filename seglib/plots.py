@@ -6,7 +6,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from . import files
@@ -99,9 +98,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
                 kept.iloc[-1], color="0.6", linestyle="--", linewidth=1, label=f"best: epoch {kept.iloc[-1]:.0f}"
             )
         axis.legend(frameon=False, fontsize=8)
-    sns.despine(figure)
-    figure.tight_layout()
-    return figure
+    return _finished(figure)
 
 
 class LiveCurves:
@@ -133,6 +130,8 @@ class LiveCurves:
 
 def scores_by_image(per_image: pd.DataFrame, metric: str = "dice") -> Figure:
     """One point an image and a box a class, with n."""
+    import seaborn as sns  # heavy: a second that training and prediction need not wait
+
     values = per_image[per_image["annotated"]]
     names = list(dict.fromkeys(values["class"]))
     figure, axis = plt.subplots(figsize=(6.5, 0.9 + 0.8 * len(names)))
@@ -142,9 +141,7 @@ def scores_by_image(per_image: pd.DataFrame, metric: str = "dice") -> Figure:
     counts = values.groupby("class")[metric].count()
     axis.set_yticks(range(len(names)), [f"{name} (n={counts[name]})" for name in names])
     axis.set(xlabel=f"{metric} of an image", ylabel="")
-    sns.despine(figure)
-    figure.tight_layout()
-    return figure
+    return _finished(figure)
 
 
 def metrics_summary(summary: pd.DataFrame) -> Figure:
@@ -164,13 +161,13 @@ def metrics_summary(summary: pd.DataFrame) -> Figure:
     axis.set(yticks=range(len(names)), yticklabels=names, xlabel=f"{average}, 95 % interval", xlim=(None, 1.005))
     axis.invert_yaxis()
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    sns.despine(figure)
-    figure.tight_layout()
-    return figure
+    return _finished(figure)
 
 
 def confusion(tables: dict[str, pd.DataFrame]) -> Figure:
     """Pixels by truth (rows) and prediction (columns): colour and first number are the share of the row."""
+    import seaborn as sns
+
     size = max(len(table) for table in tables.values())
     side = 1.4 + 0.9 * size
     figure, axes = plt.subplots(1, len(tables), figsize=(side * len(tables) + 0.6, side), squeeze=False)
@@ -207,9 +204,7 @@ def roc_curves(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figur
     left.set(xlabel="false positive rate", ylabel="true positive rate", ylim=(0, 1.01))
     right.set(xlabel="false positive rate, up to 1 %", xlim=(0, 0.01), ylim=(0, 1.01))
     _legend(left)
-    sns.despine(figure)
-    figure.tight_layout()
-    return figure
+    return _finished(figure)
 
 
 def pr_curves(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figure:
@@ -224,9 +219,7 @@ def pr_curves(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figure
         axis.axhline(curve.counts[:, 1].sum() / curve.counts.sum(), color=colour, linestyle=":", linewidth=1)
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
     _legend(axis)
-    sns.despine(figure)
-    figure.tight_layout()
-    return figure
+    return _finished(figure)
 
 
 def calibration(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figure:
@@ -241,7 +234,13 @@ def calibration(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figu
     left.set(xlabel="probability said", ylabel="share that is true", xlim=(0, 1), ylim=(0, 1))
     right.set(xlabel="probability said", ylabel="pixels", yscale="symlog")
     _legend(left)
-    sns.despine(figure)
+    return _finished(figure)
+
+
+def _finished(figure: Figure) -> Figure:
+    """The figure without the upper and right lines of its frames, closely packed."""
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return figure
 
@@ -292,9 +291,7 @@ def agreement(true: pd.Series, predicted: pd.Series, unit: str) -> Figure:
         for value, style in zip(error.mean() + 1.96 * error.std(ddof=1) * np.array([0, -1, 1]), ("-", "--", "--")):
             right.axhline(value, color="0.6", linestyle=style, linewidth=1)
     right.set(xlabel=f"mean of both, {unit}", ylabel=f"predicted - true, {unit}")
-    sns.despine(figure)
-    figure.tight_layout()
-    return figure
+    return _finished(figure)
 
 
 def save(figure: Figure, path: str | Path) -> Path:

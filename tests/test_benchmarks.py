@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tests.benchmarks import gpu, training
+from tests.benchmarks import children, gpu, limits, training
 
 PLAIN = [name for name in [*training.NETWORKS, *training.PEERS] if not name.startswith(("Lightning", "fastai"))]
 
@@ -38,11 +38,13 @@ def test_contestant_of_an_extra_package_gives_a_time(package, contestant, folder
     """In a process of its own: these packages change torch and others for the whole process."""
     if not importlib.util.find_spec(package):
         pytest.skip(f"{package} is not installed: tests/benchmarks/requirements.txt")
-    assert math.isfinite(training.child(contestant, folder)["seconds"])
+    assert math.isfinite(children.call("training", "measure", contestant=contestant, folder=str(folder))["seconds"])
 
 
 def test_process_of_its_own_prints_what_was_measured(folder):
-    assert math.isfinite(training.child("textbook loop, float32, NCHW", folder)["seconds"])
+    assert math.isfinite(
+        children.call("training", "measure", contestant="textbook loop, float32, NCHW", folder=str(folder))["seconds"]
+    )
 
 
 def test_rows_have_medians_and_say_every_precision(folder, monkeypatch):
@@ -53,7 +55,7 @@ def test_rows_have_medians_and_say_every_precision(folder, monkeypatch):
         "autocast": [{"seconds": seconds} for seconds in (3, 3, 4)],
     }
     monkeypatch.setattr(training, "PEERS", peers)
-    monkeypatch.setattr(training, "child", lambda contestant, folder: measured[contestant].pop(0))
+    monkeypatch.setattr(children, "call", lambda *names, contestant, folder: measured[contestant].pop(0))
     about = {"task": "training an image, 31 M U-Net, 32x32, batch 4, bf16 or fp32", "seconds": 2, "rounds": 3,
              "work": 8.0, "limit": "bf16"}  # fmt: skip
     assert training.of_network("31 M U-Net", folder, rounds=3) == [
@@ -63,9 +65,8 @@ def test_rows_have_medians_and_say_every_precision(folder, monkeypatch):
 
 def test_work_of_a_network_of_known_size(folder):
     cfg = training.config.load(folder / "config.json")
-    # 9 products a pixel forward, as many for the weights' gradients; the picture needs none.
     convolution = training.nn.Conv2d(1, 1, 3, padding=1)
-    assert training.work(convolution, cfg) == 2 * (2 * 9 * 32 * 32)
+    assert limits.forward_work(convolution, cfg) == 2 * 9 * 32 * 32
 
 
 def test_missing_package_is_named(monkeypatch):

@@ -184,6 +184,15 @@ def test_normalisation_is_torchvisions(mean, std, channels):
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_normalisation_of_any_view_is_the_table(channels):
+    rng = np.random.default_rng(0)
+    image, table = rng.integers(0, 256, (9, 8, channels), np.uint8), rng.random((channels, 256), np.float32)
+    for view in (image, image[::-1], image[:, ::-2], image[2:7, 1:4], image.transpose(1, 0, 2)):
+        expected = [table[c][view[..., c]] for c in range(channels)]
+        np.testing.assert_array_equal(data.normalise(view, table), expected)
+
+
 def test_batches_hold_the_normalised_store(lung):
     store, cfg = lung
     images, masks = store.open()

@@ -13,11 +13,14 @@ import sys
 from pathlib import Path
 
 from tests import results
-from tests.benchmarks import evaluation, gpu, inference, limits, quality, training
+from tests.benchmarks import epochs, evaluation, gpu, inference, limits, pipeline, quality, startup, training
 
 GROUPS = {
     "training": training.rows,
     "quality": quality.rows,
+    "pipeline": pipeline.rows,
+    "epochs": epochs.rows,
+    "startup": startup.rows,
     "inference": inference.rows,
     "evaluation": evaluation.rows,
 }

@@ -16,7 +16,7 @@ from seglib import config, data, layouts, phantoms, prepare, runs, training
 from seglib.inference import Predictor
 from tests.benchmarks import limits
 from tests.benchmarks.evaluation import by_turns
-from tests.benchmarks.training import Pairs, loop, work
+from tests.benchmarks.training import Pairs, loop
 
 NETWORKS = {"31 M U-Net": ("binary", 256, 128), "RSNA network": ("rsna", 512, 8)}  # preset, side, pictures or volumes
 EPOCHS = 3  # the first ones choose algorithms and compile
@@ -35,9 +35,9 @@ def rows(device: str = "cuda", rounds: int = 3, **changes) -> list[dict]:
             cfg.data_root = str(phantoms.write(preset, Path(folder) / "phantoms", n=n))
             batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
             about = f"{name}, {cfg.height_width[0]}x{cfg.height_width[1]}, batch {cfg.batch_size}"
-            flop = work(runs.network(cfg, pretrained=False), cfg)
-            found += _training(cfg, batches, about, flop, rounds)
-            found.append(_prediction(cfg, about, flop / 3, rounds))  # a third of the work is the forward pass
+            flop = limits.forward_work(runs.network(cfg, pretrained=False), cfg)
+            found += _training(cfg, batches, about, 3 * flop, rounds)
+            found.append(_prediction(cfg, about, flop, rounds))
     return found
 
 

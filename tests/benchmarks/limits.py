@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 SIDE = 2048  # of square matrices: the fastest of those tried here
 COPIED = 1 << 28  # bytes of an array that fits into no cache
@@ -38,3 +40,12 @@ def wait(device: str) -> None:
     """Until a GPU has done what it was told."""
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def forward_work(network: nn.Module, cfg) -> float:
+    """Floating-point operations of one image's forward pass, counted without doing them; the backward pass takes twice
+    as many. (torch's counter gives too many for the backward pass of depthwise convolutions.)"""
+    network = network.train().to("meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(2, cfg.in_channels, *cfg.height_width, device="meta"))
+    return counter.get_total_flops() / 2

@@ -1,19 +1,13 @@
 """Training through `fit`, beside the field's usual loops with the same network, data and batches, on the CPU.
 
-    python -m tests.benchmarks.training CONTESTANT FOLDER
-
-measures one contestant, a name in `NETWORKS` (our `fit` with that network) or in `PEERS`, on the data that `prepared`
-laid into FOLDER. Each contestant runs in a process of its own, so that what one sets for its whole process, such as
-the memory allocator, does not reach another. All train two epochs; the second counts, from the loading of its first
-batch to its last step, without validation and saving. A peer's package is imported where it is used: monai and fastai
-take seconds.
+A contestant is a name in `NETWORKS` (our `fit` with that network) or in `PEERS`. Each runs in a process of its own, so
+that what `fit` asks of the memory allocator does not reach a peer. All train two epochs; the second counts, from the
+loading of its first batch to its last step, without validation and saving. A peer's package is imported where it is
+used: monai and fastai take seconds.
 """
 
 import importlib.metadata
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,11 +18,10 @@ from unittest import mock
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.flop_counter import FlopCounterMode
 
 from seglib import config, data, layouts, phantoms, prepare, runs, training
+from tests.benchmarks import children, limits
 
-ROOT = Path(__file__).resolve().parents[2]
 BATCH, EPOCHS = 4, 2
 PACKAGES = ("monai", "segmentation-models-pytorch", "fastai", "lightning")
 
@@ -58,12 +51,11 @@ def prepared(folder: Path, images: int, side: int, base_channels: int) -> None:
 
 def of_network(network: str, folder: str | Path, rounds: int) -> list[dict]:
     """Our `fit` and the peers with the same network, by turns."""
-    found: dict[str, list[dict]] = {
-        name: [] for name in [network, *PEERS] if name == network or PEERS[name][0] == network
-    }
+    found: dict[str, list[dict]] = {network: []}
+    found |= {peer: [] for peer, (its_network, _) in PEERS.items() if its_network == network}
     for _ in range(rounds):
         for contestant, measured in found.items():
-            measured.append(child(contestant, folder))
+            measured.append(children.call("training", "measure", contestant=contestant, folder=str(folder)))
     mine, side = found.pop(network), config.load(Path(folder) / "config.json").image_size
     precisions = [one["precision"] for one in mine]  # each process probes anew
     about = {
@@ -75,14 +67,6 @@ def of_network(network: str, folder: str | Path, rounds: int) -> list[dict]:
         {**about, "peer": peer, "peer_seconds": statistics.median(one["seconds"] for one in measured)}
         for peer, measured in found.items()
     ]
-
-
-def child(contestant: str, folder: str | Path) -> dict:
-    """What `measure` finds in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.training", contestant, str(folder)]
-    environment = {**os.environ, "SEGLIB_PROGRESS": "0"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])  # libraries may print before
 
 
 def measure(contestant: str, folder: str | Path) -> dict:
@@ -101,15 +85,7 @@ def ours(cfg, batches: dict[str, DataLoader], build) -> dict:
         with mock.patch.object(runs, "network", lambda cfg, pretrained=True: build(cfg)):
             run = training.fit(cfg, batches, folder=folder)
     speed = run.history["images_per_second"].iloc[-1]
-    return {"seconds": 1 / speed, "precision": run.info["precision"], "work": work(build(cfg), cfg)}
-
-
-def work(network: nn.Module, cfg) -> float:
-    """Floating-point operations an image, forward and backward, counted without doing them."""
-    image = torch.empty(cfg.batch_size, cfg.in_channels, *cfg.height_width, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        network.to("meta").train()(image).sum().backward()
-    return counter.get_total_flops() / cfg.batch_size
+    return {"seconds": 1 / speed, "precision": run.info["precision"], "work": 3 * limits.forward_work(build(cfg), cfg)}
 
 
 # ---- networks
@@ -264,6 +240,3 @@ PEERS = {  # what the table calls it, with the versions of `PACKAGES`: its netwo
     "segmentation-models-pytorch {segmentation-models-pytorch} loop, float32": ("smp.Unet resnet34", smp_loop),
     "fastai {fastai} unet_learner, float32": ("fastai U-Net resnet34", fastai_learner),
 }
-
-if __name__ == "__main__":
-    print(json.dumps(measure(*sys.argv[1:])))
