@@ -23,7 +23,8 @@ def rows() -> list[dict]:
     """All figures of this group."""
     small = [whole_epoch(name, "small", 24, 6) for name in config.FULL]
     full = [whole_epoch(name, "full", 8, 2, **FULL) for name in config.FULL]
-    return [*small, *full, *growth()]
+    frugal = whole_epoch("lung", "full", 8, 2, **FULL, checkpointing=True)
+    return [*small, *full, frugal, *growth()]
 
 
 # ---- the five presets
@@ -38,7 +39,8 @@ def whole_epoch(name: str, size: str, n_train: int, n_val: int, **overrides) -> 
     side = "x".join(map(str, found["height_width"]))
     task = (
         f"a whole epoch, {name} {size}, {found['parameters'] / 1e6:.1f} M parameters, {side}, batch {found['batch']}, "
-        f"{found['precision']}, {found['peak_gb']:.1f} GB at most: a training image"
+        f"{found['precision']}{', checkpointing' * overrides.get('checkpointing', False)}, "
+        f"{found['peak_gb']:.1f} GB at most: a training image"
     )
     return {"task": task, "seconds": found["seconds"] / n_train, "rounds": 1, "peak_gb": found["peak_gb"],
             "work": found["work"] / n_train, "limit": found["precision"]}  # fmt: skip
