@@ -18,7 +18,8 @@ RECIPE = "textbook recipe: Adam 0.001, BCE, float32, no schedule, no augmentatio
 
 
 def rows(root=results.REAL / "montgomery", limit: float = 600, **changes) -> list[dict]:
-    """The first moment at which the Dice of the test images (mean per image, size of the files) has each goal.
+    """The first moment at which the Dice of the test images (mean per image, at the size of training) has each goal, and
+    the whole training with its Dice at the size of the files.
 
     Network, data, split and machine are the same. The test part is only read off here: nothing is chosen by it.
     """
@@ -33,16 +34,20 @@ def rows(root=results.REAL / "montgomery", limit: float = 600, **changes) -> lis
             seconds: _dice(Predictor.load(run.folder / f"checkpoint_epoch_{epoch}.pth"), batches["test"])
             for epoch, seconds in zip(run.history["epoch"], clock)
         }
-        best = _dice(Predictor.load(run.best), batches["test"])
+        best = _dice(Predictor.load(run.best), batches["test"], "original")
         theirs = dict(textbook(cfg, batches, limit))
     n, found = len(batches["test"].dataset), []
-    words = f"of {n} test X-rays of Montgomery, {cfg.epochs} epochs of the small lung setting"
+    words = f"of {n} test X-rays of Montgomery"
     for goal in GOALS:
-        row = {"task": f"training until the Dice {words} reaches {goal}", "seconds": _first(mine, goal), "rounds": 1}
+        row = {
+            "task": f"training with the small lung setting until the Dice {words} is {goal}",
+            "seconds": _first(mine, goal),
+            "rounds": 1,
+        }
         reached = _first(theirs, goal)
         peer = {"peer": RECIPE, "peer_seconds": reached} if reached else {"peer": f"{RECIPE}: not in {limit:.0f} s"}
         found.append({**row, **peer})
-    task = f"the whole training, Dice {best:.3f} {words}"
+    task = f"all {cfg.epochs} epochs of it: Dice {best:.3f} {words} at the size of the files"
     return [*found, {"task": task, "seconds": run.info["seconds"], "rounds": 1, "dice": best}]
 
 
@@ -64,8 +69,8 @@ def textbook(cfg, batches, limit: float) -> Iterator[tuple[float, float]]:
         yield spent, dice
 
 
-def _dice(predictor: Predictor, loader) -> float:
-    report = evaluation.evaluate(predictor, loader, grid="original", distances=False)
+def _dice(predictor: Predictor, loader, grid: str = "store") -> float:
+    report = evaluation.evaluate(predictor, loader, grid=grid, distances=False)
     table = report.summary
     return float(table[(table["metric"] == "dice") & (table["average"] == "per image")]["value"].iloc[0])
 
