@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from tests.benchmarks import children, epochs, pipeline, startup
+from seglib import phantoms
+from tests.benchmarks import children, epochs, pipeline, quality, startup
 
 GROUPS = {
     "reading": lambda: pipeline.reading(n=4, side=128, rounds=1),
@@ -44,6 +45,14 @@ def test_a_group_gives_rows(name, no_children):
             value = row.get(key, 1)
             # What augmentation adds is a difference: of a few pictures it may come out below zero.
             assert math.isfinite(value) and (value > 0 or name == "augmentation"), f"{key}: {row}"
+
+
+def test_time_to_quality_says_what_was_not_reached(tmp_path):
+    tree = phantoms.write("lung", tmp_path / "tree", n=12)
+    rows = quality.rows(tree, limit=1e-6, epochs=1, image_size=32, base_channels=2, depth=2, test_split=2)
+    assert [row["task"].endswith("not reached") for row in rows] == [True, True, False]
+    assert all(row["seconds"] > 0 and "peer_seconds" not in row for row in rows)
+    assert rows[0]["peer"].endswith("not in 0 s") and "2 test X-rays" in rows[2]["task"]
 
 
 def test_a_child_tells_its_own_memory(tmp_path):

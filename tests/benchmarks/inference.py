@@ -11,6 +11,7 @@ import torch
 
 from seglib import config, export, hosts, images, runs
 from seglib.inference import Predictor
+from tests.benchmarks import limits
 from tests.benchmarks.evaluation import by_turns
 
 SIDE = 256
@@ -34,7 +35,7 @@ def overhead(predictor: Predictor, rounds: int = 9) -> list[dict]:
     """`predict` of one picture, and `probabilities` of eight, against the network alone in the same precision."""
     picture = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(predictor.precision)
-    found = []
+    flop, found = limits.forward_work(runs.network(predictor.config), predictor.config), []
     for n in (1, 8):
         batch = torch.randn(n, 3, SIDE, SIDE)
         laid = batch.contiguous(memory_format=torch.channels_last)
@@ -52,14 +53,15 @@ def overhead(predictor: Predictor, rounds: int = 9) -> list[dict]:
         call = "predict, one picture" if n == 1 else "probabilities, a batch of 8"
         found.append({"task": f"Predictor.{call} of {SIDE}x{SIDE}, 31 M U-Net, {predictor.precision}",
                       "seconds": seconds["ours"], "peer": "the network alone", "peer_seconds": seconds["bare"],
-                      "rounds": rounds})  # fmt: skip
+                      "rounds": rounds, "work": n * flop, "limit": predictor.precision})  # fmt: skip
     return found
 
 
 def engines(weights: Path, onnx: Path, rounds: int = 5) -> list[dict]:
     """Float32 and what the probe chooses in PyTorch, each beside ONNX Runtime."""
     session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
-    found = []
+    cfg, found = config.preset("binary", "full"), []
+    flop = limits.forward_work(runs.network(cfg), cfg)
     for n in (1, 8):
         batch = torch.rand(n, 3, SIDE, SIDE)
         models = {name: Predictor.load(weights, "cpu", name) for name in ("fp32", "auto")}
@@ -71,7 +73,7 @@ def engines(weights: Path, onnx: Path, rounds: int = 5) -> list[dict]:
         for name in [name for name in ways if name != "onnx"]:
             found.append({"task": f"a batch of {n} in PyTorch, {name}, 31 M U-Net, {SIDE}x{SIDE}",
                           "seconds": seconds[name], "peer": "ONNX Runtime, fp32", "peer_seconds": seconds["onnx"],
-                          "rounds": rounds})  # fmt: skip
+                          "rounds": rounds, "work": n * flop, "limit": name})  # fmt: skip
     return found
 
 

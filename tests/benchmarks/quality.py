@@ -17,9 +17,9 @@ GOALS = (0.95, 0.97)
 RECIPE = "textbook recipe: Adam 0.001, BCE, float32, no schedule, no augmentation"
 
 
-def rows(root=results.REAL / "montgomery", limit: float = 600, **changes) -> list[dict]:
-    """The first moment at which the Dice of the test images (mean per image, at the size of training) has each goal, and
-    the whole training with its Dice at the size of the files.
+def rows(root=results.REAL / "montgomery", limit: float = 400, **changes) -> list[dict]:
+    """The first moment at which the Dice of the test images (mean per image, at the size of training) has each goal,
+    and the whole training with its Dice at the size of the files.
 
     Network, data, split and machine are the same. The test part is only read off here: nothing is chosen by it.
     """
@@ -39,11 +39,9 @@ def rows(root=results.REAL / "montgomery", limit: float = 600, **changes) -> lis
     n, found = len(batches["test"].dataset), []
     words = f"of {n} test X-rays of Montgomery"
     for goal in GOALS:
-        row = {
-            "task": f"training with the small lung setting until the Dice {words} is {goal}",
-            "seconds": _first(mine, goal),
-            "rounds": 1,
-        }
+        ours = _first(mine, goal)
+        task = f"training with the small lung setting until the Dice {words} is {goal}{'' if ours else ': not reached'}"
+        row = {"task": task, "seconds": ours or run.info["seconds"], "rounds": 1}
         reached = _first(theirs, goal)
         peer = {"peer": RECIPE, "peer_seconds": reached} if reached else {"peer": f"{RECIPE}: not in {limit:.0f} s"}
         found.append({**row, **peer})
