@@ -50,7 +50,7 @@ def load(folder: Path) -> dict[str, Any] | None:
                 f"{path}: not a state to resume from, or of an older version; start anew (init_from takes over weights)"
             )
         for error in errors:
-            warnings.warn(f"{error}; the run goes on from {BEFORE}, an epoch earlier", stacklevel=3)
+            warnings.warn(f"{error}; the run goes on from {BEFORE}, an epoch earlier", stacklevel=4)
         return found
     if errors:
         raise errors[0]
@@ -78,12 +78,12 @@ def check(kept: dict[str, Any], cfg, n_images: int, by_step: bool) -> None:
         )
     told = [f"{name} {a!r} -> {b!r}" for name, (a, b) in changed.items() if name not in MAY_CHANGE.split()]
     if told:
-        warnings.warn(f"resumed with changed settings: {', '.join(told)}", stacklevel=3)
+        warnings.warn(f"resumed with changed settings: {', '.join(told)}", stacklevel=4)
     were = kept["info"]["images"]["train"]
     if n_images != were:
         if by_step:
             raise ConfigError(f"this run was begun with {were} training images, now there are {n_images}; start anew")
-        warnings.warn(f"resumed with {n_images} training images instead of {were}", stacklevel=3)
+        warnings.warn(f"resumed with {n_images} training images instead of {were}", stacklevel=4)
 
 
 def _random_state(device: str) -> dict[str, Any]:

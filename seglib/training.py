@@ -28,7 +28,7 @@ class TrainingError(SeglibError, ArithmeticError):
     """The loss is no longer a number."""
 
 
-@memory.kept()
+@memory.kept()  # a frame of its own in the call stack: warnings below count it
 def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str | Path | None = None) -> Run:
     """Train the network of `cfg` on `batches["train"]`, choose the best weights on `batches["val"]`.
 
@@ -175,7 +175,7 @@ def _here(info: dict[str, Any], cfg) -> dict[str, Any]:
     if (device := hosts.choose_device(cfg.device)) == info["device"]:
         return info
     precision = hosts.choose_precision(device, cfg.precision)
-    warnings.warn(f"resumed on {device} in {precision}, begun on {info['device']} in {info['precision']}", stacklevel=3)
+    warnings.warn(f"resumed on {device} in {precision}, begun on {info['device']} in {info['precision']}", stacklevel=4)
     return {**info, "device": device, "precision": precision}
 
 
@@ -208,7 +208,7 @@ def _scheduler(cfg, optimizer: torch.optim.Optimizer, updates: int, n_val: int) 
 def _synchronised(model: nn.Module, accelerator) -> nn.Module:
     """Batch norm whose means are those of the micro-batches of all processes."""
     if accelerator.num_processes == 1 or accelerator.device.type != "cuda":
-        warnings.warn("sync_batch_norm=True has no effect here: it takes several processes on GPUs", stacklevel=3)
+        warnings.warn("sync_batch_norm=True has no effect here: it takes several processes on GPUs", stacklevel=4)
         return model
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
@@ -218,7 +218,7 @@ def _compiled(model: nn.Module, device: torch.device) -> nn.Module:
         torch.compile(nn.ReLU())(torch.ones(8, device=device))  # what is missing shows at the first call only
     except Exception as error:  # no compiler, no Triton, an unsupported Python: training goes on without
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        warnings.warn(f"compile=True has no effect here: {lines[0]}", stacklevel=3)
+        warnings.warn(f"compile=True has no effect here: {lines[0]}", stacklevel=4)
         return model
     return torch.compile(model)
 

@@ -56,7 +56,7 @@ class Gradients:
                     raise
                 self.model.zero_grad()  # what was computed so far is incomplete
                 self.halvings += 1
-                warnings.warn("out of memory: micro-batches are halved; batch norm sees fewer images", stacklevel=3)
+                warnings.warn("out of memory: micro-batches are halved; batch norm sees fewer images", stacklevel=5)
 
     def _totals(self, batches: list[dict]) -> tuple[Tensor | None, Tensor]:
         """How much counts in all batches of an update on all processes, None where there is but one; and how many
