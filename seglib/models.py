@@ -95,7 +95,7 @@ class UNet(nn.Module):
         bilinear: upsample bilinearly instead of by a learned 2x2 transposed convolution.
         attention: gate the skip connections, see `AttentionGate`.
         checkpointing: keep the result of every block alone, and compute what lies between once more in the backward
-            pass (Chen et al., arXiv 1604.06174): the same gradients in less memory and about a third more time.
+            pass (Chen et al., arXiv 1604.06174): the same gradients in less memory and somewhat more time.
     """
 
     def __init__(
