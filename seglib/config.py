@@ -245,7 +245,7 @@ SMALL: dict[str, dict[str, Any]] = {
     ),
     "lung": dict(
         image_size=256, base_channels=8, depth=5, loss="combined", lr=2e-3, scheduler="onecycle", batch_size=4,
-        epochs=28, clip=1.0,
+        epochs=28, clip=1.0, augment={"rotate": {"limit": 10, "p": 0.3}},  # flips take more epochs than these
     ),
     "binary": dict(
         base_channels=8, depth=5, lr=2e-3, scheduler="onecycle", early_stopping=False, batch_size=4, epochs=80,

@@ -46,6 +46,10 @@ REAL = Path(os.environ.get("SEGLIB_TEST_DATA", ROOT.parent / "shared" / "data"))
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
 
 
+# The small lung setting with flips, and the epochs that they take: for the segmenter of `tb`, and for test-time flips.
+LONGER = {"epochs": 40, "augment": config.FULL["lung"]["augment"]}
+
+
 def lung(work_dir: str) -> list[dict]:
     """The lung system, small setting: trained and tested on Montgomery for two seeds (each its own split), the first
     also tested on Shenzhen, another hospital that it never saw."""
@@ -204,7 +208,7 @@ def tb(work_dir: str) -> list[dict]:
 
 def _lungs_of(name: str, folder: Path):
     """Cases with cross-fitted masks, labels, and one of the two segmenters."""
-    cfg = config.preset("lung", "small", data_root=str(REAL / name), work_dir=str(folder), test_split=0.0, epochs=40)
+    cfg = config.preset("lung", "small", data_root=str(REAL / name), work_dir=str(folder), test_split=0.0, **LONGER)
     cases = layouts.scan(cfg)
     labels = (cases["finding"] == "tuberculosis").to_numpy().astype(int)
     cases = two_step.segment_unseen(cases, cfg, two_step.patient_folds(labels, cases["patient"], 2), folder)
@@ -247,8 +251,8 @@ def options(work_dir: str) -> list[dict]:
         ("lung", REAL / "montgomery", "Montgomery, test", 0.001),
         ("binary", nuclei, "DSB 2018 nuclei, test", 0.0001),
     ):
-        epochs = {"lung": 40, "binary": 80}[preset]
-        cfg = config.preset(preset, "small", data_root=str(root), work_dir=work_dir, test_split=0.25, epochs=epochs)
+        longer = LONGER if preset == "lung" else {}
+        cfg = config.preset(preset, "small", data_root=str(root), work_dir=work_dir, test_split=0.25, **longer)
         run, batches = _train(cfg)
         first = batches["test"].dataset.cases.iloc[0]
         smallest = round(part * first["height"] * first["width"])
