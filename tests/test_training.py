@@ -387,6 +387,19 @@ def test_onecycle_reaches_its_peak_and_its_end(setting, monkeypatch):
     assert used[-1] < 1e-2 / 1000
 
 
+@pytest.mark.parametrize("updates", range(1, 13))
+def test_onecycle_of_few_updates(updates):
+    cfg = config.preset("lung", "smoke", scheduler="onecycle", epochs=1, lr=0.1)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=cfg.lr)
+    scheduler, used = training._scheduler(cfg, optimizer, updates, 1), []
+    for _ in range(updates):
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if len(used) < updates:
+            scheduler.step()
+    assert all(0 < lr <= 0.1 for lr in used) and (updates == 1 or used[-1] < 1e-4)
+
+
 def test_plateau_halves_where_nothing_improves(setting, monkeypatch, no_steps):
     monkeypatch.setattr(training, "_validate", scores((1, 0.5)))
     run = training.fit(*setting(scheduler="plateau", patience=3, epochs=6, lr=1e-2))
