@@ -231,7 +231,7 @@ def test_a_server_with_hardly_anything(host):
     found = facts(host.notebook(WAY))
     assert found["host"] == "local" and found["seglib"].startswith(str(host.root / "repository"))
     assert found["runs"] == "runs" and (host.here / "runs/lung/best_model.pth").is_file()
-    assert (found["device"], found["workers"], found["cores"]) == ("cpu", 0, 64)
+    assert (found["device"], found["workers"], found["cores"]) == ("cpu", 8, 64)
     assert "lung: 100%" in host.said(-1, "stderr")  # tqdm's bar of text
     assert any("image/png" in output.get("data", {}) for output in host.ran.cells[-1].outputs)
     assert not host.calls.exists()

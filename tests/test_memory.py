@@ -30,7 +30,7 @@ def resident():
 def test_memory_is_kept_and_given_back():
     before = fetched_pages()
     with memory.kept():
-        fetched_pages(1)
+        fetched_pages()  # a heap in pieces takes some rounds to settle
         assert fetched_pages() < before / 20
         held = resident()
     assert resident() < held - (32 << 20)
