@@ -43,7 +43,7 @@ lab: env ## open the notebooks in JupyterLab
 results: env ## train on the real data and write every figure the README quotes
 	$(BIN)/python -m tests.results
 
-bench: env ## time our code beside its peers and renew the README's timings (minutes; nothing else should run)
+bench: env ## time our code beside its peers and renew the README's timings (an hour; nothing else should run)
 	$(BIN)/python -m pip install -r tests/benchmarks/requirements.txt
 	$(BIN)/python -m tests.benchmarks
 

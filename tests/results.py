@@ -45,7 +45,6 @@ FOLDER = ROOT / "tests" / "results"
 REAL = Path(os.environ.get("SEGLIB_TEST_DATA", ROOT.parent / "shared" / "data"))
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
 
-
 # The small lung setting with flips, and the epochs that they take: for the segmenter of `tb`, and for test-time flips.
 LONGER = {"epochs": 40, "augment": config.FULL["lung"]["augment"]}
 
