@@ -49,6 +49,7 @@ class Gradients:
             for _ in range(self.halvings):
                 pieces = [half for batch in pieces for half in _halves(batch)]
             try:
+                pieces = [self._moved(piece, "mask", "annotated") for piece in pieces]  # all count before the first step
                 total, n = self._totals(pieces)
                 return pieces, self._backward(pieces, total), n
             except torch.OutOfMemoryError:
@@ -65,8 +66,7 @@ class Gradients:
         n = torch.full((), float(sum(len(batch["image"]) for batch in batches)), device=device)
         if len(batches) == 1 and self.accelerator.num_processes == 1:
             return None, n
-        known = [(batch["mask"].to(device), batch["annotated"].to(device)) for batch in batches]
-        total = sum(self.loss_of.total(mask, annotated) for mask, annotated in known)
+        total = sum(self.loss_of.total(batch["mask"], batch["annotated"]) for batch in batches)
         everywhere = self.accelerator.reduce(torch.cat([total.reshape(-1), n.reshape(1)]), "sum")
         return everywhere[:-1].reshape(total.shape), everywhere[-1]
 
@@ -75,14 +75,17 @@ class Gradients:
         accelerator, found = self.accelerator, []
         for number, batch in enumerate(batches, start=1):
             with accelerator.no_sync(self.model) if number < len(batches) else contextlib.nullcontext():
-                image, mask, annotated = (
-                    batch[name].to(accelerator.device, non_blocking=True) for name in ("image", "mask", "annotated")
-                )
-                logits = self.model(image.contiguous(memory_format=torch.channels_last))  # in the mixed precision
-                loss = self.loss_of(logits, mask, annotated, *(() if total is None else (total,)))
+                image = self._moved(batch, "image")["image"].contiguous(memory_format=torch.channels_last)
+                logits = self.model(image)  # in the mixed precision
+                loss = self.loss_of(logits, batch["mask"], batch["annotated"], *(() if total is None else (total,)))
                 accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over the processes
             found.append(loss.detach())
         return found
+
+    def _moved(self, batch: dict[str, Any], *names: str) -> dict[str, Any]:
+        """The batch with these of its tensors on the device."""
+        device = self.accelerator.device
+        return {**batch, **{name: batch[name].to(device, non_blocking=True) for name in names}}
 
 
 def _halves(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
