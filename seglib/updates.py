@@ -49,7 +49,7 @@ class Gradients:
             for _ in range(self.halvings):
                 pieces = [half for batch in pieces for half in _halves(batch)]
             try:
-                pieces = [self._moved(piece, "mask", "annotated") for piece in pieces]  # all count before the first step
+                pieces = [self._moved(piece, "mask", "annotated") for piece in pieces]  # all count at once
                 total, n = self._totals(pieces)
                 return pieces, self._backward(pieces, total), n
             except torch.OutOfMemoryError:
