@@ -49,7 +49,7 @@ class Gradients:
             for _ in range(self.halvings):
                 pieces = [half for batch in pieces for half in _halves(batch)]
             try:
-                pieces = [self._moved(piece, "mask", "annotated") for piece in pieces]  # all count at once
+                pieces = [self._with_masks(piece) for piece in pieces]
                 total, n = self._totals(pieces)
                 return pieces, self._backward(pieces, total), n
             except torch.OutOfMemoryError:
@@ -75,17 +75,17 @@ class Gradients:
         accelerator, found = self.accelerator, []
         for number, batch in enumerate(batches, start=1):
             with accelerator.no_sync(self.model) if number < len(batches) else contextlib.nullcontext():
-                image = self._moved(batch, "image")["image"].contiguous(memory_format=torch.channels_last)
-                logits = self.model(image)  # in the mixed precision
+                image = batch["image"].to(accelerator.device, non_blocking=True)
+                logits = self.model(image.contiguous(memory_format=torch.channels_last))  # in the mixed precision
                 loss = self.loss_of(logits, batch["mask"], batch["annotated"], *(() if total is None else (total,)))
                 accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over the processes
             found.append(loss.detach())
         return found
 
-    def _moved(self, batch: dict[str, Any], *names: str) -> dict[str, Any]:
-        """The batch with these of its tensors on the device."""
+    def _with_masks(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with its masks on the device: all of an update count before the first image is there."""
         device = self.accelerator.device
-        return {**batch, **{name: batch[name].to(device, non_blocking=True) for name in names}}
+        return {**batch, **{name: batch[name].to(device, non_blocking=True) for name in ("mask", "annotated")}}
 
 
 def _halves(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
