@@ -16,6 +16,7 @@ from .errors import ConfigError, DataError
 from .images import IGNORE
 
 PARTS = ("train", "val", "test")
+FOREGROUND = 0.7  # share of the cropped pieces that are laid about a pixel of a structure
 SHARED_MEMORY = "/dev/shm"  # loader processes hand batches over in it; 64 MB in a container by default
 
 
@@ -27,13 +28,13 @@ class SegmentationDataset(Dataset):
     augmentation depends only on seed, epoch and index, never on how many workers there are or which one works.
     """
 
-    def __init__(self, store, part: str, cfg, augment: dict[str, Any] | None = None):
+    def __init__(self, store, part: str, cfg, training: bool = False):
         self.store, self.part, self.task, self.seed = store, part, cfg.task, cfg.seed
         self.cases = store.cases[store.cases["split"] == part].reset_index(drop=True)
         self.rows = self.cases["row"].to_numpy(np.int64) if len(self.cases) else np.zeros(0, np.int64)
         self.class_names = tuple(cfg.class_names)
         self.annotated = _annotated(self.cases, cfg)
-        self.augment = augmentation(augment) if augment else None
+        self.augment = augmentation(cfg.augment, piece(cfg)) if training and (cfg.augment or cfg.crop < 1) else None
         self.table = normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
         self.arrays: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -42,6 +43,17 @@ class SegmentationDataset(Dataset):
         twin = copy.copy(self)
         twin.augment = None
         return twin
+
+    def class_shares(self, n: int = 200) -> np.ndarray:
+        """(classes,) float64: the share of the known pixels that each class has in up to `n` masks, spread evenly over
+        the part; not a number for a class without any mask."""
+        found = np.zeros((2, len(self.class_names)))
+        for index in np.unique(np.linspace(0, len(self) - 1, n).round().astype(int)):
+            mask = self.pixels(index)[1]
+            structure = np.arange(len(self.class_names)) if self.task == "multiclass" else 1
+            found[0] += (mask == structure).sum((0, 1))
+            found[1] += (mask != IGNORE).sum((0, 1))  # one plane of class numbers counts for all
+        return np.divide(found[0], found[1], out=np.full(len(found[0]), np.nan), where=found[1] > 0)
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -103,7 +115,7 @@ def loaders(store, cfg) -> dict[str, DataLoader]:
     result = {}
     for part in PARTS:
         train = part == "train"
-        dataset = SegmentationDataset(store, part, cfg, cfg.augment if train else None)
+        dataset = SegmentationDataset(store, part, cfg, training=train)
         workers = n_workers(cfg) if len(dataset) else 0
         result[part] = DataLoader(
             dataset,
@@ -182,11 +194,22 @@ def normalise(image: np.ndarray, table: np.ndarray) -> np.ndarray:
 # ---- augmentation
 
 
-def augmentation(augment: dict[str, Any]):
+def piece(cfg) -> tuple[int, int] | None:
+    """(height, width) of the pieces that training sees: `cfg.crop` of the frame, in steps of 32 pixels, which every
+    network can halve; at least 32. None where it sees whole frames."""
+    sides = [max(min(side, 32), int(side * cfg.crop) // 32 * 32) for side in cfg.height_width]
+    return tuple(sides) if cfg.crop < 1 else None
+
+
+def augmentation(augment: dict[str, Any], piece: tuple[int, int] | None = None):
     """The albumentations pipeline of `cfg.augment`; works on uint8 images (H, W, C) and lists of masks (H, W).
 
     New pixels at the border are black in the image and `IGNORE` in the mask. Masks keep their values (nearest
     neighbour).
+
+    Args:
+        piece: (height, width) of what is cut out at the end: `FOREGROUND` of the pieces hold a pixel of a structure
+            (as nnU-Net forces it, Isensee et al., Nature Methods 2021), the others lie anywhere.
     """
     import albumentations as A  # heavy: loaded when training starts, not with the package
 
@@ -194,6 +217,9 @@ def augmentation(augment: dict[str, Any]):
     for name, value in augment.items():
         options = dict(value) if isinstance(value, dict) else {"p": value}
         pipeline.append(_transform(A, name, options.pop("p", 1.0), options))
+    if piece is not None:
+        about = A.CropNonEmptyMaskIfExists(*piece, ignore_values=[IGNORE], p=1.0)
+        pipeline.append(A.OneOrOther(about, A.RandomCrop(*piece, p=1.0), p=FOREGROUND))
     return A.Compose(pipeline)
 
 

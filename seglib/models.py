@@ -250,6 +250,23 @@ def build(architecture: str = "unet", *, in_channels: int, n_classes: int, **fie
     raise ValueError(f"architecture: {architecture!r} cannot be built; choose from {', '.join(ARCHITECTURES)}")
 
 
+def set_prior(model: nn.Module, shares: np.ndarray, task: str) -> None:
+    """Set the output's bias so that the untrained network gives every class about its share of the pixels.
+
+    Small structures otherwise cost the first epochs: the network learns little until it calls everything background
+    (Lin et al., Focal Loss, ICCV 2017, section 4.1).
+
+    Args:
+        shares: (classes,) of the pixels, 0..1, as `SegmentationDataset.class_shares` gives them; not a number leaves a class as it is.
+        task: "multiclass" for a softmax; a sigmoid otherwise.
+    """
+    head = model.head if hasattr(model, "head") else model.segmentation_head[0]
+    share = torch.from_numpy(np.clip(shares, 1e-4, 1 - 1e-4))
+    bias = share.log() if task == "multiclass" else share.logit()
+    with torch.no_grad():
+        head.bias.copy_(torch.where(bias.isnan(), head.bias.double(), bias))
+
+
 def n_parameters(model: nn.Module) -> int:
     """Number of trainable values."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

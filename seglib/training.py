@@ -20,7 +20,7 @@ from . import hosts, losses, memory, metrics, models, plots, resuming, runs, upd
 from .errors import DataError, SeglibError
 from .runs import Run
 
-BY_STEP = ("cosine", "onecycle")  # schedules that are stepped after every update
+BY_STEP = ("cosine", "onecycle", "linear")  # schedules that are stepped after every update
 SMALL_VALIDATION = 50  # with fewer validation images the monitor is smoothed over epochs: single values swing
 
 
@@ -63,6 +63,8 @@ def fit(cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str |
     model = runs.network(cfg, pretrained=checkpoint is None and not cfg.init_from)
     if cfg.init_from and checkpoint is None:
         runs.load_weights(cfg.init_from, model)
+    elif cfg.class_prior and checkpoint is None:
+        models.set_prior(model, batches["train"].dataset.class_shares(), cfg.task)
     info["parameters"] = models.n_parameters(model)
     if checkpoint is None and hasattr(model, "encoder_origin"):
         info["encoder_weights"] = f"file {cfg.init_from}" if cfg.init_from else model.encoder_origin
@@ -200,11 +202,13 @@ def _scheduler(cfg, optimizer: torch.optim.Optimizer, updates: int, n_val: int) 
         return schedules.ReduceLROnPlateau(optimizer, mode, factor=0.5, patience=max(1, cfg.patience // 3))
     if cfg.scheduler == "cosine":
         return schedules.CosineAnnealingLR(optimizer, T_max=cfg.epochs * updates)
-    if cfg.scheduler == "onecycle":
-        total = cfg.epochs * updates
-        rising = 0.25 if total == 5 else 0.2  # torch divides by rising * total - 1
-        return schedules.OneCycleLR(optimizer, cfg.lr, total_steps=total, pct_start=rising)
-    return None
+    if cfg.scheduler not in ("onecycle", "linear"):
+        return None
+    # The straight one starts at a tenth of the peak, rises for half as long and does not linger at its end.
+    rising, form = (0.2, {}) if cfg.scheduler == "onecycle" else (0.1, {"div_factor": 10, "anneal_strategy": "linear"})
+    total = cfg.epochs * updates
+    rising += 0.05 * (round(rising * total, 6) == 1)  # torch divides by rising * total - 1
+    return schedules.OneCycleLR(optimizer, cfg.lr, total_steps=total, pct_start=rising, **form)
 
 
 def _synchronised(model: nn.Module, accelerator) -> nn.Module:

@@ -446,6 +446,76 @@ def test_training_sees_every_image_once_an_epoch():
         assert list(again) == numbers
 
 
+# ---- pieces
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "expected"),
+    [
+        (128, 1.0, None),
+        (128, 0.75, (96, 96)),
+        (64, 0.75, (32, 32)),
+        ((256, 320), 0.5, (128, 160)),
+        (100, 0.99, (96, 96)),
+        (48, 0.3, (32, 32)),
+        (20, 0.5, (20, 20)),
+    ],
+)
+def test_sides_of_a_piece(size, crop, expected):
+    assert data.piece(config.preset("lung", image_size=size, crop=crop)) == expected
+
+
+@pytest.mark.parametrize("augment", [{}, AUGMENT])
+def test_training_sees_pieces_and_validation_whole_frames(tmp_path, augment):
+    rng = np.random.default_rng(0)
+    masks = rng.integers(0, 4, (6, 64, 96, 1), np.uint8)
+    splits = ["train"] * 4 + ["val"] * 2
+    store = hand_store(tmp_path / "store", masks * 60, masks, splits, ("labels",))  # the image tells the class
+    cfg = config.preset("cardiac", "smoke", image_size=(64, 96), crop=0.5, augment={}).replace(augment=augment)
+    loaders = data.loaders(store, cfg)
+    batch = next(iter(loaders["train"]))
+    assert batch["image"].shape == (4, 1, 32, 32) and batch["mask"].shape == (4, 32, 32)
+    if not augment:
+        shown = torch.from_numpy(loaders["train"].dataset.table[0])[batch["mask"].long() * 60]
+        assert torch.equal(batch["image"][:, 0], shown)
+    assert next(iter(loaders["val"]))["image"].shape == (2, 1, 64, 96)
+    assert loaders["train"].dataset.plain()[0]["image"].shape == (1, 64, 96)
+
+
+def test_pieces_hold_the_structure_more_often_than_chance():
+    """A dot in a corner of a frame of 128 pixels lies in few of the pieces of 32 that are cut anywhere."""
+    image, mask = np.zeros((128, 128, 1), np.uint8), np.zeros((128, 128), np.uint8)
+    mask[:8] = 255  # padding must not draw pieces
+    mask[100, 110] = 1
+    pipeline = data.augmentation({}, (32, 32))
+    pipeline.set_random_seed(0)
+    held = [(pipeline(image=image, masks=[mask])["masks"][0] == 1).any() for _ in range(400)]
+    assert abs(np.mean(held) - data.FOREGROUND) < 0.08
+    assert pipeline(image=image, masks=[mask * 0])["masks"][0].shape == (32, 32)  # nothing there: anywhere
+
+
+# ---- shares of the classes
+
+
+def test_class_shares_are_those_of_the_known_pixels(tmp_path):
+    rng = np.random.default_rng(0)
+    masks = rng.choice(4, (5, 64, 64, 1), p=[0.7, 0.2, 0.1, 0.0]).astype(np.uint8)
+    masks[:, :20] = 255
+    store = hand_store(tmp_path / "a", masks, masks, ["train"] * 4 + ["val"], ("labels",))
+    dataset = data.loaders(store, config.preset("cardiac", "smoke"))["train"].dataset
+    known = masks[:4, 20:]
+    assert dataset.class_shares() == pytest.approx([(known == k).mean() for k in range(4)])
+    dots = masks[..., :1] == 1
+    assert dataset.class_shares(1) == pytest.approx([(masks[0, 20:] == k).mean() for k in range(4)])
+
+    planes = np.concatenate([dots, masks == 2, masks == 0], axis=-1).astype(np.uint8)
+    missing = [(i, "detachment") for i in range(4)] + [(0, "atrophy")]
+    store = hand_store(tmp_path / "b", np.repeat(masks, 3, -1), planes, ["train"] * 4 + ["val"], CLASSES, missing)
+    shares = data.loaders(store, palm())["train"].dataset.class_shares()
+    assert np.isnan(shares[1])
+    assert shares[[0, 2]] == pytest.approx([planes[1:4, ..., 0].mean(), planes[:4, ..., 2].mean()])
+
+
 @pytest.mark.parametrize("part", ["val", "test"])
 def test_only_training_is_shuffled_and_augmented(lung, part):
     store, cfg = lung

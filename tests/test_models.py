@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -197,3 +198,31 @@ def test_checkpointing_changes_nothing_but_memory(kind):
 def test_encoders_of_others_have_no_checkpointing():
     with pytest.raises(ConfigError, match="checkpointing: smp_unet does not have it"):
         models.build("smp_unet", in_channels=1, n_classes=1, checkpointing=True)
+
+
+# ---- the shares of the classes as a start
+
+
+@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_set_prior_gives_every_class_its_share(architecture, task):
+    shares = np.array([0.9, 0.06, 0.04])
+    model = models.build(architecture, in_channels=1, n_classes=3, base_channels=4).eval()
+    before = model(torch.randn(2, 1, 64, 64))
+    models.set_prior(model, shares, task)
+    head = model.head if architecture != "smp_unet" else model.segmentation_head[0]
+    bias = head.bias.detach()
+    found = bias.softmax(0) if task == "multiclass" else bias.sigmoid()
+    assert found.numpy() == pytest.approx(shares, abs=1e-6)
+    torch.manual_seed(1)
+    image = torch.randn(2, 1, 64, 64)
+    assert model(image).shape == before.shape
+    if task == "multiclass":
+        assert model(image).softmax(1).mean((0, 2, 3))[0] > 0.6
+
+
+def test_set_prior_leaves_a_class_without_masks_and_takes_empty_ones():
+    model = models.UNet(1, 3, base_channels=4, depth=1)
+    kept = float(model.head.bias[1])
+    models.set_prior(model, np.array([0.0, np.nan, 1.0]), "multilabel")
+    assert model.head.bias.detach().tolist() == pytest.approx([-9.21024, kept, 9.21024], abs=1e-4)

@@ -353,8 +353,28 @@ def test_every_optimizer_trains(setting, optimizer):
     assert group["weight_decay"] == 1e-4 and ("betas" in group) == (optimizer != "sgd")
 
 
+def test_class_prior_starts_new_networks_only(setting):
+    """Steps of nothing: the weights that are left are those of the start."""
+    cfg, batches = setting(class_prior=True, epochs=1, lr=1e-8)
+    shares = batches["train"].dataset.class_shares()
+    assert 0.02 < shares[0] < 0.5
+    run = training.fit(cfg, batches)
+    assert weights(run.best)["head.bias"].sigmoid().numpy() == pytest.approx(shares, abs=1e-3)
+    plain = training.fit(*setting("plain", epochs=1, lr=1e-8))
+    assert weights(plain.best)["head.bias"].sigmoid().numpy() != pytest.approx(shares, abs=1e-2)
+    tuned = training.fit(*setting("tuned", class_prior=True, init_from=str(plain.best), epochs=1, lr=1e-8))
+    assert torch.allclose(weights(tuned.best)["head.bias"], weights(plain.best)["head.bias"], atol=1e-5)
+
+
+def test_pieces_train_a_network_for_whole_frames(setting):
+    cfg, batches = setting(crop=0.6, epochs=2)
+    assert next(iter(batches["train"]))["image"].shape[2:] == (32, 32)
+    run = training.fit(cfg, batches)
+    assert len(run.history) == 2 and run.history["val_dice"].notna().all()
+
+
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
-@pytest.mark.parametrize("scheduler", ["none", "cosine", "onecycle"])
+@pytest.mark.parametrize("scheduler", ["none", "cosine", "onecycle", "linear"])
 def test_a_schedule_ends_with_the_last_update(setting, scheduler, accumulate):
     """12 images, batches of 3: 4 steps an epoch are 4, 2 or 2 updates (the last of 3 + 1 steps)."""
     run = training.fit(*setting(scheduler=scheduler, accumulate=accumulate, epochs=3, batch_size=3, lr=1e-2))
@@ -371,25 +391,31 @@ def test_a_schedule_ends_with_the_last_update(setting, scheduler, accumulate):
         assert lrs == pytest.approx([1e-2 * (1 + math.cos(math.pi * e / 3)) / 2 for e in range(3)])
         assert last == pytest.approx(0, abs=1e-9)
     else:
-        assert lrs[0] == pytest.approx(1e-2 / 25) and lrs[0] < max(lrs) <= 1e-2
+        assert max(lrs) <= 1e-2
+        if scheduler == "onecycle" or updates > 10:  # a tenth of fewer updates is no update: nothing rises
+            assert lrs[0] == pytest.approx(1e-2 / {"onecycle": 25, "linear": 10}[scheduler])
 
 
-def test_onecycle_reaches_its_peak_and_its_end(setting, monkeypatch):
+@pytest.mark.parametrize(("scheduler", "peak"), [("onecycle", 1 / 5), ("linear", 1 / 10)])
+def test_a_rising_schedule_reaches_its_peak_and_its_end(setting, monkeypatch, scheduler, peak):
     seen, original = [], torch.optim.lr_scheduler.OneCycleLR.step
     group = lambda self: self.optimizer.param_groups[0]["lr"]  # noqa: E731
     monkeypatch.setattr(
         torch.optim.lr_scheduler.OneCycleLR, "step", lambda s, *a: (seen.append(group(s)), original(s, *a))[1]
     )
-    training.fit(*setting(scheduler="onecycle", epochs=5, batch_size=2, lr=1e-2))
+    training.fit(*setting(scheduler=scheduler, epochs=5, batch_size=2, lr=1e-2))
     used = seen[1:]  # the first call is the constructor's
     assert len(used) == 5 * 6
-    assert max(used) == pytest.approx(1e-2, rel=0.02) and used.index(max(used)) in (5, 6)  # a fifth of the way
+    assert max(used) == pytest.approx(1e-2, rel=0.02) and used.index(max(used)) in (30 * peak - 1, 30 * peak)
     assert used[-1] < 1e-2 / 1000
+    falls = np.diff(used[int(30 * peak) :])
+    assert (falls < 0).all() and (np.ptp(falls) < 1e-9) == (scheduler == "linear")
 
 
 @pytest.mark.parametrize("updates", range(1, 13))
-def test_onecycle_of_few_updates(updates):
-    cfg = config.preset("lung", "smoke", scheduler="onecycle", epochs=1, lr=0.1)
+@pytest.mark.parametrize("scheduler", ["onecycle", "linear"])
+def test_a_rising_schedule_of_few_updates(updates, scheduler):
+    cfg = config.preset("lung", "smoke", scheduler=scheduler, epochs=1, lr=0.1)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=cfg.lr)
     scheduler, used = training._scheduler(cfg, optimizer, updates, 1), []
     for _ in range(updates):
@@ -552,7 +578,7 @@ def interrupted_after(epochs, monkeypatch, *setting):
             training.fit(*setting)
 
 
-@pytest.mark.parametrize("scheduler", ["none", "cosine", "plateau", "onecycle"])
+@pytest.mark.parametrize("scheduler", ["none", "cosine", "plateau", "onecycle", "linear"])
 def test_a_resumed_run_is_the_uninterrupted_one(setting, monkeypatch, scheduler):
     """Same history, same weights to the last bit: order, augmentation, optimiser, schedule and monitor all go on."""
     fields = dict(scheduler=scheduler, epochs=4, accumulate=2, batch_size=3, lr=1e-2, patience=3)
@@ -620,7 +646,7 @@ def test_resume_of_a_finished_run_trains_nothing(setting):
     pd.testing.assert_frame_equal(longer.history.head(2), first.history)
 
 
-@pytest.mark.parametrize("scheduler", ["cosine", "onecycle"])
+@pytest.mark.parametrize("scheduler", ["cosine", "onecycle", "linear"])
 def test_more_epochs_for_a_finished_schedule(setting, scheduler):
     """A schedule is made for a number of epochs: a longer one goes on falling, or an error says what cannot be."""
     cfg, batches = setting(scheduler=scheduler, epochs=3, lr=1e-2)

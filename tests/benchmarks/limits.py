@@ -42,10 +42,11 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def forward_work(network: nn.Module, cfg) -> float:
-    """Floating-point operations of one image's forward pass, counted without doing them; the backward pass takes twice
-    as many. (torch's counter gives too many for the backward pass of depthwise convolutions.)"""
+def forward_work(network: nn.Module, cfg, sides: tuple[int, int] | None = None) -> float:
+    """Floating-point operations of the forward pass of one image of the frame's or these sides, counted without doing
+    them; the backward pass takes twice as many. (torch's counter gives too many for the backward pass of depthwise
+    convolutions.)"""
     network = network.train().to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.empty(2, cfg.in_channels, *cfg.height_width, device="meta"))
+        network(torch.empty(2, cfg.in_channels, *(sides or cfg.height_width), device="meta"))
     return counter.get_total_flops() / 2
