@@ -257,7 +257,8 @@ def set_prior(model: nn.Module, shares: np.ndarray, task: str) -> None:
     (Lin et al., Focal Loss, ICCV 2017, section 4.1).
 
     Args:
-        shares: (classes,) of the pixels, 0..1, as `SegmentationDataset.class_shares` gives them; not a number leaves a class as it is.
+        shares: (classes,) of the pixels, 0..1, as `SegmentationDataset.class_shares` gives them; a class whose share is
+            not a number keeps the bias it has.
         task: "multiclass" for a softmax; a sigmoid otherwise.
     """
     head = model.head if hasattr(model, "head") else model.segmentation_head[0]
