@@ -111,7 +111,7 @@ def test_multiclass_batch_is_a_label_map(tmp_path):
     images, masks = rng.integers(0, 256, (4, 64, 64, 1), np.uint8), rng.integers(0, 4, (4, 64, 64, 1), np.uint8)
     masks[:, :5] = 255
     store = hand_store(tmp_path / "store", images, masks, ["train"] * 4, ("labels",))
-    cfg = config.preset("cardiac", "smoke", architecture="unet", augment={})
+    cfg = config.preset("cardiac", "smoke", architecture="unet", augment={}, crop=1.0)
     loader = data.loaders(store, cfg)["train"]
     batch = next(iter(loader))
     assert batch["mask"].shape == (4, 64, 64) and batch["mask"].dtype == torch.uint8

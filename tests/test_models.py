@@ -223,6 +223,6 @@ def test_set_prior_gives_every_class_its_share(architecture, task):
 
 def test_set_prior_leaves_a_class_without_masks_and_takes_empty_ones():
     model = models.UNet(1, 3, base_channels=4, depth=1)
-    kept = float(model.head.bias[1])
+    kept = model.head.bias[1].item()
     models.set_prior(model, np.array([0.0, np.nan, 1.0]), "multilabel")
     assert model.head.bias.detach().tolist() == pytest.approx([-9.21024, kept, 9.21024], abs=1e-4)
