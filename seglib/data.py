@@ -48,9 +48,9 @@ class SegmentationDataset(Dataset):
         """(classes,) float64: the share of the known pixels that each class has in up to `n` masks, spread evenly over
         the part; not a number for a class without any mask."""
         found = np.zeros((2, len(self.class_names)))
+        structure = np.arange(len(self.class_names)) if self.task == "multiclass" else 1
         for index in np.unique(np.linspace(0, len(self) - 1, n).round().astype(int)):
             mask = self.pixels(index)[1]
-            structure = np.arange(len(self.class_names)) if self.task == "multiclass" else 1
             found[0] += (mask == structure).sum((0, 1))
             found[1] += (mask != IGNORE).sum((0, 1))  # one plane of class numbers counts for all
         return np.divide(found[0], found[1], out=np.full(len(found[0]), np.nan), where=found[1] > 0)

@@ -57,7 +57,8 @@ def train(name: str, size: str, n_train: int, n_val: int, work_dir: str, overrid
     store = prepare.build(parts(layouts.scan(cfg), n_train, n_val), cfg)
     run = training.fit(cfg, data.loaders(store, cfg))
     peak = children.memory_gb("VmHWM")
-    pieces, frames = (limits.forward_work(runs.network(cfg), cfg, sides) for sides in (data.piece(cfg), None))
+    network = runs.network(cfg)
+    pieces, frames = (limits.forward_work(network, cfg, sides) for sides in (data.piece(cfg), None))
     return {
         "seconds": run.history["seconds"].iloc[0], "precision": run.info["precision"], "peak_gb": peak,
         "parameters": run.info["parameters"], "height_width": cfg.height_width,
