@@ -147,7 +147,6 @@ def predict(args: argparse.Namespace) -> None:
     if args.dicom_seg and not (args.image_path and Path(args.image_path).is_dir()):
         raise ConfigError("dicom_seg: give the folder of one DICOM series as --image_path")
     predictor, _ = _predictor(args)
-    predictor.tta, predictor.smallest, predictor.fill_holes = args.tta, args.smallest, args.fill_holes
     millilitres, failed = {}, {}
     if args.image_dir:
         found = predictor.predict_folder(
@@ -286,6 +285,8 @@ def _predictor(args: argparse.Namespace):
     values |= {name: value for name, value in given.items() if name in USE}
     predictor = inference.Predictor.load(path, values["device"], values["precision"])
     predictor.config = predictor.config.replace(**values)
+    for option in inference.OPTIONS:
+        setattr(predictor, option, getattr(args, option))
     print(f"weights: {path}, {predictor.config.preset}, on {predictor.device} in {predictor.precision}")
     return predictor, Path(path)
 
@@ -329,6 +330,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     sub.add_argument("--model_path", metavar="FILE", help="weights; default: the newest best ones")
     sub.add_argument("--output_dir", metavar="DIR", default="evaluation_results", help="default evaluation_results")
+    _add_options(sub)
     _add_fields(sub, ("preset", *USE))
 
     sub = command(
@@ -360,13 +362,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     sub.add_argument("--output_dir", metavar="DIR", default="predictions", help="default predictions")
     sub.add_argument("--save_overlay", action="store_true", help="also NAME_overlay.png")
     sub.add_argument("--dicom_seg", action="store_true", help="of a DICOM series also NAME_mask.dcm, a Segmentation")
-    sub.add_argument("--tta", action="store_true", help="mean over the flips that the network was trained with")
     sub.add_argument(
         "--tiled", action="store_true", help="pictures at their own resolution, in tiles of the trained size"
     )
-    sub.add_argument("--smallest", type=int, default=0, metavar="N", help="remove pieces of fewer than N pixels")
-    sub.add_argument("--fill_holes", action="store_true", help="fill what a class encloses")
     sub.add_argument("--show_probability", action="store_true", help="the probabilities in NAME_visualization.png")
+    _add_options(sub)
     _add_fields(sub, ("preset", *USE))
 
     args, unknown = parser.parse_known_args(argv)
@@ -375,6 +375,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         near = fields.nearest(found, re.findall(r"--\w+", options)) if found.startswith("-") else ""
         raise ConfigError(f"{args.command} takes no {found!r}{near}; see {parser.prog} {args.command} --help")
     return args
+
+
+def _add_options(parser: Parser) -> None:
+    """`inference.OPTIONS`: how a trained network is used."""
+    add = parser.add_argument
+    add("--tta", action="store_true", help="mean over the flips that the network was trained with")
+    add("--turn", type=float, default=0.0, metavar="DEGREES", help="mean with two views turned by so much")
+    add("--smallest", type=int, default=0, metavar="N", help="remove pieces of fewer than N pixels")
+    add("--largest", action="store_true", help="keep only the largest piece of every class")
+    add("--fill_holes", action="store_true", help="fill what a class encloses")
 
 
 def _add_fields(parser: Parser, names: Iterable[str], preset: str | None = None) -> None:

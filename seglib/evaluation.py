@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from . import curves, data, hosts, images, intervals, memory, metrics, plots, prepare
 from .curves import HistogramROC
 from .errors import DataError
-from .inference import Predictor
+from .inference import OPTIONS, Predictor
 from .report import Report as Report
 from .report import compare as compare
 
@@ -129,6 +129,7 @@ def _about(run, predictor: Predictor, dataset, grid: str, per_image: pd.DataFram
     }  # fmt: skip
     if predictor.config.task == "multiclass":
         about["threshold"] = "none, the likeliest class"
+    about |= {option: value for option in OPTIONS if (value := getattr(predictor, option, False))}
     if predictor.trained_on is None:
         return {**about, "seen_in_training": "unknown, the weights do not say"}
     hashes = dataset.cases.set_index("case")["sha256"].str.slice(0, 16)

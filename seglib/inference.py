@@ -14,6 +14,7 @@ from scipy import ndimage
 from . import config, data, dicom_seg, grids, hosts, images, memory, metrics, niftis, plots, runs, volumes
 from .errors import DataError
 
+OPTIONS = ("tta", "turn", "smallest", "largest", "fill_holes")  # of a predictor; all off by default
 AHEAD = 4  # pictures of a folder that are read before the network needs them
 
 
@@ -37,12 +38,14 @@ class Predictor:
     """A trained network with everything it needs to go from pixels to a mask.
 
     `Predictor.load(run.best).predict(array)`; the result has the size of the input: the resize to the network's size
-    and back happens inside. Set `tta`, `smallest` or `fill_holes` on it, and every prediction and every evaluation
-    follows: `evaluation.compare` tells whether they are a gain.
+    and back happens inside. Set `tta`, `turn`, `smallest`, `largest` or `fill_holes` on it, and every prediction and
+    every evaluation follows: `evaluation.compare` tells whether they are a gain.
     """
 
     tta = False  # test-time augmentation: the mean over the flips that the network was trained with
+    turn = 0.0  # the mean with two views more, turned by so many degrees to the left and to the right
     smallest = 0  # connected pieces of fewer pixels are removed from every class
+    largest = False  # of every class only the largest connected piece of a picture or slice stays
     fill_holes = False  # background enclosed by a class becomes that class
     temperature = 1.0  # logits are divided by it
     thresholds: tuple[float, ...] | None = None  # one a class instead of the config's; see `evaluation.tuned`
@@ -92,11 +95,28 @@ class Predictor:
         return torch.cat([self.probabilities(half) for half in halves])
 
     def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
-        prob = metrics.probabilities(self.logits(batch) / self.temperature, self.config.task)
+        prob, views = self._view(batch), torch.ones(1, device=self.device)
         for axes in self._flips():
-            turned = metrics.probabilities(self.logits(batch.flip(axes)) / self.temperature, self.config.task)
-            prob = prob + turned.flip(axes)
-        return prob / (1 + len(self._flips()))
+            prob, views = prob + self._view(batch.flip(axes)).flip(axes), views + 1
+        for degrees in (self.turn, -self.turn) if self.turn else ():
+            turned, seen = self._turned(batch, degrees)
+            prob, views = prob + turned, views + seen
+        return prob / views
+
+    def _view(self, batch: torch.Tensor) -> torch.Tensor:
+        return metrics.probabilities(self.logits(batch) / self.temperature, self.config.task)
+
+    def _turned(self, batch: torch.Tensor, degrees: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Probabilities of the turned batch, turned back, and what share of each pixel it saw (N, 1, H, W): corners
+        leave the frame. The probabilities are times this share."""
+        from torchvision.transforms.v2 import InterpolationMode, functional  # heavy
+
+        how = {"interpolation": InterpolationMode.BILINEAR}
+        black = self.table[:, 0].tolist()
+        prob = self._view(functional.rotate(batch, degrees, **how, fill=black))
+        both = torch.cat([prob, torch.ones_like(prob[:, :1])], dim=1)
+        back = functional.rotate(both, -degrees, **how, fill=0)
+        return back[:, :-1], back[:, -1:]
 
     def _flips(self) -> list[tuple[int, ...]]:
         trained = [axis for axis, name in ((3, "hflip"), (2, "vflip")) if name in self.config.augment]
@@ -166,16 +186,18 @@ class Predictor:
 
     def decide(self, prob: np.ndarray) -> np.ndarray:
         """Probabilities (C, H, W) to bool of the same shape: the likeliest class, or all from their thresholds; then
-        cleaned, where `smallest` or `fill_holes` are set."""
+        cleaned, where `smallest`, `largest` or `fill_holes` are set."""
         thresholds = torch.tensor(self.thresholds or [self.config.threshold])[:, None, None]
         chosen = metrics.decide(torch.from_numpy(prob)[None], self.config.task, thresholds)[0].numpy()
-        if not (self.smallest or self.fill_holes):
+        if not (self.smallest or self.largest or self.fill_holes):
             return chosen
-        if self.config.task != "multiclass":
-            return np.stack([clean(plane, self.smallest, self.fill_holes) for plane in chosen])
+        first = int(self.config.task == "multiclass")  # the background is what the classes leave
+        cleaned = [clean(plane, self.smallest, self.fill_holes, self.largest) for plane in chosen[first:]]
+        if not first:
+            return np.stack(cleaned)
         labels = np.zeros(chosen.shape[1:], np.int64)
-        for k in range(1, len(chosen)):
-            labels[clean(chosen[k], self.smallest, self.fill_holes) & (chosen[k] | chosen[0])] = k
+        for k, plane in enumerate(cleaned, start=1):
+            labels[plane & (chosen[k] | chosen[0])] = k
         return labels == np.arange(len(chosen))[:, None, None]
 
     def read(self, path: str | Path) -> np.ndarray:
@@ -346,16 +368,20 @@ def _ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable) -> Ite
     yield from begun
 
 
-def clean(plane: np.ndarray, smallest: int = 0, fill_holes: bool = False) -> np.ndarray:
-    """A bool mask (2-D or 3-D) without connected pieces of fewer than `smallest` pixels, and with its holes filled.
+def clean(plane: np.ndarray, smallest: int = 0, fill_holes: bool = False, largest: bool = False) -> np.ndarray:
+    """A bool mask (2-D or 3-D) without connected pieces of fewer than `smallest` pixels, with `largest` without any but
+    the largest (of equals the first), and with its holes filled.
 
     Pieces touch by an edge (2-D: 4 neighbours).
     """
-    if smallest > 1:
+    if smallest > 1 or largest:
         pieces, _ = ndimage.label(plane)
         sizes = np.bincount(pieces.ravel())
         sizes[0] = 0
-        plane = sizes[pieces] >= smallest
+        kept = sizes >= max(smallest, 1)
+        if largest:
+            kept &= np.arange(len(sizes)) == sizes.argmax()
+        plane = kept[pieces]
     return ndimage.binary_fill_holes(plane) if fill_holes else plane
 
 

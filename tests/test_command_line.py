@@ -13,10 +13,12 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from seglib import config, hosts, importing, phantoms, training
 from seglib.__main__ import main
 from seglib.errors import DataError
+from seglib.inference import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 # Behind the words of the documentation, which stay as they are: seconds instead of hours.
@@ -124,12 +126,16 @@ def test_evaluate_marks_what_was_seen_in_training(here, capsys):
     assert Path("evaluation_results/evaluation_report.txt").is_file()
 
 
-def test_evaluate_agrees_with_the_masks_that_inference_writes(here):
+@pytest.mark.parametrize("options", ["", " --turn 15 --largest --fill_holes"])
+def test_evaluate_agrees_with_the_masks_that_inference_writes(here, options):
     line = "evaluate --model_path checkpoints/best_model.pth --data_dir data/test/ --batch_size 16 "
-    assert call(line + "--output_dir evaluation_results/ --precision fp32") == 0
+    assert call(line + "--output_dir evaluation_results/ --precision fp32" + options) == 0
+    about = json.loads(Path("evaluation_results/evaluation_report.json").read_text())
+    told = {name: about[name] for name in OPTIONS if name in about}
+    assert told == ({"turn": 15, "largest": True, "fill_holes": True} if options else {})
     scores = pd.read_csv("evaluation_results/per_image.csv").set_index("case")["dice"]
     line = "inference --model_path checkpoints/best_model.pth --image_dir data/test/images --output_dir predictions/ "
-    assert call(line + "--save_overlay --threshold 0.5 --precision fp32") == 0
+    assert call(line + "--save_overlay --threshold 0.5 --precision fp32" + options) == 0
     assert len(scores) == 3
     for name, score in scores.items():
         pred, image = pixels(f"predictions/{name}_mask.png"), pixels(f"data/test/images/{name}.jpg")
@@ -170,15 +176,18 @@ def test_options_of_inference(here):
     )
     options = {
         "plain": "",
-        "turned": "--tta",
+        "flipped": "--tta",
+        "turned": "--turn 15",
         "tiles": "--tiled",
         "clean": "--smallest 100000",
+        "one": "--largest",
         "filled": "--fill_holes",
     }
     found = {}
     for name, option in options.items():
         assert call(f"{line} {name} --precision fp32 {option}") == 0
         found[name] = pixels(f"{name}/lesion_0001_mask.png")
+    assert ndimage.label(found["one"])[1] <= 1 and (found["one"] <= found["plain"]).all()
     assert not found["clean"].any() and (found["filled"] >= found["plain"]).all()
     assert {mask.shape for mask in found.values()} == {found["plain"].shape}
 

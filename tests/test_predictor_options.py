@@ -55,6 +55,50 @@ def test_tta_is_the_mean_over_the_flips_of_training(augment, flips):
     assert bool(flips) != torch.equal(expected, plain)
 
 
+# ---- turns
+
+
+@pytest.mark.parametrize("shape", [(33, 33), (24, 40), (40, 25)])
+def test_turned_views_come_back_to_their_places(shape):
+    """A network that sees single pixels gives the same for every view, but for the smoothing of two interpolations."""
+    model = predictor("cardiac", reach=0)
+    rows, columns = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape), indexing="ij")
+    batch = torch.stack([rows + columns, rows - columns])[:, None]  # smooth: interpolation changes next to nothing
+    plain = model.probabilities(batch)
+    turned, seen = model._turned(batch, 30)
+    everywhere = seen > 0.999
+    assert 0.5 < everywhere.float().mean() < 1 and not seen[..., 0, 0].any()
+    inside = everywhere.expand_as(plain).clone()
+    for axis in (2, 3):  # at the edge itself the interpolation mixes in what lies outside
+        for end in (slice(0, 2), slice(-2, None)):
+            inside.movedim(axis, 0)[end] = False
+    torch.testing.assert_close(turned[inside], plain[inside], atol=0.02, rtol=0)
+    model.turn = 30
+    torch.testing.assert_close(model.probabilities(batch).sum(dim=1), torch.ones(2, *shape))
+
+
+def test_a_quarter_turn_is_exact_and_counts_with_the_flips():
+    model = predictor(augment={"hflip": 0.5})
+    batch = torch.rand(2, 1, 32, 32)
+
+    def alone(images):
+        return model.probabilities(images)
+
+    quarter = [alone(batch.rot90(k, (2, 3))).rot90(-k, (2, 3)) for k in (1, 3)]
+    expected = torch.stack([alone(batch), alone(batch.flip(3)).flip(3), *quarter]).mean(dim=0)
+    model.tta, model.turn = True, 90
+    torch.testing.assert_close(model.probabilities(batch), expected, atol=1e-5, rtol=0)
+
+
+def test_what_a_turn_brings_in_is_black():
+    model, seen = predictor(), []
+    model.logits = lambda images: seen.append(images) or torch.zeros(len(images), 1, *images.shape[2:])
+    model.turn = 45
+    model.probabilities(torch.ones(1, 1, 16, 16))
+    black = (0 - model.config.mean[0]) / model.config.std[0]
+    assert [float(images[0, 0, 0, 0]) for images in seen] == pytest.approx([1, black, black])
+
+
 # ---- memory
 
 
@@ -119,6 +163,32 @@ def test_cleaning_keeps_large_pieces_and_nothing_else(mask, smallest, fill):
     expected = ndimage.binary_fill_holes(expected) if fill else expected
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(clean(found, smallest, fill), found)  # once is enough
+
+
+@given(MASKS, st.integers(0, 12), st.booleans())
+def test_largest_keeps_one_piece(mask, smallest, fill):
+    found = clean(mask, smallest, largest=True)
+    pieces, n = ndimage.label(mask)
+    sizes = [(pieces == k).sum() for k in range(1, n + 1)]
+    there = n > 0 and max(sizes) >= smallest
+    expected = pieces == 1 + int(np.argmax(sizes)) if there else np.zeros_like(mask)
+    np.testing.assert_array_equal(found, expected)
+    filled = ndimage.binary_fill_holes(expected) if fill else expected
+    np.testing.assert_array_equal(clean(mask, smallest, fill, largest=True), filled)
+
+
+def test_largest_is_of_every_class_but_the_background():
+    model = predictor("cardiac")
+    prob = np.zeros((4, 20, 20), np.float32)
+    prob[0] = 0.5
+    prob[1, 2:8, 2:8] = prob[1, 12, 2:4] = 0.9
+    prob[2, 10:13, 10:13] = prob[2, 4, 4] = 0.95  # a speck inside class 1, which is then neither
+    prob[0, :, 9] = 0.99
+    model.largest = True
+    labels = model.mask(prob)
+    assert labels[12, 2] == 0 and labels[4, 4] == 0 and (labels == 1).sum() == 35 and (labels == 2).sum() == 9
+    model.largest = False
+    assert (model.mask(prob) == 1).sum() == 37 and model.mask(prob)[4, 4] == 2
 
 
 def test_cleaning_of_classes_leaves_one_class_a_pixel():
