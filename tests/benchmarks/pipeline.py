@@ -21,7 +21,7 @@ SIDE = 256
 
 def rows() -> list[dict]:
     """All timings of this group."""
-    return [*reading(), *augmenting("lung"), *augmenting("binary"), *waiting()]
+    return [*reading(), normalising(), *augmenting("lung"), *augmenting("binary"), *waiting()]
 
 
 # ---- reading
@@ -104,6 +104,29 @@ def each_batch(batches) -> None:
     """One pass."""
     for _ in batches:
         pass
+
+
+def normalising(n: int = 16, rounds: int = 9) -> dict:
+    """Bytes to a normalised batch: looked up image by image, as the loader does it, beside a batch of bytes that torch
+    normalises where the network is. It decides where normalisation belongs."""
+    cfg = config.preset("binary", "full", image_size=SIDE)
+    table = data.normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
+    pictures = np.random.default_rng(0).integers(0, 256, (n, SIDE, SIDE, cfg.in_channels), np.uint8)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (cfg.mean, cfg.std))
+    found = {}
+
+    def looked_up():
+        found["ours"] = torch.stack([torch.from_numpy(data.normalise(picture, table)) for picture in pictures])
+
+    def on_device():
+        found["peer"] = (torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+    seconds = by_turns({"ours": looked_up, "peer": on_device}, rounds)
+    torch.testing.assert_close(found["ours"], found["peer"])
+    work = SIDE * SIDE * cfg.in_channels * (1 + 4)
+    return {"task": f"normalising in the loader, an image of {SIDE}x{SIDE}, {cfg.in_channels} channels",
+            "seconds": seconds["ours"] / n, "peer": "a batch of bytes, normalised by torch on the device",
+            "peer_seconds": seconds["peer"] / n, "rounds": rounds, "work": work, "limit": "copy"}  # fmt: skip
 
 
 # ---- augmentation
