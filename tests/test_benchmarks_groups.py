@@ -10,6 +10,7 @@ from tests.benchmarks import children, epochs, pipeline, quality, startup
 
 GROUPS = {
     "reading": lambda: pipeline.reading(n=4, side=128, rounds=1),
+    "normalising": lambda: [pipeline.normalising(n=2, rounds=1)],
     "augmentation": lambda: pipeline.augmenting("binary", n=4, rounds=1),
     "waiting": lambda: [pipeline.waited("small network", "smoke", 4, epochs=1)],
     "a whole epoch": lambda: [epochs.whole_epoch("cardiac", "smoke", 4, 2)],

@@ -36,7 +36,9 @@ def whole_epoch(name: str, size: str, n_train: int, n_val: int, **overrides) -> 
         found = children.call(
             "epochs", "train", name=name, size=size, n_train=n_train, n_val=n_val, work_dir=folder, overrides=overrides
         )
-    side = "x".join(map(str, found["height_width"]))
+    side = " in pieces of ".join(
+        "x".join(map(str, sides)) for sides in (found["height_width"], found["piece"]) if sides
+    )
     task = (
         f"a whole epoch, {name} {size}, {found['parameters'] / 1e6:.1f} M parameters, {side}, batch {found['batch']}, "
         f"{found['precision']}{', checkpointing' * overrides.get('checkpointing', False)}, "
@@ -61,7 +63,7 @@ def train(name: str, size: str, n_train: int, n_val: int, work_dir: str, overrid
     pieces, frames = (limits.forward_work(network, cfg, sides) for sides in (data.piece(cfg), None))
     return {
         "seconds": run.history["seconds"].iloc[0], "precision": run.info["precision"], "peak_gb": peak,
-        "parameters": run.info["parameters"], "height_width": cfg.height_width,
+        "parameters": run.info["parameters"], "height_width": cfg.height_width, "piece": data.piece(cfg),
         "batch": f"{cfg.batch_size} x {cfg.accumulate}" if cfg.accumulate > 1 else str(cfg.batch_size),
         "work": 3 * n_train * pieces + n_val * frames,
     }  # fmt: skip

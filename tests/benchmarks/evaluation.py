@@ -69,7 +69,7 @@ def auc(millions: int = 100, rounds: int = 1) -> list[dict]:
     task = f"AUC of {millions} million scores ({error['ours']:.0e} from the exact one)"
     return [
         {"task": task, "seconds": seconds["ours"], "peer": peer, "peer_seconds": seconds[peer], "rounds": rounds,
-         "peer_error": error[peer]}
+         "peer_error": error[peer], "work": n * (prob.itemsize + truth.itemsize), "limit": "copy"}
         for peer in ("scikit-learn", *peers)
     ]  # fmt: skip
 
@@ -108,7 +108,8 @@ def distances(rounds: int = 3) -> list[dict]:
         np.testing.assert_allclose(values["ours"], values["monai"], atol=1e-4)
         task = f"HD95 (ours: with average distance and NSD) of a pair of {side}x{side} masks"
         found.append({"task": task, "seconds": seconds["ours"] / n, "peer": "MONAI (HD95 alone)",
-                      "peer_seconds": seconds["monai"] / n, "rounds": rounds})  # fmt: skip
+                      "peer_seconds": seconds["monai"] / n, "rounds": rounds,
+                      "work": 2 * side * side, "limit": "copy"})  # fmt: skip
     return found
 
 
@@ -134,7 +135,9 @@ def whole_report(n: int = 400, side: int = 512) -> dict:
         evaluation.evaluate(predictor, loader)
         seconds = time.perf_counter() - begun - network
     task = f"report of {n} images of {side}x{side}, 3 classes, with distances, curves and intervals, beyond the network"
-    return {"task": task, "seconds": seconds, "rounds": 1, "network_and_loading_seconds": network}
+    read = n * side * side * (3 * 4 + 3)  # probabilities and truths of three classes
+    return {"task": task, "seconds": seconds, "rounds": 1, "network_and_loading_seconds": network, "work": read,
+            "limit": "copy"}  # fmt: skip
 
 
 def blob_store(folder: Path, cfg, n: int, side: int):

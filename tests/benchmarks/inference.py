@@ -87,4 +87,6 @@ def folder_row(predictor: Predictor, folder: Path, n: int = 40) -> dict:
     predictor.predict_folder(folder, folder / "out")
     seconds, worked = time.perf_counter() - begun, time.process_time() - worked
     task = f"predict_folder, {n} PNG of 1024x1024, {worked / seconds:.2f} of {hosts.n_cores()} cores busy, a picture"
-    return {"task": task, "seconds": seconds / n, "rounds": 1, "cores_busy": worked / seconds}
+    flop = limits.forward_work(runs.network(predictor.config), predictor.config)
+    return {"task": task, "seconds": seconds / n, "rounds": 1, "cores_busy": worked / seconds, "work": flop,
+            "limit": predictor.precision}  # fmt: skip

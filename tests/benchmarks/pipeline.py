@@ -153,7 +153,8 @@ def augmenting(name: str, n: int = 64, rounds: int = 5) -> list[dict]:
         )
     task = f"augmentation of {name}, {SIDE}x{SIDE}, {cfg.in_channels} channels: what it adds to an image"
     return [{"task": task, "seconds": (seconds["augmented"] - seconds["plain"]) / n,
-             "peer": "MONAI's nearest transforms", "peer_seconds": seconds["monai"] / n, "rounds": rounds}]  # fmt: skip
+             "peer": "MONAI's nearest transforms", "peer_seconds": seconds["monai"] / n, "rounds": rounds,
+             "work": 2 * SIDE * SIDE * (cfg.in_channels + 1), "limit": "copy"}]  # fmt: skip
 
 
 def nearest(name: str) -> mt.Compose:
