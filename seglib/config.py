@@ -243,7 +243,7 @@ SMALL: dict[str, dict[str, Any]] = {
     ),
     "cardiac": dict(
         image_size=128, base_channels=16, aspp_rates=(1, 2, 3), loss="dice_focal", lr=3e-3, scheduler="linear",
-        batch_size=8, epochs=32, clip=1.0, crop=0.75, class_prior=True,
+        batch_size=8, epochs=30, clip=1.0, crop=0.75, class_prior=True,
         augment={  # no flips: hearts lie one way; wider, as patients are few
             "affine": {"scale": [0.7, 1.3], "translate": 0.05, "rotate": 45, "p": 1.0},
             "brightness_contrast": {"brightness": 0.3, "contrast": 0.5, "p": 0.9},
