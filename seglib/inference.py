@@ -95,7 +95,7 @@ class Predictor:
         return torch.cat([self.probabilities(half) for half in halves])
 
     def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
-        prob, views = self._view(batch), torch.ones(1, device=self.device)
+        prob, views = self._view(batch), 1  # a number, or (N, 1, H, W) where not every view saw every pixel
         for axes in self._flips():
             prob, views = prob + self._view(batch.flip(axes)).flip(axes), views + 1
         for degrees in (self.turn, -self.turn) if self.turn else ():

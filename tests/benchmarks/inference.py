@@ -23,19 +23,19 @@ def rows() -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         weights = runs.save_weights(Path(folder) / "unet.pth", runs.network(cfg), cfg)
         export.to_onnx(weights, Path(folder) / "unet.onnx")
-        predictor = Predictor.load(weights, "cpu")
+        predictor, flop = Predictor.load(weights, "cpu"), limits.forward_work(runs.network(cfg), cfg)
         return [
-            *overhead(predictor),
-            *engines(weights, Path(folder) / "unet.onnx"),
-            folder_row(predictor, Path(folder) / "pictures"),
+            *overhead(predictor, flop),
+            *engines(weights, Path(folder) / "unet.onnx", flop),
+            folder_row(predictor, Path(folder) / "pictures", flop),
         ]
 
 
-def overhead(predictor: Predictor, rounds: int = 9) -> list[dict]:
+def overhead(predictor: Predictor, flop: float, rounds: int = 9) -> list[dict]:
     """`predict` of one picture, and `probabilities` of eight, against the network alone in the same precision."""
     picture = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(predictor.precision)
-    flop, found = limits.forward_work(runs.network(predictor.config), predictor.config), []
+    found = []
     for n in (1, 8):
         batch = torch.randn(n, 3, SIDE, SIDE)
         laid = batch.contiguous(memory_format=torch.channels_last)
@@ -57,11 +57,10 @@ def overhead(predictor: Predictor, rounds: int = 9) -> list[dict]:
     return found
 
 
-def engines(weights: Path, onnx: Path, rounds: int = 5) -> list[dict]:
+def engines(weights: Path, onnx: Path, flop: float, rounds: int = 5) -> list[dict]:
     """Float32 and what the probe chooses in PyTorch, each beside ONNX Runtime."""
     session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
-    cfg, found = config.preset("binary", "full"), []
-    flop = limits.forward_work(runs.network(cfg), cfg)
+    found = []
     for n in (1, 8):
         batch = torch.rand(n, 3, SIDE, SIDE)
         models = {name: Predictor.load(weights, "cpu", name) for name in ("fp32", "auto")}
@@ -77,7 +76,7 @@ def engines(weights: Path, onnx: Path, rounds: int = 5) -> list[dict]:
     return found
 
 
-def folder_row(predictor: Predictor, folder: Path, n: int = 40) -> dict:
+def folder_row(predictor: Predictor, folder: Path, flop: float, n: int = 40) -> dict:
     """A folder of pictures of 1024x1024: seconds a picture, and how many cores worked."""
     rng = np.random.default_rng(0)
     for number in range(n):
@@ -87,6 +86,5 @@ def folder_row(predictor: Predictor, folder: Path, n: int = 40) -> dict:
     predictor.predict_folder(folder, folder / "out")
     seconds, worked = time.perf_counter() - begun, time.process_time() - worked
     task = f"predict_folder, {n} PNG of 1024x1024, {worked / seconds:.2f} of {hosts.n_cores()} cores busy, a picture"
-    flop = limits.forward_work(runs.network(predictor.config), predictor.config)
     return {"task": task, "seconds": seconds / n, "rounds": 1, "cores_busy": worked / seconds, "work": flop,
             "limit": predictor.precision}  # fmt: skip
