@@ -14,7 +14,9 @@ EMPTY, MIXED = 65535, 65534  # of eight neighbouring bins: no score yet, differe
 # one half; above it 15 bits of the mantissa of SHIFT - p, which tell all float32 scores above 1 - 2^-9 apart.
 _STARTS = [int(np.float32(start).view(np.int32)) for start in (0, 2**-24, 2**-18, 2**-14, 0.5)]
 _DROPPED = [12, 9, 6, 8]
-_FIRST = np.cumsum([0] + [(b - a) >> drop for a, b, drop in zip(_STARTS, _STARTS[1:], _DROPPED)]).tolist()
+_FIRST = np.cumsum(
+    [0] + [(b - a) >> drop for a, b, drop in zip(_STARTS, _STARTS[1:], _DROPPED)]
+).tolist()
 _HALF = _FIRST[-1]
 _TOP = int(np.float32(SHIFT - 0.5).view(np.int32)) >> 8
 BINS = _HALF + _TOP - (int(np.float32(SHIFT - 1).view(np.int32)) >> 8) + 1
@@ -23,8 +25,12 @@ BINS = _HALF + _TOP - (int(np.float32(SHIFT - 1).view(np.int32)) >> 8) + 1
 def _bins(prob: np.ndarray) -> np.ndarray:
     """Bins (int32) of float32 scores in [0, 1]; a larger score never has a smaller bin."""
     bits = np.minimum(prob, np.float32(0.5)).view(np.int32)
-    a, b, c, found = ((bits >> d) + (first - (s >> d)) for d, first, s in zip(_DROPPED, _FIRST, _STARTS))
-    np.minimum(found, c, out=found)  # each line is steeper or flatter than the next: no branch is needed
+    a, b, c, found = (
+        (bits >> d) + (first - (s >> d)) for d, first, s in zip(_DROPPED, _FIRST, _STARTS)
+    )
+    np.minimum(
+        found, c, out=found
+    )  # each line is steeper or flatter than the next: no branch is needed
     np.maximum(found, b, out=found)
     np.maximum(found, a, out=found)
     rest = np.minimum(np.float32(SHIFT) - prob, np.float32(SHIFT - 0.5)).view(np.int32)
@@ -37,8 +43,14 @@ def _lowest(bins: np.ndarray) -> np.ndarray:
     level = np.clip(np.searchsorted(_FIRST, bins, side="right") - 1, 0, 3)
     bits = np.take(_STARTS, level) + ((bins - np.take(_FIRST, level)) << np.take(_DROPPED, level))
     high = bins > _HALF
-    last = (((_TOP + _HALF - bins[high]) << 8) + 255).astype(np.int32).view(np.float32)  # the largest SHIFT - p
-    bits[high] = (np.ceil((SHIFT - last.astype(np.float64)) * 2**24) / 2**24).astype(np.float32).view(np.int32)
+    last = (
+        (((_TOP + _HALF - bins[high]) << 8) + 255).astype(np.int32).view(np.float32)
+    )  # the largest SHIFT - p
+    bits[high] = (
+        (np.ceil((SHIFT - last.astype(np.float64)) * 2**24) / 2**24)
+        .astype(np.float32)
+        .view(np.int32)
+    )
     return bits.astype(np.int32)
 
 
@@ -59,20 +71,26 @@ def _divide(above: np.ndarray, below: np.ndarray, empty: float = np.nan) -> np.n
 def area(negative: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Area under the ROC curve (Mann-Whitney, ties count half); NaN where a label is absent."""
     below = np.cumsum(negative, -1) - negative / 2
-    return _divide((positive * below).sum(-1), positive.sum(-1) * negative.sum(-1).astype(np.float64))
+    return _divide(
+        (positive * below).sum(-1), positive.sum(-1) * negative.sum(-1).astype(np.float64)
+    )
 
 
 def precision_area(negative: np.ndarray, positive: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """Average precision; in the bins marked in `spread` the pixels count as if in random order, else as tied."""
     fp, tp = (np.cumsum(n[..., ::-1], -1)[..., ::-1] for n in (negative, positive))
-    tp = tp - np.where(spread, (positive - 1) / 2, 0)  # the mean positive has half of the others above it
+    tp = tp - np.where(
+        spread, (positive - 1) / 2, 0
+    )  # the mean positive has half of the others above it
     fp = fp - np.where(spread, negative / 2, 0)
     return _divide((positive * _divide(tp, tp + fp, 0.0)).sum(-1), positive.sum(-1))
 
 
 def squared_error(score: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Brier score: mean squared difference of score and truth."""
-    return _divide((negative * score**2 + positive * (1 - score) ** 2).sum(-1), (negative + positive).sum(-1))
+    return _divide(
+        (negative * score**2 + positive * (1 - score) ** 2).sum(-1), (negative + positive).sum(-1)
+    )
 
 
 def cross_entropy(score: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -94,7 +112,9 @@ class HistogramROC:
 
     def __init__(self):
         self.counts = np.zeros((BINS, 2), np.int32)
-        self._only = np.full(BINS // 8 + 1, EMPTY, np.uint16)  # last bits of the one score that eight bins saw
+        self._only = np.full(
+            BINS // 8 + 1, EMPTY, np.uint16
+        )  # last bits of the one score that eight bins saw
         self._n = 0
 
     def update(self, prob, target, valid=None) -> "HistogramROC":
@@ -110,9 +130,13 @@ class HistogramROC:
         """
         shapes = [tuple(np.shape(given)) for given in (prob, target, valid) if given is not None]
         if len(set(shapes)) > 1:
-            raise ValueError(f"scores, target and valid have the shapes {shapes}; expected one shape")
+            raise ValueError(
+                f"scores, target and valid have the shapes {shapes}; expected one shape"
+            )
         prob, target = _flat(prob), _flat(target)
-        target = target.view(np.uint8) if target.dtype == bool else target  # bool is slow to compare with numbers
+        target = (
+            target.view(np.uint8) if target.dtype == bool else target
+        )  # bool is slow to compare with numbers
         valid = None if valid is None else _flat(valid).astype(bool)
         for start in range(0, len(prob), CHUNK):
             part = slice(start, start + CHUNK)
@@ -127,10 +151,14 @@ class HistogramROC:
             return
         positive = target == 1
         if not (positive | (target == 0)).all():
-            raise ValueError(f"targets: found {np.unique(target)[:9]}; expected 0, 1 and {IGNORE} = ignored")
+            raise ValueError(
+                f"targets: found {np.unique(target)[:9]}; expected 0, 1 and {IGNORE} = ignored"
+            )
         if not (prob.min() >= 0 and prob.max() <= 1):  # NaN fails both
             nan, low, high = np.isnan(prob).sum(), np.fmin.reduce(prob), np.fmax.reduce(prob)
-            raise ValueError(f"scores: found {nan} NaN, the rest {low:g} to {high:g}; expected [0, 1]; use sigmoid")
+            raise ValueError(
+                f"scores: found {nan} NaN, the rest {low:g} to {high:g}; expected [0, 1]; use sigmoid"
+            )
         prob = prob.astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0
         bins = _bins(prob)
         self._reserve(len(bins))
@@ -155,7 +183,9 @@ class HistogramROC:
         self._reserve(other._n)
         self.counts += other.counts
         same = (other._only == EMPTY) | (other._only == self._only)
-        self._only = np.where(self._only == EMPTY, other._only, np.where(same, self._only, MIXED)).astype(np.uint16)
+        self._only = np.where(
+            self._only == EMPTY, other._only, np.where(same, self._only, MIXED)
+        ).astype(np.uint16)
         return self
 
     def _levels(self):
@@ -167,7 +197,10 @@ class HistogramROC:
         only = self._only[bins >> 3]
         exact = (low & ~0x7FFF) | (only & 0x7FFF)
         exact += np.where(exact < low, 0x8000, 0).astype(np.int32)
-        low, high = (np.where(only == MIXED, edge, exact).astype(np.int32).view(np.float32) for edge in (low, high))
+        low, high = (
+            np.where(only == MIXED, edge, exact).astype(np.int32).view(np.float32)
+            for edge in (low, high)
+        )
         return low, high, negative, positive
 
     def _middle(self):
@@ -219,17 +252,28 @@ class HistogramROC:
         A row a threshold (0.01 to 0.99 by default), positive where score >= threshold. A threshold inside a bin counts
         from the bin's lower end: less than 2e-5 away, and not at all at 0.5 or among tied scores.
         """
-        thresholds = np.linspace(0.01, 0.99, 99) if thresholds is None else np.asarray(thresholds, np.float64)
+        thresholds = (
+            np.linspace(0.01, 0.99, 99)
+            if thresholds is None
+            else np.asarray(thresholds, np.float64)
+        )
         _, high, negative, positive = self._levels()
         first = np.searchsorted(high, thresholds.astype(np.float32))
         fn, tn = (np.append(0, np.cumsum(n))[first] for n in (positive, negative))
         tp, fp = positive.sum() - fn, negative.sum() - tn
         return {
-            "threshold": thresholds, "tp": tp, "fp": fp, "fn": fn, "tn": tn,
-            "dice": _divide(2 * tp, 2 * tp + fp + fn, 1.0), "iou": _divide(tp, tp + fp + fn, 1.0),
-            "precision": _divide(tp, tp + fp), "recall": _divide(tp, tp + fn),
-            "specificity": _divide(tn, tn + fp), "accuracy": _divide(tp + tn, tp + fp + fn + tn),
-        }  # fmt: skip
+            "threshold": thresholds,
+            "tp": tp,
+            "fp": fp,
+            "fn": fn,
+            "tn": tn,
+            "dice": _divide(2 * tp, 2 * tp + fp + fn, 1.0),
+            "iou": _divide(tp, tp + fp + fn, 1.0),
+            "precision": _divide(tp, tp + fp),
+            "recall": _divide(tp, tp + fn),
+            "specificity": _divide(tn, tn + fp),
+            "accuracy": _divide(tp + tn, tp + fp + fn + tn),
+        }
 
     def best_threshold(self, metric: str = "dice") -> float:
         """The threshold with the highest pooled `metric` (a column of `sweep`), amid the gap between two scores.
@@ -259,11 +303,19 @@ class HistogramROC:
         """
         score, negative, positive = self._middle()
         edges = np.linspace(0, 1, n_bins + 1)
-        place = np.searchsorted(edges[1:-1], score)  # a score on an edge belongs below, as in scikit-learn
+        place = np.searchsorted(
+            edges[1:-1], score
+        )  # a score on an edge belongs below, as in scikit-learn
         total = negative + positive
         n, scores, hits = (np.bincount(place, w, n_bins) for w in (total, total * score, positive))
         predicted, observed = _divide(scores, n), _divide(hits, n)
-        return {"low": edges[:-1], "high": edges[1:], "predicted": predicted, "observed": observed, "n": n.astype(int)}
+        return {
+            "low": edges[:-1],
+            "high": edges[1:],
+            "predicted": predicted,
+            "observed": observed,
+            "n": n.astype(int),
+        }
 
     def ece(self, n_bins: int = 15) -> float:
         """Expected calibration error: mean |observed - predicted| over pixels, by the bins of `reliability`."""
@@ -294,7 +346,9 @@ def coarse_scores() -> np.ndarray:
 def thin(x: np.ndarray, y: np.ndarray, points: int = 1000) -> np.ndarray:
     """Indices of at most `points` points spread evenly along the curve (x, y), both ends among them: for drawing."""
     length = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
-    return np.unique(np.append(np.searchsorted(length, np.linspace(0, length[-1], points - 1)), len(x) - 1))
+    return np.unique(
+        np.append(np.searchsorted(length, np.linspace(0, length[-1], points - 1)), len(x) - 1)
+    )
 
 
 class Temperature:
@@ -322,7 +376,9 @@ class Temperature:
             logits = torch.stack([torch.zeros_like(logits[known]), logits[known]])
         logits, target = logits.float(), target[known].long()
         right = logits.gather(0, target[None]).double().sum().item()
-        self.losses += [(logits / t).logsumexp(0).double().sum().item() - right / t for t in self.grid]
+        self.losses += [
+            (logits / t).logsumexp(0).double().sum().item() - right / t for t in self.grid
+        ]
         self.n += len(target)
         return self
 

@@ -13,11 +13,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from . import hosts
 from .errors import ConfigError, DataError
-from .images import IGNORE
+from .formats.images import IGNORE
 
 PARTS = ("train", "val", "test")
 FOREGROUND = 0.7  # share of the cropped pieces that are laid about a pixel of a structure
-SHARED_MEMORY = "/dev/shm"  # loader processes hand batches over in it; 64 MB in a container by default
+SHARED_MEMORY = (
+    "/dev/shm"  # loader processes hand batches over in it; 64 MB in a container by default
+)
 
 
 class SegmentationDataset(Dataset):
@@ -31,10 +33,16 @@ class SegmentationDataset(Dataset):
     def __init__(self, store, part: str, cfg, training: bool = False):
         self.store, self.part, self.task, self.seed = store, part, cfg.task, cfg.seed
         self.cases = store.cases[store.cases["split"] == part].reset_index(drop=True)
-        self.rows = self.cases["row"].to_numpy(np.int64) if len(self.cases) else np.zeros(0, np.int64)
+        self.rows = (
+            self.cases["row"].to_numpy(np.int64) if len(self.cases) else np.zeros(0, np.int64)
+        )
         self.class_names = tuple(cfg.class_names)
         self.annotated = _annotated(self.cases, cfg)
-        self.augment = augmentation(cfg.augment, piece(cfg)) if training and (cfg.augment or cfg.crop < 1) else None
+        self.augment = (
+            augmentation(cfg.augment, piece(cfg))
+            if training and (cfg.augment or cfg.crop < 1)
+            else None
+        )
         self.table = normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
         self.arrays: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -65,8 +73,12 @@ class SegmentationDataset(Dataset):
         epoch, index = divmod(int(number), len(self))
         image, mask = self.pixels(index)
         if self.augment is not None:
-            self.augment.set_random_seed(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0].item())
-            changed = self.augment(image=image, masks=list(mask.transpose(2, 0, 1)))  # a fill of 255 needs 2-D masks
+            self.augment.set_random_seed(
+                np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0].item()
+            )
+            changed = self.augment(
+                image=image, masks=list(mask.transpose(2, 0, 1))
+            )  # a fill of 255 needs 2-D masks
             image, mask = changed["image"], np.stack(changed["masks"], axis=-1)
         mask = torch.from_numpy(np.ascontiguousarray(mask.transpose(2, 0, 1)))
         return {
@@ -111,7 +123,9 @@ def loaders(store, cfg) -> dict[str, DataLoader]:
     Only the training part is shuffled and augmented. Made anew after an edit of this module: running workers keep the
     code that they were started with.
     """
-    cv2.setNumThreads(0)  # OpenCV threads in forked workers deadlock, and fight for the cores of the network
+    cv2.setNumThreads(
+        0
+    )  # OpenCV threads in forked workers deadlock, and fight for the cores of the network
     result = {}
     for part in PARTS:
         train = part == "train"
@@ -122,7 +136,9 @@ def loaders(store, cfg) -> dict[str, DataLoader]:
             batch_size=cfg.batch_size,
             sampler=EpochSampler(len(dataset), cfg.seed, shuffle=train),
             num_workers=workers,
-            drop_last=train and len(dataset) % cfg.batch_size == 1 and len(dataset) > 1,  # batch norm needs two values
+            drop_last=train
+            and len(dataset) % cfg.batch_size == 1
+            and len(dataset) > 1,  # batch norm needs two values
             pin_memory=hosts.choose_device(cfg.device) == "cuda",
             worker_init_fn=_start_worker if workers else None,
             persistent_workers=workers > 0,
@@ -164,9 +180,9 @@ def _annotated(cases, cfg) -> np.ndarray:
         if "annotated" not in cases:
             return np.ones((len(cases), cfg.n_classes), bool)
         named = [set(str(cell).split(",")) for cell in cases["annotated"]]
-        return np.array([[name in names for name in cfg.class_names] for names in named], bool).reshape(
-            -1, cfg.n_classes
-        )
+        return np.array(
+            [[name in names for name in cfg.class_names] for names in named], bool
+        ).reshape(-1, cfg.n_classes)
     columns = []
     for name in cfg.class_names:
         if name not in cases:
@@ -180,7 +196,9 @@ def _annotated(cases, cfg) -> np.ndarray:
 # ---- normalisation
 
 
-def normalisation_table(mean: tuple[float, ...], std: tuple[float, ...], channels: int) -> np.ndarray:
+def normalisation_table(
+    mean: tuple[float, ...], std: tuple[float, ...], channels: int
+) -> np.ndarray:
     """(channels, 256) float32: the normalised value of every byte, (byte / 255 - mean) / std."""
     mean, std = (np.broadcast_to(np.array(v, np.float32), channels)[:, None] for v in (mean, std))
     return ((np.arange(256, dtype=np.float32) / 255 - mean) / std).astype(np.float32)
@@ -237,7 +255,9 @@ def _transform(A, name: str, p: float, options: dict[str, Any]):
     if name == "affine":
         shift, turn = options.get("translate", 0.05), options.get("rotate", 15)
         scale = tuple(options.get("scale", (0.9, 1.1)))
-        return A.Affine(scale=scale, translate_percent=(-shift, shift), rotate=(-turn, turn), p=p, **border)
+        return A.Affine(
+            scale=scale, translate_percent=(-shift, shift), rotate=(-turn, turn), p=p, **border
+        )
     if name == "brightness_contrast":
         brightness, contrast = options.get("brightness", 0.2), options.get("contrast", 0.2)
         return A.RandomBrightnessContrast((-brightness, brightness), (-contrast, contrast), p=p)
@@ -251,4 +271,6 @@ def _transform(A, name: str, p: float, options: dict[str, Any]):
     side = options.get("size", 0.1)
     size = {"hole_height_range": (side / 2, side), "hole_width_range": (side / 2, side)}
     holes = {"num_holes_range": (1, int(options.get("holes", 4))), "fill": options.get("fill", 0)}
-    return A.CoarseDropout(fill_mask=None, p=p, **holes, **size)  # the mask stays: the organ is still there
+    return A.CoarseDropout(
+        fill_mask=None, p=p, **holes, **size
+    )  # the mask stays: the organ is still there

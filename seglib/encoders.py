@@ -18,9 +18,11 @@ from torch.nn import functional as F
 
 from .errors import ConfigError, DataError
 from .fields import nearest
-from .weights import load_safely
+from .files import load_safely
 
-HUB_SECONDS = 10  # how long the hub may take to answer at all; a download that has begun may take longer
+HUB_SECONDS = (
+    10  # how long the hub may take to answer at all; a download that has begun may take longer
+)
 LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks a stage of EfficientNet-Lite0
 
 
@@ -40,7 +42,7 @@ def smp_unet(
     Args:
         encoder: smp's name; a timm model by `tu-NAME`. The deprecated `timm-` names mean the same networks.
         encoder_weights: `none`; `imagenet`, from the Hugging Face hub or its cache (where it cannot be had, the encoder
-            stays random and a warning says so); or a `.pth`, `.bin` or `.safetensors` file, see `fill`.
+            stays random and a warning says so); or a `.pth`, `.bin` or `.safetensors` file, see `load_state`.
 
     Raises:
         ConfigError: smp is not installed, an unknown encoder, or one without ImageNet weights.
@@ -57,15 +59,19 @@ def smp_unet(
     try:
         model = smp.Unet(encoder, encoder_weights=None, in_channels=in_channels, classes=n_classes)
     except (ValueError, RuntimeError, TypeError) as error:
-        raise ConfigError(f"encoder: {encoder!r} cannot be the encoder of a U-Net ({_line(error)})") from error
+        raise ConfigError(
+            f"encoder: {encoder!r} cannot be the encoder of a U-Net ({_line(error)})"
+        ) from error
     model.encoder_origin = "random"
     if encoder_weights == "imagenet":
         _from_hub(model, encoder, in_channels)
     elif encoder_weights != "none":
-        fill(model.encoder, read(encoder_weights), encoder, encoder_weights)
+        load_state(model.encoder, read(encoder_weights), encoder, encoder_weights)
         model.encoder_origin = f"file {Path(encoder_weights).name}"
     if encoder.startswith("tu-") and _needs_multiples(model.encoder, in_channels):
-        model.forward = types.MethodType(_padded_forward, model)  # a wrapper would rename the weights
+        model.forward = types.MethodType(
+            _padded_forward, model
+        )  # a wrapper would rename the weights
     return model
 
 
@@ -78,11 +84,17 @@ def resolve(name: str) -> str:
     if name in own or (name.startswith("tu-") and timm.is_model(name[3:].split(".")[0])):
         return name
     rest = name.removeprefix("timm-")
-    for model in (f"tf_{rest}", rest) if "mobilenetv3" in rest else (rest,):  # smp's old mobilenetv3 is timm's tf_ one
+    for model in (
+        (f"tf_{rest}", rest) if "mobilenetv3" in rest else (rest,)
+    ):  # smp's old mobilenetv3 is timm's tf_ one
         if name.startswith("timm-") and model in others:
             return f"tu-{model}"
-    near = nearest(name, [f"tu-{rest}"] if rest in others else [*own, *(f"tu-{model}" for model in others)])
-    raise ConfigError(f"encoder: unknown name {name!r}{near}; smp's own names and tu-<name of timm> are known")
+    near = nearest(
+        name, [f"tu-{rest}"] if rest in others else [*own, *(f"tu-{model}" for model in others)]
+    )
+    raise ConfigError(
+        f"encoder: unknown name {name!r}{near}; smp's own names and tu-<name of timm> are known"
+    )
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
@@ -95,8 +107,12 @@ def read(path: str | Path) -> dict[str, Tensor]:
     if not file.is_file():
         if not re.search(r"[./\\]", str(path)):
             near = nearest(path, ["imagenet", "none"])
-            raise ConfigError(f"encoder_weights: {str(path)!r}{near}; expected imagenet, none or the path of a file")
-        raise DataError(f"{path}: no such weights file; encoder_weights takes imagenet, none or the path of a file")
+            raise ConfigError(
+                f"encoder_weights: {str(path)!r}{near}; expected imagenet, none or the path of a file"
+            )
+        raise DataError(
+            f"{path}: no such weights file; encoder_weights takes imagenet, none or the path of a file"
+        )
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -104,18 +120,26 @@ def read(path: str | Path) -> dict[str, Tensor]:
         try:
             state = load_file(file)
         except (SafetensorError, OSError) as error:
-            raise DataError(f"{path}: refused to load: {_line(error)}; expected a complete safetensors file") from error
+            raise DataError(
+                f"{path}: refused to load: {_line(error)}; expected a complete safetensors file"
+            ) from error
     else:
         state = load_safely(file)
     for key in ("state_dict", "model"):  # how training scripts wrap it
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(value, Tensor) for value in state.values())
+    ):
         raise DataError(f"{path}: found no state_dict (name -> tensor)")
     return dict(state)
 
 
-def fill(encoder: nn.Module, state: dict[str, Tensor], name: str, path: str | Path = "state_dict") -> None:
+def load_state(
+    encoder: nn.Module, state: dict[str, Tensor], name: str, path: str | Path = "state_dict"
+) -> None:
     """Put `state` into smp's encoder `name`: every value is filled, and none of its layers is left over.
 
     Takes the layouts of timm (classifiers are left out), of smp's encoders, of a whole smp network (its encoder is
@@ -129,7 +153,9 @@ def fill(encoder: nn.Module, state: dict[str, Tensor], name: str, path: str | Pa
 
     state = {key.removeprefix("module."): value for key, value in state.items()}
     if any(key.startswith("encoder.") for key in state):
-        state = {key.removeprefix("encoder."): state[key] for key in state if key.startswith("encoder.")}
+        state = {
+            key.removeprefix("encoder."): state[key] for key in state if key.startswith("encoder.")
+        }
     if "_conv_stem.weight" in state and "efficientnet_lite0" in name:
         state = convert_efficientnet_lite0(state)
     state = {key.removeprefix("model."): value for key, value in state.items()}
@@ -142,18 +168,28 @@ def fill(encoder: nn.Module, state: dict[str, Tensor], name: str, path: str | Pa
     missing, shapes, filled = [], [], {}
     for key, own in wanted.items():
         value = given.get(_plain(key))
-        if value is None and key.endswith("num_batches_tracked"):  # a counter, which old files do not have
+        if value is None and key.endswith(
+            "num_batches_tracked"
+        ):  # a counter, which old files do not have
             value = own
         if value is None:
             missing.append(key)
             continue
-        if value.ndim == 4 and value.shape[1] == 3 != own.shape[1] and value.shape[2:] == own.shape[2:]:
+        if (
+            value.ndim == 4
+            and value.shape[1] == 3 != own.shape[1]
+            and value.shape[2:] == own.shape[2:]
+        ):
             value = adapt_input_conv(own.shape[1], value)
         if value.shape != own.shape:
             shapes.append(f"{key} is {tuple(value.shape)}, the encoder has {tuple(own.shape)}")
         filled[key] = value
     if missing or extra or shapes:
-        details = [f"{len(missing)} of {len(wanted)} missing ({', '.join(missing[:2])} …)"] if missing else []
+        details = (
+            [f"{len(missing)} of {len(wanted)} missing ({', '.join(missing[:2])} …)"]
+            if missing
+            else []
+        )
         details += [f"{len(extra)} unknown ({', '.join(extra[:2])} …)"] if extra else []
         details += [f"{len(shapes)} of other shapes ({'; '.join(shapes[:2])})"] if shapes else []
         raise DataError(
@@ -169,20 +205,32 @@ def convert_efficientnet_lite0(state: dict[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         DataError: a name that EfficientNet-Lite0 does not have.
     """
-    top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    top = {
+        "_conv_stem": "conv_stem",
+        "_bn0": "bn1",
+        "_conv_head": "conv_head",
+        "_bn1": "bn2",
+        "_fc": "classifier",
+    }
     first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
     later |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
-    places = [(stage, block) for stage, repeats in enumerate(LITE0_REPEATS) for block in range(repeats)]
+    places = [
+        (stage, block) for stage, repeats in enumerate(LITE0_REPEATS) for block in range(repeats)
+    ]
     names = top.copy()
     for number, (stage, block) in enumerate(places):
-        for old, new in (later if number else first).items():  # only the first block does not expand
+        for old, new in (
+            later if number else first
+        ).items():  # only the first block does not expand
             names[f"_blocks.{number}.{old}"] = f"blocks.{stage}.{block}.{new}"
     converted = {}
     for key, value in state.items():
         layer, _, leaf = key.rpartition(".")
         if layer not in names:
-            raise DataError(f"{key}: EfficientNet-Lite0 has no such layer; the weights are of another network")
+            raise DataError(
+                f"{key}: EfficientNet-Lite0 has no such layer; the weights are of another network"
+            )
         converted[f"{names[layer]}.{leaf}"] = value
     return converted
 
@@ -197,14 +245,20 @@ def _from_hub(model: nn.Module, name: str, in_channels: int) -> None:
     else:
         available = "imagenet" in encoders.encoders[name]["pretrained_settings"]
     if not available:
-        raise ConfigError(f"encoder_weights: there are no 'imagenet' weights for {name}; use none or another encoder")
+        raise ConfigError(
+            f"encoder_weights: there are no 'imagenet' weights for {name}; use none or another encoder"
+        )
     trouble = _hub_trouble()
     try:
         with _cache_only() if trouble else contextlib.nullcontext():
             weights = True if name.startswith("tu-") else "imagenet"
-            model.encoder = encoders.get_encoder(name, in_channels=in_channels, depth=5, weights=weights)
+            model.encoder = encoders.get_encoder(
+                name, in_channels=in_channels, depth=5, weights=weights
+            )
         model.encoder_origin = "imagenet (hub)"
-    except Exception as error:  # the hub's client, its HTTP library and the file system raise their own kinds
+    except (
+        Exception
+    ) as error:  # the hub's client, its HTTP library and the file system raise their own kinds
         reason = trouble or _line(error)
         model.encoder_origin = f"random (asked for imagenet: {reason})"
         warnings.warn(
@@ -231,7 +285,9 @@ def _hub_trouble() -> str:
         except Exception as error:  # kinds differ between versions of the hub's client
             answer[0] = f"no connection to {constants.ENDPOINT}: {_line(error)}"
 
-    thread = threading.Thread(target=ask, daemon=True)  # a look-up of the name has no time limit of its own
+    thread = threading.Thread(
+        target=ask, daemon=True
+    )  # a look-up of the name has no time limit of its own
     thread.start()
     thread.join(HUB_SECONDS)
     return answer[0]
@@ -261,7 +317,9 @@ def _needs_multiples(encoder: nn.Module, in_channels: int) -> bool:
         except (RuntimeError, AssertionError):
             return False
 
-    return not takes(33) and takes(64)  # one that refuses 64 as well has a size of its own, which its message names
+    return not takes(33) and takes(
+        64
+    )  # one that refuses 64 as well has a size of its own, which its message names
 
 
 def _padded_forward(self: nn.Module, image: Tensor) -> Tensor:

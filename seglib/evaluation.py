@@ -10,9 +10,10 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from . import curves, data, hosts, images, intervals, memory, metrics, plots, prepare
+from . import bootstrap, curves, data, hosts, memory, metrics, plots, prepare
 from .curves import HistogramROC
 from .errors import DataError
+from .formats import images
 from .inference import OPTIONS, Predictor
 from .report import Report as Report
 from .report import compare as compare
@@ -22,8 +23,10 @@ COUNTS = ["tp", "fp", "fn", "tn"]
 FOUND = ("value", "low", "high", "n")
 
 
-@memory.kept()
-def evaluate(run, loader, grid: str = "store", distances: bool = True, part: str | None = None) -> Report:
+@memory.keep_freed_memory()
+def evaluate(
+    run, loader, grid: str = "store", distances: bool = True, part: str | None = None
+) -> Report:
     """Score a run (or a `Predictor`) on one part of the data, batch by batch; predictions are never all held at once.
 
     Args:
@@ -43,29 +46,54 @@ def evaluate(run, loader, grid: str = "store", distances: bool = True, part: str
     cfg = predictor.config
     rows: list[dict[str, Any]] = []
     pixels = _Pixels(cfg)
-    batches = DataLoader(dataset, loader.batch_size, num_workers=loader.num_workers)  # every image once, in order
+    batches = DataLoader(
+        dataset, loader.batch_size, num_workers=loader.num_workers
+    )  # every image once, in order
     threads = min(hosts.n_cores(), 8)
     with ThreadPoolExecutor(threads) as pool:
         for batch in hosts.progress(batches, desc=f"evaluate {dataset.part}", leave=False):
-            prob, numbers = predictor.probabilities(batch["image"]).cpu().numpy(), batch["index"].tolist()
-            for start in range(0, len(prob), threads):  # X-rays of 20 million pixels: a few in memory, not a batch
-                some = slice(start, start + threads)  # read by one thread: it remembers the volume of the last slice
-                planes = [_planes(n, p, dataset, predictor, grid) for n, p in zip(numbers[some], prob[some])]
-                scored = pool.map(lambda n, p: _score(n, *p, dataset, cfg, grid, distances), numbers[some], planes)
+            prob, numbers = (
+                predictor.probabilities(batch["image"]).cpu().numpy(),
+                batch["index"].tolist(),
+            )
+            for start in range(
+                0, len(prob), threads
+            ):  # X-rays of 20 million pixels: a few in memory, not a batch
+                some = slice(
+                    start, start + threads
+                )  # read by one thread: it remembers the volume of the last slice
+                planes = [
+                    _planes(n, p, dataset, predictor, grid)
+                    for n, p in zip(numbers[some], prob[some])
+                ]
+                scored = pool.map(
+                    lambda n, p: _score(n, *p, dataset, cfg, grid, distances), numbers[some], planes
+                )
                 for number, found in zip(numbers[some], planes):  # while the scores are computed
                     pixels.add(dataset.cases.iloc[number], dataset.annotated[number], *found)
                 rows += [row for image in scored for row in image]
     per_image = pd.DataFrame(rows)
     about = _about(run, predictor, dataset, grid, per_image, part)
-    title = f"{cfg.preset}: {about['part']}, {about['images']} images of {about['patients']} patients"
+    title = (
+        f"{cfg.preset}: {about['part']}, {about['images']} images of {about['patients']} patients"
+    )
     per_volume = _volumes(per_image)
     tables = ((per_image, "per image"), (per_volume, "per volume"))
-    summary = pd.concat([*(_summarise(t, how, cfg) for t, how in tables if len(t)), pixels.summary(per_image)])
+    summary = pd.concat(
+        [*(_summarise(t, how, cfg) for t, how in tables if len(t)), pixels.summary(per_image)]
+    )
     summary["grid"] = grid
     return Report(
-        title, per_image, per_volume, summary.reset_index(drop=True), about, pixels.curves, pixels.confusion(per_image),
-        getattr(run, "history", None), _Examples(dataset, predictor),
-    )  # fmt: skip
+        title,
+        per_image,
+        per_volume,
+        summary.reset_index(drop=True),
+        about,
+        pixels.curves,
+        pixels.confusion(per_image),
+        getattr(run, "history", None),
+        _Examples(dataset, predictor),
+    )
 
 
 def tuned(run, loader, metric: str = "dice") -> Predictor:
@@ -80,22 +108,34 @@ def tuned(run, loader, metric: str = "dice") -> Predictor:
     predictor, dataset = _checked(run, loader)
     predictor = copy.copy(predictor)
     if dataset.part == "test":
-        raise DataError("tuned: the test part must not choose anything; give the validation part, batches['val']")
+        raise DataError(
+            "tuned: the test part must not choose anything; give the validation part, batches['val']"
+        )
     cfg = predictor.config
     temperature, pixels = curves.Temperature(cfg.task), _Pixels(cfg)
-    for batch in hosts.progress(DataLoader(dataset, loader.batch_size), desc=f"tune on {dataset.part}", leave=False):
+    for batch in hosts.progress(
+        DataLoader(dataset, loader.batch_size), desc=f"tune on {dataset.part}", leave=False
+    ):
         logits = predictor.logits(batch["image"]).cpu()
         temperature.update(logits, batch["mask"])
-        for number, prob in zip(batch["index"].tolist(), metrics.probabilities(logits, cfg.task).numpy()):
+        for number, prob in zip(
+            batch["index"].tolist(), metrics.probabilities(logits, cfg.task).numpy()
+        ):
             truth = dataset.pixels(number)[1]
-            pixels.add(dataset.cases.iloc[number], dataset.annotated[number], prob, truth, prob > 0.5)
+            pixels.add(
+                dataset.cases.iloc[number], dataset.annotated[number], prob, truth, prob > 0.5
+            )
     predictor.temperature = temperature.value()
     where = f"on the part {dataset.part!r}, {len(dataset)} images"
-    predictor.chosen = {"temperature": f"{predictor.temperature:.3f}, of the least log loss {where}"}
+    predictor.chosen = {
+        "temperature": f"{predictor.temperature:.3f}, of the least log loss {where}"
+    }
     if cfg.task != "multiclass":
         best = np.array([curve.best_threshold(metric) for curve in pixels.curves.values()])
         best = np.clip(np.where(np.isfinite(best), best, cfg.threshold), 1e-6, 1 - 1e-6)
-        odds = np.log(best / (1 - best)) / predictor.temperature  # the temperature moves the scores, not their order
+        odds = (
+            np.log(best / (1 - best)) / predictor.temperature
+        )  # the temperature moves the scores, not their order
         predictor.thresholds = tuple((1 / (1 + np.exp(-odds))).tolist())
         values = ", ".join(f"{value:.3f}" for value in predictor.thresholds)
         predictor.chosen["threshold"] = f"{values}, of the highest pooled {metric} {where}"
@@ -118,15 +158,22 @@ def _checked(run, loader) -> tuple[Predictor, Any]:
     return predictor, dataset.plain()
 
 
-def _about(run, predictor: Predictor, dataset, grid: str, per_image: pd.DataFrame, part: str | None) -> dict[str, Any]:
+def _about(
+    run, predictor: Predictor, dataset, grid: str, per_image: pd.DataFrame, part: str | None
+) -> dict[str, Any]:
     """What the report says of itself; adds the column `seen` to `per_image` where the weights tell their images."""
     part = part or ("validation, used for model choice" if dataset.part == "val" else dataset.part)
     about = {
-        "part": part, "grid": grid, "threshold": predictor.config.threshold, **predictor.chosen,
-        "distances_in": _unit(dataset.cases, grid), "images": int(per_image["case"].nunique()),
-        "patients": int(per_image["patient"].nunique()), "precision": getattr(predictor, "precision", "fp32"),
+        "part": part,
+        "grid": grid,
+        "threshold": predictor.config.threshold,
+        **predictor.chosen,
+        "distances_in": _unit(dataset.cases, grid),
+        "images": int(per_image["case"].nunique()),
+        "patients": int(per_image["patient"].nunique()),
+        "precision": getattr(predictor, "precision", "fp32"),
         "weights": getattr(run, "best", Path("in memory")).name,
-    }  # fmt: skip
+    }
     if predictor.config.task == "multiclass":
         about["threshold"] = "none, the likeliest class"
     about |= {option: value for option in OPTIONS if (value := getattr(predictor, option, False))}
@@ -136,11 +183,15 @@ def _about(run, predictor: Predictor, dataset, grid: str, per_image: pd.DataFram
     per_image["seen"] = per_image["case"].map(hashes).isin(set(predictor.trained_on))
     n = per_image.loc[per_image["seen"], "case"].nunique()
     about["seen_in_training"] = (
-        f"{n} of {len(hashes)} images (column seen of per_image.csv)" if n else f"none of {len(hashes)} images"
+        f"{n} of {len(hashes)} images (column seen of per_image.csv)"
+        if n
+        else f"none of {len(hashes)} images"
     )
     new = per_image[~per_image["seen"] & per_image["annotated"]]
     if n and len(new):
-        about["seen_in_training"] += f"; Dice of the {new['case'].nunique()} others {new['dice'].mean():.4f}"
+        about["seen_in_training"] += (
+            f"; Dice of the {new['case'].nunique()} others {new['dice'].mean():.4f}"
+        )
     return about
 
 
@@ -153,16 +204,22 @@ class _Pixels:
         self.patients: dict[Any, np.ndarray] = {}
         self.matrix = np.zeros((cfg.n_classes, cfg.n_classes), np.int64)
 
-    def add(self, case, annotated: np.ndarray, prob: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> None:
+    def add(
+        self, case, annotated: np.ndarray, prob: np.ndarray, truth: np.ndarray, pred: np.ndarray
+    ) -> None:
         """`prob` and `pred` (K, H, W), `truth` (H, W, 1) of class numbers or (H, W, K)."""
-        rough = self.patients.setdefault(case["patient"], np.zeros((len(self.curves), 2, curves.COARSE), np.int32))
+        rough = self.patients.setdefault(
+            case["patient"], np.zeros((len(self.curves), 2, curves.COARSE), np.int32)
+        )
         for number, (name, curve) in enumerate(self.curves.items()):
             k = number + self.first
             if not annotated[k]:
                 continue
             target = truth[..., k if self.cfg.task == "multilabel" else 0]
             if self.first:
-                target = np.where(target == images.IGNORE, images.IGNORE, target == k).astype(np.uint8)
+                target = np.where(target == images.IGNORE, images.IGNORE, target == k).astype(
+                    np.uint8
+                )
             try:
                 curve.update(prob[k], target)
             except ValueError as error:
@@ -173,7 +230,10 @@ class _Pixels:
             rough[number] += curves.coarse(prob[k], target)
         if self.first:
             known = truth[..., 0] != images.IGNORE
-            pairs = truth[..., 0][known].astype(np.int64) * len(self.matrix) + pred.argmax(axis=0)[known]
+            pairs = (
+                truth[..., 0][known].astype(np.int64) * len(self.matrix)
+                + pred.argmax(axis=0)[known]
+            )
             self.matrix += np.bincount(pairs, minlength=self.matrix.size).reshape(self.matrix.shape)
 
     def confusion(self, per_image: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -191,16 +251,26 @@ class _Pixels:
 
     def summary(self, per_image: pd.DataFrame) -> pd.DataFrame:
         """Rows of the summary with the average `pixels`: what is computed from scores, not from decisions."""
-        kinds = {"auc": HistogramROC.auc, "average_precision": HistogramROC.average_precision,
-                 "brier": HistogramROC.brier, "log_loss": HistogramROC.log_loss, "ece": HistogramROC.ece}  # fmt: skip
+        kinds = {
+            "auc": HistogramROC.auc,
+            "average_precision": HistogramROC.average_precision,
+            "brier": HistogramROC.brier,
+            "log_loss": HistogramROC.log_loss,
+            "ece": HistogramROC.ece,
+        }
         values = {m: [of(curve) for curve in self.curves.values()] for m, of in kinds.items()}
-        reach = intervals.curve_intervals(np.stack(list(self.patients.values())), self.cfg.bootstrap, self.cfg.seed)
+        reach = bootstrap.curve_intervals(
+            np.stack(list(self.patients.values())), self.cfg.bootstrap, self.cfg.seed
+        )
         rows = []
         for number, name in enumerate([*self.curves, "mean"]):
             table = per_image if name == "mean" else per_image[per_image["class"] == name]
             scored = table[table["annotated"]]
-            counted = {"n": scored["case"].nunique(), "n_empty": int((scored["n_true"] == 0).sum()),
-                       "n_missing": int((~table["annotated"]).sum())}  # fmt: skip
+            counted = {
+                "n": scored["case"].nunique(),
+                "n_empty": int((scored["n_true"] == 0).sum()),
+                "n_missing": int((~table["annotated"]).sum()),
+            }
             for metric, each in values.items():
                 known = [value for value in each if np.isfinite(value)]
                 value = each[number] if number < len(each) else np.mean(known) if known else np.nan
@@ -208,11 +278,15 @@ class _Pixels:
                 top = np.inf if metric == "log_loss" else 1.0
                 ends = np.clip([value + low, value + high], 0, top)
                 found = {"value": value, "low": ends[0], "high": ends[1]}
-                rows.append({"class": name, "metric": metric, "average": "pixels", **found, **counted})
+                rows.append(
+                    {"class": name, "metric": metric, "average": "pixels", **found, **counted}
+                )
         return pd.DataFrame(rows)
 
 
-def _planes(number: int, prob: np.ndarray, dataset, predictor: Predictor, grid: str) -> tuple[np.ndarray, ...]:
+def _planes(
+    number: int, prob: np.ndarray, dataset, predictor: Predictor, grid: str
+) -> tuple[np.ndarray, ...]:
     """Probabilities (K, H, W), truth (H, W, 1 or K) and decisions (K, H, W) of one image on the grid of the report;
     `prob` comes at the size of the store."""
     cfg, case = predictor.config, dataset.cases.iloc[number]
@@ -226,7 +300,14 @@ def _planes(number: int, prob: np.ndarray, dataset, predictor: Predictor, grid: 
 
 
 def _score(
-    number: int, prob: np.ndarray, truth: np.ndarray, pred: np.ndarray, dataset, cfg, grid: str, distances: bool
+    number: int,
+    prob: np.ndarray,
+    truth: np.ndarray,
+    pred: np.ndarray,
+    dataset,
+    cfg,
+    grid: str,
+    distances: bool,
 ) -> list[dict[str, Any]]:
     """One row a class for one image."""
     case, annotated = dataset.cases.iloc[number], dataset.annotated[number]
@@ -246,14 +327,31 @@ def _score(
         row |= {"class": name, "annotated": bool(annotated[k])}
         if annotated[k]:
             count = metrics.counts(pred[k], plane, valid)
-            row |= {"n_true": count["tp"] + count["fn"], "n_pred": count["tp"] + count["fp"], **count}
+            row |= {
+                "n_true": count["tp"] + count["fn"],
+                "n_pred": count["tp"] + count["fp"],
+                **count,
+            }
             row |= {metric: float(value) for metric, value in metrics.ratios(**count).items()}
             row["bce"] = metrics.bce(prob[k], plane, valid)
             if distances:
                 box = _frame(valid)
-                row |= metrics.surface_distances((pred[k] & valid)[box], (plane & valid)[box], spacing)
+                row |= metrics.surface_distances(
+                    (pred[k] & valid)[box], (plane & valid)[box], spacing
+                )
         rows.append({**dict.fromkeys(("n_true", "n_pred", *COUNTS, *SCORES), np.nan), **row})
-    columns = ["case", "patient", "volume", "slice", "class", "annotated", "n_true", "n_pred", *COUNTS, *SCORES]
+    columns = [
+        "case",
+        "patient",
+        "volume",
+        "slice",
+        "class",
+        "annotated",
+        "n_true",
+        "n_pred",
+        *COUNTS,
+        *SCORES,
+    ]
     return [{column: row[column] for column in columns} for row in rows]
 
 
@@ -264,11 +362,17 @@ def _frame(valid: np.ndarray) -> tuple[slice, slice]:
 
 def _spacing(case) -> tuple[float, float] | None:
     spacing = [case.get(f"spacing_{axis}_mm", "") for axis in ("row", "col")]
-    return None if "" in spacing or any(pd.isna(s) for s in spacing) else (float(spacing[0]), float(spacing[1]))
+    return (
+        None
+        if "" in spacing or any(pd.isna(s) for s in spacing)
+        else (float(spacing[0]), float(spacing[1]))
+    )
 
 
 def _unit(cases: pd.DataFrame, grid: str) -> str:
-    known = grid == "original" and "spacing_row_mm" in cases and (cases["spacing_row_mm"] != "").all()
+    known = (
+        grid == "original" and "spacing_row_mm" in cases and (cases["spacing_row_mm"] != "").all()
+    )
     return "mm" if known else f"pixels of the {grid} grid"
 
 
@@ -277,7 +381,11 @@ def _volumes(per_image: pd.DataFrame) -> pd.DataFrame:
     slices = per_image[(per_image["volume"] != "") & per_image["annotated"]]
     if slices.empty:
         return pd.DataFrame(columns=per_image.columns.drop("slice"))
-    sums = slices.groupby(["volume", "patient", "class"], sort=False)[["n_true", "n_pred", *COUNTS]].sum().reset_index()
+    sums = (
+        slices.groupby(["volume", "patient", "class"], sort=False)[["n_true", "n_pred", *COUNTS]]
+        .sum()
+        .reset_index()
+    )
     return sums.assign(annotated=True, **metrics.ratios(*(sums[c] for c in COUNTS)))
 
 
@@ -291,22 +399,43 @@ def _summarise(table: pd.DataFrame, average: str, cfg) -> pd.DataFrame:
     for name in [*dict.fromkeys(table["class"]), "mean"]:
         of_class = table if name == "mean" else table[table["class"] == name]
         scored = of_class[of_class["annotated"]]
-        counted = {"n_empty": int((scored["n_true"] == 0).sum()), "n_missing": int((~of_class["annotated"]).sum())}
+        counted = {
+            "n_empty": int((scored["n_true"] == 0).sum()),
+            "n_missing": int((~of_class["annotated"]).sum()),
+        }
 
         def add(metric, how, found, name=name, counted=counted):
-            rows.append({"class": name, "metric": metric, "average": how, **dict(zip(FOUND, found)), **counted})
+            rows.append(
+                {
+                    "class": name,
+                    "metric": metric,
+                    "average": how,
+                    **dict(zip(FOUND, found)),
+                    **counted,
+                }
+            )
 
         for metric in wanted:
-            values = scored.groupby([unit, "patient"], sort=False)[metric].mean().reset_index()  # "mean": over classes
-            add(metric, average, intervals.interval(values[metric], values["patient"], cfg.bootstrap, cfg.seed))
+            values = (
+                scored.groupby([unit, "patient"], sort=False)[metric].mean().reset_index()
+            )  # "mean": over classes
+            add(
+                metric,
+                average,
+                bootstrap.interval(values[metric], values["patient"], cfg.bootstrap, cfg.seed),
+            )
             if average == "per image" and metric in metrics.RATIOS and name != "mean":
                 counts = scored[COUNTS].to_numpy(float)
                 add(
                     metric,
                     "pooled",
-                    intervals.pooled_interval(counts, scored["patient"], metric, cfg.bootstrap, cfg.seed),
+                    bootstrap.pooled_interval(
+                        counts, scored["patient"], metric, cfg.bootstrap, cfg.seed
+                    ),
                 )
-    return pd.DataFrame(rows, columns=["class", "metric", "average", *FOUND, "n_empty", "n_missing"])
+    return pd.DataFrame(
+        rows, columns=["class", "metric", "average", *FOUND, "n_empty", "n_missing"]
+    )
 
 
 class _Examples:

@@ -31,14 +31,22 @@ def explore(report: Report, metric: str = "dice") -> Any:
     scored = report.per_image[report.per_image["annotated"]]
     means = scored.groupby("case", sort=False)[metric].mean()
     unit = "volume" if (scored["volume"] != "").all() else "case"
-    order = scored.groupby(unit, sort=False)[metric].mean().sort_values(ascending=metric not in metrics.LESS_IS_BETTER)
-    slices = {name: list(dict.fromkeys(scored.loc[scored[unit] == name, "case"])) for name in order.index}
+    order = (
+        scored.groupby(unit, sort=False)[metric]
+        .mean()
+        .sort_values(ascending=metric not in metrics.LESS_IS_BETTER)
+    )
+    slices = {
+        name: list(dict.fromkeys(scored.loc[scored[unit] == name, "case"])) for name in order.index
+    }
 
     wide = {"layout": {"width": "420px"}}
     names = [(f"{name}: {metric} {value:.3f}", name) for name, value in order.items()]
     which = ipywidgets.Dropdown(options=names, description=unit, **wide)
     number = ipywidgets.IntSlider(0, 0, len(slices[which.value]) - 1, description="slice", **wide)
-    level = ipywidgets.FloatSlider(0.5, min=0.01, max=0.99, step=0.01, description="threshold", **wide)
+    level = ipywidgets.FloatSlider(
+        0.5, min=0.01, max=0.99, step=0.01, description="threshold", **wide
+    )
     masks = ipywidgets.Checkbox(True, description="masks")
 
     def restart(change: Any) -> None:
@@ -51,7 +59,9 @@ def explore(report: Report, metric: str = "dice") -> Any:
         show(report, case, f"{case}\n{metric} {means[case]:.3f}", level, masks)
         plt.show()
 
-    shown = ipywidgets.interactive_output(draw, {"which": which, "number": number, "level": level, "masks": masks})
+    shown = ipywidgets.interactive_output(
+        draw, {"which": which, "number": number, "level": level, "masks": masks}
+    )
     controls = [which, *([number] if unit == "volume" else []), level, masks]
     return ipywidgets.VBox([*controls, shown])
 

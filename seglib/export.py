@@ -70,14 +70,23 @@ def to_onnx(weights: str | Path, path: str | Path) -> Exported:
         import onnxruntime
         import onnxscript  # noqa: F401  torch.onnx needs it
     except ImportError as error:
-        raise ConfigError(f"export: {error.name} is missing; run  pip install onnx onnxscript onnxruntime") from error
+        raise ConfigError(
+            f"export: {error.name} is missing; run  pip install onnx onnxscript onnxruntime"
+        ) from error
     deployed, example = _deployed(weights)
 
     def write(target: Path) -> None:
         torch.onnx.export(
-            deployed, (example,), target, input_names=["image"], output_names=["probability"],
-            dynamic_shapes={"image": {0: torch.export.Dim("batch")}}, dynamo=True, external_data=False, verbose=False,
-        )  # fmt: skip
+            deployed,
+            (example,),
+            target,
+            input_names=["image"],
+            output_names=["probability"],
+            dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
 
     def load(target: Path) -> Callable[[Tensor], np.ndarray]:
         session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
@@ -169,7 +178,9 @@ def kaggle_folder(
         )
     weights, folder = Path(weights), Path(folder)
     if folder.exists():
-        raise DataError(f"{folder}: exists already; choose a new folder, so that nothing is overwritten")
+        raise DataError(
+            f"{folder}: exists already; choose a new folder, so that nothing is overwritten"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".kaggle_", dir=folder.parent) as scratch:
         made = Path(scratch) / "made"
@@ -196,18 +207,36 @@ def model_card(weights: Path, about: dict, title: str, report: Report | None = N
         else "unknown",
         "validation Dice of the epoch kept": scores.get("val_dice", "unknown"),
         "weights": f"{weights.name}, sha256 {about.get('weights_sha256', 'unknown')}",
-        "versions": ", ".join(f"{k} {v}" for k, v in about.get("versions", {}).items() if k in ("torch", "seglib")),
+        "versions": ", ".join(
+            f"{k} {v}" for k, v in about.get("versions", {}).items() if k in ("torch", "seglib")
+        ),
     }
-    lines = [f"# {title}", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
+    lines = [
+        f"# {title}",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts.items()),
+    ]
     lines += ["", "## Scores", ""]
     if report is None:
-        lines += ["No test was made. The validation Dice above chose the weights, so it is too good."]
+        lines += [
+            "No test was made. The validation Dice above chose the weights, so it is too good."
+        ]
     else:
         rows = report.summary[report.summary["metric"].isin(["dice", "iou", "hd95"])]
-        lines += [f"{report.title}, grid {report.about['grid']}; interval: 95 % bootstrap over patients.", ""]
-        lines += ["| class | metric | average | value | interval | n |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"{report.title}, grid {report.about['grid']}; interval: 95 % bootstrap over patients.",
+            "",
+        ]
+        lines += [
+            "| class | metric | average | value | interval | n |",
+            "|---|---|---|---|---|---|",
+        ]
         for _, r in rows.iterrows():
             interval = f"{r['low']:.3f} to {r['high']:.3f}"
-            lines += [f"| {r['class']} | {r['metric']} | {r['average']} | {r['value']:.3f} | {interval} | {r['n']} |"]
+            lines += [
+                f"| {r['class']} | {r['metric']} | {r['average']} | {r['value']:.3f} | {interval} | {r['n']} |"
+            ]
     lines += ["", "## Use", "", USE.format(name=weights.name), "", "## Limits", "", LIMITS]
     return "\n".join(lines) + "\n"

@@ -5,6 +5,7 @@ import configparser
 import copy
 import difflib
 import json
+import tomllib
 import types
 import typing
 from pathlib import Path
@@ -12,16 +13,20 @@ from typing import Any, Literal
 
 from .errors import ConfigError
 
-NO = NotImplemented  # what `fit` answers for a value that does not fit; the same object after a reload
+INVALID = NotImplemented  # what `fit` answers for a value that does not fit; the same object after a reload
 
 
 def parts(hint: Any) -> tuple[Any, ...]:
     """The alternatives of a union hint."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    return (
+        typing.get_args(hint)
+        if typing.get_origin(hint) in (types.UnionType, typing.Union)
+        else (hint,)
+    )
 
 
-def fit(value: Any, hint: Any) -> Any:
-    """`value` in the form that `hint` asks for (lists become tuples, whole numbers floats), or `NO`."""
+def coerce(value: Any, hint: Any) -> Any:
+    """`value` in the form that `hint` asks for (lists become tuples, whole numbers floats), or `INVALID`."""
     if isinstance(value, Path):
         value = str(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
@@ -32,20 +37,27 @@ def fit(value: Any, hint: Any) -> Any:
             return value
         if origin is tuple and isinstance(value, (list, tuple)):
             kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
-            fitted = [fit(v, k) for v, k in zip(value, kinds)]
-            if value and len(kinds) == len(value) and not any(f is NO for f in fitted):
+            fitted = [coerce(v, k) for v, k in zip(value, kinds)]
+            if value and len(kinds) == len(value) and not any(f is INVALID for f in fitted):
                 return tuple(fitted)
         if origin is dict and isinstance(value, dict):
-            fitted = {_key(k): copy.deepcopy(v) if args[1] is Any else fit(v, args[1]) for k, v in value.items()}
-            if not any(f is NO for f in fitted.values()):
+            fitted = {
+                _key(k): copy.deepcopy(v) if args[1] is Any else coerce(v, args[1])
+                for k, v in value.items()
+            }
+            if not any(f is INVALID for f in fitted.values()):
                 return fitted
-        if part is Any or (part is types.NoneType and value is None) or (part in (str, bool) and type(value) is part):
+        if (
+            part is Any
+            or (part is types.NoneType and value is None)
+            or (part in (str, bool) and type(value) is part)
+        ):
             return value
         if part is int and type(value) is int:
             return value
         if part is float and type(value) in (int, float):
             return float(value)
-    return NO
+    return INVALID
 
 
 def _key(key: Any) -> str:
@@ -59,7 +71,7 @@ def nearest(name: Any, names: Any) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def words(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """The type hint in words for an error message."""
     found = []
     for part in parts(hint):
@@ -67,20 +79,27 @@ def words(hint: Any) -> str:
         if origin is Literal:
             found.append(" | ".join(repr(a) for a in args))
         elif origin is tuple:
-            found.append(f"a list of {args[0].__name__}" if args[-1] is Ellipsis else f"{len(args)} numbers")
+            found.append(
+                f"a list of {args[0].__name__}" if args[-1] is Ellipsis else f"{len(args)} numbers"
+            )
         else:
-            found.append("none" if part is types.NoneType else "a table" if origin is dict else part.__name__)
+            found.append(
+                "none" if part is types.NoneType else "a table" if origin is dict else part.__name__
+            )
     return " or ".join(found)
 
 
 def from_text(text: str, hint: Any) -> Any:
     """What `text` (a command line, an INI file) means for a setting of this type; the text itself where unsure."""
     text = text.strip()
-    if text.lower() in ("none", "") and fit(None, hint) is not NO:
+    if text.lower() in ("none", "") and coerce(None, hint) is not INVALID:
         return None
-    if fit(text, hint) is not NO:
+    if coerce(text, hint) is not INVALID:
         return text
-    if text.lower() in ("true", "yes", "on", "false", "no", "off") and fit(True, hint) is not NO:
+    if (
+        text.lower() in ("true", "yes", "on", "false", "no", "off")
+        and coerce(True, hint) is not INVALID
+    ):
         return text.lower() in ("true", "yes", "on")
     try:
         value = ast.literal_eval(text)
@@ -88,7 +107,11 @@ def from_text(text: str, hint: Any) -> Any:
         value = text
     if isinstance(value, str) and "," in value:
         return tuple(part.strip() for part in value.split(","))
-    return (value,) if fit(value, hint) is NO and fit((value,), hint) is not NO else value
+    return (
+        (value,)
+        if coerce(value, hint) is INVALID and coerce((value,), hint) is not INVALID
+        else value
+    )
 
 
 def read(path: Path, names: Any, hints: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +123,9 @@ def read(path: Path, names: Any, hints: dict[str, Any]) -> dict[str, Any]:
         if path.suffix == ".json":
             values = json.loads(text)
             if not isinstance(values, dict):
-                raise ConfigError(f"{path.name}: found a {type(values).__name__}; expected an object of settings")
+                raise ConfigError(
+                    f"{path.name}: found a {type(values).__name__}; expected an object of settings"
+                )
             return values
         if path.suffix == ".toml":
             return _from_toml(text, hints)
@@ -110,19 +135,20 @@ def read(path: Path, names: Any, hints: dict[str, Any]) -> dict[str, Any]:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path.name}: not readable as a config: {error}") from error
-    raise ConfigError(f"{path.name}: a config is a .json, .toml or .cfg file, not {path.suffix or 'without suffix'!r}")
+    raise ConfigError(
+        f"{path.name}: a config is a .json, .toml or .cfg file, not {path.suffix or 'without suffix'!r}"
+    )
 
 
 def _from_toml(text: str, hints: dict[str, Any]) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
     flat: dict[str, Any] = {}
     for key, value in tomllib.loads(text).items():
         flat.update(value if isinstance(value, dict) and key not in hints else {key: value})
     # TOML has no null: "none" stands for it where the field may be None.
-    return {k: None if v == "none" and k in hints and fit(None, hints[k]) is None else v for k, v in flat.items()}
+    return {
+        k: None if v == "none" and k in hints and coerce(None, hints[k]) is None else v
+        for k, v in flat.items()
+    }
 
 
 def _from_ini(name: str, text: str, hints: dict[str, Any]) -> dict[str, Any]:
@@ -132,7 +158,9 @@ def _from_ini(name: str, text: str, hints: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for section in parser.sections():
         if section not in ("data", "training", "model", "config"):
-            raise ConfigError(f"{name}: unknown section [{section}]; expected [data], [training] or [model]")
+            raise ConfigError(
+                f"{name}: unknown section [{section}]; expected [data], [training] or [model]"
+            )
         for key, value in parser[section].items():
             values[key] = from_text(value, hints[key]) if key in hints else value
     return values
@@ -143,12 +171,25 @@ def dump(values: dict[str, Any], suffix: str) -> str:
     if suffix == ".json":
         return json.dumps(values, indent=2) + "\n"
     if suffix not in (".toml", ".cfg"):
-        raise ConfigError(f"a config is saved as .json, .toml or .cfg, not {suffix or 'without suffix'!r}")
-    lines = [f"{name} = {_literal('none' if value is None else value, suffix)}" for name, value in values.items()]
+        raise ConfigError(
+            f"a config is saved as .json, .toml or .cfg, not {suffix or 'without suffix'!r}"
+        )
+    lines = [
+        f"{name} = {_literal('none' if value is None else value, suffix)}"
+        for name, value in values.items()
+    ]
     return "\n".join(lines if suffix == ".toml" else ["[config]", *lines]) + "\n"
 
 
 def _literal(value: Any, suffix: str) -> str:
     if isinstance(value, dict) and suffix == ".toml":
-        return "{" + ", ".join(f"{_literal(k, suffix)} = {_literal(v, suffix)}" for k, v in value.items()) + "}"
-    return value if suffix == ".cfg" and isinstance(value, str) else json.dumps(value, ensure_ascii=suffix != ".toml")
+        return (
+            "{"
+            + ", ".join(f"{_literal(k, suffix)} = {_literal(v, suffix)}" for k, v in value.items())
+            + "}"
+        )
+    return (
+        value
+        if suffix == ".cfg" and isinstance(value, str)
+        else json.dumps(value, ensure_ascii=suffix != ".toml")
+    )

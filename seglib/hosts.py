@@ -27,11 +27,19 @@ MARKERS = {
     + [("CXR_png/CHNCXR_*",), ("CXR_png", "masks"), ("images", "leftMask", "rightMask")],
     "palm": [(f"{up}Training/Images", f"{up}Training/* Masks") for up in ("", "PALM/")],
     "rsna": [("train_images", "segmentations"), ("images", "labels")],
-    "cardiac": [("patient*/*_gt.nii*",), ("training/patient*/*_gt.nii*",), ("train/images", "train/masks")],
+    "cardiac": [
+        ("patient*/*_gt.nii*",),
+        ("training/patient*/*_gt.nii*",),
+        ("train/images", "train/masks"),
+    ],
     "binary": [("images", "masks"), ("train/images", "train/masks"), ("train", "train_masks")]
     + [("ISIC*_Input", "ISIC*_GroundTruth")],
 }
-MAX_FOLDERS, MAX_SUBFOLDERS, MAX_ENTRIES = 5000, 2000, 10_000  # a root; a folder; a folder, files included
+MAX_FOLDERS, MAX_SUBFOLDERS, MAX_ENTRIES = (
+    5000,
+    2000,
+    10_000,
+)  # a root; a folder; a folder, files included
 PACKAGES = """accelerate albumentations matplotlib numpy opencv-python-headless pandas pillow scikit-learn scipy
     torch torchvision""".split()
 _known = {}  # what this process has probed already
@@ -65,11 +73,15 @@ def find_data(cfg):
     without markers. Taught in `00_start_here`.
     """
     if cfg.preset not in MARKERS:
-        raise ConfigError(f"preset={cfg.preset!r} has no data markers; choose one of {', '.join(MARKERS)}")
+        raise ConfigError(
+            f"preset={cfg.preset!r} has no data markers; choose one of {', '.join(MARKERS)}"
+        )
     for root, depth, named in _roots(cfg):
         for phantoms in (False, True) if named else (False,):
             for folder in _walk(root, depth, phantoms):
-                if any(all(_holds(folder, m, phantoms) for m in names) for names in MARKERS[cfg.preset]):
+                if any(
+                    all(_holds(folder, m, phantoms) for m in names) for names in MARKERS[cfg.preset]
+                ):
                     return folder.absolute()
     return None
 
@@ -85,7 +97,10 @@ def wait_for_data(cfg, timeout=120, every=2.0):
         if left <= 0:
             raise DataError(f"{explain_missing(cfg)} Waited {timeout:g} s.")
         if not told:
-            print(f"{cfg.preset}: no data yet; waiting up to {timeout:g} s for it to be mounted", flush=True)
+            print(
+                f"{cfg.preset}: no data yet; waiting up to {timeout:g} s for it to be mounted",
+                flush=True,
+            )
             told = True
         time.sleep(min(max(every, 0.05), left))
     return found
@@ -95,7 +110,9 @@ def explain_missing(cfg):
     """Text for a `DataError`: what `cfg.preset` needs, where `find_data` looks, what is there, what to do."""
     needs = ", or ".join(" + ".join(names) for names in MARKERS[cfg.preset])
     lines = [f"{cfg.preset}: no data found. Expected a folder that holds {needs}. Looked in:"]
-    lines += [f"  {root.absolute()} ({n} levels): {_contents(root, n)}" for root, n, _ in _roots(cfg)]
+    lines += [
+        f"  {root.absolute()} ({n} levels): {_contents(root, n)}" for root, n, _ in _roots(cfg)
+    ]
     advice = {
         "kaggle": "Attach the data set (Add Input, right of the notebook), or set cfg.data_root.",
         "colab": "Unpack the data below /content, mount Drive (hosts.offer_drive()), or set cfg.data_root.",
@@ -112,13 +129,26 @@ def find_model(name, roots=None):
     """
     if os.path.dirname(name) and os.path.isfile(name):
         return Path(name).absolute()
-    places = [(Path(root).expanduser(), 6) for root in ([roots] if isinstance(roots, str | Path) else roots or ())]
+    places = [
+        (Path(root).expanduser(), 6)
+        for root in ([roots] if isinstance(roots, str | Path) else roots or ())
+    ]
     if roots is None:
         places = [(home / folder, 6) for home in _homes() for folder in ("runs", "checkpoints")]
-        places += [(KAGGLE_WORKING, 6), (KAGGLE_INPUT, 6), (COLAB_DRIVE / "seglib", 6), (COLAB_DRIVE, 3)]
+        places += [
+            (KAGGLE_WORKING, 6),
+            (KAGGLE_INPUT, 6),
+            (COLAB_DRIVE / "seglib", 6),
+            (COLAB_DRIVE, 3),
+        ]
     folders = (folder for root, depth in places for folder in _walk(root, depth, True))
     pattern = str(name).replace(os.sep, "/")
-    paths = (path for folder in folders for path in _matches(folder, pattern, True) if os.path.isfile(path))
+    paths = (
+        path
+        for folder in folders
+        for path in _matches(folder, pattern, True)
+        if os.path.isfile(path)
+    )
     newest = max(paths, key=os.path.getmtime, default=None)
     return newest and newest.absolute()
 
@@ -129,7 +159,9 @@ def work_dir(default="runs"):
     if host() == "colab" and not COLAB_DRIVE.is_dir():
         base = COLAB_CONTENT
         if "no drive" not in _known:  # several steps ask; once said is enough
-            print(f"Drive is not mounted: runs go to {base / default}, and a disconnect loses them.")
+            print(
+                f"Drive is not mounted: runs go to {base / default}, and a disconnect loses them."
+            )
         _known["no drive"] = True
     return os.path.join(base, default)
 
@@ -147,14 +179,18 @@ def offer_drive():
     if host() != "colab" or COLAB_DRIVE.is_dir():
         return host() == "colab"
     try:
-        answer = os.environ.get("SEGLIB_DRIVE") or input("Mount Google Drive, to keep the runs? [y/n] ")
+        answer = os.environ.get("SEGLIB_DRIVE") or input(
+            "Mount Google Drive, to keep the runs? [y/n] "
+        )
         if answer.strip().lower() in ("1", "y", "yes"):
             from google.colab import drive
 
             drive.mount(str(COLAB_DRIVE.parent))
     # Colab, and IPython where nobody can answer, raise classes of their own.
     except Exception as error:
-        print(f"Drive is not mounted: {_short(error)}. SEGLIB_DRIVE=1 or 0 answers without a question.")
+        print(
+            f"Drive is not mounted: {_short(error)}. SEGLIB_DRIVE=1 or 0 answers without a question."
+        )
     return COLAB_DRIVE.is_dir()
 
 
@@ -165,7 +201,9 @@ def choose_device(cfg_device="auto", again=False):
     was asked for by name and does not work.
     """
     if cfg_device not in ("auto", "cuda", "mps", "cpu"):
-        raise ConfigError(f"device={cfg_device!r} is unknown; choose 'auto', 'cuda', 'mps' or 'cpu'")
+        raise ConfigError(
+            f"device={cfg_device!r} is unknown; choose 'auto', 'cuda', 'mps' or 'cpu'"
+        )
     key = ("device", cfg_device)
     if key in _known and not again:
         return _known[key]
@@ -175,10 +213,14 @@ def choose_device(cfg_device="auto", again=False):
             _known[key] = name
             return name
         if cfg_device != "auto":
-            raise ConfigError(f"device={name!r}: {problem}; set device='auto' to use what works here")
+            raise ConfigError(
+                f"device={name!r}: {problem}; set device='auto' to use what works here"
+            )
         if found:
             warnings.warn(f"{name}: {problem}; going on without it", stacklevel=2)
-    raise ConfigError("device='auto': not even the CPU runs a small convolution; install torch again")
+    raise ConfigError(
+        "device='auto': not even the CPU runs a small convolution; install torch again"
+    )
 
 
 def choose_precision(device, cfg_precision="auto"):
@@ -190,14 +232,18 @@ def choose_precision(device, cfg_precision="auto"):
     kind = str(device).split(":")[0]
     able = {"cuda": ("fp32", "bf16", "fp16"), "cpu": ("fp32", "bf16")}.get(kind, ("fp32",))
     if cfg_precision not in ("auto", *able):
-        raise ConfigError(f"precision={cfg_precision!r}: {kind} takes 'auto' or {' or '.join(able)}; set one of them")
+        raise ConfigError(
+            f"precision={cfg_precision!r}: {kind} takes 'auto' or {' or '.join(able)}; set one of them"
+        )
     if kind == "cuda" and cfg_precision in ("auto", "bf16"):
         import torch
 
         # torch.cuda.is_bf16_supported() is True on a T4 too, where bf16 is emulated.
         native = torch.cuda.get_device_capability()[0] >= 8
         if cfg_precision == "bf16" and not native:
-            warnings.warn(f"precision='bf16': {_gpu()} emulates it, slowly; 'fp16' is faster", stacklevel=2)
+            warnings.warn(
+                f"precision='bf16': {_gpu()} emulates it, slowly; 'fp16' is faster", stacklevel=2
+            )
         return "bf16" if native or cfg_precision == "bf16" else "fp16"
     if cfg_precision != "auto":
         return cfg_precision
@@ -215,19 +261,30 @@ def measure_cpu(channels=32, size=64, batch=2, repeats=5, again=False):
     from torch import nn
 
     threads = torch.get_num_threads()
-    settings = {"channels": channels, "size": size, "batch": batch, "repeats": repeats, "threads": threads}
+    settings = {
+        "channels": channels,
+        "size": size,
+        "batch": batch,
+        "repeats": repeats,
+        "threads": threads,
+    }
     key = ("cpu", *settings.values())
     if key in _known and not again:
         return dict(_known[key])
     with torch.random.fork_rng(devices=[]):
         convs = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)]
-        net = nn.Sequential(*(part for conv in convs for part in (conv, nn.BatchNorm2d(channels), nn.ReLU())))
+        net = nn.Sequential(
+            *(part for conv in convs for part in (conv, nn.BatchNorm2d(channels), nn.ReLU()))
+        )
         image = torch.rand(batch, channels, size, size).to(memory_format=torch.channels_last)
     net.to(memory_format=torch.channels_last)
 
     def step(name):
         begin = time.perf_counter()
-        with torch.enable_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "bf16"):
+        with (
+            torch.enable_grad(),
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "bf16"),
+        ):
             loss = net(image).float().mean()
         loss.backward()
         return time.perf_counter() - begin
@@ -250,11 +307,20 @@ def measure_cpu(channels=32, size=64, batch=2, repeats=5, again=False):
 
 def describe():
     """What results depend on beside code and data: a flat dict of str, int, float or None, fit for JSON."""
-    found = {"host": host(), "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    found |= {"seglib": getattr(sys.modules.get(__package__), "__version__", None), "cores": n_cores()}
+    found = {
+        "host": host(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    found |= {
+        "seglib": getattr(sys.modules.get(__package__), "__version__", None),
+        "cores": n_cores(),
+    }
     found |= dict.fromkeys(["threads", "memory_gb", "device", "gpu", *PACKAGES])
     with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
-        found["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+        found["memory_gb"] = round(
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
+        )
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
@@ -272,7 +338,9 @@ def describe():
 
 def n_cores():
     """CPU cores this process may use: its affinity, or its container's quota where that is lower."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     with contextlib.suppress(OSError, ValueError):  # no such file, or no limit: "max"
         quota, period = CPU_QUOTA.read_text().split()
         cores = min(cores, int(quota) // int(period))
@@ -307,7 +375,9 @@ def _roots(cfg):
         return roots
     roots += [(home / "data", 3, False) for home in _homes()]
     mounts = [("kaggle", KAGGLE_INPUT, 5), ("colab", COLAB_CONTENT, 3), ("colab", COLAB_DRIVE, 3)]
-    return roots + [(root, depth, False) for name, root, depth in mounts if root.is_dir() or host() == name]
+    return roots + [
+        (root, depth, False) for name, root, depth in mounts if root.is_dir() or host() == name
+    ]
 
 
 def _entries(folder):
@@ -330,7 +400,11 @@ def _walk(root, depth, phantoms):
         below = []
         for folder in level:
             real = os.path.realpath(folder)  # ends the circles that links can form
-            if real in seen or not os.path.isdir(real) or (not phantoms and os.path.exists(folder / PHANTOM)):
+            if (
+                real in seen
+                or not os.path.isdir(real)
+                or (not phantoms and os.path.exists(folder / PHANTOM))
+            ):
                 continue
             if len(seen) == MAX_FOLDERS:
                 return
@@ -350,7 +424,11 @@ def _matches(folder, pattern, phantoms):
     head, _, rest = pattern.partition("/")
     paths = [folder / head] if os.path.exists(folder / head) else ()
     if any(c in head for c in "*?["):
-        paths = (folder / entry.name for entry in _entries(folder) if fnmatch.fnmatchcase(entry.name, head))
+        paths = (
+            folder / entry.name
+            for entry in _entries(folder)
+            if fnmatch.fnmatchcase(entry.name, head)
+        )
     for path in paths:
         if phantoms or not os.path.exists(path / PHANTOM):
             yield from _matches(path, rest, phantoms) if rest else [path]
@@ -358,7 +436,9 @@ def _matches(folder, pattern, phantoms):
 
 def _holds(folder, pattern, phantoms):
     """True if a file or a folder that is not empty matches; a mount may start as an empty folder."""
-    return any(os.path.isfile(path) or any(_entries(path)) for path in _matches(folder, pattern, phantoms))
+    return any(
+        os.path.isfile(path) or any(_entries(path)) for path in _matches(folder, pattern, phantoms)
+    )
 
 
 def _contents(root, depth, most=20):
@@ -366,7 +446,11 @@ def _contents(root, depth, most=20):
     if not os.path.isdir(root):
         return "is a file, not a folder" if os.path.exists(root) else "does not exist"
     names = sorted(entry.name + "/" * _is_dir(entry) for entry in _entries(root))[: most + 1]
-    deeper = (f"{path.relative_to(root)}/" for path in _walk(root, depth, True) if root in path.parents[1:])
+    deeper = (
+        f"{path.relative_to(root)}/"
+        for path in _walk(root, depth, True)
+        if root in path.parents[1:]
+    )
     names += itertools.islice(deeper, most + 1 - len(names))
     said = [name + " (synthetic)" * os.path.exists(root / name / PHANTOM) for name in names[:most]]
     return ", ".join(said + ["..."] * (len(names) > most)) or "empty, or not readable"

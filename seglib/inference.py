@@ -11,10 +11,17 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from . import config, data, dicom_seg, grids, hosts, images, memory, metrics, niftis, plots, runs, volumes
+from . import config, data, hosts, memory, metrics, plots, runs
 from .errors import DataError
+from .formats import dicom_seg, images, nifti, orientation, volumes
 
-OPTIONS = ("tta", "turn", "smallest", "largest", "fill_holes")  # of a predictor; all off by default
+OPTIONS = (
+    "tta",
+    "tta_rotation",
+    "min_component_size",
+    "keep_largest_component",
+    "fill_holes",
+)  # of a predictor; all off by default
 AHEAD = 4  # pictures of a folder that are read before the network needs them
 
 
@@ -30,7 +37,7 @@ class VolumePrediction(NamedTuple):
     `millilitres` class -> volume, NaN where the spacing is unknown."""
 
     mask: np.ndarray
-    grid: grids.Grid
+    grid: orientation.Grid
     millilitres: dict[str, float]
 
 
@@ -38,19 +45,27 @@ class Predictor:
     """A trained network with everything it needs to go from pixels to a mask.
 
     `Predictor.load(run.best).predict(array)`; the result has the size of the input: the resize to the network's size
-    and back happens inside. Set `tta`, `turn`, `smallest`, `largest` or `fill_holes` on it, and every prediction and
+    and back happens inside. Set `tta`, `tta_rotation`, `min_component_size`, `keep_largest_component` or `fill_holes` on it, and every prediction and
     every evaluation follows: `evaluation.compare` tells whether they are a gain.
     """
 
     tta = False  # test-time augmentation: the mean over the flips that the network was trained with
-    turn = 0.0  # the mean with two views more, turned by so many degrees to the left and to the right
-    smallest = 0  # connected pieces of fewer pixels are removed from every class
-    largest = False  # of every class only the largest connected piece of a picture or slice stays
+    tta_rotation = (
+        0.0  # the mean with two views more, turned by so many degrees to the left and to the right
+    )
+    min_component_size = 0  # connected pieces of fewer pixels are removed from every class
+    keep_largest_component = (
+        False  # of every class only the largest connected piece of a picture or slice stays
+    )
     fill_holes = False  # background enclosed by a class becomes that class
     temperature = 1.0  # logits are divided by it
-    thresholds: tuple[float, ...] | None = None  # one a class instead of the config's; see `evaluation.tuned`
+    thresholds: tuple[float, ...] | None = (
+        None  # one a class instead of the config's; see `evaluation.tuned`
+    )
     chosen: dict[str, str] = {}  # what was chosen, and on what
-    trained_on: list[str] | None = None  # beginnings of the hashes of the images that the weights were made with
+    trained_on: list[str] | None = (
+        None  # beginnings of the hashes of the images that the weights were made with
+    )
 
     def __init__(self, model: torch.nn.Module, cfg, device: str = "auto", precision: str = "auto"):
         self.config = cfg
@@ -69,14 +84,18 @@ class Predictor:
         about = runs.describe_weights(path)
         values = dict(about["config"])
         cfg = config.preset(values.pop("preset"), values.pop("size"), **values)
-        predictor = cls(runs.load_weights(path, runs.network(cfg, pretrained=False)), cfg, device, precision)
+        predictor = cls(
+            runs.load_weights(path, runs.network(cfg, pretrained=False)), cfg, device, precision
+        )
         predictor.trained_on = about.get("trained_on")
         return predictor
 
     @torch.inference_mode()
     def logits(self, batch: torch.Tensor) -> torch.Tensor:
         """Normalised images (N, C, H, W) float32 -> logits (N, classes, H, W) float32 on the network's device."""
-        batch = batch.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        batch = batch.to(self.device, non_blocking=True).contiguous(
+            memory_format=torch.channels_last
+        )
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         with torch.autocast(self.device, half or torch.bfloat16, enabled=half is not None):
             return self.model(batch).float()
@@ -91,14 +110,19 @@ class Predictor:
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
-        halves = batch.split(-(-len(batch) // 2))  # here the error no longer holds what the attempt has computed
+        halves = batch.split(
+            -(-len(batch) // 2)
+        )  # here the error no longer holds what the attempt has computed
         return torch.cat([self.probabilities(half) for half in halves])
 
     def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
-        prob, views = self._view(batch), 1  # a number, or (N, 1, H, W) where not every view saw every pixel
+        prob, views = (
+            self._view(batch),
+            1,
+        )  # a number, or (N, 1, H, W) where not every view saw every pixel
         for axes in self._flips():
             prob, views = prob + self._view(batch.flip(axes)).flip(axes), views + 1
-        for degrees in (self.turn, -self.turn) if self.turn else ():
+        for degrees in (self.tta_rotation, -self.tta_rotation) if self.tta_rotation else ():
             turned, seen = self._turned(batch, degrees)
             prob, views = prob + turned, views + seen
         return prob / views
@@ -119,8 +143,14 @@ class Predictor:
         return back[:, :-1], back[:, -1:]
 
     def _flips(self) -> list[tuple[int, ...]]:
-        trained = [axis for axis, name in ((3, "hflip"), (2, "vflip")) if name in self.config.augment]
-        return [(axis,) for axis in trained] + ([(2, 3)] if len(trained) == 2 else []) if self.tta else []
+        trained = [
+            axis for axis, name in ((3, "hflip"), (2, "vflip")) if name in self.config.augment
+        ]
+        return (
+            [(axis,) for axis in trained] + ([(2, 3)] if len(trained) == 2 else [])
+            if self.tta
+            else []
+        )
 
     def predict(self, image: np.ndarray) -> Prediction:
         """An image (H, W) or (H, W, C), RGB, of any size and number type, to a `Prediction` of its height and width.
@@ -131,10 +161,14 @@ class Predictor:
         pixels, cfg = self._pixels(image), self.config
         fitted = images.fit_image(pixels, cfg.height_width, cfg.resize)
         batch = torch.from_numpy(data.normalise(fitted, self.table))[None]
-        prob = images.unfit(self.probabilities(batch)[0].cpu().numpy(), pixels.shape[:2], cfg.resize)
+        prob = images.unfit(
+            self.probabilities(batch)[0].cpu().numpy(), pixels.shape[:2], cfg.resize
+        )
         return Prediction(prob, self.mask(prob))
 
-    def predict_tiled(self, image: np.ndarray, overlap: float = 0.5, batch_size: int = 8) -> Prediction:
+    def predict_tiled(
+        self, image: np.ndarray, overlap: float = 0.5, batch_size: int = 8
+    ) -> Prediction:
         """The same at the image's own resolution: tiles of the network's size, blended smoothly.
 
         For images much larger than the network's input, and networks that were trained at that scale. The outer eighth
@@ -156,9 +190,15 @@ class Predictor:
             for row in _starts(whole.shape[1], height, overlap)
             for column in _starts(whole.shape[2], width, overlap)
         ]
-        total, weights = np.zeros((cfg.n_classes, *whole.shape[1:]), np.float32), np.zeros(whole.shape[1:], np.float32)
+        total, weights = (
+            np.zeros((cfg.n_classes, *whole.shape[1:]), np.float32),
+            np.zeros(whole.shape[1:], np.float32),
+        )
         for start in hosts.progress(range(0, len(places), batch_size), desc="tiles", leave=False):
-            some = [(slice(r, r + height), slice(c, c + width)) for r, c in places[start : start + batch_size]]
+            some = [
+                (slice(r, r + height), slice(c, c + width))
+                for r, c in places[start : start + batch_size]
+            ]
             batch = torch.from_numpy(np.stack([whole[:, rows, columns] for rows, columns in some]))
             for (rows, columns), prob in zip(some, self.probabilities(batch).cpu().numpy()):
                 weight = np.outer(_fade(rows, whole.shape[1]), _fade(columns, whole.shape[2]))
@@ -182,17 +222,22 @@ class Predictor:
 
     def mask(self, prob: np.ndarray) -> np.ndarray:
         """Probabilities (C, H, W) to the mask of a `Prediction`, by the config's task and the thresholds."""
-        return metrics.as_mask(torch.from_numpy(self.decide(prob)), self.config.task)
+        return metrics.to_label_map(torch.from_numpy(self.decide(prob)), self.config.task)
 
     def decide(self, prob: np.ndarray) -> np.ndarray:
         """Probabilities (C, H, W) to bool of the same shape: the likeliest class, or all from their thresholds; then
-        cleaned, where `smallest`, `largest` or `fill_holes` are set."""
+        cleaned, where `min_component_size`, `keep_largest_component` or `fill_holes` are set."""
         thresholds = torch.tensor(self.thresholds or [self.config.threshold])[:, None, None]
-        chosen = metrics.decide(torch.from_numpy(prob)[None], self.config.task, thresholds)[0].numpy()
-        if not (self.smallest or self.largest or self.fill_holes):
+        chosen = metrics.to_one_hot(torch.from_numpy(prob)[None], self.config.task, thresholds)[
+            0
+        ].numpy()
+        if not (self.min_component_size or self.keep_largest_component or self.fill_holes):
             return chosen
         first = int(self.config.task == "multiclass")  # the background is what the classes leave
-        cleaned = [clean(plane, self.smallest, self.fill_holes, self.largest) for plane in chosen[first:]]
+        cleaned = [
+            clean(plane, self.min_component_size, self.fill_holes, self.keep_largest_component)
+            for plane in chosen[first:]
+        ]
         if not first:
             return np.stack(cleaned)
         labels = np.zeros(chosen.shape[1:], np.int64)
@@ -260,7 +305,7 @@ class Predictor:
             self.write(prediction, image, output, Path(path).stem, overlay, panels, probability)
         return prediction
 
-    @memory.kept()
+    @memory.keep_freed_memory()
     def predict_folder(
         self,
         folder: str | Path,
@@ -281,18 +326,24 @@ class Predictor:
         known = (*images.SUFFIXES, *volumes.SUFFIXES)
         files = sorted(f for f in Path(folder).glob("[!.]*") if f.name.lower().endswith(known))
         if not files:
-            raise DataError(f"{folder}: no picture or volume here; expected files ending in {', '.join(known)}")
+            raise DataError(
+                f"{folder}: no picture or volume here; expected files ending in {', '.join(known)}"
+            )
         twice = Counter(_stem(file) for file in files)  # a.png and a.jpg become a_png and a_jpg
         found: dict[str, Any] = {"done": [], "failed": {}, "millilitres": {}}
         progress = hosts.progress(files, desc="predict", leave=False)
         with ThreadPoolExecutor(2) as pool:
             writes: deque[Future] = deque()
-            for file, image in _ahead(pool, lambda f: None if volumes.is_volume(f) else self.read(f), progress):
+            for file, image in _ahead(
+                pool, lambda f: None if volumes.is_volume(f) else self.read(f), progress
+            ):
                 try:
                     name = _stem(file) if twice[_stem(file)] == 1 else file.name.replace(".", "_")
                     if volumes.is_volume(file):
                         target = Path(output) / f"{name}_mask.nii.gz"
-                        found["millilitres"][file.name] = self.predict_volume(file, target).millilitres
+                        found["millilitres"][file.name] = self.predict_volume(
+                            file, target
+                        ).millilitres
                     else:
                         pixels = image.result()
                         prediction = (self.predict_tiled if tiled else self.predict)(pixels)
@@ -311,7 +362,11 @@ class Predictor:
         return found
 
     def predict_volume(
-        self, path: str | Path, output: str | Path | None = None, batch_size: int = 8, dicom: bool = False
+        self,
+        path: str | Path,
+        output: str | Path | None = None,
+        batch_size: int = 8,
+        dicom: bool = False,
     ) -> VolumePrediction:
         """A NIfTI file or the folder of a DICOM series, slice by slice, to a `VolumePrediction`.
 
@@ -325,12 +380,20 @@ class Predictor:
         """
         cfg = self.config
         cut = volumes.options(cfg)
-        shown = volumes.bytes_of(str(path), cfg.window_level, cfg.window_width, cfg.percentiles, **cut)
+        shown = volumes.bytes_of(
+            str(path), cfg.window_level, cfg.window_width, cfg.percentiles, **cut
+        )
         grid = volumes.read_grid(path, **cut)
         masks = []
         for start in hosts.progress(range(0, len(shown), batch_size), desc="predict", leave=False):
-            slices = [images.as_channels(plane, cfg.in_channels) for plane in shown[start : start + batch_size]]
-            fitted = [data.normalise(images.fit_image(s, cfg.height_width, cfg.resize), self.table) for s in slices]
+            slices = [
+                images.as_channels(plane, cfg.in_channels)
+                for plane in shown[start : start + batch_size]
+            ]
+            fitted = [
+                data.normalise(images.fit_image(s, cfg.height_width, cfg.resize), self.table)
+                for s in slices
+            ]
             for prob in self.probabilities(torch.from_numpy(np.stack(fitted))).cpu().numpy():
                 masks.append(self.mask(images.unfit(prob, shown.shape[1:], cfg.resize)))
         mask = np.moveaxis(np.stack(masks), 0, -3)
@@ -338,15 +401,17 @@ class Predictor:
         names = cfg.class_names[cfg.task == "multiclass" :]  # class k of them has the number k + 1
         planes = mask if several else [mask == k + 1 for k in range(len(names))]
         voxel = float(np.prod(grid.spacing_mm)) / 1000 if grid.spacing_mm else float("nan")
-        found = VolumePrediction(mask, grid, {name: int(p.sum()) * voxel for name, p in zip(names, planes)})
+        found = VolumePrediction(
+            mask, grid, {name: int(p.sum()) * voxel for name, p in zip(names, planes)}
+        )
         if output is not None:
-            output, name = Path(output), niftis.stem(path)
+            output, name = Path(output), nifti.stem(path)
             is_file = output.name.lower().endswith(volumes.SUFFIXES)
             for part, plane in zip(names, mask) if several else [("", mask)]:
                 target = output if is_file else output / f"{name}_mask.nii.gz"
                 if part:
-                    target = target.with_name(f"{niftis.stem(target)}_{part}.nii.gz")
-                niftis.write(target, grid.restore(plane), grid, path)
+                    target = target.with_name(f"{nifti.stem(target)}_{part}.nii.gz")
+                nifti.write(target, grid.restore(plane), grid, path)
             if dicom:
                 folder = output.parent if is_file else output
                 masks = {part: plane.astype(bool) for part, plane in zip(names, planes)}
@@ -355,10 +420,12 @@ class Predictor:
 
 
 def _stem(file: Path) -> str:
-    return niftis.stem(file) if volumes.is_volume(file) else file.stem
+    return nifti.stem(file) if volumes.is_volume(file) else file.stem
 
 
-def _ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable) -> Iterator[tuple[Any, Future]]:
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable, items: Iterable
+) -> Iterator[tuple[Any, Future]]:
     """Each item with the future of `function(item)`, which was begun a few items before."""
     begun: deque[tuple[Any, Future]] = deque()
     for item in items:
@@ -368,18 +435,23 @@ def _ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable) -> Ite
     yield from begun
 
 
-def clean(plane: np.ndarray, smallest: int = 0, fill_holes: bool = False, largest: bool = False) -> np.ndarray:
-    """A bool mask (2-D or 3-D) without connected pieces of fewer than `smallest` pixels, with `largest` without any but
+def clean(
+    plane: np.ndarray,
+    min_component_size: int = 0,
+    fill_holes: bool = False,
+    keep_largest_component: bool = False,
+) -> np.ndarray:
+    """A bool mask (2-D or 3-D) without connected pieces of fewer than `min_component_size` pixels, with `keep_largest_component` without any but
     the largest (of equals the first), and with its holes filled.
 
     Pieces touch by an edge (2-D: 4 neighbours).
     """
-    if smallest > 1 or largest:
+    if min_component_size > 1 or keep_largest_component:
         pieces, _ = ndimage.label(plane)
         sizes = np.bincount(pieces.ravel())
         sizes[0] = 0
-        kept = sizes >= max(smallest, 1)
-        if largest:
+        kept = sizes >= max(min_component_size, 1)
+        if keep_largest_component:
             kept &= np.arange(len(sizes)) == sizes.argmax()
         plane = kept[pieces]
     return ndimage.binary_fill_holes(plane) if fill_holes else plane

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 IGNORE = 255
 
 
-class Ratio(nn.Module):
+class MaskedLoss(nn.Module):
     """A sum over what counts, divided by how much counts. The divisor, `total`, depends on the target alone: where a
     batch comes in pieces, on several processes or one after the other, the totals of all pieces are added up first, and
     the losses of the pieces add up to the loss of the whole batch."""
@@ -34,7 +34,11 @@ class Ratio(nn.Module):
         return self.divisor(self.weight(target, annotated))
 
     def forward(
-        self, logits: Tensor, target: Tensor, annotated: Tensor | None = None, total: Tensor | None = None
+        self,
+        logits: Tensor,
+        target: Tensor,
+        annotated: Tensor | None = None,
+        total: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch; with `total`, this batch's share in the loss of a larger one."""
         if annotated is None:
@@ -44,7 +48,7 @@ class Ratio(nn.Module):
         return self.summed(logits, target, weight) / total.clamp(min=1e-6)
 
 
-class MaskedBCE(Ratio):
+class MaskedBCE(MaskedLoss):
     """Binary cross-entropy with logits where each (image, class) counts only as far as its mask is known.
 
     A class with a mask has weight 1. A class whose mask is missing has `missing_weight` and an empty target: 0 ignores
@@ -63,7 +67,9 @@ class MaskedBCE(Ratio):
         weight = known.to(torch.float32)
         if self.missing_weight > 0:
             inside = known.any(dim=1, keepdim=True)  # padding is unknown in every class
-            inside = inside | ~inside.flatten(1).any(dim=1)[:, None, None, None]  # no mask at all: nothing tells
+            inside = (
+                inside | ~inside.flatten(1).any(dim=1)[:, None, None, None]
+            )  # no mask at all: nothing tells
             weight = torch.where(~annotated[:, :, None, None], inside * self.missing_weight, weight)
         return weight
 
@@ -72,10 +78,12 @@ class MaskedBCE(Ratio):
         return torch.tensor(float(weight.numel()), device=weight.device) if plain else weight.sum()
 
     def summed(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(logits.float(), (target == 1).float(), weight, reduction="sum")
+        return F.binary_cross_entropy_with_logits(
+            logits.float(), (target == 1).float(), weight, reduction="sum"
+        )
 
 
-class DiceLoss(Ratio):
+class DiceLoss(MaskedLoss):
     """1 - soft Dice of each image and class, averaged over those that have a mask (Milletari et al., 3DV 2016).
 
     `smooth` stands above and below the fraction, so that an empty truth still punishes false positives. For softmax
@@ -87,7 +95,9 @@ class DiceLoss(Ratio):
         self.task, self.smooth = task, smooth
 
     def _known(self, target: Tensor) -> Tensor:
-        return (target != IGNORE)[:, None] if self.task == "multiclass" else target != IGNORE  # (N, 1 or K, H, W)
+        return (
+            (target != IGNORE)[:, None] if self.task == "multiclass" else target != IGNORE
+        )  # (N, 1 or K, H, W)
 
     def weight(self, target: Tensor, annotated: Tensor) -> Tensor:
         annotated = annotated[:, 1:] if self.task == "multiclass" else annotated
@@ -96,7 +106,9 @@ class DiceLoss(Ratio):
     def summed(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         if self.task == "multiclass":
             prob = logits.float().softmax(dim=1)[:, 1:]
-            truth = F.one_hot(torch.where(target == IGNORE, 0, target).long(), logits.shape[1]).movedim(-1, 1)[:, 1:]
+            truth = F.one_hot(
+                torch.where(target == IGNORE, 0, target).long(), logits.shape[1]
+            ).movedim(-1, 1)[:, 1:]
         else:
             prob, truth = logits.float().sigmoid(), target == 1
         known = self._known(target)
@@ -107,7 +119,7 @@ class DiceLoss(Ratio):
         return (loss * weight).sum()
 
 
-class FocalLoss(Ratio):
+class FocalLoss(MaskedLoss):
     """Softmax cross-entropy times (1 - p) ** gamma, p the probability of the true class (Lin et al., ICCV 2017)."""
 
     def __init__(self, gamma: float = 2.0):
@@ -118,8 +130,12 @@ class FocalLoss(Ratio):
         return (target != IGNORE).float()
 
     def summed(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        entropy = F.cross_entropy(logits.float(), target.long(), ignore_index=IGNORE, reduction="none")  # (N, H, W)
-        wrong = (-torch.expm1(-entropy)).clamp(min=1e-6)  # 1 - p; at 0 a power below 1 has no gradient
+        entropy = F.cross_entropy(
+            logits.float(), target.long(), ignore_index=IGNORE, reduction="none"
+        )  # (N, H, W)
+        wrong = (-torch.expm1(-entropy)).clamp(
+            min=1e-6
+        )  # 1 - p; at 0 a power below 1 has no gradient
         return (wrong**self.gamma * entropy * weight).sum()
 
 
@@ -130,21 +146,31 @@ class CrossEntropy(FocalLoss):
         super().__init__(gamma=0.0)
 
 
-class Sum(nn.Module):
+class WeightedSum(nn.Module):
     """A weighted sum of two losses; its `total` is that of both, (2,)."""
 
-    def __init__(self, first: Ratio, second: Ratio, weights: tuple[float, float] = (0.5, 0.5)):
+    def __init__(
+        self, first: MaskedLoss, second: MaskedLoss, weights: tuple[float, float] = (0.5, 0.5)
+    ):
         super().__init__()
         self.first, self.second, self.weights = first, second, weights
 
     def total(self, target: Tensor, annotated: Tensor) -> Tensor:
-        return torch.stack([self.first.total(target, annotated), self.second.total(target, annotated)])
+        return torch.stack(
+            [self.first.total(target, annotated), self.second.total(target, annotated)]
+        )
 
     def forward(
-        self, logits: Tensor, target: Tensor, annotated: Tensor | None = None, total: Tensor | None = None
+        self,
+        logits: Tensor,
+        target: Tensor,
+        annotated: Tensor | None = None,
+        total: Tensor | None = None,
     ) -> Tensor:
         of = (None, None) if total is None else total
-        first, second = (loss(logits, target, annotated, t) for loss, t in zip((self.first, self.second), of))
+        first, second = (
+            loss(logits, target, annotated, t) for loss, t in zip((self.first, self.second), of)
+        )
         return self.weights[0] * first + self.weights[1] * second
 
 
@@ -170,11 +196,13 @@ def build(
     if name == "dice":
         return DiceLoss(task)
     if name == "combined":
-        return Sum(MaskedBCE(missing_weight, missing_normalisation), DiceLoss(task), loss_weights)
+        return WeightedSum(
+            MaskedBCE(missing_weight, missing_normalisation), DiceLoss(task), loss_weights
+        )
     if name == "cross_entropy":
         return CrossEntropy()
     if name == "dice_focal":
-        return Sum(DiceLoss(task), FocalLoss(focal_gamma), loss_weights)
+        return WeightedSum(DiceLoss(task), FocalLoss(focal_gamma), loss_weights)
     raise ValueError(
         f"loss: {name!r} is unknown; choose bce, weighted_bce, dice, combined, cross_entropy or dice_focal"
     )

@@ -36,7 +36,10 @@ def zones(lung: np.ndarray) -> list[np.ndarray]:
 
 
 def measures(
-    image: np.ndarray, mask: np.ndarray, spacing: tuple[float, float] | None = None, smallest: float = 0.001
+    image: np.ndarray,
+    mask: np.ndarray,
+    spacing: tuple[float, float] | None = None,
+    smallest: float = 0.001,
 ) -> dict[str, float]:
     """Measures of the lungs in one X-ray.
 
@@ -58,7 +61,9 @@ def measures(
         DataError: image and mask are not two arrays (H, W) of one shape.
     """
     if image.ndim != 2 or image.shape != mask.shape:
-        raise DataError(f"measures: image {image.shape} and mask {mask.shape}; expected one shape (height, width)")
+        raise DataError(
+            f"measures: image {image.shape} and mask {mask.shape}; expected one shape (height, width)"
+        )
     mask = mask.astype(bool)
     pixel = spacing[0] * spacing[1] if spacing else 1 / mask.size
     lungs = dict(zip(SIDES, sides(mask)))
@@ -100,7 +105,9 @@ def _looks(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
 
 def _blur_inside(grey: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
     weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), sigma)
-    return cv2.GaussianBlur(np.where(mask, grey, np.float32(0)), (0, 0), sigma) / np.maximum(weight, 1e-6)
+    return cv2.GaussianBlur(np.where(mask, grey, np.float32(0)), (0, 0), sigma) / np.maximum(
+        weight, 1e-6
+    )
 
 
 def region(image: np.ndarray, mask: np.ndarray, margin: float = 0.02) -> np.ndarray:
@@ -115,5 +122,8 @@ def region(image: np.ndarray, mask: np.ndarray, margin: float = 0.02) -> np.ndar
         raise DataError("region: the lung mask is empty; look at the segmentation of this image")
     filled = ndimage.binary_fill_holes(mask)
     edges = [round(margin * n) for n in image.shape]
-    box = tuple(slice(max(0, b.start - edge), b.stop + edge) for b, edge in zip(metrics.box_of(filled), edges))
+    box = tuple(
+        slice(max(0, b.start - edge), b.stop + edge)
+        for b, edge in zip(metrics.box_of(filled), edges)
+    )
     return np.where(filled, image, 0)[box].astype(image.dtype)

@@ -11,7 +11,7 @@ AS_BEFORE = {MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20, MMAP_MAX: 65536
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
+def keep_freed_memory() -> Iterator[None]:
     """While this lasts, freed memory stays with the process; at the end it goes back.
 
     Every step of a training, and every batch of a prediction, needs the same large arrays again. The system hands them

@@ -29,7 +29,9 @@ def counts(pred: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None)
     """
     pred, truth = np.asarray(pred, bool), np.asarray(truth, bool)
     if pred.shape != truth.shape:
-        raise ValueError(f"prediction is {pred.shape} but truth is {truth.shape}; bring both to one grid first")
+        raise ValueError(
+            f"prediction is {pred.shape} but truth is {truth.shape}; bring both to one grid first"
+        )
     if valid is not None:
         pred, truth = pred[valid], truth[valid]
     tp = int(np.count_nonzero(pred & truth))
@@ -42,14 +44,16 @@ def probabilities(logits: Tensor, task: str) -> Tensor:
     return logits.float().softmax(dim=1) if task == "multiclass" else logits.float().sigmoid()
 
 
-def decide(prob: Tensor, task: str, threshold: float | Tensor = 0.5) -> Tensor:
+def to_one_hot(prob: Tensor, task: str, threshold: float | Tensor = 0.5) -> Tensor:
     """Probabilities (N, K, H, W) -> bool of the same shape: the likeliest class, or every class from its threshold."""
     if task != "multiclass":
         return prob >= threshold
-    return torch.zeros_like(prob, dtype=torch.bool).scatter_(1, prob.argmax(dim=1, keepdim=True), True)
+    return torch.zeros_like(prob, dtype=torch.bool).scatter_(
+        1, prob.argmax(dim=1, keepdim=True), True
+    )
 
 
-def as_mask(chosen: Tensor, task: str) -> np.ndarray:
+def to_label_map(chosen: Tensor, task: str) -> np.ndarray:
     """One image of `decide`, (K, H, W) bool -> uint8 mask: (H, W) of 0/1 or class numbers, (K, H, W) for multilabel."""
     if task == "multiclass":
         return chosen.int().argmax(dim=0).cpu().numpy().astype(np.uint8)
@@ -99,12 +103,21 @@ def bce(prob: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None) ->
     """Mean binary cross-entropy (nats) against a bool truth; probabilities are kept 1e-7 away from 0 and 1."""
     if valid is not None:
         prob, truth = prob[valid], truth[valid]
-    right = np.maximum(np.where(truth, prob, 1 - prob), 1e-7)  # 1 - prob is exact in float32 above 0.5
-    return float(np.maximum(-np.log(right), 1e-7).mean(dtype=np.float64)) if prob.size else float("nan")
+    right = np.maximum(
+        np.where(truth, prob, 1 - prob), 1e-7
+    )  # 1 - prob is exact in float32 above 0.5
+    return (
+        float(np.maximum(-np.log(right), 1e-7).mean(dtype=np.float64))
+        if prob.size
+        else float("nan")
+    )
 
 
 def surface_distances(
-    pred: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...] | None = None, tolerance: float = 2.0
+    pred: np.ndarray,
+    truth: np.ndarray,
+    spacing: tuple[float, ...] | None = None,
+    tolerance: float = 2.0,
 ) -> dict[str, float]:
     """HD95, average symmetric surface distance and surface Dice (NSD) of two bool masks of one shape, 2-D or 3-D.
 
@@ -123,7 +136,9 @@ def surface_distances(
     return {
         "hd95": max(_percentile(there, 95), _percentile(back, 95)),
         "assd": float((there.sum() + back.sum()) / (there.size + back.size)),
-        "nsd": float(((there <= tolerance).sum() + (back <= tolerance).sum()) / (there.size + back.size)),
+        "nsd": float(
+            ((there <= tolerance).sum() + (back <= tolerance).sum()) / (there.size + back.size)
+        ),
     }
 
 
@@ -140,27 +155,38 @@ def _boundary(mask: np.ndarray) -> np.ndarray:
     """The mask minus its erosion by a cross; what lies outside of the array is not mask."""
     if mask.ndim != 2:
         return mask & ~ndimage.binary_erosion(mask)
-    pixels = np.ascontiguousarray(mask).view(np.uint8)  # OpenCV is fifty times faster, but only in 2-D
-    return mask & ~cv2.erode(pixels, CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0).view(bool)
+    pixels = np.ascontiguousarray(mask).view(
+        np.uint8
+    )  # OpenCV is fifty times faster, but only in 2-D
+    return mask & ~cv2.erode(pixels, CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0).view(
+        bool
+    )
 
 
-def _nearest(first: np.ndarray, second: np.ndarray, spacing: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(
+    first: np.ndarray, second: np.ndarray, spacing: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """From each pixel of a bool mask the distance to the nearest of another, and back; by the fastest exact way."""
     shape, found = first.shape, [np.flatnonzero(mask) for mask in (first, second)]
     points = [np.stack(np.unravel_index(flat, shape), axis=1) for flat in found]
     pairs, diagonal = len(points[0]) * len(points[1]), float(np.linalg.norm(shape))
-    if set(spacing) == {1.0} and pairs < 4_000_000 and diagonal < 4096:  # squares stay whole numbers below 2 ** 24
+    if (
+        set(spacing) == {1.0} and pairs < 4_000_000 and diagonal < 4096
+    ):  # squares stay whole numbers below 2 ** 24
         return _nearest_of_all(*points, shape)
     if 10 * sum(map(len, points)) < first.size:  # few points: a tree is faster than a map
         there, back = (
-            cKDTree(points[a] * spacing, balanced_tree=False).query(points[1 - a] * spacing)[0] for a in (1, 0)
+            cKDTree(points[a] * spacing, balanced_tree=False).query(points[1 - a] * spacing)[0]
+            for a in (1, 0)
         )
         return there, back
     far = [ndimage.distance_transform_edt(~mask, sampling=spacing) for mask in (first, second)]
     return far[1].ravel()[found[0]], far[0].ravel()[found[1]]
 
 
-def _nearest_of_all(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _nearest_of_all(
+    a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """The same for points (n, axes) of whole numbers: |a|^2 + |b|^2 - 2ab of all pairs, as one matrix product."""
     a, b = ((points - np.array(shape) // 2).astype(np.float32) for points in (a, b))
     left = np.column_stack([a, (a * a).sum(axis=1), np.ones(len(a), np.float32)])

@@ -41,7 +41,9 @@ class AttentionGate(nn.Module):
     def __init__(self, skip_channels: int, deep_channels: int):
         super().__init__()
         mid = max(1, skip_channels // 2)
-        self.skip = nn.Conv2d(skip_channels, mid, 1, bias=False)  # the other term of the sum brings the bias
+        self.skip = nn.Conv2d(
+            skip_channels, mid, 1, bias=False
+        )  # the other term of the sum brings the bias
         self.deep = nn.Conv2d(deep_channels, mid, 1)
         self.score = nn.Conv2d(mid, 1, 1)
 
@@ -60,13 +62,24 @@ class Up(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, skip_channels: int, out_channels: int, bilinear: bool, attention: bool = False
+        self,
+        in_channels: int,
+        skip_channels: int,
+        out_channels: int,
+        bilinear: bool,
+        attention: bool = False,
     ):
         super().__init__()
-        self.gate = AttentionGate(skip_channels, in_channels if bilinear else in_channels // 2) if attention else None
+        self.gate = (
+            AttentionGate(skip_channels, in_channels if bilinear else in_channels // 2)
+            if attention
+            else None
+        )
         if bilinear:
             self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
-            self.conv = DoubleConv(in_channels + skip_channels, out_channels, (in_channels + skip_channels) // 2)
+            self.conv = DoubleConv(
+                in_channels + skip_channels, out_channels, (in_channels + skip_channels) // 2
+            )
         else:
             self.up = nn.ConvTranspose2d(in_channels, in_channels // 2, 2, stride=2)
             self.conv = DoubleConv(in_channels // 2 + skip_channels, out_channels)
@@ -110,8 +123,12 @@ class UNet(nn.Module):
     ):
         super().__init__()
         self.checkpointing = checkpointing
-        channels = [base_channels * 2**level for level in range(depth + 1)]  # 64, 128, 256, 512, 1024
-        halve = 2 if bilinear else 1  # bilinear upsampling does not halve the channels, so the level below does
+        channels = [
+            base_channels * 2**level for level in range(depth + 1)
+        ]  # 64, 128, 256, 512, 1024
+        halve = (
+            2 if bilinear else 1
+        )  # bilinear upsampling does not halve the channels, so the level below does
         channels[-1] //= halve
         self.first = DoubleConv(in_channels, channels[0])
         self.down = nn.ModuleList(DoubleConv(channels[i], channels[i + 1]) for i in range(depth))
@@ -141,7 +158,10 @@ class UNet(nn.Module):
     def _run(self, block: nn.Module, *features: Tensor) -> Tensor:
         if not (self.checkpointing and self.training):
             return block(*features)
-        contexts = (contextlib.nullcontext(), _without_running_means(block))  # of the first time, and of the second
+        contexts = (
+            contextlib.nullcontext(),
+            _without_running_means(block),
+        )  # of the first time, and of the second
         return checkpoint(block, *features, use_reentrant=False, context_fn=lambda: contexts)
 
 
@@ -162,7 +182,9 @@ def _without_running_means(block: nn.Module) -> Iterator[None]:
 def _conv(in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -> nn.Sequential:
     """Convolution that keeps the size, batch norm, ReLU."""
     padding = dilation * (kernel // 2)
-    convolution = nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False)
+    convolution = nn.Conv2d(
+        in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False
+    )
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
@@ -241,16 +263,22 @@ def build(architecture: str = "unet", *, in_channels: int, n_classes: int, **fie
         return UNet(in_channels, n_classes, **own)
     if architecture == "aspp":
         rates = {"rates": tuple(fields["aspp_rates"])} if "aspp_rates" in fields else {}
-        return ASPPNet(in_channels, n_classes, **wanted("base_channels", "attention", "checkpointing"), **rates)
+        return ASPPNet(
+            in_channels, n_classes, **wanted("base_channels", "attention", "checkpointing"), **rates
+        )
     if architecture == "smp_unet":
         for name in ("attention", "checkpointing"):
             if fields.get(name):
-                raise ConfigError(f"{name}: smp_unet does not have it; use the architecture unet or aspp")
+                raise ConfigError(
+                    f"{name}: smp_unet does not have it; use the architecture unet or aspp"
+                )
         return encoders.smp_unet(in_channels, n_classes, **wanted("encoder", "encoder_weights"))
-    raise ValueError(f"architecture: {architecture!r} cannot be built; choose from {', '.join(ARCHITECTURES)}")
+    raise ValueError(
+        f"architecture: {architecture!r} cannot be built; choose from {', '.join(ARCHITECTURES)}"
+    )
 
 
-def set_prior(model: nn.Module, shares: np.ndarray, task: str) -> None:
+def init_output_bias(model: nn.Module, shares: np.ndarray, task: str) -> None:
     """Set the output's bias so that the untrained network gives every class about its share of the pixels.
 
     Small structures otherwise cost the first epochs: the network learns little until it calls everything background
@@ -274,7 +302,11 @@ def n_parameters(model: nn.Module) -> int:
 
 
 def receptive_field(
-    model: nn.Module, size: int | tuple[int, int], layer: str = "", pixel: tuple[int, int] | None = None, n: int = 4
+    model: nn.Module,
+    size: int | tuple[int, int],
+    layer: str = "",
+    pixel: tuple[int, int] | None = None,
+    n: int = 4,
 ) -> np.ndarray:
     """How much each pixel of the input moves one pixel of the output: mean size of the gradient over `n` noise images.
 
@@ -294,10 +326,15 @@ def receptive_field(
         part = model.get_submodule(layer)
     except AttributeError as error:
         names = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(f"layer: {layer!r} is not in this network; its parts are {names}") from error
+        raise ValueError(
+            f"layer: {layer!r} is not in this network; its parts are {names}"
+        ) from error
     outputs: list[Tensor] = []
     parts = list(part) if isinstance(part, nn.ModuleList) else [part]
-    hooks = [p.register_forward_hook(lambda module, inputs, output: outputs.append(output)) for p in parts]
+    hooks = [
+        p.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+        for p in parts
+    ]
     training, stem = model.training, next(model.parameters())
     shape = (n, stem.shape[1], *((size, size) if isinstance(size, int) else size))
     image = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(stem).requires_grad_()

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from . import files
 from .curves import HistogramROC, thin
-from .images import IGNORE
+from .formats.images import IGNORE
 
 # Okabe and Ito's palette, told apart by colour-blind readers; on grey images the first is the easiest to see
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442")
@@ -30,7 +30,11 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.4) -> np.nda
         image: (H, W), (H, W, 1) or (H, W, 3) uint8.
         mask: (H, W) of 0 and class numbers, or (K, H, W) of 0/1; 255 is shown as it is.
     """
-    picture = np.repeat(image.reshape(*image.shape[:2], -1), 3 if image.ndim == 2 or image.shape[2] == 1 else 1, axis=2)
+    picture = np.repeat(
+        image.reshape(*image.shape[:2], -1),
+        3 if image.ndim == 2 or image.shape[2] == 1 else 1,
+        axis=2,
+    )
     planes = (
         [mask == number for number in range(1, int(mask[mask != IGNORE].max(initial=0)) + 1)]
         if mask.ndim == 2
@@ -43,11 +47,15 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.4) -> np.nda
     return np.rint(result).astype(np.uint8)
 
 
-def grid(pictures: Sequence[np.ndarray], titles: Sequence[str] = (), columns: int = 4, side: float = 2.4) -> Figure:
+def grid(
+    pictures: Sequence[np.ndarray], titles: Sequence[str] = (), columns: int = 4, side: float = 2.4
+) -> Figure:
     """Pictures (H, W), (H, W, 1) or (H, W, 3) uint8 side by side, `side` inches each."""
     rows = -(-len(pictures) // columns)
     columns = min(columns, len(pictures))
-    figure, axes = plt.subplots(rows, columns, figsize=(side * columns, (side + 0.25) * rows), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(side * columns, (side + 0.25) * rows), squeeze=False
+    )
     for axis in axes.flat:
         axis.axis("off")
     for axis, picture, title in zip(axes.flat, pictures, [*titles, *[""] * len(pictures)]):
@@ -88,14 +96,21 @@ def training_curves(history: pd.DataFrame) -> Figure:
     for column, part in (("train_loss", "train"), ("val_loss", "val")):
         left.plot(history["epoch"], history[column], color=PART_COLOURS[part], label=part)
     left.set(xlabel="epoch", ylabel="loss")
-    for column, label, style in (("val_dice", "Dice", "-"), ("val_accuracy", "pixel accuracy", ":")):
+    for column, label, style in (
+        ("val_dice", "Dice", "-"),
+        ("val_accuracy", "pixel accuracy", ":"),
+    ):
         right.plot(history["epoch"], history[column], style, color=PART_COLOURS["val"], label=label)
     right.set(xlabel="epoch", ylabel="validation score", ylim=(None, 1))
     kept = history.loc[history["best"].astype(bool), "epoch"]
     for axis in (left, right):
         if len(kept):
             axis.axvline(
-                kept.iloc[-1], color="0.6", linestyle="--", linewidth=1, label=f"best: epoch {kept.iloc[-1]:.0f}"
+                kept.iloc[-1],
+                color="0.6",
+                linestyle="--",
+                linewidth=1,
+                label=f"best: epoch {kept.iloc[-1]:.0f}",
             )
         axis.legend(frameon=False, fontsize=8)
     return _finished(figure)
@@ -137,7 +152,14 @@ def scores_by_image(per_image: pd.DataFrame, metric: str = "dice") -> Figure:
     figure, axis = plt.subplots(figsize=(6.5, 0.9 + 0.8 * len(names)))
     look = {"data": values, "x": metric, "y": "class", "order": names, "ax": axis}
     sns.boxplot(**look, color="0.92", showfliers=False, width=0.5)
-    sns.stripplot(**look, hue="class", hue_order=names, palette=list(COLOURS[: len(names)]), size=4, legend=False)
+    sns.stripplot(
+        **look,
+        hue="class",
+        hue_order=names,
+        palette=list(COLOURS[: len(names)]),
+        size=4,
+        legend=False,
+    )
     counts = values.groupby("class")[metric].count()
     axis.set_yticks(range(len(names)), [f"{name} (n={counts[name]})" for name in names])
     axis.set(xlabel=f"{metric} of an image", ylabel="")
@@ -157,8 +179,20 @@ def metrics_summary(summary: pd.DataFrame) -> Figure:
         place = np.arange(len(names)) + 0.8 * ((number + 0.5) / len(classes) - 0.5)
         colour = "0.3" if name == "mean" else COLOURS[number % len(COLOURS)]
         axis.hlines(place, rows["low"], rows["high"], color=colour, linewidth=1.5)
-        axis.plot(rows["value"], place, "o", color=colour, markersize=4, label=f"{name} (n={rows['n'].max():.0f})")
-    axis.set(yticks=range(len(names)), yticklabels=names, xlabel=f"{average}, 95 % interval", xlim=(None, 1.005))
+        axis.plot(
+            rows["value"],
+            place,
+            "o",
+            color=colour,
+            markersize=4,
+            label=f"{name} (n={rows['n'].max():.0f})",
+        )
+    axis.set(
+        yticks=range(len(names)),
+        yticklabels=names,
+        xlabel=f"{average}, 95 % interval",
+        xlim=(None, 1.005),
+    )
     axis.invert_yaxis()
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return _finished(figure)
@@ -170,12 +204,16 @@ def confusion(tables: dict[str, pd.DataFrame]) -> Figure:
 
     size = max(len(table) for table in tables.values())
     side = 1.4 + 0.9 * size
-    figure, axes = plt.subplots(1, len(tables), figsize=(side * len(tables) + 0.6, side), squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(tables), figsize=(side * len(tables) + 0.6, side), squeeze=False
+    )
     for axis, (name, table) in zip(axes[0], tables.items()):
         counts = table.to_numpy(float)
         total = counts.sum(axis=1, keepdims=True)
         share = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
-        words = np.array([f"{s:.1%}\n{n:,.0f}" for s, n in zip(share.flat, counts.flat)]).reshape(counts.shape)
+        words = np.array([f"{s:.1%}\n{n:,.0f}" for s, n in zip(share.flat, counts.flat)]).reshape(
+            counts.shape
+        )
         look = {"vmin": 0, "vmax": 1, "cmap": "Blues", "cbar": False, "annot_kws": {"fontsize": 8}}
         sns.heatmap(share, annot=words, fmt="", ax=axis, square=True, **look)
         labels = [str(label).replace("_", "\n") for label in table.columns]
@@ -215,8 +253,12 @@ def pr_curves(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figure
             continue  # nothing to find: there is no recall
         precision, recall, _ = curve.precision_recall()
         kept = thin(recall, precision)
-        axis.plot(recall[kept], precision[kept], color=colour, label=f"{name}: {labels.get(name, '')}")
-        axis.axhline(curve.counts[:, 1].sum() / curve.counts.sum(), color=colour, linestyle=":", linewidth=1)
+        axis.plot(
+            recall[kept], precision[kept], color=colour, label=f"{name}: {labels.get(name, '')}"
+        )
+        axis.axhline(
+            curve.counts[:, 1].sum() / curve.counts.sum(), color=colour, linestyle=":", linewidth=1
+        )
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
     _legend(axis)
     return _finished(figure)
@@ -228,8 +270,14 @@ def calibration(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figu
     left.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=1)
     for colour, (name, curve) in zip(COLOURS * len(curves), curves.items()):
         table = curve.reliability()
-        left.plot(table["predicted"], table["observed"], "o-", color=colour, markersize=3,
-                  label=f"{name}: {labels.get(name, '')}")  # fmt: skip
+        left.plot(
+            table["predicted"],
+            table["observed"],
+            "o-",
+            color=colour,
+            markersize=3,
+            label=f"{name}: {labels.get(name, '')}",
+        )
         right.stairs(table["n"], [*table["low"], 1], color=colour)
     left.set(xlabel="probability said", ylabel="share that is true", xlim=(0, 1), ylim=(0, 1))
     right.set(xlabel="probability said", ylabel="pixels", yscale="symlog")
@@ -250,14 +298,18 @@ def _legend(axis) -> None:
         axis.legend(frameon=False, fontsize=8)
 
 
-def predictions(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], side: float = 2.3) -> Figure:
+def predictions(
+    rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], side: float = 2.3
+) -> Figure:
     """One row a case: input, truth, prediction, and where they differ (missed in blue, too much in vermilion).
 
     Args:
         rows: (title, image (H, W, C) uint8, truth, prediction), masks as `overlay` takes them.
     """
     columns = ("input", "truth", "prediction", "missed / too much")
-    figure, axes = plt.subplots(len(rows), 4, figsize=(side * 4, (side + 0.1) * len(rows)), squeeze=False)
+    figure, axes = plt.subplots(
+        len(rows), 4, figsize=(side * 4, (side + 0.1) * len(rows)), squeeze=False
+    )
     for line, (title, image, truth, pred) in zip(axes, rows):
         picture = overlay(image, np.zeros(image.shape[:2], np.uint8))
         difference = picture.copy()
@@ -266,7 +318,9 @@ def predictions(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], 
         if truth.ndim == 3:
             missed, extra = missed.any(axis=0), extra.any(axis=0)
         difference[missed], difference[extra] = rgb("#0072B2"), rgb(PREDICTION)
-        for axis, shown, name in zip(line, (picture, overlay(image, truth), overlay(image, pred), difference), columns):
+        for axis, shown, name in zip(
+            line, (picture, overlay(image, truth), overlay(image, pred), difference), columns
+        ):
             axis.imshow(shown)
             axis.set(xticks=[], yticks=[])
             if axis.get_subplotspec().is_first_row():
@@ -288,7 +342,9 @@ def agreement(true: pd.Series, predicted: pd.Series, unit: str) -> Figure:
     error = pairs[:, 1] - pairs[:, 0]
     right.scatter(pairs.mean(axis=1), error, s=18, color=PREDICTION)
     if len(pairs) > 1:
-        for value, style in zip(error.mean() + 1.96 * error.std(ddof=1) * np.array([0, -1, 1]), ("-", "--", "--")):
+        for value, style in zip(
+            error.mean() + 1.96 * error.std(ddof=1) * np.array([0, -1, 1]), ("-", "--", "--")
+        ):
             right.axhline(value, color="0.6", linestyle=style, linewidth=1)
     right.set(xlabel=f"mean of both, {unit}", ylabel=f"predicted - true, {unit}")
     return _finished(figure)

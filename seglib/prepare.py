@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import hosts, images, volumes
-from .cases import TURNS, agreement, content, oddities, read_image, read_truth
+from . import hosts
+from .case_io import TURNS, agreement, content, read_image, read_truth, warnings_of
 from .errors import DataError
+from .formats import images, volumes
 
 VERSION = 2  # raise it when the pixels that `build` writes change, so that old stores are rebuilt
 
@@ -35,7 +36,9 @@ class DataReport:
     @property
     def set_aside(self) -> list[str]:
         """The cases that were left out of the store."""
-        return sorted(set(self.problems.loc[self.problems["action"].str.startswith("set aside"), "case"]))
+        return sorted(
+            set(self.problems.loc[self.problems["action"].str.startswith("set aside"), "case"])
+        )
 
     def summary(self) -> pd.DataFrame:
         """The report in about ten lines: what was checked, what was found."""
@@ -44,7 +47,10 @@ class DataReport:
         shown = ", ".join(f"{h}x{w} ({n})" for (h, w), n in sizes.head(3).items())
         rows = [
             ("images read", len(facts)),
-            ("sizes (height x width)", shown + (f" and {len(sizes) - 3} more" if len(sizes) > 3 else "")),
+            (
+                "sizes (height x width)",
+                shown + (f" and {len(sizes) - 3} more" if len(sizes) > 3 else ""),
+            ),
         ]
         for column in [c for c in facts if c.startswith("share ")]:
             name, share = column[6:], facts[column]
@@ -55,7 +61,10 @@ class DataReport:
                 continue
             rows.append((f"{name}: decoded by", "; ".join(f"{k} ({n})" for k, n in how.items())))
             rows.append(
-                (f"{name}: share of pixels", f"{share.mean():.1%} (from {share.min():.1%} to {share.max():.1%})")
+                (
+                    f"{name}: share of pixels",
+                    f"{share.mean():.1%} (from {share.min():.1%} to {share.max():.1%})",
+                )
             )
         rows += [("problems", len(self.problems)), ("images set aside", len(self.set_aside))]
         rows += [("note", note) for note in self.notes]
@@ -65,7 +74,9 @@ class DataReport:
         return self.summary().to_string(index=False)
 
     def _repr_html_(self) -> str:
-        problems = self.problems.drop(columns="file").to_html(index=False) if len(self.problems) else ""
+        problems = (
+            self.problems.drop(columns="file").to_html(index=False) if len(self.problems) else ""
+        )
         return self.summary().to_html(index=False) + problems
 
 
@@ -82,7 +93,9 @@ class Store:
 
     def open(self) -> tuple[np.ndarray, np.ndarray]:
         """Images and masks, memory-mapped read-only: nothing is read until a row is touched."""
-        return tuple(np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
+        return tuple(
+            np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in ("images", "masks")
+        )
 
     def export_png(self, folder: str | Path) -> Path:
         """Write `<folder>/{train,val,test}/{images,masks}/<case>.png`; one mask folder a class where they overlap."""
@@ -96,7 +109,11 @@ class Store:
                     continue
                 sub = Path("masks") / (self.info["class_names"][k] if masks.shape[-1] > 1 else "")
                 mask = masks[case.row][..., k]
-                scaled = np.where(mask == 1, 255, 0).astype(np.uint8) if binary or masks.shape[-1] > 1 else mask
+                scaled = (
+                    np.where(mask == 1, 255, 0).astype(np.uint8)
+                    if binary or masks.shape[-1] > 1
+                    else mask
+                )
                 images.write_png(target / sub / f"{case.case}.png", scaled)
         return Path(folder)
 
@@ -131,7 +148,9 @@ def build(cases: pd.DataFrame, cfg, strict: bool = False) -> Store:
     notes = cases.attrs.get("notes", [])
     cases = cases.drop(columns=["height", "width", "sha256", "row"], errors="ignore")
     cases[[*columns, "split"]] = cases[[*columns, "split"]].astype(object).fillna("")
-    if "annotated" in cases:  # tables put together: where one says nothing, all classes are annotated
+    if (
+        "annotated" in cases
+    ):  # tables put together: where one says nothing, all classes are annotated
         cases["annotated"] = cases["annotated"].fillna(",".join(cfg.class_names))
     cases.attrs["notes"] = notes
     settings = _settings(cfg)
@@ -154,7 +173,9 @@ def open_store(folder: str | Path) -> Store:
         raise DataError(f"{folder}: not a store ({error}); prepare.build makes one") from error
     tables = {n: pd.read_json(folder / f"{n}.json", orient="table") for n in ("facts", "problems")}
     cases = pd.read_csv(
-        folder / "cases.csv", keep_default_na=False, dtype=dict.fromkeys(("case", "patient", "volume", "finding"), str)
+        folder / "cases.csv",
+        keep_default_na=False,
+        dtype=dict.fromkeys(("case", "patient", "volume", "finding"), str),
     )
     return Store(folder, cases, DataReport(**tables, notes=info["notes"]), info)
 
@@ -187,7 +208,9 @@ def split(cases: pd.DataFrame, cfg) -> tuple[pd.Series, list[str]]:
             wanted = 0.2
         count = min(left, max(1, round(wanted * left)) if wanted <= 1 else int(wanted))
         if wanted < 1 and count == left:
-            notes.append(f"split: {part} would take all {left} patients that are left; one stays for training")
+            notes.append(
+                f"split: {part} would take all {left} patients that are left; one stays for training"
+            )
             count = left - 1
         chosen = set(patients[order[taken : taken + count]])
         result[open_rows & cases["patient"].isin(chosen)] = part
@@ -204,9 +227,7 @@ def split(cases: pd.DataFrame, cfg) -> tuple[pd.Series, list[str]]:
 
 def _settings(cfg) -> dict[str, Any]:
     """The fields that decide what a store holds."""
-    names = (
-        "task class_names image_size resize in_channels percentiles mask_encoding mask_inverted label_map window_level "
-    )
+    names = "task class_names image_size resize in_channels percentiles mask_encoding mask_inverted label_map window_level "
     names += "window_width slice_axis val_split test_split keep_split seed missing_weight"
     values = cfg.to_dict()
     return {"version": VERSION, **{name: values[name] for name in names.split()}}
@@ -234,23 +255,38 @@ def _write(cases: pd.DataFrame, cfg, folder: Path, info: dict[str, Any], strict:
     try:
         height, width = cfg.height_width
         planes = cfg.n_classes if cfg.task == "multilabel" else 1
-        shapes = {"images": (len(cases), height, width, cfg.in_channels), "masks": (len(cases), height, width, planes)}
+        shapes = {
+            "images": (len(cases), height, width, cfg.in_channels),
+            "masks": (len(cases), height, width, planes),
+        }
         arrays = {name: _reserved(partial / f"{name}.npy", shape) for name, shape in shapes.items()}
         polarity = {name: cfg.mask_inverted is True for name in cfg.class_names}
 
         def one(index: int) -> dict[str, Any]:
             case = cases.loc[index].to_dict()
             try:
-                return _prepare_case(case, cfg, polarity, arrays["images"][index], arrays["masks"][index])
-            except (DataError, FileNotFoundError) as error:  # a file may vanish after its pixels were read
-                return {"case": case["case"], "file": _named_file(case, str(error)), "problem": str(error)}
+                return _prepare_case(
+                    case, cfg, polarity, arrays["images"][index], arrays["masks"][index]
+                )
+            except (
+                DataError,
+                FileNotFoundError,
+            ) as error:  # a file may vanish after its pixels were read
+                return {
+                    "case": case["case"],
+                    "file": _named_file(case, str(error)),
+                    "problem": str(error),
+                }
 
         def all_of(rows: list[int]) -> list[tuple[int, dict[str, Any]]]:
             """The cases of one file; a volume with a slice that cannot be used is set aside as a whole."""
             facts = [one(index) for index in rows]
             broken = next((fact for fact in facts if "problem" in fact), None)
             if broken and volumes.is_volume(cases["image"][rows[0]]):
-                facts = [fact if "problem" in fact else {**broken, "case": fact["case"]} for fact in facts]
+                facts = [
+                    fact if "problem" in fact else {**broken, "case": fact["case"]}
+                    for fact in facts
+                ]
             return list(zip(rows, facts))
 
         # A thread takes all slices of a volume, which is decoded once; decoding releases the interpreter lock.
@@ -259,21 +295,36 @@ def _write(cases: pd.DataFrame, cfg, folder: Path, info: dict[str, Any], strict:
         with ThreadPoolExecutor(min(hosts.n_cores(), 4) if slices else hosts.n_cores()) as pool:
             done = pool.map(all_of, files)
             shown = hosts.progress(done, total=len(files), desc="prepare", leave=False)
-            found = [fact for _, fact in sorted((pair for pairs in shown for pair in pairs), key=lambda pair: pair[0])]
+            found = [
+                fact
+                for _, fact in sorted(
+                    (pair for pairs in shown for pair in pairs), key=lambda pair: pair[0]
+                )
+            ]
         problems = [{**f, "action": "set aside"} for f in found if "problem" in f]
         facts = pd.DataFrame([f for f in found if "problem" not in f])
         if facts.empty:
             raise _first(pd.DataFrame(problems))
         notes = list(cases.attrs.get("notes", []))
-        for path in dict.fromkeys(cases["image"]):  # what only decoding could show; the rest the scan has told
-            new = [n for n in volumes.decoded.get(path, ()) if not any(old.endswith(n) for old in notes)]
-            notes += [f"{Path(path).name}: {note}" for note in new if not note.startswith("spacing unknown")]
-        notes += _odd(cases, facts)
+        for path in dict.fromkeys(
+            cases["image"]
+        ):  # what only decoding could show; the rest the scan has told
+            new = [
+                n
+                for n in volumes.decoded.get(path, ())
+                if not any(old.endswith(n) for old in notes)
+            ]
+            notes += [
+                f"{Path(path).name}: {note}"
+                for note in new
+                if not note.startswith("spacing unknown")
+            ]
+        notes += _collect_warnings(cases, facts)
         if cfg.mask_inverted == "auto" and cfg.task != "multiclass":
             polarity = _settle_polarity(cfg, cases, facts, arrays["masks"], problems, notes)
-        kept = cases.merge(facts[["case", "height", "width", "sha256", "pixels"]], on="case").assign(
-            row=lambda t: t["case"].map({case: i for i, case in enumerate(cases["case"])})
-        )
+        kept = cases.merge(
+            facts[["case", "height", "width", "sha256", "pixels"]], on="case"
+        ).assign(row=lambda t: t["case"].map({case: i for i, case in enumerate(cases["case"])}))
         kept = kept[~kept["case"].isin([p["case"] for p in problems])]
         kept = _drop_duplicates(kept, problems)
         if strict and problems:
@@ -283,7 +334,7 @@ def _write(cases: pd.DataFrame, cfg, folder: Path, info: dict[str, Any], strict:
         kept["split"], split_notes = split(kept, cfg)
         for array in arrays.values():
             array.flush()
-        facts = facts.drop(columns=["sha256", "pixels", "looks", "odd", "edges"])
+        facts = facts.drop(columns=["sha256", "pixels", "inverted_flags", "odd", "edges"])
         problems = pd.DataFrame(problems, columns=["case", "file", "problem", "action"])
         kept.to_csv(partial / "cases.csv", index=False)
         facts.to_json(partial / "facts.json", orient="table", index=False)
@@ -320,12 +371,20 @@ def _prepare_case(
     """Read, check and resize one case into its rows; returns its facts."""
     image = read_image(case, cfg)
     columns = ["labels"] if cfg.task == "multiclass" else list(cfg.class_names)
-    if not any(case.get(column) for column in columns) and not (cfg.task == "multilabel" or cfg.missing_weight > 0):
-        raise DataError(f"{case['image']}: no mask exists for this image; it can be neither learned from nor scored")
-    masks, _, hows, looks = read_truth(case, cfg, inverted, image.shape[:2])
+    if not any(case.get(column) for column in columns) and not (
+        cfg.task == "multilabel" or cfg.missing_weight > 0
+    ):
+        raise DataError(
+            f"{case['image']}: no mask exists for this image; it can be neither learned from nor scored"
+        )
+    masks, _, hows, inverted_flags = read_truth(case, cfg, inverted, image.shape[:2])
     if masks.shape[:2] != image.shape[:2]:
         turned = "; it looks transposed" if masks.shape[:2] == image.shape[1::-1] else ""
-        if turned and not volumes.is_volume(case["image"]) and images.exif_orientation(case["image"]) > 4:
+        if (
+            turned
+            and not volumes.is_volume(case["image"])
+            and images.exif_orientation(case["image"]) > 4
+        ):
             turned += " (the image has an EXIF tag by which viewers turn it: save it turned, without the tag)"
         raise DataError(
             f"{case[columns[0]] or case['case']}: mask is {masks.shape[0]}x{masks.shape[1]} but its image is "
@@ -333,22 +392,37 @@ def _prepare_case(
         )
     size = cfg.height_width
     image_out[:] = images.fit_image(image, size, cfg.resize)
-    facts: dict[str, Any] = {"case": case["case"], "height": image.shape[0], "width": image.shape[1]}
+    facts: dict[str, Any] = {
+        "case": case["case"],
+        "height": image.shape[0],
+        "width": image.shape[1],
+    }
     for k, (column, how) in enumerate(zip(columns, hows)):
         mask_out[..., k] = images.fit_mask(masks[..., k], size, cfg.resize)
         known = masks[..., k] != images.IGNORE
         facts[f"how {column}"] = how
-        facts[f"share {column}"] = float((masks[..., k][known] > 0).mean()) if known.any() else np.nan
+        facts[f"share {column}"] = (
+            float((masks[..., k][known] > 0).mean()) if known.any() else np.nan
+        )
     file, pixels = content(case, image)
-    odd, edges = oddities(case, cfg, image, masks), agreement(image, masks)
-    return {**facts, "sha256": file, "pixels": pixels, "looks": looks, "odd": odd, "edges": edges}
+    odd, edges = warnings_of(case, cfg, image, masks), agreement(image, masks)
+    return {
+        **facts,
+        "sha256": file,
+        "pixels": pixels,
+        "inverted_flags": inverted_flags,
+        "odd": odd,
+        "edges": edges,
+    }
 
 
-def _odd(cases: pd.DataFrame, facts: pd.DataFrame) -> list[str]:
-    """Notes on what is kept but looks wrong: the sentences of `oddities` with the names of their files, and classes
+def _collect_warnings(cases: pd.DataFrame, facts: pd.DataFrame) -> list[str]:
+    """Notes on what is kept but inverted_flags wrong: the sentences of `warnings_of` with the names of their files, and classes
     whose masks are all empty."""
     notes, names = [], {}
-    for path, rows in facts.groupby(facts["case"].map(cases.set_index("case")["image"]), sort=False):
+    for path, rows in facts.groupby(
+        facts["case"].map(cases.set_index("case")["image"]), sort=False
+    ):
         # On 460 real cases that are right the largest ratio was 1.02 for volumes and 1.48 for single pictures.
         fit, enough = sum(rows["edges"]), 1.1 if volumes.is_volume(path) else 1.5
         if fit.max() > enough * fit[0]:
@@ -359,7 +433,9 @@ def _odd(cases: pd.DataFrame, facts: pd.DataFrame) -> list[str]:
             if all(text in odd for odd in rows["odd"]):
                 names.setdefault(text, []).append(name)
     for text, found in names.items():
-        notes.append(f"{', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''}: {text}")
+        notes.append(
+            f"{', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''}: {text}"
+        )
     for column in [column for column in facts if column.startswith("share ")]:
         share = facts[column].dropna()
         if len(share) and not share.any():
@@ -369,25 +445,29 @@ def _odd(cases: pd.DataFrame, facts: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _settle_polarity(cfg, cases, facts, masks: np.ndarray, problems: list, notes: list[str]) -> dict[str, bool]:
+def _settle_polarity(
+    cfg, cases, facts, masks: np.ndarray, problems: list, notes: list[str]
+) -> dict[str, bool]:
     """A class whose masks mostly look inverted is turned round; single masks that disagree with it are set aside."""
     polarity = {}
     rows = {case: i for i, case in enumerate(cases["case"])}
     for k, name in enumerate(cfg.class_names):
         there = facts[facts[f"how {name}"] != ""]
-        looks = np.array([look[k] for look in there["looks"]]).reshape(-1, 2)
-        polarity[name] = bool(len(there)) and bool(looks[:, 0].mean() > 0.5)
+        inverted_flags = np.array([look[k] for look in there["inverted_flags"]]).reshape(-1, 2)
+        polarity[name] = bool(len(there)) and bool(inverted_flags[:, 0].mean() > 0.5)
         if polarity[name]:
             notes.append(
-                f"{name}: {looks[:, 0].sum()} of {len(looks)} masks have a foreground border: 0 is the structure"
+                f"{name}: {inverted_flags[:, 0].sum()} of {len(inverted_flags)} masks have a foreground border: 0 is the structure"
             )
             for index, case in there["case"].items():
                 mask = images.read_mask(cases.loc[rows[case], name], cfg.mask_encoding, True).pixels
                 masks[rows[case], ..., k] = images.fit_mask(mask, cfg.height_width, cfg.resize)
                 facts.loc[index, f"share {name}"] = mask.mean()
-        for case in there["case"][looks[:, 1 if polarity[name] else 0]]:
+        for case in there["case"][inverted_flags[:, 1 if polarity[name] else 0]]:
             path = cases.loc[rows[case], name]
-            problem = f"{path}: mask looks inverted beside the others of its class (its border is 1)"
+            problem = (
+                f"{path}: mask looks inverted beside the others of its class (its border is 1)"
+            )
             do = "set aside; correct the file, or set mask_inverted=False to take all masks as they are"
             problems.append({"case": case, "file": path, "problem": problem, "action": do})
     return polarity
@@ -402,17 +482,32 @@ def _drop_duplicates(kept: pd.DataFrame, problems: list) -> pd.DataFrame:
         same = first.loc[case.pixels]
         where = f" in {same['split']}" if same["split"] else ""
         problem = f"{case.image}: same content as {Path(same['image']).name}{where}; it would leak between parts"
-        problems.append({"case": case.case, "file": case.image, "problem": problem, "action": "set aside; remove one"})
+        problems.append(
+            {
+                "case": case.case,
+                "file": case.image,
+                "problem": problem,
+                "action": "set aside; remove one",
+            }
+        )
     return kept[kept["case"].isin(first["case"])].drop(columns="pixels").reset_index(drop=True)
 
 
 def _named_file(case: dict, message: str) -> str:
     """The file of the case that the message is about."""
-    paths = [p for cell in case.values() if isinstance(cell, str) for p in cell.split(images.UNION) if os.sep in p]
+    paths = [
+        p
+        for cell in case.values()
+        if isinstance(cell, str)
+        for p in cell.split(images.UNION)
+        if os.sep in p
+    ]
     return next((p for p in paths if p in message), case["image"])
 
 
 def _first(problems: pd.DataFrame) -> DataError:
     first = problems.iloc[0]
-    more = f" ({len(problems) - 1} more problems of this kind or another)" if len(problems) > 1 else ""
+    more = (
+        f" ({len(problems) - 1} more problems of this kind or another)" if len(problems) > 1 else ""
+    )
     return DataError(f"{first['problem']}{more}")

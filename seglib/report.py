@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import files, intervals, metrics, plots
+from . import bootstrap, files, metrics, plots
 from .curves import HistogramROC
 from .errors import DataError
 
@@ -47,14 +47,20 @@ class Report:
     curves: dict[str, HistogramROC] = field(repr=False, default_factory=dict)
     confusion: dict[str, pd.DataFrame] = field(repr=False, default_factory=dict)
     history: pd.DataFrame | None = field(repr=False, default=None)
-    examples: Any = field(repr=False, default=None)  # case name -> (image, truth, prediction), made on demand
+    examples: Any = field(
+        repr=False, default=None
+    )  # case name -> (image, truth, prediction), made on demand
 
     def table(self, *names: str, of: str = "mean") -> pd.DataFrame:
         """The chosen scores of one class as a small table: `report.table("dice", "accuracy", "bce")`."""
         names = names or ("dice", "iou", "accuracy", "bce")
         rows = self.summary[(self.summary["class"] == of) & self.summary["metric"].isin(names)]
-        shown = rows[["metric", "average", "value", "low", "high", "n", "n_empty", "n_missing"]].round(4)
-        return shown.sort_values("metric", key=lambda m: m.map(names.index), kind="stable").reset_index(drop=True)
+        shown = rows[
+            ["metric", "average", "value", "low", "high", "n", "n_empty", "n_missing"]
+        ].round(4)
+        return shown.sort_values(
+            "metric", key=lambda m: m.map(names.index), kind="stable"
+        ).reset_index(drop=True)
 
     def worst(self, n: int = 4, metric: str = "dice") -> pd.DataFrame:
         """The images with the lowest (for distances and BCE: highest) score."""
@@ -70,40 +76,71 @@ class Report:
         for name, table in scored.groupby("class", sort=False):
             count = metrics.counts(table["n_pred"] > 0, table["n_true"] > 0)
             found = metrics.ratios(**count)
-            ratios = {"sensitivity": float(found["recall"]), "specificity": float(found["specificity"])}
+            ratios = {
+                "sensitivity": float(found["recall"]),
+                "specificity": float(found["specificity"]),
+            }
             rows.append({"class": name, **count, **ratios})
-        return pd.DataFrame(rows, columns=["class", "tp", "fp", "fn", "tn", "sensitivity", "specificity"])
+        return pd.DataFrame(
+            rows, columns=["class", "tp", "fp", "fn", "tn", "sensitivity", "specificity"]
+        )
 
     def show(self, cases: pd.DataFrame) -> Figure:
         """Figure of input, truth, prediction and difference for these rows of `per_image`."""
         best = cases[cases["annotated"]].drop_duplicates("case")
-        return plots.predictions([(f"{r.case}\nDice {r.dice:.3f}", *self.examples(r.case)) for r in best.itertuples()])
+        return plots.predictions(
+            [(f"{r.case}\nDice {r.dice:.3f}", *self.examples(r.case)) for r in best.itertuples()]
+        )
 
     def labels(self, metric: str) -> dict[str, str]:
         """Class -> value and interval of a score of pixels, for a legend."""
-        rows = self.summary[(self.summary["metric"] == metric) & (self.summary["average"] == "pixels")]
+        rows = self.summary[
+            (self.summary["metric"] == metric) & (self.summary["average"] == "pixels")
+        ]
         return {r["class"]: _with_interval(r) for _, r in rows.iterrows()}
 
     def figures(self) -> Iterator[tuple[str, str, Figure]]:
         """File name, caption and figure, one after the other; what there is no data for is left out."""
         scored = self.per_image[self.per_image["annotated"]]
-        yield "metrics_summary", "Scores with their 95 % intervals over patients", plots.metrics_summary(self.summary)
+        yield (
+            "metrics_summary",
+            "Scores with their 95 % intervals over patients",
+            plots.metrics_summary(self.summary),
+        )
         if len(scored):
-            yield "metrics_distribution", "Dice of every image", plots.scores_by_image(self.per_image)
+            yield (
+                "metrics_distribution",
+                "Dice of every image",
+                plots.scores_by_image(self.per_image),
+            )
         if self.confusion:
-            caption = "Pixels by truth (rows) and prediction (columns): share of the row, and number"
+            caption = (
+                "Pixels by truth (rows) and prediction (columns): share of the row, and number"
+            )
             yield "confusion_matrix", caption, plots.confusion(self.confusion)
         if self.curves:
             roc = plots.roc_curves(self.curves, self.labels("auc"))
-            yield "roc_curves", "ROC over pixels, one class against the rest, with the area under it", roc
+            yield (
+                "roc_curves",
+                "ROC over pixels, one class against the rest, with the area under it",
+                roc,
+            )
             pr = plots.pr_curves(self.curves, self.labels("average_precision"))
             yield "pr_curves", "Precision and recall over pixels, with average precision", pr
             calibration = plots.calibration(self.curves, self.labels("ece"))
-            yield "calibration", "Are the probabilities true? With the expected calibration error", calibration
+            yield (
+                "calibration",
+                "Are the probabilities true? With the expected calibration error",
+                calibration,
+            )
         if self.history is not None and len(self.history):
             yield "training_curves", "Training", plots.training_curves(self.history)
         if self.examples is not None and len(scored):
-            yield "sample_predictions", "The first images", self.show(scored.drop_duplicates("case").head(4))
+            yield (
+                "sample_predictions",
+                "The first images",
+                self.show(scored.drop_duplicates("case").head(4)),
+            )
             yield "worst_cases", "The images with the lowest Dice", self.show(self.worst())
 
     def text(self) -> str:
@@ -111,7 +148,10 @@ class Report:
         lines = [self.title, "=" * len(self.title), ""]
         lines += [f"{name}: {value}" for name, value in self.about.items()]
         lines += ["", self.summary.round(4).drop(columns="grid").to_string(index=False)]
-        lines += ["low and high: 95 % bootstrap interval over patients; pixels: of all pixels together", ""]
+        lines += [
+            "low and high: 95 % bootstrap interval over patients; pixels: of all pixels together",
+            "",
+        ]
         lines += ["images in which a class is there, and in which it was predicted:"]
         lines += [self.detection().round(4).to_string(index=False), ""]
         for name, table in self.confusion.items():
@@ -138,32 +178,51 @@ class Report:
             return json.loads(table.to_json(orient="records"))
 
         parts = {"summary": records(self.summary), "detection": records(self.detection())}
-        tables = {name: json.loads(table.to_json(orient="split")) for name, table in self.confusion.items()}
+        tables = {
+            name: json.loads(table.to_json(orient="split"))
+            for name, table in self.confusion.items()
+        }
         columns = [name for name in (*KEPT, "seen") if name in self.per_image]
-        return {"title": self.title, **self.about, **parts, "confusion": tables,
-                "per_image": json.loads(self.per_image[columns].to_json(orient="split", index=False))}  # fmt: skip
+        return {
+            "title": self.title,
+            **self.about,
+            **parts,
+            "confusion": tables,
+            "per_image": json.loads(self.per_image[columns].to_json(orient="split", index=False)),
+        }
 
     def _html(self, pictures: list[tuple[str, str]]) -> str:
         def table(data: pd.DataFrame, **options: Any) -> str:
             return data.to_html(border=0, na_rep="–", escape=True, **options)
 
         title = html.escape(self.title)
-        about = "".join(f"<dt>{html.escape(str(k))}</dt><dd>{html.escape(str(v))}</dd>" for k, v in self.about.items())
+        about = "".join(
+            f"<dt>{html.escape(str(k))}</dt><dd>{html.escape(str(v))}</dd>"
+            for k, v in self.about.items()
+        )
         shown = self.summary.round(4).drop(columns="grid")
         main = shown[shown["metric"].isin(["dice", "iou", "hd95", "nsd", "auc"])]
-        worst = self.worst(10)[["case", "patient", "class", "dice", "iou", "n_true", "n_pred"]].round(4)
+        worst = self.worst(10)[
+            ["case", "patient", "class", "dice", "iou", "n_true", "n_pred"]
+        ].round(4)
         body = [
             f"<h1>{title}</h1><dl>{about}</dl>",
             f"<h2>Scores</h2>{table(main, index=False)}",
             "<p>low and high: 95 % bootstrap interval over patients; n: images (or volumes) scored; n_empty: with an "
             "empty truth; n_missing: without a mask, not scored.</p>",
-            *(f"<figure><img alt='{html.escape(caption)}' src='data:image/png;base64,{data}'>"
-              f"<figcaption>{html.escape(caption)}</figcaption></figure>" for caption, data in pictures),
+            *(
+                f"<figure><img alt='{html.escape(caption)}' src='data:image/png;base64,{data}'>"
+                f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+                for caption, data in pictures
+            ),
             f"<h2>Worst images</h2>{table(worst, index=False)}",
             f"<h2>Images in which a class is there</h2>{table(self.detection().round(4), index=False)}",
-            *(f"<h2>Confusion: {html.escape(name)}</h2>{table(found)}" for name, found in self.confusion.items()),
+            *(
+                f"<h2>Confusion: {html.escape(name)}</h2>{table(found)}"
+                for name, found in self.confusion.items()
+            ),
             f"<details><summary>All scores</summary>{table(shown, index=False)}</details>",
-        ]  # fmt: skip
+        ]
         return (
             f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title><link rel='icon' "
             f"href='data:,'><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>"
@@ -187,7 +246,9 @@ def _with_interval(row: Any) -> str:
     return f"{row['value']:.3f}{interval}"
 
 
-def compare(a: Any, b: Any, metric: str = "dice", resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def compare(
+    a: Any, b: Any, metric: str = "dice", resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
     """Is b better than a on the same images? Paired bootstrap over patients, class by class and for their mean.
 
     Args:
@@ -203,27 +264,51 @@ def compare(a: Any, b: Any, metric: str = "dice", resamples: int = 2000, seed: i
     """
     (one, about), (other, beside) = _load(a), _load(b)
     if metric not in one or metric not in other:
-        raise DataError(f"metric: {metric!r} is not in both reports; choose from {', '.join(KEPT[4:])}")
+        raise DataError(
+            f"metric: {metric!r} is not in both reports; choose from {', '.join(KEPT[4:])}"
+        )
     if about.get("grid") != beside.get("grid"):
-        raise DataError(f"one report is of the grid {about.get('grid')!r}, the other of {beside.get('grid')!r}; "
-                        "evaluate both alike")  # fmt: skip
-    both = one[one["annotated"]].merge(other[other["annotated"]], on=["case", "class"], suffixes=("_a", "_b"))
+        raise DataError(
+            f"one report is of the grid {about.get('grid')!r}, the other of {beside.get('grid')!r}; "
+            "evaluate both alike"
+        )
+    both = one[one["annotated"]].merge(
+        other[other["annotated"]], on=["case", "class"], suffixes=("_a", "_b")
+    )
     if both.empty:
-        raise DataError("the two reports have no image of an annotated class in common; evaluate both on the same data")
+        raise DataError(
+            "the two reports have no image of an annotated class in common; evaluate both on the same data"
+        )
     sign, rows = -1 if metric in metrics.LESS_IS_BETTER else 1, []
-    means = both.groupby(["case", "patient_a"], sort=False)[[f"{metric}_a", f"{metric}_b"]].mean().reset_index()
+    means = (
+        both.groupby(["case", "patient_a"], sort=False)[[f"{metric}_a", f"{metric}_b"]]
+        .mean()
+        .reset_index()
+    )
     names = dict.fromkeys(one.loc[one["class"].isin(both["class"]), "class"])
     tables = {**{name: both[both["class"] == name] for name in names}, "mean": means}
     left = len(set(one["case"]) ^ set(other["case"]))
     for name, table in tables.items():
         old, new = (table[f"{metric}_{which}"].to_numpy(float) for which in "ab")
-        found = intervals.paired(sign * old, sign * new, table["patient_a"], resamples, seed)
+        found = bootstrap.paired(sign * old, sign * new, table["patient_a"], resamples, seed)
         known = np.isfinite(old) & np.isfinite(new)
-        values = {"a": old[known].mean() if known.any() else np.nan, "b": new[known].mean() if known.any() else np.nan}
+        values = {
+            "a": old[known].mean() if known.any() else np.nan,
+            "b": new[known].mean() if known.any() else np.nan,
+        }
         ends = {"low": found["low"], "high": found["high"]}
         ends = ends if sign > 0 else {"low": -found["high"], "high": -found["low"]}
-        rows.append({"class": name, **values, "difference": sign * found["value"], **ends,
-                     "better": found["better"], "n": found["n"], "n_left_out": found["n_left_out"] + left})  # fmt: skip
+        rows.append(
+            {
+                "class": name,
+                **values,
+                "difference": sign * found["value"],
+                **ends,
+                "better": found["better"],
+                "n": found["n"],
+                "n_left_out": found["n_left_out"] + left,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -236,7 +321,11 @@ def _load(source: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
         found = json.loads(path.read_text(encoding="utf-8"))
         table = pd.DataFrame(found["per_image"]["data"], columns=found["per_image"]["columns"])
     except OSError as error:
-        raise DataError(f"{path}: no report here; evaluate writes {JSON} into its output folder") from error
+        raise DataError(
+            f"{path}: no report here; evaluate writes {JSON} into its output folder"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a report ({error}); expected the {JSON} that evaluate wrote") from error
+        raise DataError(
+            f"{path}: not a report ({error}); expected the {JSON} that evaluate wrote"
+        ) from error
     return table, found

@@ -6,16 +6,27 @@ rebuild the network. Every file is written under a temporary name and renamed.
 
 import hashlib
 import json
+import random
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from . import config, files, hosts, models
-from .errors import DataError
-from .weights import load_safely
+from .errors import ConfigError, DataError
+from .files import load_safely
+
+# The checkpoint after the last epoch, and the one before: a damaged last one costs an epoch only.
+LAST, BEFORE = "last.ckpt", "before.ckpt"
+# Of a run that is resumed: what cannot change, and what may without a word.
+FIXED = "preset task class_names in_channels architecture base_channels depth bilinear attention aspp_rates encoder "
+FIXED += "optimizer lr weight_decay scheduler monitor seed checkpoint_name"
+MAY_CHANGE = "work_dir local data_root num_workers device precision cudnn_benchmark compile checkpointing size epochs "
+MAY_CHANGE += "save_every patience early_stopping bootstrap init_from encoder_weights"
 
 
 @dataclass
@@ -38,9 +49,13 @@ class Run:
         """A run from its folder, for example to evaluate it in another notebook."""
         folder = Path(folder)
         if not (folder / "run.json").is_file():
-            raise DataError(f"{folder}: no run here (run.json is missing); training.fit makes one in work_dir/<preset>")
+            raise DataError(
+                f"{folder}: no run here (run.json is missing); training.fit makes one in work_dir/<preset>"
+            )
         info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return cls(folder, config.load(folder / "config.json"), pd.read_csv(folder / "history.csv"), info)
+        return cls(
+            folder, config.load(folder / "config.json"), pd.read_csv(folder / "history.csv"), info
+        )
 
     def save(self) -> None:
         """Write config, history and info into the folder."""
@@ -68,10 +83,20 @@ def move_aside(folder: Path) -> Path | None:
 def network(cfg, pretrained: bool = True) -> torch.nn.Module:
     """The network that a config describes, with fresh weights; `pretrained=False` where others are loaded into it at
     once, so that no encoder weights are read or downloaded in vain."""
-    names = ("base_channels", "depth", "bilinear", "encoder", "aspp_rates", "attention", "checkpointing")
+    names = (
+        "base_channels",
+        "depth",
+        "bilinear",
+        "encoder",
+        "aspp_rates",
+        "attention",
+        "checkpointing",
+    )
     fields = {name: getattr(cfg, name) for name in names}
     fields["encoder_weights"] = cfg.encoder_weights if pretrained else "none"
-    return models.build(cfg.architecture, in_channels=cfg.in_channels, n_classes=cfg.n_classes, **fields)
+    return models.build(
+        cfg.architecture, in_channels=cfg.in_channels, n_classes=cfg.n_classes, **fields
+    )
 
 
 def save_weights(path: Path, model: torch.nn.Module, cfg, **facts: Any) -> Path:
@@ -99,10 +124,12 @@ def load_weights(path: str | Path, model: torch.nn.Module) -> torch.nn.Module:
             another network.
     """
     state = load_safely(path)
-    return fill(model, state.get("state_dict", state) if isinstance(state, dict) else state, str(path))
+    return load_state(
+        model, state.get("state_dict", state) if isinstance(state, dict) else state, str(path)
+    )
 
 
-def fill(model: torch.nn.Module, state: Any, source: str) -> torch.nn.Module:
+def load_state(model: torch.nn.Module, state: Any, source: str) -> torch.nn.Module:
     """`load_state_dict` with a `DataError` that says how weights and network differ; `source` names the file."""
     wanted = model.state_dict()
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -113,7 +140,9 @@ def fill(model: torch.nn.Module, state: Any, source: str) -> torch.nn.Module:
     details = [f"{len(missing)} missing ({missing[0]} …)"] if missing else []
     details += [f"{len(extra)} unknown ({extra[0]} …)"] if extra else []
     shapes = [(k, tuple(state[k].shape), tuple(v.shape)) for k, v in wanted.items() if k in state]
-    details += [f"{k} is {found}, the network has {here}" for k, found, here in shapes if found != here][:2]
+    details += [
+        f"{k} is {found}, the network has {here}" for k, found, here in shapes if found != here
+    ][:2]
     if details:
         raise DataError(
             f"{source}: weights of another network: {'; '.join(details)}; use the config that lies beside them, or the "
@@ -127,7 +156,9 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
     """The JSON beside a weights file: config, class names, versions and scores."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: no such weights file; training writes best_model.pth into work_dir/<preset>")
+        raise DataError(
+            f"{path}: no such weights file; training writes best_model.pth into work_dir/<preset>"
+        )
     about = path.with_suffix(".json")
     if not about.is_file():
         raise DataError(
@@ -138,5 +169,112 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
         if not {"preset", "size"} <= set(found["config"]):
             raise ValueError("its config names no preset and size")
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{about}: not the description of weights ({error}); copy it again from the run") from error
+        raise DataError(
+            f"{about}: not the description of weights ({error}); copy it again from the run"
+        ) from error
     return found
+
+
+# ---- going on with an interrupted training
+
+
+def save_checkpoint(folder: Path, **state: Any) -> None:
+    """Write the state after an epoch, with the generators of random numbers; the last one becomes the one before."""
+    with files.replacing(folder / LAST, before=folder / BEFORE) as partial:
+        torch.save({**state, "random": _random_state(state["info"]["device"])}, partial)
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The state to go on from, None where there is none; that of the epoch before where the last file is damaged.
+
+    Raises:
+        DataError: there is one, but neither it nor the one before can be loaded.
+    """
+    errors = []
+    for path in (folder / LAST, folder / BEFORE):
+        if not path.is_file():
+            continue
+        try:
+            found = load_safely(path)
+        except DataError as error:
+            errors.append(error)
+            continue
+        if not isinstance(found, dict) or not {"model", "config", "random", "state"} <= set(found):
+            raise DataError(
+                f"{path}: not a state to resume from, or of an older version; start anew (init_from takes over weights)"
+            )
+        for error in errors:
+            warnings.warn(f"{error}; the run goes on from {BEFORE}, an epoch earlier", stacklevel=4)
+        return found
+    if errors:
+        raise errors[0]
+    return None
+
+
+def check_resumable(kept: dict[str, Any], cfg, n_images: int, by_step: bool) -> None:
+    """Warn where config or images differ from those that the run was begun with.
+
+    Args:
+        by_step: the schedule counts updates, so that their number cannot change.
+
+    Raises:
+        ConfigError: they contradict the run.
+    """
+    before = kept["config"]
+    changed = {
+        name: (before[name], value)
+        for name, value in cfg.to_dict().items()
+        if before.get(name, value) != value
+    }
+    fixed = {*FIXED.split(), *("epochs batch_size accumulate".split() if by_step else ())}
+    wrong = [name for name in changed if name in fixed]
+    if wrong:
+        begun = ", ".join(f"{name}={before[name]!r}" for name in wrong)
+        raise ConfigError(
+            f"{', '.join(wrong)}: this run was begun with {begun}; resume with that, or start anew (init_from takes "
+            "over weights)"
+        )
+    told = [
+        f"{name} {a!r} -> {b!r}"
+        for name, (a, b) in changed.items()
+        if name not in MAY_CHANGE.split()
+    ]
+    if told:
+        warnings.warn(f"resumed with changed settings: {', '.join(told)}", stacklevel=4)
+    were = kept["info"]["images"]["train"]
+    if n_images != were:
+        if by_step:
+            raise ConfigError(
+                f"this run was begun with {were} training images, now there are {n_images}; start anew"
+            )
+        warnings.warn(f"resumed with {n_images} training images instead of {were}", stacklevel=4)
+
+
+def _random_state(device: str) -> dict[str, Any]:
+    """The generators of torch, numpy and Python, as plain values and tensors."""
+    numbers = np.random.get_state(legacy=False)
+    kept = {
+        "key": torch.from_numpy(numbers["state"]["key"].astype(np.int64)),
+        "pos": int(numbers["state"]["pos"]),
+    }
+    kept |= {"gauss": float(numbers["gauss"]), "has_gauss": int(numbers["has_gauss"])}
+    found = {"torch": torch.get_rng_state(), "numpy": kept, "python": random.getstate()}
+    # A GPU that is there but was left out, because it fails, must not be asked.
+    return found | ({"cuda": torch.cuda.get_rng_state_all()} if device == "cuda" else {})
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put the generators where `save_checkpoint` left them."""
+    numbers = state["numpy"]
+    key = {"key": numbers["key"].numpy().astype(np.uint32), "pos": numbers["pos"]}
+    np.random.set_state(
+        {
+            "bit_generator": "MT19937",
+            "state": key,
+            **{n: numbers[n] for n in ("gauss", "has_gauss")},
+        }
+    )
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])

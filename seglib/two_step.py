@@ -17,8 +17,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from . import data, hosts, images, prepare, training
+from . import data, hosts, prepare, training
 from .errors import DataError
+from .formats import images
 from .inference import Predictor
 
 
@@ -29,13 +30,17 @@ def patient_folds(labels, patients, n_folds: int = 5, seed: int = 0) -> np.ndarr
         DataError: one of the labels has fewer patients than there are folds.
     """
     labels, patients = np.asarray(labels), np.asarray(patients)
-    fewest = pd.DataFrame({"label": labels, "patient": patients}).groupby("label")["patient"].nunique()
+    fewest = (
+        pd.DataFrame({"label": labels, "patient": patients}).groupby("label")["patient"].nunique()
+    )
     if len(fewest) < 2 or fewest.min() < n_folds:
         raise DataError(
             f"folds: found patients by finding {fewest.to_dict()}; expected two findings, {n_folds} of each"
         )
     fold = np.zeros(len(labels), int)
-    split = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(labels, labels, patients)
+    split = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(
+        labels, labels, patients
+    )
     for number, (_, held_out) in enumerate(split):
         fold[held_out] = number
     return fold
@@ -59,7 +64,9 @@ def segment_unseen(cases: pd.DataFrame, cfg, fold: np.ndarray, folder: str | Pat
         held_out = fold == number
         store = prepare.build(cases.assign(split=np.where(held_out, "test", "")), cfg)
         run = training.fit(cfg, data.loaders(store, cfg), folder=folder / f"segmenter_{number}")
-        parts.append(segment(cases[held_out], Predictor.load(run.best, cfg.device), folder / "masks"))
+        parts.append(
+            segment(cases[held_out], Predictor.load(run.best, cfg.device), folder / "masks")
+        )
         notes += parts[-1].attrs["notes"]
     result = pd.concat(parts).sort_index()
     result.attrs["notes"] = notes
@@ -81,7 +88,9 @@ def segment(cases: pd.DataFrame, predictor: Predictor, folder: str | Path) -> pd
     return result
 
 
-def open_case(case: Any, side: int = 512, column: str = "segmented") -> tuple[np.ndarray, np.ndarray]:
+def open_case(
+    case: Any, side: int = 512, column: str = "segmented"
+) -> tuple[np.ndarray, np.ndarray]:
     """X-ray (H, W) uint8 and mask (H, W) bool of a row of `segment_unseen`, the longer side reduced to `side`; the mask
     of another column with its files, such as the drawn one, by name.
 
@@ -91,13 +100,19 @@ def open_case(case: Any, side: int = 512, column: str = "segmented") -> tuple[np
     image = images.read_image(case.image, 1)[..., 0]
     mask = images.read_mask(getattr(case, column)).pixels
     if image.shape != mask.shape:
-        raise DataError(f"{case.case}: {column} is {mask.shape}, its image {image.shape}; segment it again")
+        raise DataError(
+            f"{case.case}: {column} is {mask.shape}, its image {image.shape}; segment it again"
+        )
     scale = min(1.0, side / max(image.shape))
     size = tuple(max(1, round(n * scale)) for n in image.shape)
-    return images.fit_image(image[..., None], size, "stretch")[..., 0], images.fit_mask(mask, size, "stretch") == 1
+    return images.fit_image(image[..., None], size, "stretch")[..., 0], images.fit_mask(
+        mask, size, "stretch"
+    ) == 1
 
 
-def out_of_fold(fit: Callable, inputs: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
+def out_of_fold(
+    fit: Callable, inputs: np.ndarray, labels: np.ndarray, fold: np.ndarray
+) -> np.ndarray:
     """Scores (n,) of all rows, those of a fold by `fit(inputs, labels)` on the others. `fit` returns a function from
     inputs to scores."""
     scores = np.full(len(labels), np.nan)
@@ -107,7 +122,9 @@ def out_of_fold(fit: Callable, inputs: np.ndarray, labels: np.ndarray, fold: np.
     return scores
 
 
-def logistic(inputs: np.ndarray, labels: np.ndarray, C: float = 0.1) -> Callable[[np.ndarray], np.ndarray]:
+def logistic(
+    inputs: np.ndarray, labels: np.ndarray, C: float = 0.1
+) -> Callable[[np.ndarray], np.ndarray]:
     """Logistic regression on measures (n, features); what could not be measured (NaN) becomes the training median.
 
     Returns:
@@ -138,7 +155,11 @@ class SmallNet(nn.Module):
         channels = [1, width, 2 * width, 4 * width, 4 * width]
         layers: list[nn.Module] = []
         for before, after in zip(channels, channels[1:]):
-            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            layers += [
+                nn.Conv2d(before, after, 3, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            ]
             layers.append(nn.MaxPool2d(2))
         self.blocks = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * channels[-1], 1))
@@ -156,7 +177,12 @@ AUGMENT = {
 
 
 def network(
-    inputs: np.ndarray, labels: np.ndarray, epochs: int = 40, batch_size: int = 16, lr: float = 3e-3, seed: int = 0
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    epochs: int = 40,
+    batch_size: int = 16,
+    lr: float = 3e-3,
+    seed: int = 0,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Train a `SmallNet` on images (n, H, W) uint8 of one size: AdamW, one cycle, a fixed number of epochs.
 
@@ -200,12 +226,16 @@ def _tensor(batch: np.ndarray) -> Tensor:
     """(N, H, W) uint8 -> (N, 1, H, W) float32, each image with mean 0 and standard deviation 1: films differ."""
     found = torch.from_numpy(batch[:, None].astype(np.float32))
     spread = found.std((2, 3), keepdim=True).clamp_min(1)
-    return ((found - found.mean((2, 3), keepdim=True)) / spread).contiguous(memory_format=torch.channels_last)
+    return ((found - found.mean((2, 3), keepdim=True)) / spread).contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 def frame(pictures: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """Pictures (H, W) uint8 of any size -> (n, *size), fitted without changing their aspect ratio, black around."""
-    return np.stack([images.fit_image(picture[..., None], size, "letterbox")[..., 0] for picture in pictures])
+    return np.stack(
+        [images.fit_image(picture[..., None], size, "letterbox")[..., 0] for picture in pictures]
+    )
 
 
 def frame_size(pictures: list[np.ndarray], scale: float) -> tuple[int, int]:

@@ -64,6 +64,10 @@ def lung_cfg(lung_tree, tmp_path):
 
 def pytest_terminal_summary(terminalreporter):
     """Say without -rs that tests on real data did not run."""
-    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "no real data" in str(r.longrepr)]
+    skipped = [
+        r for r in terminalreporter.stats.get("skipped", []) if "no real data" in str(r.longrepr)
+    ]
     if skipped:
-        terminalreporter.write_line(f"NOT TESTED ON REAL DATA: {len(skipped)} tests skipped; {TEST_DATA}", yellow=True)
+        terminalreporter.write_line(
+            f"NOT TESTED ON REAL DATA: {len(skipped)} tests skipped; {TEST_DATA}", yellow=True
+        )

@@ -57,7 +57,11 @@ def mask(tree: Path, folder: str = "") -> Path:
         return tree / "MontgomerySet/ManualMask" / (folder or "leftMask") / picture(tree).name
     if (tree / "PALM").is_dir():
         return tree / "PALM/Training" / (folder or "Disc Masks") / f"{picture(tree).stem}.bmp"
-    return next(file for file in sorted((tree / "masks").iterdir()) if file.stem.startswith(picture(tree).stem))
+    return next(
+        file
+        for file in sorted((tree / "masks").iterdir())
+        if file.stem.startswith(picture(tree).stem)
+    )
 
 
 def frame(tree: Path) -> Path:
@@ -220,10 +224,16 @@ def bomb(path: Path, side: int = 60000) -> Path:
     """A PNG of some hundred bytes whose header declares side x side pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b"")]
+    parts = [
+        chunk(b"IHDR", header),
+        chunk(b"IDAT", zlib.compress(bytes(1000))),
+        chunk(b"IEND", b""),
+    ]
     return replaced(path, b"\x89PNG\r\n\x1a\n" + b"".join(parts))
 
 
@@ -306,7 +316,10 @@ def macosx_folder(tree: Path) -> Path:
 def clash(tree: Path) -> Path:
     """Two more cases whose names differ in upper and lower case only: another pair, flipped and turned."""
     image, truth = picture(tree), mask(tree)
-    for name, way in (("extra", Image.Transpose.FLIP_LEFT_RIGHT), ("Extra", Image.Transpose.ROTATE_180)):
+    for name, way in (
+        ("extra", Image.Transpose.FLIP_LEFT_RIGHT),
+        ("Extra", Image.Transpose.ROTATE_180),
+    ):
         for path, new in ((image, name + image.suffix), (truth, f"{name}_mask{truth.suffix}")):
             with Image.open(path) as file:
                 file.transpose(way).save(path.with_name(new))
@@ -357,7 +370,12 @@ def other_suffix(path: Path) -> Path:
 # ---- damage to NIfTI files
 
 
-def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray] = lambda a: a, affine: Any = None, **header: Any):
+def rewrite(
+    path: Path,
+    change: Callable[[np.ndarray], np.ndarray] = lambda a: a,
+    affine: Any = None,
+    **header: Any,
+):
     """The file with other voxels, another affine or another type of number."""
     image = nibabel.load(path)
     array = change(np.array(np.asanyarray(image.dataobj)))  # a copy: the file is overwritten below
@@ -389,7 +407,9 @@ def backwards(path: Path) -> Path:
 
 def header_claims(path: Path, shape: tuple[int, ...]) -> Path:
     """A NIfTI file whose header declares many more voxels than it holds."""
-    raw = bytearray(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
+    raw = bytearray(
+        gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    )
     raw[40:56] = struct.pack("<8h", len(shape), *shape, *[1] * (7 - len(shape)))
     return replaced(path, gzip.compress(bytes(raw)) if path.suffix == ".gz" else bytes(raw))
 
@@ -426,7 +446,11 @@ def bad_affine(path: Path, first: float, others: float) -> Path:
 
 def in_two_parts(tree: Path) -> Path:
     """The second frame of the first patient lies in `testing`."""
-    other = sorted(f for f in frame(tree).parent.glob("*.nii.gz") if not f.name.startswith(frame(tree).name[:-7]))
+    other = sorted(
+        f
+        for f in frame(tree).parent.glob("*.nii.gz")
+        if not f.name.startswith(frame(tree).name[:-7])
+    )
     folder = tree / "testing" / frame(tree).parent.name
     folder.mkdir(parents=True)
     for file in other:
@@ -513,217 +537,729 @@ OTHER_GRID = "labels of .* for a volume of .*make both on one grid|without orien
 
 DEFECTS = [
     # sizes
-    Defect("masks of left and right differ in size", "lung", lambda t: remask(mask(t), lambda a: a[::2, ::2]),
-           "set aside", "different sizes.*must agree"),
-    Defect("mask and image differ in size", "binary", lambda t: remask(mask(t), lambda a: a[::2, ::2]),
-           "set aside", r"mask is .* but its image is .*export both"),
-    Defect("mask transposed", "binary", lambda t: remask(mask(t), np.transpose), "set aside", "looks transposed"),
-    Defect("mask upside down", "lung", lambda t: [remask(mask(t, side), np.flipud) for side in SIDES] and picture(t),
-           "noted", "better upside down: look", pixels=same_image),
-    Defect("mask of one class of another size", "palm", lambda t: remask(mask(t), lambda a: a[:-9]),
-           "set aside", "different sizes.*expected one for all.*Disc Masks"),
-    Defect("label volume of another shape", "cardiac", lambda t: rewrite(labels(t), lambda a: a[:, :-1]),
-           "set aside", OTHER_GRID),
+    Defect(
+        "masks of left and right differ in size",
+        "lung",
+        lambda t: remask(mask(t), lambda a: a[::2, ::2]),
+        "set aside",
+        "different sizes.*must agree",
+    ),
+    Defect(
+        "mask and image differ in size",
+        "binary",
+        lambda t: remask(mask(t), lambda a: a[::2, ::2]),
+        "set aside",
+        r"mask is .* but its image is .*export both",
+    ),
+    Defect(
+        "mask transposed",
+        "binary",
+        lambda t: remask(mask(t), np.transpose),
+        "set aside",
+        "looks transposed",
+    ),
+    Defect(
+        "mask upside down",
+        "lung",
+        lambda t: [remask(mask(t, side), np.flipud) for side in SIDES] and picture(t),
+        "noted",
+        "better upside down: look",
+        pixels=same_image,
+    ),
+    Defect(
+        "mask of one class of another size",
+        "palm",
+        lambda t: remask(mask(t), lambda a: a[:-9]),
+        "set aside",
+        "different sizes.*expected one for all.*Disc Masks",
+    ),
+    Defect(
+        "label volume of another shape",
+        "cardiac",
+        lambda t: rewrite(labels(t), lambda a: a[:, :-1]),
+        "set aside",
+        OTHER_GRID,
+    ),
     # channels, depth, colours
-    Defect("16-bit X-ray", "lung", lambda t: redraw(picture(t), lambda a: a.astype(np.uint16) * 200 + 3),
-           "handled", pixels=stretched),
-    Defect("16-bit mask", "lung", lambda t: remask(mask(t), lambda a: a.astype(np.uint16) * 257), "handled"),
+    Defect(
+        "16-bit X-ray",
+        "lung",
+        lambda t: redraw(picture(t), lambda a: a.astype(np.uint16) * 200 + 3),
+        "handled",
+        pixels=stretched,
+    ),
+    Defect(
+        "16-bit mask",
+        "lung",
+        lambda t: remask(mask(t), lambda a: a.astype(np.uint16) * 257),
+        "handled",
+    ),
     Defect("mask of 0 and 1", "lung", lambda t: remask(mask(t), lambda a: a // 255), "handled"),
     Defect("mask of 1 bit", "binary", lambda t: remask(mask(t), lambda a: a > 0), "handled"),
     Defect("X-ray in RGB", "lung", lambda t: converted(picture(t), "RGB"), "handled"),
     Defect("X-ray with transparency", "lung", lambda t: converted(picture(t), "LA"), "handled"),
-    Defect("image as palette", "lung", lambda t: converted(picture(t), "P"), "handled", pixels=near),
-    Defect("CMYK JPEG", "binary", lambda t: renamed_suffix(picture(t), ".jpg", "CMYK", quality=95), "handled",
-           pixels=near),
+    Defect(
+        "image as palette", "lung", lambda t: converted(picture(t), "P"), "handled", pixels=near
+    ),
+    Defect(
+        "CMYK JPEG",
+        "binary",
+        lambda t: renamed_suffix(picture(t), ".jpg", "CMYK", quality=95),
+        "handled",
+        pixels=near,
+    ),
     Defect("mask as palette", "binary", lambda t: palette_mask(mask(t)), "handled"),
-    Defect("mask red on black", "binary", lambda t: remask(mask(t), lambda a: a[..., None] // np.uint8([1, 255, 255])
-           * np.uint8([1, 0, 0])), "handled"),
+    Defect(
+        "mask red on black",
+        "binary",
+        lambda t: remask(
+            mask(t), lambda a: a[..., None] // np.uint8([1, 255, 255]) * np.uint8([1, 0, 0])
+        ),
+        "handled",
+    ),
     Defect("mask in the alpha channel", "binary", lambda t: in_alpha(mask(t)), "handled"),
-    Defect("mask of two colours", "binary", lambda t: two_colours(mask(t)), "set aside",
-           "several colours.*mask_encoding"),
-    Defect("photograph in place of the mask", "binary", lambda t: save(mask(t), pixels_of(picture(t))),
-           "set aside", "ambiguous mask.*mask_encoding"),
+    Defect(
+        "mask of two colours",
+        "binary",
+        lambda t: two_colours(mask(t)),
+        "set aside",
+        "several colours.*mask_encoding",
+    ),
+    Defect(
+        "photograph in place of the mask",
+        "binary",
+        lambda t: save(mask(t), pixels_of(picture(t))),
+        "set aside",
+        "ambiguous mask.*mask_encoding",
+    ),
     # polarity, lossy and soft masks
-    Defect("one mask inverted", "binary", lambda t: remask(mask(t), lambda a: 255 - a),
-           "set aside", "looks inverted beside the others"),
-    Defect("one mask not inverted in an inverted class", "palm", lambda t: remask(mask(t), lambda a: 255 - a),
-           "set aside", "looks inverted beside the others"),
-    Defect("all masks inverted", "binary", lambda t: every(t, lambda a: 255 - a), "noted", "0 is the structure",
-           all_cases=True),
+    Defect(
+        "one mask inverted",
+        "binary",
+        lambda t: remask(mask(t), lambda a: 255 - a),
+        "set aside",
+        "looks inverted beside the others",
+    ),
+    Defect(
+        "one mask not inverted in an inverted class",
+        "palm",
+        lambda t: remask(mask(t), lambda a: 255 - a),
+        "set aside",
+        "looks inverted beside the others",
+    ),
+    Defect(
+        "all masks inverted",
+        "binary",
+        lambda t: every(t, lambda a: 255 - a),
+        "noted",
+        "0 is the structure",
+        all_cases=True,
+    ),
     Defect("mask as JPEG", "binary", lambda t: lossy_mask(mask(t)), "handled", pixels=near),
-    Defect("soft mask", "binary", lambda t: soft(mask(t)), "set aside", "soft mask or label map.*mask_encoding"),
-    Defect("empty mask", "binary", lambda t: remask(mask(t), np.zeros_like), "handled", "there, 0 missing, 1 empty",
-           pixels=empty),
-    Defect("all masks empty", "binary", lambda t: every(t, np.zeros_like), "noted", "empty.*nothing",
-           pixels=empty, all_cases=True),
-    Defect("mask full", "binary", lambda t: remask(mask(t), lambda a: np.full_like(a, 255)), "set aside", "inverted"),
+    Defect(
+        "soft mask",
+        "binary",
+        lambda t: soft(mask(t)),
+        "set aside",
+        "soft mask or label map.*mask_encoding",
+    ),
+    Defect(
+        "empty mask",
+        "binary",
+        lambda t: remask(mask(t), np.zeros_like),
+        "handled",
+        "there, 0 missing, 1 empty",
+        pixels=empty,
+    ),
+    Defect(
+        "all masks empty",
+        "binary",
+        lambda t: every(t, np.zeros_like),
+        "noted",
+        "empty.*nothing",
+        pixels=empty,
+        all_cases=True,
+    ),
+    Defect(
+        "mask full",
+        "binary",
+        lambda t: remask(mask(t), lambda a: np.full_like(a, 255)),
+        "set aside",
+        "inverted",
+    ),
     # damaged files
     Defect("PNG cut short", "lung", lambda t: cut(picture(t)), "set aside", NOT_IMAGE),
     Defect("mask cut short", "lung", lambda t: cut(mask(t)), "set aside", NOT_IMAGE),
     Defect("JPEG cut short", "binary", lambda t: cut(picture(t), 0.9), "set aside", NOT_IMAGE),
     Defect("BMP cut short", "palm", lambda t: cut(mask(t)), "set aside", NOT_IMAGE),
-    Defect("one byte of a PNG changed", "lung", lambda t: flip_byte(picture(t)), "set aside", NOT_IMAGE),
-    Defect("image of zero bytes", "lung", lambda t: replaced(picture(t), b""), "set aside", "empty.*again"),
-    Defect("mask of zero bytes", "palm", lambda t: replaced(mask(t), b""), "set aside", "empty.*again"),
-    Defect("web page saved as PNG", "lung", lambda t: replaced(picture(t), b"<html>404 not found</html>"),
-           "set aside", NOT_IMAGE),
-    Defect("60000 x 60000 pixels in a tiny file", "lung", lambda t: bomb(picture(t)), "set aside", "[Bb]omb.*save it"),
-    Defect("mask of 60000 x 60000 pixels", "lung", lambda t: bomb(mask(t)), "set aside", "[Bb]omb.*save it"),
-    Defect("a folder with the name of an image", "lung", lambda t: folder_instead(picture(t)),
-           "set aside", "a folder, not a file"),
-    Defect("a folder with the name of a mask", "lung", lambda t: folder_instead(mask(t)),
-           "set aside", "a folder, not a file"),
-    Defect("link that leads to itself", "lung", lambda t: link(picture(t), picture(t).name),
-           "set aside", "link.*leads nowhere.*copy"),
-    Defect("link to a file that is gone", "binary", lambda t: link(mask(t), "gone.png"),
-           "set aside", "link.*leads nowhere.*copy"),
+    Defect(
+        "one byte of a PNG changed", "lung", lambda t: flip_byte(picture(t)), "set aside", NOT_IMAGE
+    ),
+    Defect(
+        "image of zero bytes",
+        "lung",
+        lambda t: replaced(picture(t), b""),
+        "set aside",
+        "empty.*again",
+    ),
+    Defect(
+        "mask of zero bytes", "palm", lambda t: replaced(mask(t), b""), "set aside", "empty.*again"
+    ),
+    Defect(
+        "web page saved as PNG",
+        "lung",
+        lambda t: replaced(picture(t), b"<html>404 not found</html>"),
+        "set aside",
+        NOT_IMAGE,
+    ),
+    Defect(
+        "60000 x 60000 pixels in a tiny file",
+        "lung",
+        lambda t: bomb(picture(t)),
+        "set aside",
+        "[Bb]omb.*save it",
+    ),
+    Defect(
+        "mask of 60000 x 60000 pixels",
+        "lung",
+        lambda t: bomb(mask(t)),
+        "set aside",
+        "[Bb]omb.*save it",
+    ),
+    Defect(
+        "a folder with the name of an image",
+        "lung",
+        lambda t: folder_instead(picture(t)),
+        "set aside",
+        "a folder, not a file",
+    ),
+    Defect(
+        "a folder with the name of a mask",
+        "lung",
+        lambda t: folder_instead(mask(t)),
+        "set aside",
+        "a folder, not a file",
+    ),
+    Defect(
+        "link that leads to itself",
+        "lung",
+        lambda t: link(picture(t), picture(t).name),
+        "set aside",
+        "link.*leads nowhere.*copy",
+    ),
+    Defect(
+        "link to a file that is gone",
+        "binary",
+        lambda t: link(mask(t), "gone.png"),
+        "set aside",
+        "link.*leads nowhere.*copy",
+    ),
     Defect("folder that holds itself", "binary", tree_of_nested_links, "handled"),
-    Defect("image vanishes after the scan", "lung", lambda t: removed(picture(t)), "set aside", "no such file",
-           after_scan=True),
-    Defect("mask vanishes after the scan", "lung", lambda t: removed(mask(t)), "set aside", "no such file",
-           after_scan=True),
-    Defect("volume vanishes after the scan", "cardiac", lambda t: removed(frame(t)), "set aside", "no such file",
-           after_scan=True),
+    Defect(
+        "image vanishes after the scan",
+        "lung",
+        lambda t: removed(picture(t)),
+        "set aside",
+        "no such file",
+        after_scan=True,
+    ),
+    Defect(
+        "mask vanishes after the scan",
+        "lung",
+        lambda t: removed(mask(t)),
+        "set aside",
+        "no such file",
+        after_scan=True,
+    ),
+    Defect(
+        "volume vanishes after the scan",
+        "cardiac",
+        lambda t: removed(frame(t)),
+        "set aside",
+        "no such file",
+        after_scan=True,
+    ),
     # formats
-    Defect("JPEG called .png", "lung", lambda t: other_format(picture(t), "JPEG"), "handled", pixels=near),
+    Defect(
+        "JPEG called .png",
+        "lung",
+        lambda t: other_format(picture(t), "JPEG"),
+        "handled",
+        pixels=near,
+    ),
     Defect("PNG called .jpg", "binary", lambda t: other_format(picture(t), "PNG"), "handled"),
-    Defect("suffix in capitals", "binary", lambda t: moved(mask(t), f"{mask(t).stem}.PNG"), "handled"),
-    Defect("suffix that no picture has", "binary", unknown_suffix, "noted", "mask without an image", pixels="gone"),
-    Defect("JPEG stored upside down by EXIF", "binary", lambda t: turned_by_tag(picture(t), 3),
-           "noted", "EXIF orientation.*save", pixels=near),
-    Defect("JPEG stored on its side by EXIF", "binary", lambda t: turned_by_tag(picture(t), 6),
-           "noted", "EXIF orientation.*save", pixels=near),
-    Defect("JPEG stored on its side by EXIF, its mask is not", "binary",
-           lambda t: remask(mask(t), np.transpose) and turned_by_tag(picture(t), 6) and mask(t), "set aside",
-           "looks transposed.*EXIF.*save it turned"),
-    Defect("animated GIF", "binary", lambda t: frames(picture(t), ".gif"), "set aside", "3 pictures.*expected one"),
-    Defect("TIFF of several pages", "lung", lambda t: frames(picture(t), ".tif"), "set aside",
-           "3 pictures.*expected one"),
-    Defect("mask as TIFF of several pages", "binary", lambda t: frames(mask(t), ".tif"), "set aside",
-           "3 pictures.*expected one"),
-    Defect("constant image", "lung", lambda t: redraw(picture(t), np.zeros_like), "noted",
-           "every pixel is 0: .*export it again",
-           pixels=black),
-    Defect("float TIFF with NaN", "lung", lambda t: grey_float(picture(t), np.nan, 0.05), "handled", pixels=same_mask),
-    Defect("float TIFF of NaN only", "lung", lambda t: grey_float(picture(t), np.nan, 1), "set aside",
-           "no finite number"),
+    Defect(
+        "suffix in capitals", "binary", lambda t: moved(mask(t), f"{mask(t).stem}.PNG"), "handled"
+    ),
+    Defect(
+        "suffix that no picture has",
+        "binary",
+        unknown_suffix,
+        "noted",
+        "mask without an image",
+        pixels="gone",
+    ),
+    Defect(
+        "JPEG stored upside down by EXIF",
+        "binary",
+        lambda t: turned_by_tag(picture(t), 3),
+        "noted",
+        "EXIF orientation.*save",
+        pixels=near,
+    ),
+    Defect(
+        "JPEG stored on its side by EXIF",
+        "binary",
+        lambda t: turned_by_tag(picture(t), 6),
+        "noted",
+        "EXIF orientation.*save",
+        pixels=near,
+    ),
+    Defect(
+        "JPEG stored on its side by EXIF, its mask is not",
+        "binary",
+        lambda t: remask(mask(t), np.transpose) and turned_by_tag(picture(t), 6) and mask(t),
+        "set aside",
+        "looks transposed.*EXIF.*save it turned",
+    ),
+    Defect(
+        "animated GIF",
+        "binary",
+        lambda t: frames(picture(t), ".gif"),
+        "set aside",
+        "3 pictures.*expected one",
+    ),
+    Defect(
+        "TIFF of several pages",
+        "lung",
+        lambda t: frames(picture(t), ".tif"),
+        "set aside",
+        "3 pictures.*expected one",
+    ),
+    Defect(
+        "mask as TIFF of several pages",
+        "binary",
+        lambda t: frames(mask(t), ".tif"),
+        "set aside",
+        "3 pictures.*expected one",
+    ),
+    Defect(
+        "constant image",
+        "lung",
+        lambda t: redraw(picture(t), np.zeros_like),
+        "noted",
+        "every pixel is 0: .*export it again",
+        pixels=black,
+    ),
+    Defect(
+        "float TIFF with NaN",
+        "lung",
+        lambda t: grey_float(picture(t), np.nan, 0.05),
+        "handled",
+        pixels=same_mask,
+    ),
+    Defect(
+        "float TIFF of NaN only",
+        "lung",
+        lambda t: grey_float(picture(t), np.nan, 1),
+        "set aside",
+        "no finite number",
+    ),
     # names and pairs
-    Defect("mask missing", "binary", lambda t: removed(mask(t)) and picture(t), "set aside", "no mask exists"),
-    Defect("mask of one lung missing", "lung", lambda t: removed(mask(t)) and picture(t), "set aside",
-           "no mask exists"),
-    Defect("image missing", "binary", image_missing,
-           "noted", "mask without an image", pixels="gone"),
-    Defect("mask without an image", "binary", lambda t: copied(mask(t), "other_mask.png"), "noted",
-           "mask without an image"),
+    Defect(
+        "mask missing",
+        "binary",
+        lambda t: removed(mask(t)) and picture(t),
+        "set aside",
+        "no mask exists",
+    ),
+    Defect(
+        "mask of one lung missing",
+        "lung",
+        lambda t: removed(mask(t)) and picture(t),
+        "set aside",
+        "no mask exists",
+    ),
+    Defect(
+        "image missing", "binary", image_missing, "noted", "mask without an image", pixels="gone"
+    ),
+    Defect(
+        "mask without an image",
+        "binary",
+        lambda t: copied(mask(t), "other_mask.png"),
+        "noted",
+        "mask without an image",
+    ),
     Defect("unicode, spaces and commas in a name", "lung", unicode_name, "handled"),
-    Defect("name that is no valid UTF-8", "binary", lambda t: bytes_in_name(picture(t)), "refused", "UTF-8.*rename"),
+    Defect(
+        "name that is no valid UTF-8",
+        "binary",
+        lambda t: bytes_in_name(picture(t)),
+        "refused",
+        "UTF-8.*rename",
+    ),
     Defect("line break in a name", "binary", line_break, "handled"),
-    Defect("two images of one name", "binary", lambda t: other_suffix(picture(t)), "refused", "same name.*keep one"),
-    Defect("names that differ in upper and lower case only", "binary", clash, "handled", "images read .*10"),
-    Defect("one image under two names", "binary", lambda t: under_two_names(picture(t), mask(t)),
-           "set aside", "same content as.*leak", pixels="same"),
-    Defect("one image saved anew under another name", "lung", lambda t: saved_anew(picture(t)),
-           "set aside", "same content as.*leak", pixels="same"),
+    Defect(
+        "two images of one name",
+        "binary",
+        lambda t: other_suffix(picture(t)),
+        "refused",
+        "same name.*keep one",
+    ),
+    Defect(
+        "names that differ in upper and lower case only",
+        "binary",
+        clash,
+        "handled",
+        "images read .*10",
+    ),
+    Defect(
+        "one image under two names",
+        "binary",
+        lambda t: under_two_names(picture(t), mask(t)),
+        "set aside",
+        "same content as.*leak",
+        pixels="same",
+    ),
+    Defect(
+        "one image saved anew under another name",
+        "lung",
+        lambda t: saved_anew(picture(t)),
+        "set aside",
+        "same content as.*leak",
+        pixels="same",
+    ),
     Defect("files of file browsers", "lung", drop_copies, "handled"),
     Defect("files of file browsers among volumes", "cardiac", drop_copies, "handled"),
     Defect("folder __MACOSX", "lung", macosx_folder, "handled"),
     Defect("folder __MACOSX beside pictures", "binary", macosx_folder, "handled"),
     Defect("one patient in two parts", "cardiac", in_two_parts, "noted", "two parts.*move"),
     # numbers of label maps
-    Defect("labels one too high", "cardiac", lambda t: rewrite(labels(t), lambda a: a + 1), "set aside",
-           r"label numbers \[4\] are not among.*label_map"),
-    Defect("labels one too high, the last class absent", "cardiac",
-           lambda t: rewrite(labels(t), lambda a: np.minimum(a, 2) + 1), "noted", "no background.*shifted",
-           pixels=same_image),
-    Defect("labels one too low", "cardiac", lambda t: rewrite(labels(t), lambda a: a - np.uint8(1)), "noted",
-           "255.*ignored", pixels=same_image),
-    Defect("one voxel of an unknown label", "rsna", lambda t: rewrite(labels(t), lambda a: one_voxel(a, 77)),
-           "set aside", "label numbers .*77"),
-    Defect("negative label", "cardiac", lambda t: rewrite(labels(t), lambda a: one_voxel(a.astype(np.int16), -1)),
-           "set aside", "negative"),
-    Defect("labels resampled with interpolation", "cardiac",
-           lambda t: rewrite(labels(t), lambda a: (a[:] + np.roll(a, 1, 0)) / np.float32(2)), "set aside",
-           "not whole numbers"),
-    Defect("labels as floats", "cardiac", lambda t: rewrite(labels(t), lambda a: a.astype(np.float32)), "handled"),
+    Defect(
+        "labels one too high",
+        "cardiac",
+        lambda t: rewrite(labels(t), lambda a: a + 1),
+        "set aside",
+        r"label numbers \[4\] are not among.*label_map",
+    ),
+    Defect(
+        "labels one too high, the last class absent",
+        "cardiac",
+        lambda t: rewrite(labels(t), lambda a: np.minimum(a, 2) + 1),
+        "noted",
+        "no background.*shifted",
+        pixels=same_image,
+    ),
+    Defect(
+        "labels one too low",
+        "cardiac",
+        lambda t: rewrite(labels(t), lambda a: a - np.uint8(1)),
+        "noted",
+        "255.*ignored",
+        pixels=same_image,
+    ),
+    Defect(
+        "one voxel of an unknown label",
+        "rsna",
+        lambda t: rewrite(labels(t), lambda a: one_voxel(a, 77)),
+        "set aside",
+        "label numbers .*77",
+    ),
+    Defect(
+        "negative label",
+        "cardiac",
+        lambda t: rewrite(labels(t), lambda a: one_voxel(a.astype(np.int16), -1)),
+        "set aside",
+        "negative",
+    ),
+    Defect(
+        "labels resampled with interpolation",
+        "cardiac",
+        lambda t: rewrite(labels(t), lambda a: (a[:] + np.roll(a, 1, 0)) / np.float32(2)),
+        "set aside",
+        "not whole numbers",
+    ),
+    Defect(
+        "labels as floats",
+        "cardiac",
+        lambda t: rewrite(labels(t), lambda a: a.astype(np.float32)),
+        "handled",
+    ),
     # geometry of volumes
-    Defect("labels transposed", "cardiac", lambda t: rewrite(labels(t), lambda a: a.transpose(1, 0, 2)), "set aside",
-           OTHER_GRID),
-    Defect("labels stored backwards, with their affine", "cardiac", lambda t: backwards(labels(t)), "handled"),
-    Defect("labels backwards in the affine only", "cardiac",
-           lambda t: rewrite(labels(t), affine=lambda m: m @ np.diag([-1.0, 1, 1, 1])), "set aside",
-           "voxels beside its volume.*make both on one grid"),
-    Defect("labels shifted by 20 mm", "rsna", lambda t: rewrite(labels(t), affine=shift(20)), "set aside",
-           "voxels beside its volume.*make both on one grid"),
-    Defect("labels mirrored, the header unchanged", "cardiac",
-           lambda t: rewrite(labels(t), lambda a: a[::-1]) and frame(t), "noted", "better mirrored left to right: look",
-           pixels=same_image),
-    Defect("labels upside down, the header unchanged", "rsna",
-           lambda t: rewrite(labels(t), lambda a: a[:, ::-1]) and series(t), "noted", "better upside down: look",
-           pixels=same_image),
-    Defect("square labels transposed, the header unchanged", "rsna",
-           lambda t: rewrite(labels(t), lambda a: a.transpose(1, 0, 2)) and series(t), "noted",
-           "better transposed.*: look", pixels=same_image),
-    Defect("affine of NaN", "cardiac", lambda t: bad_affine(frame(t), np.nan, 1), "set aside",
-           "affine is no geometry.*write a correct header"),
-    Defect("affine of zeros", "cardiac", lambda t: bad_affine(labels(t), 0, 0),
-           "set aside", "affine is no geometry.*write a correct header"),
-    Defect("four axes", "cardiac", lambda t: rewrite(frame(t), lambda a: np.stack([a, a], -1)), "set aside",
-           "4-D.*split it first"),
-    Defect("one axis too many, of one voxel", "cardiac", lambda t: rewrite(frame(t), lambda a: a[..., None]),
-           "handled"),
+    Defect(
+        "labels transposed",
+        "cardiac",
+        lambda t: rewrite(labels(t), lambda a: a.transpose(1, 0, 2)),
+        "set aside",
+        OTHER_GRID,
+    ),
+    Defect(
+        "labels stored backwards, with their affine",
+        "cardiac",
+        lambda t: backwards(labels(t)),
+        "handled",
+    ),
+    Defect(
+        "labels backwards in the affine only",
+        "cardiac",
+        lambda t: rewrite(labels(t), affine=lambda m: m @ np.diag([-1.0, 1, 1, 1])),
+        "set aside",
+        "voxels beside its volume.*make both on one grid",
+    ),
+    Defect(
+        "labels shifted by 20 mm",
+        "rsna",
+        lambda t: rewrite(labels(t), affine=shift(20)),
+        "set aside",
+        "voxels beside its volume.*make both on one grid",
+    ),
+    Defect(
+        "labels mirrored, the header unchanged",
+        "cardiac",
+        lambda t: rewrite(labels(t), lambda a: a[::-1]) and frame(t),
+        "noted",
+        "better mirrored left to right: look",
+        pixels=same_image,
+    ),
+    Defect(
+        "labels upside down, the header unchanged",
+        "rsna",
+        lambda t: rewrite(labels(t), lambda a: a[:, ::-1]) and series(t),
+        "noted",
+        "better upside down: look",
+        pixels=same_image,
+    ),
+    Defect(
+        "square labels transposed, the header unchanged",
+        "rsna",
+        lambda t: rewrite(labels(t), lambda a: a.transpose(1, 0, 2)) and series(t),
+        "noted",
+        "better transposed.*: look",
+        pixels=same_image,
+    ),
+    Defect(
+        "affine of NaN",
+        "cardiac",
+        lambda t: bad_affine(frame(t), np.nan, 1),
+        "set aside",
+        "affine is no geometry.*write a correct header",
+    ),
+    Defect(
+        "affine of zeros",
+        "cardiac",
+        lambda t: bad_affine(labels(t), 0, 0),
+        "set aside",
+        "affine is no geometry.*write a correct header",
+    ),
+    Defect(
+        "four axes",
+        "cardiac",
+        lambda t: rewrite(frame(t), lambda a: np.stack([a, a], -1)),
+        "set aside",
+        "4-D.*split it first",
+    ),
+    Defect(
+        "one axis too many, of one voxel",
+        "cardiac",
+        lambda t: rewrite(frame(t), lambda a: a[..., None]),
+        "handled",
+    ),
     # voxels of volumes
-    Defect("NaN voxels", "cardiac", lambda t: rewrite(frame(t), lambda a: some(a, np.nan)), "noted",
-           "not finite numbers; set to the minimum", pixels=same_mask),
-    Defect("NaN only", "cardiac", lambda t: rewrite(frame(t), lambda a: a * np.float32(np.nan)), "set aside",
-           "no voxel is a finite number"),
-    Defect("voxels scaled by the header", "cardiac", lambda t: rewrite(frame(t), slope=0.5), "handled"),
-    Defect("constant volume", "cardiac", lambda t: rewrite(frame(t), np.zeros_like), "noted",
-           "all voxels are alike: .*export it again",
-           pixels=same_mask),
+    Defect(
+        "NaN voxels",
+        "cardiac",
+        lambda t: rewrite(frame(t), lambda a: some(a, np.nan)),
+        "noted",
+        "not finite numbers; set to the minimum",
+        pixels=same_mask,
+    ),
+    Defect(
+        "NaN only",
+        "cardiac",
+        lambda t: rewrite(frame(t), lambda a: a * np.float32(np.nan)),
+        "set aside",
+        "no voxel is a finite number",
+    ),
+    Defect(
+        "voxels scaled by the header", "cardiac", lambda t: rewrite(frame(t), slope=0.5), "handled"
+    ),
+    Defect(
+        "constant volume",
+        "cardiac",
+        lambda t: rewrite(frame(t), np.zeros_like),
+        "noted",
+        "all voxels are alike: .*export it again",
+        pixels=same_mask,
+    ),
     # damaged volumes
-    Defect("gzip cut short", "cardiac", lambda t: cut(frame(t)), "set aside", "cut short.*copy it again"),
-    Defect("gzip of labels cut short", "cardiac", lambda t: cut(labels(t)), "set aside", "cut short.*copy it again"),
-    Defect("gzip cut in the header", "cardiac", lambda t: cut(frame(t), 0.001), "set aside", "damaged"),
-    Defect("one byte of a gzip changed", "cardiac", lambda t: flip_byte(frame(t)), "set aside", "cut short or damaged"),
-    Defect("volume of zero bytes", "cardiac", lambda t: replaced(frame(t), b""), "set aside", "damaged"),
-    Defect("labels of zero bytes", "rsna", lambda t: replaced(labels(t), b""), "set aside", "damaged"),
-    Defect("NIfTI that is not compressed, called .gz", "cardiac",
-           lambda t: replaced(frame(t), gzip.decompress(frame(t).read_bytes())), "set aside", "damaged"),
-    Defect("header that declares a huge volume", "cardiac", lambda t: header_claims(frame(t), (30000, 30000, 30000)),
-           "set aside", "declares"),
-    Defect("header of labels that declares a huge volume", "rsna",
-           lambda t: header_claims(labels(t), (30000, 30000, 30000)), "set aside", "declares"),
-    Defect("gzip that unpacks to 600 MB", "cardiac", lambda t: long_tail(frame(t)), "set aside", "declares"),
-    Defect("labels missing", "cardiac", lambda t: removed(labels(t)) and frame(t), "noted", "no labels", pixels="gone"),
-    Defect("labels without a volume", "cardiac", labels_alone, "noted",
-           "no volume", pixels="gone"),
-    Defect("series without labels", "rsna", lambda t: removed(labels(t)) and series(t), "noted",
-           "without a segmentation", pixels="gone"),
+    Defect(
+        "gzip cut short",
+        "cardiac",
+        lambda t: cut(frame(t)),
+        "set aside",
+        "cut short.*copy it again",
+    ),
+    Defect(
+        "gzip of labels cut short",
+        "cardiac",
+        lambda t: cut(labels(t)),
+        "set aside",
+        "cut short.*copy it again",
+    ),
+    Defect(
+        "gzip cut in the header", "cardiac", lambda t: cut(frame(t), 0.001), "set aside", "damaged"
+    ),
+    Defect(
+        "one byte of a gzip changed",
+        "cardiac",
+        lambda t: flip_byte(frame(t)),
+        "set aside",
+        "cut short or damaged",
+    ),
+    Defect(
+        "volume of zero bytes", "cardiac", lambda t: replaced(frame(t), b""), "set aside", "damaged"
+    ),
+    Defect(
+        "labels of zero bytes", "rsna", lambda t: replaced(labels(t), b""), "set aside", "damaged"
+    ),
+    Defect(
+        "NIfTI that is not compressed, called .gz",
+        "cardiac",
+        lambda t: replaced(frame(t), gzip.decompress(frame(t).read_bytes())),
+        "set aside",
+        "damaged",
+    ),
+    Defect(
+        "header that declares a huge volume",
+        "cardiac",
+        lambda t: header_claims(frame(t), (30000, 30000, 30000)),
+        "set aside",
+        "declares",
+    ),
+    Defect(
+        "header of labels that declares a huge volume",
+        "rsna",
+        lambda t: header_claims(labels(t), (30000, 30000, 30000)),
+        "set aside",
+        "declares",
+    ),
+    Defect(
+        "gzip that unpacks to 600 MB",
+        "cardiac",
+        lambda t: long_tail(frame(t)),
+        "set aside",
+        "declares",
+    ),
+    Defect(
+        "labels missing",
+        "cardiac",
+        lambda t: removed(labels(t)) and frame(t),
+        "noted",
+        "no labels",
+        pixels="gone",
+    ),
+    Defect("labels without a volume", "cardiac", labels_alone, "noted", "no volume", pixels="gone"),
+    Defect(
+        "series without labels",
+        "rsna",
+        lambda t: removed(labels(t)) and series(t),
+        "noted",
+        "without a segmentation",
+        pixels="gone",
+    ),
     # DICOM
-    Defect("missing slice", "rsna", lambda t: removed(slices(t)[7]) and labels(t), "set aside",
-           "labels of .* for a volume of .*make both on one grid"),
-    Defect("slice twice", "rsna", lambda t: copied(slices(t)[7], "900.dcm"), "noted", "second copy of"),
-    Defect("two images at one position", "rsna", lambda t: second_version(slices(t)[7]), "set aside",
-           "another image at the position.*separate them"),
-    Defect("InstanceNumber shuffled", "rsna", lambda t: edit_all(t, lambda k: {"InstanceNumber": k * 7 % 5}),
-           "handled"),
-    Defect("two series in a folder", "rsna",
-           lambda t: edit(slices(t)[7], SeriesInstanceUID="1.2.3").parent, "set aside", "2 series, expected one"),
-    Defect("no PixelSpacing", "rsna", lambda t: edit_all(t, lambda k: {"PixelSpacing": None}) and labels(t),
-           "set aside", "voxels beside its volume.*no PixelSpacing: correct"),
-    Defect("no PixelSpacing in one slice", "rsna", lambda t: edit(slices(t)[0], PixelSpacing=None), "set aside",
-           "PixelSpacing"),
-    Defect("another PixelSpacing in one slice", "rsna", lambda t: edit(slices(t)[7], PixelSpacing=[1, 1]), "set aside",
-           "PixelSpacing"),
-    Defect("RT structure set in the folder", "rsna", lambda t: structure_set(series(t)), "noted",
-           "no images and were skipped"),
-    Defect("text among the slices", "rsna", lambda t: replaced(series(t) / "notes.txt", b"portal venous"), "noted",
-           "no images and were skipped"),
-    Defect("text called .dcm", "rsna", lambda t: replaced(slices(t)[7], b"<html>404</html>"), "set aside",
-           "not a DICOM file.*copy it again"),
+    Defect(
+        "missing slice",
+        "rsna",
+        lambda t: removed(slices(t)[7]) and labels(t),
+        "set aside",
+        "labels of .* for a volume of .*make both on one grid",
+    ),
+    Defect(
+        "slice twice", "rsna", lambda t: copied(slices(t)[7], "900.dcm"), "noted", "second copy of"
+    ),
+    Defect(
+        "two images at one position",
+        "rsna",
+        lambda t: second_version(slices(t)[7]),
+        "set aside",
+        "another image at the position.*separate them",
+    ),
+    Defect(
+        "InstanceNumber shuffled",
+        "rsna",
+        lambda t: edit_all(t, lambda k: {"InstanceNumber": k * 7 % 5}),
+        "handled",
+    ),
+    Defect(
+        "two series in a folder",
+        "rsna",
+        lambda t: edit(slices(t)[7], SeriesInstanceUID="1.2.3").parent,
+        "set aside",
+        "2 series, expected one",
+    ),
+    Defect(
+        "no PixelSpacing",
+        "rsna",
+        lambda t: edit_all(t, lambda k: {"PixelSpacing": None}) and labels(t),
+        "set aside",
+        "voxels beside its volume.*no PixelSpacing: correct",
+    ),
+    Defect(
+        "no PixelSpacing in one slice",
+        "rsna",
+        lambda t: edit(slices(t)[0], PixelSpacing=None),
+        "set aside",
+        "PixelSpacing",
+    ),
+    Defect(
+        "another PixelSpacing in one slice",
+        "rsna",
+        lambda t: edit(slices(t)[7], PixelSpacing=[1, 1]),
+        "set aside",
+        "PixelSpacing",
+    ),
+    Defect(
+        "RT structure set in the folder",
+        "rsna",
+        lambda t: structure_set(series(t)),
+        "noted",
+        "no images and were skipped",
+    ),
+    Defect(
+        "text among the slices",
+        "rsna",
+        lambda t: replaced(series(t) / "notes.txt", b"portal venous"),
+        "noted",
+        "no images and were skipped",
+    ),
+    Defect(
+        "text called .dcm",
+        "rsna",
+        lambda t: replaced(slices(t)[7], b"<html>404</html>"),
+        "set aside",
+        "not a DICOM file.*copy it again",
+    ),
     Defect("DICOM cut short", "rsna", lambda t: cut(slices(t)[7]), "set aside", "copy it again"),
-    Defect("DICOM cut in the header", "rsna", lambda t: cut(slices(t)[7], 0.01), "set aside", "copy it again"),
-    Defect("DICOM of zero bytes", "rsna", lambda t: replaced(slices(t)[7], b""), "set aside", "copy it again"),
-    Defect("slice of another size", "rsna",
-           lambda t: edit(slices(t)[7], Rows=64, Columns=256), "set aside", "one series must have one size"),
-]  # fmt: skip
+    Defect(
+        "DICOM cut in the header",
+        "rsna",
+        lambda t: cut(slices(t)[7], 0.01),
+        "set aside",
+        "copy it again",
+    ),
+    Defect(
+        "DICOM of zero bytes",
+        "rsna",
+        lambda t: replaced(slices(t)[7], b""),
+        "set aside",
+        "copy it again",
+    ),
+    Defect(
+        "slice of another size",
+        "rsna",
+        lambda t: edit(slices(t)[7], Rows=64, Columns=256),
+        "set aside",
+        "one series must have one size",
+    ),
+]

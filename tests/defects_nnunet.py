@@ -30,9 +30,19 @@ def converted(tree: Path, folder: Path) -> Path:
         (folder / part).mkdir(parents=True)
         for file in files:
             if ("_gt" in file.name) == (part == "labelsTr"):
-                shutil.copy(file, folder / part / name.format(file.name.removesuffix(".nii.gz").removesuffix("_gt")))
+                shutil.copy(
+                    file,
+                    folder
+                    / part
+                    / name.format(file.name.removesuffix(".nii.gz").removesuffix("_gt")),
+                )
     n = len(list((folder / "imagesTr").iterdir()))
-    about = {"channel_names": {"0": "MRI"}, "labels": CLASSES, "numTraining": n, "file_ending": ".nii.gz"}
+    about = {
+        "channel_names": {"0": "MRI"},
+        "labels": CLASSES,
+        "numTraining": n,
+        "file_ending": ".nii.gz",
+    }
     (folder / "dataset.json").write_text(json.dumps(about))
     return folder
 
@@ -59,14 +69,17 @@ def main() -> None:
         tree = phantoms.write("cardiac", Path(scratch, "tree"), n=3)
         clean, said = verdict(converted(tree, Path(scratch, "clean")))
         assert clean == "nothing", said
-        for i, defect in enumerate(d for d in DEFECTS if d.preset == "cardiac" and not d.after_scan):
+        for i, defect in enumerate(
+            d for d in DEFECTS if d.preset == "cardiac" and not d.after_scan
+        ):
             copy = Path(shutil.copytree(tree, Path(scratch, f"{i}")))
             file = defect.plant(copy)
             found, said = verdict(converted(copy, Path(scratch, f"{i}_raw")))
             names = file.name.removesuffix(".nii.gz").removesuffix("_gt") in said
             rows.append((defect.expect, found, names))
             print(
-                f"{defect.name:50} {defect.expect:10} nnU-Net: {found}{', names the file' if names else ''}", flush=True
+                f"{defect.name:50} {defect.expect:10} nnU-Net: {found}{', names the file' if names else ''}",
+                flush=True,
             )
     for (expect, found, names), n in sorted(Counter(rows).items()):
         print(f"{n:3} {expect} here, there {found}{', with the name of the file' if names else ''}")

@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 matplotlib.use("agg")
-from seglib import config, data, evaluation, images, layouts, phantoms, prepare, runs, training  # noqa: E402
+from seglib import config, data, evaluation, layouts, phantoms, prepare, runs, training  # noqa: E402
 from seglib.errors import DataError  # noqa: E402
+from seglib.formats import images  # noqa: E402
 from seglib.inference import Predictor  # noqa: E402
 
 
@@ -84,7 +85,9 @@ def checkpoint(disk: Path, cfg, batches, straight) -> None:
     training._save = save
     message = fails(lambda: training.fit(cfg, batches, folder=disk / "run"))
     training._save = original
-    assert "the disk is full" in message and {"best_model.pth", "last.ckpt", "history.csv"} <= set(whole(disk / "run"))
+    assert "the disk is full" in message and {"best_model.pth", "last.ckpt", "history.csv"} <= set(
+        whole(disk / "run")
+    )
     run = training.fit(cfg, batches, folder=disk / "run", resume=True)
     one, other = (torch.load(r.folder / "final_model.pth") for r in (run, straight))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -108,7 +111,9 @@ def predictions(disk: Path, elsewhere: Path, straight) -> None:
     scan = nibabel.Nifti1Image(rng.integers(0, 900, (64, 64, 40), np.int16), np.diag([1, 1, 3, 1]))
     nibabel.save(scan, elsewhere / "scan.nii")
     with nearly_full(disk, 400_000):
-        message = fails(lambda: predictor.predict_folder(elsewhere / "pictures", disk / "masks", overlay=True))
+        message = fails(
+            lambda: predictor.predict_folder(elsewhere / "pictures", disk / "masks", overlay=True)
+        )
         assert "the disk is full" in message and 0 < len(whole(disk / "masks")) < 24
     with nearly_full(disk, 100):
         message = fails(lambda: predictor.predict_volume(elsewhere / "scan.nii", disk / "volume"))
@@ -118,15 +123,26 @@ def predictions(disk: Path, elsewhere: Path, straight) -> None:
 def main(disk: Path, elsewhere: Path) -> None:
     tree = phantoms.write("lung", elsewhere / "tree", n=16, seed=0)
     cfg = config.preset(
-        "lung", "smoke", data_root=str(tree), work_dir=str(elsewhere), test_split=0, epochs=4, base_channels=8,
-        precision="fp32", device="cpu", save_every=1, num_workers=0,
-    )  # fmt: skip
+        "lung",
+        "smoke",
+        data_root=str(tree),
+        work_dir=str(elsewhere),
+        test_split=0,
+        epochs=4,
+        base_channels=8,
+        precision="fp32",
+        device="cpu",
+        save_every=1,
+        num_workers=0,
+    )
     batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
     straight = training.fit(cfg, batches)
     for scene, given in (
-        (store, (cfg,)), (checkpoint, (cfg, batches, straight)), (report, (batches, straight)),
+        (store, (cfg,)),
+        (checkpoint, (cfg, batches, straight)),
+        (report, (batches, straight)),
         (predictions, (elsewhere, straight)),
-    ):  # fmt: skip
+    ):
         scene(disk, *given)
         print(f"{scene.__name__}: nothing lost, nothing half written")
     assert runs.Run.load(disk / "run").best.is_file()

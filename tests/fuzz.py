@@ -24,9 +24,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from seglib import config, images, phantoms, runs, volumes
+from seglib import config, phantoms, runs
 from seglib.errors import SeglibError
-from seglib.weights import load_safely
+from seglib.files import load_safely
+from seglib.formats import images, volumes
 
 BATCH, LIMIT_S, LIMIT_BYTES = 100, 20, 2 << 30
 
@@ -34,16 +35,27 @@ BATCH, LIMIT_S, LIMIT_BYTES = 100, 20, 2 << 30
 def readers(folder: Path) -> list[tuple[Path, Callable[[Path], object]]]:
     """Valid files, each with its reader."""
     rng, found = np.random.default_rng(0), []
-    grey, colour = rng.integers(0, 256, (40, 50), np.uint8), rng.integers(0, 256, (40, 50, 3), np.uint8)
+    grey, colour = (
+        rng.integers(0, 256, (40, 50), np.uint8),
+        rng.integers(0, 256, (40, 50, 3), np.uint8),
+    )
     pictures = {
-        "grey.png": Image.fromarray(grey), "colour.png": Image.fromarray(colour), "photo.jpg": Image.fromarray(colour),
-        "deep.png": Image.fromarray(grey.astype(np.uint16) * 257), "scan.tif": Image.fromarray(grey),
-        "palette.gif": Image.fromarray(colour).quantize(9), "mask.bmp": Image.fromarray(grey // 128 * 255),
-        "palette.png": Image.fromarray(colour).quantize(5), "float.tif": Image.fromarray(grey.astype(np.float32)),
-    }  # fmt: skip
+        "grey.png": Image.fromarray(grey),
+        "colour.png": Image.fromarray(colour),
+        "photo.jpg": Image.fromarray(colour),
+        "deep.png": Image.fromarray(grey.astype(np.uint16) * 257),
+        "scan.tif": Image.fromarray(grey),
+        "palette.gif": Image.fromarray(colour).quantize(9),
+        "mask.bmp": Image.fromarray(grey // 128 * 255),
+        "palette.png": Image.fromarray(colour).quantize(5),
+        "float.tif": Image.fromarray(grey.astype(np.float32)),
+    }
     for name, picture in pictures.items():
         picture.save(folder / name)
-        found += [(folder / name, images.read_image), (folder / name, lambda path: images.read_mask(str(path)))]
+        found += [
+            (folder / name, images.read_image),
+            (folder / name, lambda path: images.read_mask(str(path))),
+        ]
     heart = phantoms.write("cardiac", folder / "heart", n=1)
     scan = next(heart.rglob("*.nii.gz"))
     import nibabel
@@ -53,14 +65,21 @@ def readers(folder: Path) -> list[tuple[Path, Callable[[Path], object]]]:
     found += [(path, volumes.read_grid) for path in (scan, folder / "plain.nii")]
     body = phantoms.write("rsna", folder / "body", n=3)
     series = sorted({path.parent for path in body.rglob("*.dcm")})
-    found += [(sorted(each.glob("*.dcm"))[1], lambda path: volumes.read(path.parent)) for each in series]
+    found += [
+        (sorted(each.glob("*.dcm"))[1], lambda path: volumes.read(path.parent)) for each in series
+    ]
     for suffix in (".json", ".toml", ".cfg"):
         path = config.preset("palm", "small").save(folder / f"config{suffix}")
         found.append((path, config.load))
     cfg = config.preset("lung", "smoke")
     weights = runs.save_weights(folder / "weights.pth", runs.network(cfg), cfg)
-    found += [(weights, load_safely), (weights, lambda path: runs.load_weights(path, runs.network(cfg)))]
-    found.append((weights.with_suffix(".json"), lambda path: runs.describe_weights(path.with_suffix(".pth"))))
+    found += [
+        (weights, load_safely),
+        (weights, lambda path: runs.load_weights(path, runs.network(cfg))),
+    ]
+    found.append(
+        (weights.with_suffix(".json"), lambda path: runs.describe_weights(path.with_suffix(".pth")))
+    )
     return found
 
 
@@ -117,11 +136,17 @@ def batch(numbers: range, sources, seed: int, results: Path) -> None:
                 read(path)
                 outcome = "read"
             except SeglibError as error:
-                outcome = "refused" if str(path.name).split(".")[0] in str(error) else "refused without a name"
+                outcome = (
+                    "refused"
+                    if str(path.name).split(".")[0] in str(error)
+                    else "refused without a name"
+                )
             except BaseException as error:
                 outcome = f"FAILED {type(error).__name__}: {str(error)[:200]!r} {traceback.format_exc()[-300:]!r}"
             signal.alarm(0)
-            if time.monotonic() - begun >= LIMIT_S:  # a reader may have taken the alarm for an error of the file
+            if (
+                time.monotonic() - begun >= LIMIT_S
+            ):  # a reader may have taken the alarm for an error of the file
                 outcome = f"FAILED {time.monotonic() - begun:.0f} s"
             print(outcome, file=lines, flush=True)
             path.write_bytes(whole)
@@ -157,7 +182,9 @@ def main(seconds: float, seed: int) -> int:
             for path, content in originals.items():  # a crash leaves the damaged one
                 path.write_bytes(content)
             number += len(lines)
-    print(f"{number} damaged files of {len(sources)} kinds in {time.monotonic() - begun:.0f} s: {dict(outcomes)}")
+    print(
+        f"{number} damaged files of {len(sources)} kinds in {time.monotonic() - begun:.0f} s: {dict(outcomes)}"
+    )
     print("\n".join(failures[:12]))
     return 1 if failures else 0
 

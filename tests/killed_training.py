@@ -19,13 +19,18 @@ import pandas as pd
 import torch
 
 matplotlib.use("agg")
-torch.set_num_threads(1)  # before anything is computed: a forked child must not wait for threads of its parent
+torch.set_num_threads(
+    1
+)  # before anything is computed: a forked child must not wait for threads of its parent
 
-from seglib import config, data, images, layouts, phantoms, prepare, resuming, runs, training  # noqa: E402
+from seglib import config, data, layouts, phantoms, prepare, runs, training  # noqa: E402
+from seglib.formats import images  # noqa: E402
 
 
 def train(folder: Path, store, cfg) -> None:
-    training.fit(cfg.replace(work_dir=str(folder)), data.loaders(store, cfg), resume=True, folder=folder)
+    training.fit(
+        cfg.replace(work_dir=str(folder)), data.loaders(store, cfg), resume=True, folder=folder
+    )
 
 
 def child(folder: Path, store, cfg, seconds: float | None = None) -> bool:
@@ -50,7 +55,9 @@ def child(folder: Path, store, cfg, seconds: float | None = None) -> bool:
 def state_of(folder: Path) -> tuple[dict, pd.DataFrame]:
     """Weights of all files of a finished run, and its history without times."""
     found = {path.name: torch.load(path) for path in sorted(folder.glob("*.pth"))}
-    history = pd.read_csv(folder / "history.csv").drop(columns=["seconds", "images_per_second", "waiting"])
+    history = pd.read_csv(folder / "history.csv").drop(
+        columns=["seconds", "images_per_second", "waiting"]
+    )
     assert not list(folder.glob(".*")), f"{folder}: half files {list(folder.glob('.*'))}"
     for path in folder.glob("*.pth"):  # each with the description that belongs to it
         assert runs.describe_weights(path)["weights_sha256"] == images.sha256(path)
@@ -60,7 +67,8 @@ def state_of(folder: Path) -> tuple[dict, pd.DataFrame]:
 def same(first, second) -> bool:
     (one, history), (other, again) = first, second
     weights = one.keys() == other.keys() and all(
-        one[name].keys() == other[name].keys() and all(torch.equal(one[name][k], other[name][k]) for k in one[name])
+        one[name].keys() == other[name].keys()
+        and all(torch.equal(one[name][k], other[name][k]) for k in one[name])
         for name in one
     )
     return weights and history.equals(again)
@@ -69,10 +77,21 @@ def same(first, second) -> bool:
 def main(root: Path, kills: int, workers: int) -> int:
     tree = phantoms.write("lung", root / "tree", n=20, seed=0)
     cfg = config.preset(
-        "lung", "smoke", data_root=str(tree), work_dir=str(root), test_split=0, epochs=20, batch_size=4, save_every=5,
-        scheduler="onecycle", augment={"hflip": 0.5, "rotate": {"limit": 20, "p": 0.8}}, num_workers=workers,
-        precision="fp32", device="cpu", optimizer="adamw",
-    )  # fmt: skip
+        "lung",
+        "smoke",
+        data_root=str(tree),
+        work_dir=str(root),
+        test_split=0,
+        epochs=20,
+        batch_size=4,
+        save_every=5,
+        scheduler="onecycle",
+        augment={"hflip": 0.5, "rotate": {"limit": 20, "p": 0.8}},
+        num_workers=workers,
+        precision="fp32",
+        device="cpu",
+        optimizer="adamw",
+    )
     store = prepare.build(layouts.scan(cfg), cfg)
     for name in ("warm", "straight"):  # the first one is slower
         begun = time.perf_counter()
@@ -82,12 +101,18 @@ def main(root: Path, kills: int, workers: int) -> int:
     for number in range(kills):
         folder, moment = root / f"run{number}", 0.9 * duration * (number + rng.random()) / kills
         ended = child(folder, store, cfg, moment)
-        kept = torch.load(folder / resuming.LAST)["state"]["epoch"] if (folder / resuming.LAST).is_file() else 0
+        kept = (
+            torch.load(folder / runs.LAST)["state"]["epoch"]
+            if (folder / runs.LAST).is_file()
+            else 0
+        )
         child(folder, store, cfg)
         alike = same(expected, state_of(folder))
         wrong += not alike
-        print(f"killed after {moment:.2f} of {duration:.2f} s, {'ended' if ended else f'{kept} epochs kept'}: "
-              f"{'identical' if alike else 'DIFFERENT'}")  # fmt: skip
+        print(
+            f"killed after {moment:.2f} of {duration:.2f} s, {'ended' if ended else f'{kept} epochs kept'}: "
+            f"{'identical' if alike else 'DIFFERENT'}"
+        )
     return 1 if wrong else 0
 
 

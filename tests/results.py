@@ -22,22 +22,22 @@ import numpy as np
 import pandas as pd
 
 from seglib import (
+    bootstrap,
     config,
     data,
     evaluation,
     hosts,
-    images,
-    importing,
     inference,
-    intervals,
     layouts,
     lungs,
+    measurements,
     phantoms,
     prepare,
-    regions,
     training,
     two_step,
 )
+from seglib.formats import images
+from seglib.layouts import convert
 from seglib.report import compare
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +46,7 @@ REAL = Path(os.environ.get("SEGLIB_TEST_DATA", ROOT.parent / "shared" / "data"))
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
 
 # How the cardiac network is used: two views more, turned by half of the training's widest angle; a piece a class.
-USED = {"turn": 22.5, "largest": True}
+USED = {"tta_rotation": 22.5, "keep_largest_component": True}
 # The small lung setting with flips, and the epochs that they take: for the segmenter of `tb`, and for test-time flips.
 LONGER = {"epochs": 40, "augment": config.FULL["lung"]["augment"]}
 
@@ -56,17 +56,21 @@ def lung(work_dir: str) -> list[dict]:
     also tested on Shenzhen, another hospital that it never saw."""
     rows = []
     for seed in (0, 1):
-        cfg = config.preset("lung", "small", data_root=str(REAL / "montgomery"), work_dir=work_dir, seed=seed)
+        cfg = config.preset(
+            "lung", "small", data_root=str(REAL / "montgomery"), work_dir=work_dir, seed=seed
+        )
         run, batches = _train(cfg)
         tests = {"Montgomery, test": batches["test"]}
         if seed == 0:
             other = cfg.replace(data_root=str(REAL / "shenzhen"), test_split=1.0, val_split=0.0)
-            tests["Shenzhen, all (other hospital)"] = data.loaders(prepare.build(layouts.scan(other), other), other)[
-                "test"
-            ]
+            tests["Shenzhen, all (other hospital)"] = data.loaders(
+                prepare.build(layouts.scan(other), other), other
+            )["test"]
         for name, loader in tests.items():
             report = evaluation.evaluate(run, loader, grid="original")
-            rows += [{**_about("lung", name, run, "Montgomery"), **row} for row in _scores(report, seed)]
+            rows += [
+                {**_about("lung", name, run, "Montgomery"), **row} for row in _scores(report, seed)
+            ]
     return rows
 
 
@@ -81,20 +85,31 @@ def cardiac(work_dir: str) -> list[dict]:
     and as it is used (`USED`, chosen by the validation Dice), and the ejection fraction; the means of the splits."""
     rows, by_split = [], []
     for seed in range(5):
-        cfg = config.preset("cardiac", "small", data_root=str(REAL / "acdc"), work_dir=work_dir, seed=seed)
+        cfg = config.preset(
+            "cardiac", "small", data_root=str(REAL / "acdc"), work_dir=work_dir, seed=seed
+        )
         run, batches = _train(cfg)
         name = f"ACDC, test of seed {seed}"
-        trained = _rows("cardiac", f"{name}, as trained", run, "ACDC slices", _scored(run, batches["test"]))[-1]
+        trained = _rows(
+            "cardiac", f"{name}, as trained", run, "ACDC slices", _scored(run, batches["test"])
+        )[-1]
         report = _scored(run, batches["test"], **USED)
         used = _rows("cardiac", name, run, "ACDC slices", report)
         by_split.append([trained, *used])
         rows += [trained, used[-1]]
-        beats = regions.ejection_fractions(regions.organ_volumes(report, batches["test"].dataset.cases))
-        found = regions.agreement(beats["ef_true"], beats["ef_predicted"])
+        beats = measurements.ejection_fractions(
+            measurements.organ_volumes(report, batches["test"].dataset.cases)
+        )
+        found = measurements.agreement(beats["ef_true"], beats["ef_predicted"])
         about = _about("cardiac", name, run, "ACDC slices")
         for key, words in (("mae", "mean absolute error"), ("bias", "mean error")):
             rows.append(
-                {**about, "metric": f"ejection fraction, {words}, points", "value": found[key], "n": found["n"]}
+                {
+                    **about,
+                    "metric": f"ejection fraction, {words}, points",
+                    "value": found[key],
+                    "n": found["n"],
+                }
             )
     return [*rows, *(_mean(splits) for splits in zip(*by_split))]
 
@@ -113,9 +128,14 @@ def palm(work_dir: str) -> list[dict]:
     for seed in (0, 1):
         tree = palm_tree(Path(work_dir) / "tree")
         cfg = config.preset(
-            "palm", "small", data_root=str(tree), work_dir=work_dir, class_names=("exudates", "disc"), test_split=0.3,
+            "palm",
+            "small",
+            data_root=str(tree),
+            work_dir=work_dir,
+            class_names=("exudates", "disc"),
+            test_split=0.3,
             seed=seed,
-        )  # fmt: skip
+        )
         run, batches = _train(cfg)
         report = evaluation.evaluate(run, batches["test"], grid="original")
         data_name = f"IDRiD + Drishti-GS1, test of seed {seed}"
@@ -133,16 +153,23 @@ def palm_tree(folder: Path) -> Path:
     for image in sorted((idrid / "1. Original Images" / "a. Training Set").glob("*.jpg")):
         small = images.read_image(image, 3)[::4, ::4]
         images.write_png(part / "Images" / f"{image.stem}.png", small)
-        kinds = (("5. Optic Disc", "OD.tif", "Disc Masks"), ("3. Hard Exudates", "EX.jpg", "Lesion Masks/Exudates"))
+        kinds = (
+            ("5. Optic Disc", "OD.tif", "Disc Masks"),
+            ("3. Hard Exudates", "EX.jpg", "Lesion Masks/Exudates"),
+        )
         for source, ending, target in kinds:
             mask = images.read_mask(str(truths / source / f"{image.stem}_{ending}"), "auto").pixels
             shrunk = images.fit_mask(mask, small.shape[:2], "stretch")
-            images.write_png(part / target / f"{image.stem}.png", np.where(shrunk == 1, 255, 0).astype(np.uint8))
+            images.write_png(
+                part / target / f"{image.stem}.png", np.where(shrunk == 1, 255, 0).astype(np.uint8)
+            )
     for image in sorted(drishti.glob("*/Images/*/*.png")):
         shutil.copy(image, part / "Images")
         soft = image.parents[2] / "GT" / image.stem / "SoftMap" / f"{image.stem}_ODsegSoftmap.png"
         agreed = images.read_image(soft, 1)[..., 0] >= 128  # at least two of the four experts
-        images.write_png(part / "Disc Masks" / image.name, np.where(agreed, 255, 0).astype(np.uint8))
+        images.write_png(
+            part / "Disc Masks" / image.name, np.where(agreed, 255, 0).astype(np.uint8)
+        )
     return folder
 
 
@@ -151,12 +178,17 @@ def binary(work_dir: str) -> list[dict]:
     ultrasound (22 images: only reported)."""
     rows = []
     nuclei = Path(work_dir) / "nuclei"
-    importing.bring(REAL / "dsb2018_nuclei" / "stage1_train", None, nuclei)
+    convert.to_images_and_masks(REAL / "dsb2018_nuclei" / "stage1_train", None, nuclei)
     for name, root in (("DSB 2018 nuclei", nuclei), ("BUSI ultrasound", REAL / "busi")):
         mask_encoding = {"0,0,0": 0, "0,255,0": 1, "255,0,0": 1} if "BUSI" in name else "auto"
         cfg = config.preset(
-            "binary", "small", data_root=str(root), work_dir=work_dir, test_split=0.25, mask_encoding=mask_encoding,
-        )  # fmt: skip
+            "binary",
+            "small",
+            data_root=str(root),
+            work_dir=work_dir,
+            test_split=0.25,
+            mask_encoding=mask_encoding,
+        )
         run, batches = _train(cfg)
         report = evaluation.evaluate(run, batches["test"], grid="original")
         rows += _rows("binary", f"{name}, test", run, "pictures", report)
@@ -171,18 +203,33 @@ def rsna(work_dir: str) -> list[dict]:
     ImageNet weights and from random ones, split by case; and on the slices of MSD spleen."""
     weights = REAL.parent / "weights" / "efficientnet-lite0-57934424.pth"
     sets = {
-        "CURVAS": dict(data_root=str(REAL / "curvas_ct"), class_names=("background", "pancreas", "kidney", "liver"),
-                       mask_encoding=ORGANS),
-        "MSD spleen": dict(data_root=str(REAL / "msd_spleen_ct"), class_names=("background", "spleen"),
-                           mask_encoding="threshold"),
-    }  # fmt: skip
+        "CURVAS": dict(
+            data_root=str(REAL / "curvas_ct"),
+            class_names=("background", "pancreas", "kidney", "liver"),
+            mask_encoding=ORGANS,
+        ),
+        "MSD spleen": dict(
+            data_root=str(REAL / "msd_spleen_ct"),
+            class_names=("background", "spleen"),
+            mask_encoding="threshold",
+        ),
+    }
     rows = []
     for name, fields in sets.items():
         for begun, start in (("ImageNet", str(weights)), ("random", "none")):
             cfg = config.preset(
-                "rsna", "small", **fields, label_map={}, work_dir=work_dir, test_split=0.3, epochs=60, batch_size=4,
-                accumulate=1, encoder="tu-tf_efficientnet_lite0", encoder_weights=start,
-            )  # fmt: skip
+                "rsna",
+                "small",
+                **fields,
+                label_map={},
+                work_dir=work_dir,
+                test_split=0.3,
+                epochs=60,
+                batch_size=4,
+                accumulate=1,
+                encoder="tu-tf_efficientnet_lite0",
+                encoder_weights=start,
+            )
             run, batches = _train(cfg)
             report = evaluation.evaluate(run, batches["test"], grid="original", distances=False)
             rows += _rows("rsna", f"{name}, test", run, f"slices, encoder {begun}", report)
@@ -192,7 +239,9 @@ def rsna(work_dir: str) -> list[dict]:
 def tb(work_dir: str) -> list[dict]:
     """Tuberculosis or not, on the lungs and on the whole X-ray: by patient folds inside each hospital, and from one
     hospital to the other. Masks are by segmenters that never saw the scored patient, nor the scored hospital."""
-    hospitals = {name: _lungs_of(name.lower(), Path(work_dir) / name) for name in ("Montgomery", "Shenzhen")}
+    hospitals = {
+        name: _lungs_of(name.lower(), Path(work_dir) / name) for name in ("Montgomery", "Shenzhen")
+    }
     rows, side, working = [], 160, 512
     for name, (cases, labels, segmenter) in hospitals.items():
         inputs = _tb_inputs(cases, side, working)
@@ -202,28 +251,46 @@ def tb(work_dir: str) -> list[dict]:
             begun = time.perf_counter()
             scores[way] = two_step.out_of_fold(fit, given, labels, fold)
             seconds[way] = time.perf_counter() - begun
-        about = {"system": "tb", "data": f"{name}, 5 folds", "training": f"folds of {len(cases)} {name}"}
+        about = {
+            "system": "tb",
+            "data": f"{name}, 5 folds",
+            "training": f"folds of {len(cases)} {name}",
+        }
         rows += _tb_rows(about, scores, labels, cases["patient"])
         pixels = {way: given[0].size for way, (_, given) in inputs.items()}
         for what, of in (("pixels", pixels), ("seconds", seconds)):
             saved = 1 - of["network on the lungs"] / of["network on the whole"]
-            rows.append({**about, "metric": f"{what} saved by the region", "value": saved, "n": len(cases)})
+            rows.append(
+                {**about, "metric": f"{what} saved by the region", "value": saved, "n": len(cases)}
+            )
 
-        other, (there, truth, _) = next((key, value) for key, value in hospitals.items() if key != name)
-        seen = two_step.segment(there.drop(columns="segmented"), segmenter, Path(work_dir) / f"{other} by {name}")
+        other, (there, truth, _) = next(
+            (key, value) for key, value in hospitals.items() if key != name
+        )
+        seen = two_step.segment(
+            there.drop(columns="segmented"), segmenter, Path(work_dir) / f"{other} by {name}"
+        )
         target = _tb_inputs(seen, side, working, like=inputs["network on the lungs"][1].shape[1:])
         scores = {way: fit(given, labels)(target[way][1]) for way, (fit, given) in inputs.items()}
-        about = {"system": "tb", "data": f"{other} (other hospital)", "training": f"{len(cases)} {name}"}
+        about = {
+            "system": "tb",
+            "data": f"{other} (other hospital)",
+            "training": f"{len(cases)} {name}",
+        }
         rows += _tb_rows(about, scores, truth, there["patient"])
     return rows
 
 
 def _lungs_of(name: str, folder: Path):
     """Cases with cross-fitted masks, labels, and one of the two segmenters."""
-    cfg = config.preset("lung", "small", data_root=str(REAL / name), work_dir=str(folder), test_split=0.0, **LONGER)
+    cfg = config.preset(
+        "lung", "small", data_root=str(REAL / name), work_dir=str(folder), test_split=0.0, **LONGER
+    )
     cases = layouts.scan(cfg)
     labels = (cases["finding"] == "tuberculosis").to_numpy().astype(int)
-    cases = two_step.segment_unseen(cases, cfg, two_step.patient_folds(labels, cases["patient"], 2), folder)
+    cases = two_step.segment_unseen(
+        cases, cfg, two_step.patient_folds(labels, cases["patient"], 2), folder
+    )
     return cases, labels, inference.Predictor.load(folder / "segmenter_0" / "best_model.pth")
 
 
@@ -232,11 +299,19 @@ def _tb_inputs(cases, side: int, working: int, like: tuple[int, int] | None = No
     opened = [two_step.open_case(case, working) for case in cases.itertuples()]
     regions = [lungs.region(picture, mask) if mask.any() else picture for picture, mask in opened]
     size = like or two_step.frame_size(regions, side / working)
-    tables = {"lungs": [lungs.measures(picture, mask) for picture, mask in opened],
-              "whole": [lungs.measures(picture, np.ones_like(mask)) for picture, mask in opened]}  # fmt: skip
-    framed = {"lungs": two_step.frame(regions, size), "whole": two_step.frame([p for p, _ in opened], (side, side))}
+    tables = {
+        "lungs": [lungs.measures(picture, mask) for picture, mask in opened],
+        "whole": [lungs.measures(picture, np.ones_like(mask)) for picture, mask in opened],
+    }
+    framed = {
+        "lungs": two_step.frame(regions, size),
+        "whole": two_step.frame([p for p, _ in opened], (side, side)),
+    }
     return {
-        **{f"measures of the {of}": (two_step.logistic, pd.DataFrame(rows).to_numpy()) for of, rows in tables.items()},
+        **{
+            f"measures of the {of}": (two_step.logistic, pd.DataFrame(rows).to_numpy())
+            for of, rows in tables.items()
+        },
         **{f"network on the {of}": (two_step.network, pictures) for of, pictures in framed.items()},
     }
 
@@ -244,10 +319,14 @@ def _tb_inputs(cases, side: int, working: int, like: tuple[int, int] | None = No
 def _tb_rows(about: dict, scores: dict, labels, patients) -> list[dict]:
     rows = []
     for way, values in scores.items():
-        value, low, high, n = intervals.auc_interval(values, labels, patients)
-        rows.append({**about, "metric": f"AUC, {way}", "value": value, "low": low, "high": high, "n": n})
+        value, low, high, n = bootstrap.auc_interval(values, labels, patients)
+        rows.append(
+            {**about, "metric": f"AUC, {way}", "value": value, "low": low, "high": high, "n": n}
+        )
     for kind in ("measures of", "network on"):
-        found = intervals.paired_auc(scores[f"{kind} the whole"], scores[f"{kind} the lungs"], labels, patients)
+        found = bootstrap.paired_auc(
+            scores[f"{kind} the whole"], scores[f"{kind} the lungs"], labels, patients
+        )
         ends = {key: found[key] for key in ("value", "low", "high", "n")}
         rows.append({**about, "metric": f"AUC gained by the lungs, {kind.split()[0]}", **ends})
     return rows
@@ -257,25 +336,35 @@ def options(work_dir: str) -> list[dict]:
     """Are test-time flips, dropping small pieces and filling holes a gain? On the test parts of lung and nuclei; the
     size limits, 0.1 % and 0.01 % of the first picture, were set beforehand."""
     nuclei = Path(work_dir) / "nuclei"
-    importing.bring(REAL / "dsb2018_nuclei" / "stage1_train", None, nuclei)
+    convert.to_images_and_masks(REAL / "dsb2018_nuclei" / "stage1_train", None, nuclei)
     rows = []
     for preset, root, words, part in (
         ("lung", REAL / "montgomery", "Montgomery, test", 0.001),
         ("binary", nuclei, "DSB 2018 nuclei, test", 0.0001),
     ):
         longer = LONGER if preset == "lung" else {}
-        cfg = config.preset(preset, "small", data_root=str(root), work_dir=work_dir, test_split=0.25, **longer)
+        cfg = config.preset(
+            preset, "small", data_root=str(root), work_dir=work_dir, test_split=0.25, **longer
+        )
         run, batches = _train(cfg)
         first = batches["test"].dataset.cases.iloc[0]
         smallest = round(part * first["height"] * first["width"])
-        ways = {"flips": {"tta": True}, f"pieces below {smallest} pixels dropped": {"smallest": smallest},
-                "holes filled": {"fill_holes": True}}  # fmt: skip
+        ways = {
+            "flips": {"tta": True},
+            f"pieces below {smallest} pixels dropped": {"min_component_size": smallest},
+            "holes filled": {"fill_holes": True},
+        }
         plain = _scored(run, batches["test"])
         for name, choice in ways.items():
             table = compare(plain, _scored(run, batches["test"], **choice))
             found = table[table["class"] == "mean"].iloc[0]
             about = _about(preset, words, run, "pictures")
-            ends = {"value": found["difference"], "low": found["low"], "high": found["high"], "n": int(found["n"])}
+            ends = {
+                "value": found["difference"],
+                "low": found["low"],
+                "high": found["high"],
+                "n": int(found["n"]),
+            }
             rows.append({**about, "metric": f"Dice gained: {name}", **ends})
     return rows
 
@@ -295,17 +384,26 @@ def _train(cfg):
 
 def _about(system: str, name: str, run, what: str) -> dict:
     trained = f"{run.info['images']['train']} {what}, seed {run.config.seed}"
-    return {"system": system, "data": name, "training": trained, "train_seconds": run.info["seconds"]}
+    return {
+        "system": system,
+        "data": name,
+        "training": trained,
+        "train_seconds": run.info["seconds"],
+    }
 
 
 def _rows(system: str, name: str, run, what: str, report, mean: bool = True) -> list[dict]:
     """The Dice of every class and, where there are several, of their mean: by volume where there are volumes."""
     average = "per volume" if len(report.per_volume) else "per image"
-    table = report.summary[(report.summary["metric"] == "dice") & (report.summary["average"] == average)]
+    table = report.summary[
+        (report.summary["metric"] == "dice") & (report.summary["average"] == average)
+    ]
     classes = list(dict.fromkeys(table["class"]))
     wanted = ["mean"] if len(classes) == 2 else classes if mean else classes[:-1]
     table = table[table["class"].isin(wanted)]
-    table = table.assign(metric=["dice" if name == "mean" else f"dice, {name}" for name in table["class"]])
+    table = table.assign(
+        metric=["dice" if name == "mean" else f"dice, {name}" for name in table["class"]]
+    )
     found = table[["metric", "value", "low", "high", "n"]].to_dict("records")
     return [{**_about(system, name, run, what), **row} for row in found]
 
@@ -326,7 +424,9 @@ def precision(work_dir: str) -> list[dict]:
     speeds: dict[str, list[float]] = {}
     for setting in ("fp32", "auto") * 3:
         run = training.fit(cfg.replace(precision=setting), batches)
-        speeds.setdefault(run.info["precision"], []).append(run.history["images_per_second"].iloc[0])
+        speeds.setdefault(run.info["precision"], []).append(
+            run.history["images_per_second"].iloc[0]
+        )
     seconds = {name: 1 / statistics.median(values) for name, values in speeds.items()}
     common = {
         "system": "31 M U-Net, 256x256",
@@ -334,10 +434,15 @@ def precision(work_dir: str) -> list[dict]:
         "training": "batch 4, 3 rounds by turns",
         "n": 3,
     }
-    rows = [{**common, "metric": f"s an image, {name}", "value": value} for name, value in seconds.items()]
+    rows = [
+        {**common, "metric": f"s an image, {name}", "value": value}
+        for name, value in seconds.items()
+    ]
     if len(seconds) == 2:
         chosen = next(name for name in seconds if name != "fp32")
-        rows.append({**common, "metric": f"{chosen} / fp32", "value": seconds[chosen] / seconds["fp32"]})
+        rows.append(
+            {**common, "metric": f"{chosen} / fp32", "value": seconds[chosen] / seconds["fp32"]}
+        )
     return rows
 
 
@@ -363,7 +468,9 @@ def measure(name: str) -> None:
         "machine": machine(),
     }
     FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{name}.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    (FOLDER / f"{name}.json").write_text(
+        json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def machine() -> str:
@@ -372,7 +479,14 @@ def machine() -> str:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
+        cpu = next(
+            (
+                line.split(":")[1].strip()
+                for line in info.read_text().splitlines()
+                if "model name" in line
+            ),
+            cpu,
+        )
     where = found["gpu"] or f"{found['cores']} cores of {cpu}"
     return f"{where}, {found['memory_gb']:.0f} GB, torch {found['torch']}"
 
@@ -386,9 +500,19 @@ def table() -> str:
     found_all = saved(FOLDER, RESULTS)
     for found in found_all:
         for row in found["rows"]:
-            value = f"{row['value']:.3f}" + (f" ({row['low']:.3f}–{row['high']:.3f})" if "low" in row else "")
+            value = f"{row['value']:.3f}" + (
+                f" ({row['low']:.3f}–{row['high']:.3f})" if "low" in row else ""
+            )
             seconds = f"{row['train_seconds']:.0f} s" if "train_seconds" in row else ""
-            cells = (row["system"], row["data"], row["metric"], value, row["n"], row["training"], seconds)
+            cells = (
+                row["system"],
+                row["data"],
+                row["metric"],
+                value,
+                row["n"],
+                row["training"],
+                seconds,
+            )
             lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join([*lines, "", measured_by(found_all)])
 
@@ -401,7 +525,9 @@ def saved(folder: Path, names: Iterable[str]) -> list[dict]:
 
 def measured_by(found: list[dict]) -> str:
     """The line below a table: command, date and machine of each of its files."""
-    return "Measured by: " + " ".join(f"`{f['command']}`, {f['date']}, {f['machine']}." for f in found)
+    return "Measured by: " + " ".join(
+        f"`{f['command']}`, {f['date']}, {f['machine']}." for f in found
+    )
 
 
 def write_readme(begin: str, end: str, lines: str) -> None:
@@ -416,7 +542,9 @@ if __name__ == "__main__":
     if unknown:
         sys.exit(f"unknown: {', '.join(unknown)}; choose from {', '.join(RESULTS)}")
     if not REAL.is_dir():
-        sys.exit(f"{REAL}: no real data here; set SEGLIB_TEST_DATA to a folder with montgomery/ and shenzhen/")
+        sys.exit(
+            f"{REAL}: no real data here; set SEGLIB_TEST_DATA to a folder with montgomery/ and shenzhen/"
+        )
     for chosen in sys.argv[1:] or RESULTS:
         measure(chosen)
         write_readme(BEGIN, END, table())

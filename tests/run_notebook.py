@@ -30,7 +30,9 @@ def tagged_text(notebook, tag="scores"):
 
 def tidy(notebook, width=480, colours=64):
     """What a notebook is committed with: no standard error, no time stamps, figures as small palette PNGs."""
-    notebook.metadata.pop("widgets", None)  # widgets live in a kernel; their state holds every figure once more
+    notebook.metadata.pop(
+        "widgets", None
+    )  # widgets live in a kernel; their state holds every figure once more
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.metadata.pop("execution", None)
@@ -44,9 +46,9 @@ def tidy(notebook, width=480, colours=64):
                 picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB")
                 picture.thumbnail((width, 10 * width))
                 small = io.BytesIO()
-                picture.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-                    small, "PNG", optimize=True
-                )
+                picture.quantize(
+                    colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+                ).save(small, "PNG", optimize=True)
                 data["image/png"] = base64.b64encode(small.getvalue()).decode()
 
 

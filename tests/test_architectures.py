@@ -18,7 +18,11 @@ from seglib import config, encoders, models, runs
 from seglib.errors import ConfigError, DataError
 
 smp = pytest.importorskip("segmentation_models_pytorch")
-MOBILENET, LITE0, SMALL = "tu-tf_mobilenetv3_large_100", "tu-tf_efficientnet_lite0", "tu-mobilenetv3_small_050"
+MOBILENET, LITE0, SMALL = (
+    "tu-tf_mobilenetv3_large_100",
+    "tu-tf_efficientnet_lite0",
+    "tu-mobilenetv3_small_050",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +46,9 @@ def lite0(test_data):
 
 
 def smp_unet(encoder=SMALL, **fields):
-    return models.build("smp_unet", **{"in_channels": 3, "n_classes": 2, "encoder": encoder, **fields})
+    return models.build(
+        "smp_unet", **{"in_channels": 3, "n_classes": 2, "encoder": encoder, **fields}
+    )
 
 
 def every_kind():
@@ -51,7 +57,9 @@ def every_kind():
         "aspp": lambda: models.ASPPNet(3, 2, base_channels=4, rates=(1, 2)),
         "aspp, gated": lambda: models.ASPPNet(3, 2, base_channels=4, rates=(1, 2), attention=True),
         "unet, gated": lambda: models.UNet(3, 2, base_channels=4, depth=3, attention=True),
-        "bilinear unet, gated": lambda: models.UNet(3, 2, base_channels=4, depth=3, bilinear=True, attention=True),
+        "bilinear unet, gated": lambda: models.UNet(
+            3, 2, base_channels=4, depth=3, bilinear=True, attention=True
+        ),
         "smp_unet": smp_unet,
     }
 
@@ -71,12 +79,18 @@ def same(state, other):
 @pytest.mark.parametrize("size", [(64, 64), (33, 47), (100, 65)])
 def test_size_of_the_output(network, size):
     logits = network.eval()(torch.randn(2, 3, *size))
-    assert logits.shape == (2, 2, *size) and logits.dtype == torch.float32 and logits.isfinite().all()
+    assert (
+        logits.shape == (2, 2, *size) and logits.dtype == torch.float32 and logits.isfinite().all()
+    )
 
 
 def test_gradient_reaches_every_parameter(network):
     network(torch.randn(2, 3, 97, 128)).square().mean().backward()
-    still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    still = [
+        name
+        for name, p in network.named_parameters()
+        if p.grad is None or not p.grad.abs().sum() > 0
+    ]
     assert still == []
 
 
@@ -92,12 +106,16 @@ def test_one_step_changes_every_parameter(network):
 @pytest.mark.parametrize("train", [False, True])
 def test_channels_last_equals_contiguous(network, train):
     network.train(train)
-    for part in network.modules():  # the same numbers twice: without chance, and without a moving mean
+    for (
+        part
+    ) in network.modules():  # the same numbers twice: without chance, and without a moving mean
         if isinstance(part, (nn.Dropout, nn.BatchNorm2d)):
             part.momentum, part.p = 0.0, 0.0
     image = torch.randn(2, 3, 64, 49)
     plain = network(image).detach()
-    last = network.to(memory_format=torch.channels_last)(image.contiguous(memory_format=torch.channels_last))
+    last = network.to(memory_format=torch.channels_last)(
+        image.contiguous(memory_format=torch.channels_last)
+    )
     torch.testing.assert_close(last, plain, rtol=1e-3, atol=1e-4)
 
 
@@ -108,7 +126,9 @@ def test_bf16_autocast_is_finite_and_close(network):
         plain = network(image)
         with torch.autocast("cpu", torch.bfloat16):
             half = network(image)
-    assert half.isfinite().all() and (half.float() - plain).abs().max() < 0.05 * plain.abs().max().clamp(min=1)
+    assert half.isfinite().all() and (
+        half.float() - plain
+    ).abs().max() < 0.05 * plain.abs().max().clamp(min=1)
 
 
 def test_state_dict_opens_with_the_default_of_torch_load(network):
@@ -128,7 +148,12 @@ def test_unknown_architecture_names_the_three():
 
 
 @settings(max_examples=12)
-@given(st.integers(16, 300), st.integers(16, 300), st.sampled_from([(6, 12, 18), (1,), (2, 4)]), st.booleans())
+@given(
+    st.integers(16, 300),
+    st.integers(16, 300),
+    st.sampled_from([(6, 12, 18), (1,), (2, 4)]),
+    st.booleans(),
+)
 def test_aspp_output_has_the_size_of_the_input(height, width, rates, attention):
     with torch.device("meta"):
         network = models.ASPPNet(1, 4, base_channels=2, rates=rates, attention=attention)
@@ -153,7 +178,9 @@ def test_aspp_parameters():
     assert models.n_parameters(aspp) == expected == 2_231_040
     assert counts == [1_639_156, 6_548_964]
     assert models.n_parameters(full) == models.n_parameters(unet) + expected
-    assert set(unet.state_dict()) == {key for key in full.state_dict() if not key.startswith("aspp.")}
+    assert set(unet.state_dict()) == {
+        key for key in full.state_dict() if not key.startswith("aspp.")
+    }
 
 
 def test_aspp_is_its_branches():
@@ -161,9 +188,13 @@ def test_aspp_is_its_branches():
     deep = torch.randn(2, 3, 9, 11)
     mean = torch.relu(aspp.pooled[0](deep.mean((2, 3), keepdim=True))) * torch.ones(1, 1, 9, 11)
     kernel = torch.zeros(4, 3, 5, 5)
-    kernel[..., ::2, ::2] = aspp.local[1][0].weight.detach()  # dilation spreads the kernel and fills it with zeros
+    kernel[..., ::2, ::2] = aspp.local[1][
+        0
+    ].weight.detach()  # dilation spreads the kernel and fills it with zeros
     dilated = torch.relu(aspp.local[1][1](nn.functional.conv2d(deep, kernel, padding=2)))
-    torch.testing.assert_close(aspp(deep), aspp.project(torch.cat([aspp.local[0](deep), dilated, mean], 1)))
+    torch.testing.assert_close(
+        aspp(deep), aspp.project(torch.cat([aspp.local[0](deep), dilated, mean], 1))
+    )
 
 
 def test_aspp_batch_of_one_trains_and_its_eval_agrees():
@@ -194,14 +225,20 @@ def test_dilation_widens_the_receptive_field():
         torch.manual_seed(0)
         network = models.ASPPNet(1, 1, base_channels=2, rates=rates)
         fields[rates] = models.receptive_field(network, 736, "aspp.local", n=1)
-        assert fields[rates].shape == (736, 736) and fields[rates].max() == 1 and fields[rates].min() == 0
+        assert (
+            fields[rates].shape == (736, 736)
+            and fields[rates].max() == 1
+            and fields[rates].min() == 0
+        )
         assert extent(fields[rates]) == (140 + 32 * max(rates),) * 2
     assert (fields[6, 12, 18] > 0).sum() > 5 * (fields[1, 1, 1] > 0).sum()
 
 
 def test_image_mean_sees_everything():
     network = models.ASPPNet(1, 1, base_channels=4, rates=(1,))
-    whole, local = (models.receptive_field(network, (256, 320), layer, n=2) for layer in ("aspp", "aspp.local"))
+    whole, local = (
+        models.receptive_field(network, (256, 320), layer, n=2) for layer in ("aspp", "aspp.local")
+    )
     assert whole.shape == (256, 320) and extent(whole) == (256, 320) and extent(local) == (172, 172)
 
 
@@ -226,7 +263,12 @@ def test_attention_parameters():
         plain, gated = (models.UNet(3, 1, attention=on) for on in (False, True))
         aspp = models.ASPPNet(1, 4, attention=True)
     assert models.n_parameters(plain) == 31_037_633
-    skips = (64, 128, 256, 512)  # skip and deep features have equal channels; each gate has half of them within
+    skips = (
+        64,
+        128,
+        256,
+        512,
+    )  # skip and deep features have equal channels; each gate has half of them within
     gates = sum(n * n // 2 + n * n // 2 + n // 2 + n // 2 + 1 for n in skips)
     assert models.n_parameters(gated) == 31_037_633 + gates == 31_386_757
     assert models.n_parameters(aspp) == 6_636_488
@@ -238,7 +280,9 @@ def test_gate_weighs_the_skip():
     gate = models.AttentionGate(3, 5)
     skip, deep = torch.randn(2, 3, 8, 9), torch.randn(2, 5, 8, 9)
     weight = gate.coefficients(skip, deep)
-    assert weight.shape == (2, 1, 8, 9) and 0 < weight.min() and weight.max() < 1 and weight.std() > 0
+    assert (
+        weight.shape == (2, 1, 8, 9) and 0 < weight.min() and weight.max() < 1 and weight.std() > 0
+    )
     torch.testing.assert_close(gate(skip, deep), skip * weight)
     with torch.no_grad():
         for bias, expected in ((-50.0, torch.zeros_like(skip)), (50.0, skip)):
@@ -256,15 +300,25 @@ def test_smp_has_no_gates():
 
 def test_the_snippet_of_a_user_who_has_smp_only(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cfg = config.preset("rsna", encoder_weights="none", checkpoint_name="best_mobilenet_rsna_refined.pth")
+    cfg = config.preset(
+        "rsna", encoder_weights="none", checkpoint_name="best_mobilenet_rsna_refined.pth"
+    )
     ours = runs.network(cfg)
     ours(torch.randn(2, 3, 64, 64))
     runs.save_weights(tmp_path / cfg.checkpoint_name, ours, cfg)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        model = smp.Unet(encoder_name="timm-mobilenetv3_large_100", encoder_weights=None, in_channels=3, classes=6)
+        model = smp.Unet(
+            encoder_name="timm-mobilenetv3_large_100",
+            encoder_weights=None,
+            in_channels=3,
+            classes=6,
+        )
     model.load_state_dict(torch.load("best_mobilenet_rsna_refined.pth"))
-    assert cfg.encoder == MOBILENET and models.n_parameters(ours) == models.n_parameters(model) == 6_686_550
+    assert (
+        cfg.encoder == MOBILENET
+        and models.n_parameters(ours) == models.n_parameters(model) == 6_686_550
+    )
     for size in ((64, 64), (75, 50)):
         image = torch.randn(1, 3, *size)
         with torch.inference_mode():
@@ -282,7 +336,9 @@ def test_deprecated_names_mean_the_same_network():
         new = smp_unet(MOBILENET)
     assert same(old.state_dict(), new.state_dict())
     assert encoders.resolve("timm-mobilenetv3_large_100") == MOBILENET
-    assert [encoders.resolve(name) for name in ("timm-regnetx_002", "resnet18", "tu-resnet18.a1_in1k")] == [
+    assert [
+        encoders.resolve(name) for name in ("timm-regnetx_002", "resnet18", "tu-resnet18.a1_in1k")
+    ] == [
         "tu-regnetx_002",
         "resnet18",
         "tu-resnet18.a1_in1k",
@@ -290,14 +346,19 @@ def test_deprecated_names_mean_the_same_network():
 
 
 def test_encoder_that_needs_sides_divisible_by_32():
-    ours, plain = smp_unet("tu-hrnet_w18_small").eval(), smp.Unet("tu-hrnet_w18_small", encoder_weights=None, classes=2)
+    ours, plain = (
+        smp_unet("tu-hrnet_w18_small").eval(),
+        smp.Unet("tu-hrnet_w18_small", encoder_weights=None, classes=2),
+    )
     plain.load_state_dict(ours.state_dict())
     image = torch.randn(1, 3, 33, 47)
     with pytest.raises(RuntimeError):
         plain.eval()(image)
     with torch.inference_mode():
         padded = nn.functional.pad(image, (0, 17, 0, 31), mode="replicate")
-        assert torch.equal(ours(image), plain(padded)[..., :33, :47]) and torch.equal(ours(padded), plain(padded))
+        assert torch.equal(ours(image), plain(padded)[..., :33, :47]) and torch.equal(
+            ours(padded), plain(padded)
+        )
         twin = copy.deepcopy(ours)
         nn.init.zeros_(ours.segmentation_head[0].weight)
         assert torch.equal(twin(image), plain(padded)[..., :33, :47])  # a copy has its own weights
@@ -369,7 +430,11 @@ def test_weights_from_the_hub(monkeypatch, name):
 
 def test_download_that_breaks(monkeypatch):
     monkeypatch.setattr(encoders, "_hub_trouble", lambda: "")
-    monkeypatch.setattr(smp.encoders, "get_encoder", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full\nmore")))
+    monkeypatch.setattr(
+        smp.encoders,
+        "get_encoder",
+        lambda *a, **k: (_ for _ in ()).throw(OSError("disk full\nmore")),
+    )
     with pytest.warns(UserWarning, match="disk full"):
         network = smp_unet(encoder_weights="imagenet")
     assert network.encoder_origin == "random (asked for imagenet: disk full)"
@@ -390,7 +455,10 @@ class Session:
     [
         (lambda: type("Answer", (), {"status_code": 200}), ""),
         (lambda: type("Answer", (), {"status_code": 403}), "HTTP 403"),
-        (lambda: (_ for _ in ()).throw(ConnectionError("no such name")), "no connection to .*no such name"),
+        (
+            lambda: (_ for _ in ()).throw(ConnectionError("no such name")),
+            "no connection to .*no such name",
+        ),
         (lambda: time.sleep(3), "no answer from .* within 0.2 s"),
     ],
 )
@@ -415,7 +483,9 @@ def test_network_to_be_loaded_asks_nobody(monkeypatch):
     for weights in ("imagenet", "gone.pth"):
         cfg = config.preset("rsna", encoder_weights=weights, encoder=SMALL)
         assert runs.network(cfg, pretrained=False).encoder_origin == "random"
-    assert not hasattr(runs.network(config.preset("lung", "smoke"), pretrained=False), "encoder_origin")
+    assert not hasattr(
+        runs.network(config.preset("lung", "smoke"), pretrained=False), "encoder_origin"
+    )
     assert type(runs.network(config.preset("cardiac", "smoke"))).__name__ == "ASPPNet"
 
 
@@ -435,14 +505,20 @@ def test_file_layouts_fill_the_same_encoder(tmp_path):
     whole = smp_unet()
     whole(torch.randn(2, 3, 64, 64))
     encoder = whole.encoder.state_dict()
-    timm_layout = {**timm_state(SMALL), **{key.removeprefix("model."): value for key, value in encoder.items()}}
+    timm_layout = {
+        **timm_state(SMALL),
+        **{key.removeprefix("model."): value for key, value in encoder.items()},
+    }
     assert len(timm_layout) > len(encoder)  # the classifier
     no_counters = {key: value for key, value in timm_layout.items() if "num_batches" not in key}
     files = {
         "timm.pth": timm_layout,
         "smp_encoder.pth": dict(encoder),
         "smp_network.pth": whole.state_dict(),
-        "wrapped.bin": {"state_dict": {f"module.{key}": value for key, value in timm_layout.items()}, "epoch": 3},
+        "wrapped.bin": {
+            "state_dict": {f"module.{key}": value for key, value in timm_layout.items()},
+            "epoch": 3,
+        },
         "old.pth": no_counters,
     }
     for name, state in files.items():
@@ -452,7 +528,9 @@ def test_file_layouts_fill_the_same_encoder(tmp_path):
         network = smp_unet(encoder_weights=str(tmp_path / name))
         state = network.encoder.state_dict()
         assert network.encoder_origin == f"file {name}"
-        assert all(torch.equal(state[key], encoder[key]) for key in state if "num_batches" not in key), name
+        assert all(
+            torch.equal(state[key], encoder[key]) for key in state if "num_batches" not in key
+        ), name
 
 
 @pytest.mark.parametrize("name", ["tu-convnext_atto", "tu-resnet18", "tu-regnetx_002"])
@@ -463,7 +541,7 @@ def test_timm_layout_of_encoders_that_smp_renames(name):
     torch.manual_seed(7)
     whole = timm.create_model(name.removeprefix("tu-")).eval()
     network = smp_unet(name)
-    encoders.fill(network.encoder, whole.state_dict(), name)
+    encoders.load_state(network.encoder, whole.state_dict(), name)
     image = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         deepest = network.encoder.eval()(image)[-1]
@@ -474,7 +552,7 @@ def test_timm_layout_of_encoders_that_smp_renames(name):
 def test_grey_images_get_the_sum_of_the_rgb_weights():
     state = timm_state(SMALL)
     network = smp_unet(in_channels=1)
-    encoders.fill(network.encoder, state, SMALL)
+    encoders.load_state(network.encoder, state, SMALL)
     stem = network.encoder.state_dict()["model.conv_stem.weight"]
     torch.testing.assert_close(stem, state["conv_stem.weight"].sum(1, keepdim=True))
 
@@ -484,12 +562,18 @@ def test_grey_images_get_the_sum_of_the_rgb_weights():
     [
         ("tu-resnet18", SMALL, "missing .model.conv_stem.weight.*begins with conv1.weight"),
         ("tu-mobilenetv3_small_075", SMALL, "of other shapes .*is .*the encoder has"),
-        ("tu-tf_efficientnet_b1", "tu-tf_efficientnet_b0", "148 unknown .blocks.0.1"),  # fits, but has more blocks
+        (
+            "tu-tf_efficientnet_b1",
+            "tu-tf_efficientnet_b0",
+            "148 unknown .blocks.0.1",
+        ),  # fits, but has more blocks
     ],
 )
 def test_file_of_another_architecture(tmp_path, of, into, message):
     torch.save(timm_state(of), tmp_path / "other.pth")
-    with pytest.raises(DataError, match=f"other.pth: the weights of another encoder than {into}.*{message}"):
+    with pytest.raises(
+        DataError, match=f"other.pth: the weights of another encoder than {into}.*{message}"
+    ):
         smp_unet(into, encoder_weights=str(tmp_path / "other.pth"))
 
 
@@ -528,7 +612,13 @@ def test_lite0_names():
     model = timm.create_model("tf_efficientnet_lite0")
     flat = [(s, b) for s, stage in enumerate(model.blocks) for b in range(len(stage))]
     assert tuple(len(stage) for stage in model.blocks) == encoders.LITE0_REPEATS
-    top = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    top = {
+        "conv_stem": "_conv_stem",
+        "bn1": "_bn0",
+        "conv_head": "_conv_head",
+        "bn2": "_bn1",
+        "classifier": "_fc",
+    }
     inner = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1"}
     inner |= {"conv_pwl": "_project_conv", "bn3": "_bn2"}
     old = {}
@@ -536,14 +626,21 @@ def test_lite0_names():
         parts = key.split(".")
         if parts[0] == "blocks":
             number = flat.index((int(parts[1]), int(parts[2])))
-            block = {"conv_pw": "_project_conv", "bn1": "_bn1", "conv_dw": "_depthwise_conv", "bn2": "_bn2"}
+            block = {
+                "conv_pw": "_project_conv",
+                "bn1": "_bn1",
+                "conv_dw": "_depthwise_conv",
+                "bn2": "_bn2",
+            }
             old[f"_blocks.{number}.{(inner if number else block)[parts[3]]}.{parts[4]}"] = value
         else:
             old[f"{top[parts[0]]}.{parts[1]}"] = value
     converted = encoders.convert_efficientnet_lite0(old)
     assert len(old) == len(converted) == 296
     assert all(torch.equal(converted[key], value) for key, value in model.state_dict().items())
-    with pytest.raises(DataError, match="_blocks.16._bn0.weight: EfficientNet-Lite0 has no such layer"):
+    with pytest.raises(
+        DataError, match="_blocks.16._bn0.weight: EfficientNet-Lite0 has no such layer"
+    ):
         encoders.convert_efficientnet_lite0({"_blocks.16._bn0.weight": torch.zeros(1)})
 
 
@@ -553,7 +650,9 @@ def test_lite0_file_is_timms_network(lite0):
 
     state, file = lite0
     whole = timm.create_model("tf_efficientnet_lite0").eval()
-    whole.load_state_dict(encoders.convert_efficientnet_lite0(state))  # strict: all 296 filled, none left
+    whole.load_state_dict(
+        encoders.convert_efficientnet_lite0(state)
+    )  # strict: all 296 filled, none left
     network = smp_unet(LITE0, encoder_weights=str(file)).eval()
     assert network.encoder_origin == f"file {file.name}"
     own = whole.state_dict()
@@ -563,7 +662,9 @@ def test_lite0_file_is_timms_network(lite0):
     image = torch.randn(2, 3, 96, 65)
     taps = {stage: [] for stage in (0, 1, 2, 4, 6)}
     for stage, seen in taps.items():
-        whole.blocks[stage].register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
+        whole.blocks[stage].register_forward_hook(
+            lambda module, inputs, output, seen=seen: seen.append(output)
+        )
     with torch.inference_mode():
         whole(image)
         features = network.encoder(image)[1:]
@@ -575,8 +676,13 @@ def photos():
     """scikit-learn's temple and flower, (2, 3, 224, 224), as the file's authors fed them."""
     from sklearn.datasets import load_sample_images
 
-    images = torch.from_numpy(np.stack(load_sample_images().images)).permute(0, 3, 1, 2).float()  # (2, 3, 427, 640)
-    return (nn.functional.interpolate(images[..., 106:533], (224, 224), mode="bilinear", antialias=True) - 127) / 128
+    images = (
+        torch.from_numpy(np.stack(load_sample_images().images)).permute(0, 3, 1, 2).float()
+    )  # (2, 3, 427, 640)
+    return (
+        nn.functional.interpolate(images[..., 106:533], (224, 224), mode="bilinear", antialias=True)
+        - 127
+    ) / 128
 
 
 def test_lite0_file_knows_a_flower(lite0):
@@ -597,15 +703,21 @@ def test_lite0_file_expects_the_activations_it_gets(lite0):
         for part in network.modules():
             if isinstance(part, nn.BatchNorm2d):
                 part.register_forward_pre_hook(
-                    lambda module, inputs, seen=found: seen.append((inputs[0].mean((0, 2, 3)), module.running_mean))
+                    lambda module, inputs, seen=found: seen.append(
+                        (inputs[0].mean((0, 2, 3)), module.running_mean)
+                    )
                 )
         with torch.inference_mode():
             network(photos())
         distance = [((mean - kept).norm() / mean.norm()).item() for mean, kept in found]
         agreement[file != "none"] = float(np.median(distance))
-    assert agreement[True] < 0.4 and agreement[False] == pytest.approx(1)  # a random encoder's kept means are 0
+    assert agreement[True] < 0.4 and agreement[False] == pytest.approx(
+        1
+    )  # a random encoder's kept means are 0
 
 
 def test_lite0_file_in_another_encoder(lite0):
-    with pytest.raises(DataError, match=f"another encoder than {MOBILENET}.*begins with _conv_stem.weight"):
+    with pytest.raises(
+        DataError, match=f"another encoder than {MOBILENET}.*begins with _conv_stem.weight"
+    ):
         smp_unet(MOBILENET, encoder_weights=str(lite0[1]))

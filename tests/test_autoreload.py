@@ -22,8 +22,9 @@ import json, pathlib
 import numpy as np, pandas as pd, torch
 torch.set_num_threads(1)
 import seglib
-from seglib import config, data, errors, images, layouts, losses, metrics, models, plots, prepare, runs
+from seglib import config, data, errors, layouts, losses, metrics, models, plots, prepare, runs
 from seglib.config import Config, preset
+from seglib.formats import images
 from seglib.errors import ConfigError, DataError
 from seglib.metrics import ratios
 from seglib.models import UNet
@@ -48,14 +49,20 @@ class Notebook:
     def __init__(self, folder):
         self.package = folder / "seglib"
         self.manager, self.client = jupyter_client.manager.start_new_kernel(
-            kernel_name="python3", cwd=str(folder), env={**os.environ, "PYTHONPATH": str(folder)}, startup_timeout=60
+            kernel_name="python3",
+            cwd=str(folder),
+            env={**os.environ, "PYTHONPATH": str(folder)},
+            startup_timeout=60,
         )
 
     def run(self, code, value="None"):
         """Run a cell; returns what the expression `value` is after it. An error in the cell fails the test."""
         expression = f"__import__('json').dumps({value})"
         reply = self.client.execute_interactive(
-            code, user_expressions={"value": expression}, output_hook=lambda message: None, timeout=60
+            code,
+            user_expressions={"value": expression},
+            output_hook=lambda message: None,
+            timeout=60,
         )["content"]
         assert reply["status"] == "ok", "\n".join(reply.get("traceback", []))
         found = reply["user_expressions"]["value"]
@@ -79,7 +86,11 @@ class Notebook:
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory, lung_tree):
     folder = tmp_path_factory.mktemp("project")
-    shutil.copytree(Path(seglib.__file__).parent, folder / "seglib", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(seglib.__file__).parent,
+        folder / "seglib",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     for file in sorted(lung_tree.rglob("MCUCXR_000[1-4]_?.png")):
         target = folder / "tree" / file.relative_to(lung_tree)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -110,9 +121,17 @@ def test_an_edited_function_behaves_anew(notebook):
 
 def test_an_object_made_before_gets_the_new_method(notebook):
     assert notebook.run("pass", "run.best.name") == "best_model.pth"
-    notebook.edit("runs", "return self.folder / self.config.checkpoint_name", "return self.folder / 'edited.pth'")
+    notebook.edit(
+        "runs",
+        "return self.folder / self.config.checkpoint_name",
+        "return self.folder / 'edited.pth'",
+    )
     assert notebook.run("pass", "run.best.name") == "edited.pth"
-    notebook.edit("runs", "return self.folder / 'edited.pth'", "return self.folder / self.config.checkpoint_name")
+    notebook.edit(
+        "runs",
+        "return self.folder / 'edited.pth'",
+        "return self.folder / self.config.checkpoint_name",
+    )
     assert notebook.run("pass", "run.best.name") == "best_model.pth"
 
 
@@ -129,10 +148,17 @@ def test_a_config_made_before_works_after_a_field_is_added(notebook, mode):
     name = "extra_full" if mode else "extra"
     last = 'bootstrap: int = _setting(2000, "resamples of the 95 % intervals", 10)'
     notebook.edit("config", last, f'{last}\n    {name}: int = _setting(7, "made by a test", 0)')
-    found = notebook.run("cfg.epochs = 3", f"[cfg.epochs, cfg.{name}, cfg.replace({name}=9).{name}]")
+    found = notebook.run(
+        "cfg.epochs = 3", f"[cfg.epochs, cfg.{name}, cfg.replace({name}=9).{name}]"
+    )
     assert found == [3, 7, 9]
-    assert notebook.run("pass", f"[preset('lung', {name}=8).{name}, cfg.to_dict()['{name}']]") == [8, 7]
-    assert notebook.run("pass", "isinstance(cfg, config.Config) and isinstance(config.preset('lung'), type(cfg))")
+    assert notebook.run("pass", f"[preset('lung', {name}=8).{name}, cfg.to_dict()['{name}']]") == [
+        8,
+        7,
+    ]
+    assert notebook.run(
+        "pass", "isinstance(cfg, config.Config) and isinstance(config.preset('lung'), type(cfg))"
+    )
 
 
 BAD = "refused(lambda: setattr(cfg, 'epochs', 'many'))"
@@ -141,7 +167,9 @@ BAD = "refused(lambda: setattr(cfg, 'epochs', 'many'))"
 def test_wrong_values_are_still_refused_after_config_was_edited(notebook):
     notebook.touch("config")
     assert notebook.run("pass", BAD).startswith("epochs: 'many' is not allowed")
-    assert "did you mean 'epochs'" in notebook.run("pass", "refused(lambda: config.preset('lung', epoch=3))")
+    assert "did you mean 'epochs'" in notebook.run(
+        "pass", "refused(lambda: config.preset('lung', epoch=3))"
+    )
 
 
 def test_wrong_values_are_still_refused_after_fields_was_edited(notebook):
@@ -157,7 +185,13 @@ def test_a_pull_that_changes_nearly_every_file(notebook):
     """
     picture = next((notebook.package.parent / "tree" / "MontgomerySet" / "CXR_png").iterdir())
     picture.write_bytes(picture.read_bytes()[:500])
-    notebook.touch(*sorted(path.stem for path in notebook.package.glob("*.py") if path.stem != "errors"))
+    notebook.touch(
+        *sorted(
+            str(path.relative_to(notebook.package).with_suffix(""))
+            for path in notebook.package.rglob("*.py")
+            if path.stem != "errors"
+        )
+    )
     assert notebook.run("pass", BAD).startswith("epochs: 'many' is not allowed")
     cell = """
 store = prepare.build(layouts.scan(cfg), cfg)
@@ -167,6 +201,8 @@ value = losses.build(cfg.loss, cfg.task)(fresh(batch["image"]), batch["mask"], b
 value.backward()
 figure = plots.batch_samples(batch, cfg.mean, cfg.std)
 """
-    found = notebook.run(cell, "[len(store.cases), store.report.set_aside, bool(value.isfinite()), len(figure.axes)]")
+    found = notebook.run(
+        cell, "[len(store.cases), store.report.set_aside, bool(value.isfinite()), len(figure.axes)]"
+    )
     assert found == [3, [picture.stem], True, 3]
     assert "no such file" in notebook.run("pass", "refused(lambda: images.read_image('none.png'))")

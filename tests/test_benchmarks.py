@@ -8,7 +8,11 @@ import pytest
 
 from tests.benchmarks import children, gpu, limits, training
 
-PLAIN = [name for name in [*training.NETWORKS, *training.PEERS] if not name.startswith(("Lightning", "fastai"))]
+PLAIN = [
+    name
+    for name in [*training.NETWORKS, *training.PEERS]
+    if not name.startswith(("Lightning", "fastai"))
+]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +27,9 @@ def folder(tmp_path_factory):
 def test_contestant_gives_a_time(contestant, folder):
     found = training.measure(contestant, folder)
     assert math.isfinite(found["seconds"]) and found["seconds"] > 0
-    assert set(found) == ({"seconds", "precision", "work"} if contestant in training.NETWORKS else {"seconds"})
+    assert set(found) == (
+        {"seconds", "precision", "work"} if contestant in training.NETWORKS else {"seconds"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,29 +44,48 @@ def test_contestant_of_an_extra_package_gives_a_time(package, contestant, folder
     """In a process of its own: these packages change torch and others for the whole process."""
     if not importlib.util.find_spec(package):
         pytest.skip(f"{package} is not installed: tests/benchmarks/requirements.txt")
-    assert math.isfinite(children.call("training", "measure", contestant=contestant, folder=str(folder))["seconds"])
+    assert math.isfinite(
+        children.call("training", "measure", contestant=contestant, folder=str(folder))["seconds"]
+    )
 
 
 def test_process_of_its_own_prints_what_was_measured(folder):
     assert math.isfinite(
-        children.call("training", "measure", contestant="textbook loop, float32, NCHW", folder=str(folder))["seconds"]
+        children.call(
+            "training", "measure", contestant="textbook loop, float32, NCHW", folder=str(folder)
+        )["seconds"]
     )
 
 
 def test_rows_have_medians_and_say_every_precision(folder, monkeypatch):
-    peers = {"textbook": ("31 M U-Net", None), "other": ("another", None), "autocast": ("31 M U-Net", None)}
+    peers = {
+        "textbook": ("31 M U-Net", None),
+        "other": ("another", None),
+        "autocast": ("31 M U-Net", None),
+    }
     measured = {
-        "31 M U-Net": [{"seconds": s, "precision": p, "work": 8.0} for s, p in [(1, "bf16"), (5, "fp32"), (2, "bf16")]],
+        "31 M U-Net": [
+            {"seconds": s, "precision": p, "work": 8.0}
+            for s, p in [(1, "bf16"), (5, "fp32"), (2, "bf16")]
+        ],
         "textbook": [{"seconds": seconds} for seconds in (9, 6, 7)],
         "autocast": [{"seconds": seconds} for seconds in (3, 3, 4)],
     }
     monkeypatch.setattr(training, "PEERS", peers)
-    monkeypatch.setattr(children, "call", lambda *names, contestant, folder: measured[contestant].pop(0))
-    about = {"task": "training an image, 31 M U-Net, 32x32, batch 4, bf16 or fp32", "seconds": 2, "rounds": 3,
-             "work": 8.0, "limit": "bf16"}  # fmt: skip
+    monkeypatch.setattr(
+        children, "call", lambda *names, contestant, folder: measured[contestant].pop(0)
+    )
+    about = {
+        "task": "training an image, 31 M U-Net, 32x32, batch 4, bf16 or fp32",
+        "seconds": 2,
+        "rounds": 3,
+        "work": 8.0,
+        "limit": "bf16",
+    }
     assert training.of_network("31 M U-Net", folder, rounds=3) == [
-        {**about, "peer": "textbook", "peer_seconds": 7}, {**about, "peer": "autocast", "peer_seconds": 3},
-    ]  # fmt: skip
+        {**about, "peer": "textbook", "peer_seconds": 7},
+        {**about, "peer": "autocast", "peer_seconds": 3},
+    ]
 
 
 def test_work_of_a_network_of_known_size(folder):
@@ -74,7 +99,9 @@ def test_missing_package_is_named(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    with pytest.raises(SystemExit, match=r"is not installed: pip install -r tests/benchmarks/requirements\.txt"):
+    with pytest.raises(
+        SystemExit, match=r"is not installed: pip install -r tests/benchmarks/requirements\.txt"
+    ):
         training.rows()
 
 
@@ -84,10 +111,20 @@ def test_gpu_rows_at_a_tiny_size_on_the_cpu(monkeypatch):
     monkeypatch.setattr(gpu.torch, "compile", lambda model: model)
     fewer = {name: (preset, side, 3) for name, (preset, side, _) in gpu.NETWORKS.items()}
     monkeypatch.setattr(gpu, "NETWORKS", fewer)
-    tiny = {"image_size": 32, "batch_size": 2, "base_channels": 2, "depth": 2, "num_workers": 0, "architecture": "unet"}
+    tiny = {
+        "image_size": 32,
+        "batch_size": 2,
+        "base_channels": 2,
+        "depth": 2,
+        "num_workers": 0,
+        "architecture": "unet",
+    }
     found = gpu.rows("cpu", rounds=1, **tiny)
     assert len(found) == 6 and {row["limit"] for row in found} <= {"fp32", "bf16"}
-    assert all(math.isfinite(row["seconds"]) and row["peer_seconds"] > 0 and row["work"] > 0 for row in found)
+    assert all(
+        math.isfinite(row["seconds"]) and row["peer_seconds"] > 0 and row["work"] > 0
+        for row in found
+    )
 
 
 def test_gpu_rows_need_a_gpu(monkeypatch):

@@ -30,7 +30,9 @@ def no_children(monkeypatch):
         return time.perf_counter() - begun
 
     monkeypatch.setattr(
-        children, "call", lambda module, function, **arguments: children.run(module, function, arguments)
+        children,
+        "call",
+        lambda module, function, **arguments: children.run(module, function, arguments),
     )
     monkeypatch.setattr(startup, "reached", reached)
 
@@ -50,7 +52,9 @@ def test_a_group_gives_rows(name, no_children):
 
 def test_time_to_quality_says_what_was_not_reached(tmp_path):
     tree = phantoms.write("lung", tmp_path / "tree", n=12)
-    rows = quality.rows(tree, limit=1e-6, epochs=1, image_size=32, base_channels=2, depth=2, test_split=2)
+    rows = quality.rows(
+        tree, limit=1e-6, epochs=1, image_size=32, base_channels=2, depth=2, test_split=2
+    )
     assert [row["task"].endswith("not reached") for row in rows] == [True, True, False]
     assert all(row["seconds"] > 0 and "peer_seconds" not in row for row in rows)
     assert rows[0]["peer"].endswith("not in 0 s") and "2 test X-rays" in rows[2]["task"]

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from seglib import config, hosts, importing, phantoms, training
+from seglib import config, hosts, phantoms, training
 from seglib.__main__ import main
 from seglib.errors import DataError
 from seglib.inference import OPTIONS
+from seglib.layouts import convert
 
 ROOT = Path(__file__).resolve().parents[1]
 # Behind the words of the documentation, which stay as they are: seconds instead of hours.
@@ -85,7 +86,9 @@ def here(work, monkeypatch):
 
 
 def test_prepare_makes_the_documented_tree(work):
-    assert sorted(p.name for p in (work / "data" / "images").iterdir()) == sorted(os.listdir(work / "IMAGES"))
+    assert sorted(p.name for p in (work / "data" / "images").iterdir()) == sorted(
+        os.listdir(work / "IMAGES")
+    )
     for mask in (work / "data" / "masks").iterdir():
         assert set(np.unique(pixels(mask))) == {0, 255}
         assert np.array_equal(pixels(mask), pixels(work / "MASKS" / f"{mask.stem}_mask.png"))
@@ -93,7 +96,9 @@ def test_prepare_makes_the_documented_tree(work):
 
 def test_train_leaves_the_documented_files(work):
     folder = work / "checkpoints"
-    assert {"best_model.pth", "final_model.pth", "training_history.png", "config.json"} <= set(os.listdir(folder))
+    assert {"best_model.pth", "final_model.pth", "training_history.png", "config.json"} <= set(
+        os.listdir(folder)
+    )
     about = json.loads((folder / "best_model.json").read_text())
     assert about["config"]["preset"] == "binary" and about["config"]["batch_size"] == 8
     assert about["config"]["epochs"] == 1  # the later of two wins
@@ -101,13 +106,16 @@ def test_train_leaves_the_documented_files(work):
 
 
 def test_train_with_every_documented_option(here, capsys):
-    line = (
-        "train --data_dir data/ --epochs 100 --batch_size 16 --lr 0.0001 --loss combined --scheduler --image_size 256"
-    )
+    line = "train --data_dir data/ --epochs 100 --batch_size 16 --lr 0.0001 --loss combined --scheduler --image_size 256"
     line += f" --val_split 0.2 {TINY} --checkpoint_dir other_run --save_every 1 --bilinear"
     assert call(line) == 0
     cfg = json.loads(Path("other_run/config.json").read_text())
-    assert (cfg["scheduler"], cfg["lr"], cfg["loss"], cfg["bilinear"]) == ("plateau", 1e-4, "combined", True)
+    assert (cfg["scheduler"], cfg["lr"], cfg["loss"], cfg["bilinear"]) == (
+        "plateau",
+        1e-4,
+        "combined",
+        True,
+    )
     assert Path("other_run/checkpoint_epoch_1.pth").is_file()
     assert str(Path("other_run/best_model.pth")) in capsys.readouterr().out
     # resume goes on in that folder
@@ -117,22 +125,31 @@ def test_train_with_every_documented_option(here, capsys):
 
 
 def test_evaluate_marks_what_was_seen_in_training(here, capsys):
-    assert call("evaluate --model_path checkpoints/best_model.pth --data_dir data/ --bootstrap 20") == 0
+    assert (
+        call("evaluate --model_path checkpoints/best_model.pth --data_dir data/ --bootstrap 20")
+        == 0
+    )
     assert "all cases given, 11 images" in capsys.readouterr().out
     table = pd.read_csv("evaluation_results/per_image.csv")
     about = json.loads(Path("evaluation_results/evaluation_report.json").read_text())
     assert table.groupby("seen").size().to_dict() == {False: 3, True: 8}
-    assert about["part"] == "all cases given" and about["seen_in_training"].startswith("8 of 11 images")
+    assert about["part"] == "all cases given" and about["seen_in_training"].startswith(
+        "8 of 11 images"
+    )
     assert Path("evaluation_results/evaluation_report.txt").is_file()
 
 
-@pytest.mark.parametrize("options", ["", " --turn 15 --largest --fill_holes"])
+@pytest.mark.parametrize(
+    "options", ["", " --tta_rotation 15 --keep_largest_component --fill_holes"]
+)
 def test_evaluate_agrees_with_the_masks_that_inference_writes(here, options):
     line = "evaluate --model_path checkpoints/best_model.pth --data_dir data/test/ --batch_size 16 "
     assert call(line + "--output_dir evaluation_results/ --precision fp32" + options) == 0
     about = json.loads(Path("evaluation_results/evaluation_report.json").read_text())
     told = {name: about[name] for name in OPTIONS if name in about}
-    assert told == ({"turn": 15, "largest": True, "fill_holes": True} if options else {})
+    assert told == (
+        {"tta_rotation": 15, "keep_largest_component": True, "fill_holes": True} if options else {}
+    )
     scores = pd.read_csv("evaluation_results/per_image.csv").set_index("case")["dice"]
     line = "inference --model_path checkpoints/best_model.pth --image_dir data/test/images --output_dir predictions/ "
     assert call(line + "--save_overlay --threshold 0.5 --precision fp32" + options) == 0
@@ -140,7 +157,9 @@ def test_evaluate_agrees_with_the_masks_that_inference_writes(here, options):
     for name, score in scores.items():
         pred, image = pixels(f"predictions/{name}_mask.png"), pixels(f"data/test/images/{name}.jpg")
         assert pred.shape == image.shape[:2] and set(np.unique(pred)) <= {0, 255}
-        assert dice(pred > 0, pixels(f"data/test/masks/{name}_mask.png") > 0) == pytest.approx(score, abs=1e-6)
+        assert dice(pred > 0, pixels(f"data/test/masks/{name}_mask.png") > 0) == pytest.approx(
+            score, abs=1e-6
+        )
         assert pixels(f"predictions/{name}_overlay.png").shape == image.shape
         assert Path(f"predictions/{name}_visualization.png").is_file()
 
@@ -154,7 +173,9 @@ def test_compare_two_reports(here, capsys):
     out = capsys.readouterr().out
     a, b = (pd.read_csv(f"{name}/per_image.csv")["dice"].mean() for name in ("low", "high"))
     words = out.splitlines()[1].split()
-    assert [float(word) for word in words[1:4]] == pytest.approx([a, b, b - a], abs=1e-4) and words[-2] == "3"
+    assert [float(word) for word in words[1:4]] == pytest.approx([a, b, b - a], abs=1e-4) and words[
+        -2
+    ] == "3"
     assert call("compare low nowhere") == 2 and "no report here" in capsys.readouterr().err
     assert call("compare low high --metric beauty") == 2 and "beauty" in capsys.readouterr().err
 
@@ -163,24 +184,29 @@ def test_export_writes_what_it_checked(here, tmp_path, capsys):
     line = f"export --model_path checkpoints/best_model.pth --output_dir {tmp_path}/out --kaggle someone"
     assert call(line) == 0
     out = capsys.readouterr().out
-    assert "best_model.onnx: " in out and "best_model.pt2: " in out and "kaggle datasets create -p" in out
+    assert (
+        "best_model.onnx: " in out
+        and "best_model.pt2: " in out
+        and "kaggle datasets create -p" in out
+    )
     assert sorted(os.listdir(tmp_path / "out")) == ["best_model.onnx", "best_model.pt2", "kaggle"]
-    assert "someone/seglib-checkpoints" in (tmp_path / "out" / "kaggle" / "dataset-metadata.json").read_text()
+    assert (
+        "someone/seglib-checkpoints"
+        in (tmp_path / "out" / "kaggle" / "dataset-metadata.json").read_text()
+    )
     assert call(f"export --model_path nowhere.pth --output_dir {tmp_path}/more") == 2
     assert "nowhere.pth" in capsys.readouterr().err
 
 
 def test_options_of_inference(here):
-    line = (
-        "inference --model_path checkpoints/best_model.pth --image_path data/test/images/lesion_0001.jpg --output_dir "
-    )
+    line = "inference --model_path checkpoints/best_model.pth --image_path data/test/images/lesion_0001.jpg --output_dir "
     options = {
         "plain": "",
         "flipped": "--tta",
-        "turned": "--turn 15",
+        "turned": "--tta_rotation 15",
         "tiles": "--tiled",
-        "clean": "--smallest 100000",
-        "one": "--largest",
+        "clean": "--min_component_size 100000",
+        "one": "--keep_largest_component",
         "filled": "--fill_holes",
     }
     found = {}
@@ -205,16 +231,24 @@ def test_volumes_are_predicted_too(here, tmp_path, capsys):
     assert sorted(os.listdir(tmp_path / "out")) == ["a_mask.nii.gz", "b_mask.nii.gz"]
     assert nibabel.load(tmp_path / "out" / "b_mask.nii.gz").shape == array.shape
     (tmp_path / "scans" / "c.nii.gz").write_bytes(b"nothing")
-    assert call(f"{line} --image_path {tmp_path}/scans/c.nii.gz") == 2 and "c.nii.gz" in capsys.readouterr().err
+    assert (
+        call(f"{line} --image_path {tmp_path}/scans/c.nii.gz") == 2
+        and "c.nii.gz" in capsys.readouterr().err
+    )
 
 
 def test_a_dicom_series_gives_a_dicom_segmentation_where_asked(here, tmp_path, capsys):
     pytest.importorskip("highdicom")
     tree = phantoms.write("rsna", tmp_path / "ct", n=1)
     series = next((tree / "train_images").glob("*/*"))
-    line = f"predict --model_path checkpoints/best_model.pth --output_dir {tmp_path}/out --dicom_seg"
+    line = (
+        f"predict --model_path checkpoints/best_model.pth --output_dir {tmp_path}/out --dicom_seg"
+    )
     assert call(f"{line} --image_path {series}") == 0
-    assert sorted(os.listdir(tmp_path / "out")) == [f"{series.name}_mask.dcm", f"{series.name}_mask.nii.gz"]
+    assert sorted(os.listdir(tmp_path / "out")) == [
+        f"{series.name}_mask.dcm",
+        f"{series.name}_mask.nii.gz",
+    ]
     assert call(f"{line} --image_dir {tmp_path}") == 2 and "dicom_seg" in capsys.readouterr().err
 
 
@@ -224,8 +258,16 @@ def test_weights_that_do_not_list_their_images_say_so(here, tmp_path):
     about = json.loads((tmp_path / "best_model.json").read_text())
     del about["trained_on"]
     (tmp_path / "best_model.json").write_text(json.dumps(about))
-    assert call(f"evaluate --data_dir data/test --output_dir {tmp_path} --model_path {tmp_path}/best_model.pth") == 0
-    assert "unknown" in json.loads((tmp_path / "evaluation_report.json").read_text())["seen_in_training"]
+    assert (
+        call(
+            f"evaluate --data_dir data/test --output_dir {tmp_path} --model_path {tmp_path}/best_model.pth"
+        )
+        == 0
+    )
+    assert (
+        "unknown"
+        in json.loads((tmp_path / "evaluation_report.json").read_text())["seen_in_training"]
+    )
 
 
 def test_inference_on_one_image_as_written(here, capsys):
@@ -238,22 +280,35 @@ def test_inference_on_one_image_as_written(here, capsys):
     narrow = pixels("predictions/sample_visualization.png").shape[1]
     capsys.readouterr()
     assert call(line + " --mask_path sample_mask.png --save_overlay --show_probability") == 0
-    assert pixels("predictions/sample_visualization.png").shape[1] > narrow  # truth and probability beside the rest
+    assert (
+        pixels("predictions/sample_visualization.png").shape[1] > narrow
+    )  # truth and probability beside the rest
     expected = dice(pixels("predictions/sample_mask.png") > 0, pixels("sample_mask.png") > 0)
-    assert f"structure: Dice {expected:.4f}, IoU {expected / (2 - expected):.4f}" in capsys.readouterr().out
+    assert (
+        f"structure: Dice {expected:.4f}, IoU {expected / (2 - expected):.4f}"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_threshold_decides(here):
     line = "predict --image_path data/test/images/lesion_0001.jpg --model_path checkpoints/best_model.pth"
-    assert call(f"{line} --threshold 0 --output_dir all") == call(f"{line} --threshold 1 --output_dir none") == 0
-    assert (pixels("all/lesion_0001_mask.png") == 255).all() and not pixels("none/lesion_0001_mask.png").any()
+    assert (
+        call(f"{line} --threshold 0 --output_dir all")
+        == call(f"{line} --threshold 1 --output_dir none")
+        == 0
+    )
+    assert (pixels("all/lesion_0001_mask.png") == 255).all() and not pixels(
+        "none/lesion_0001_mask.png"
+    ).any()
 
 
 def test_without_a_model_the_newest_best_weights_are_taken(here, capsys):
     shutil.copytree("checkpoints", "runs/older")
     os.utime("runs/older/best_model.pth", (0, 0))
     for newest in ("checkpoints", "runs/older"):
-        assert call("predict --image_path data/test/images/lesion_0001.jpg --output_dir newest") == 0
+        assert (
+            call("predict --image_path data/test/images/lesion_0001.jpg --output_dir newest") == 0
+        )
         assert f"weights: {here / newest / 'best_model.pth'}," in capsys.readouterr().out
         os.utime("runs/older/best_model.pth")
     shutil.rmtree("runs/older")
@@ -272,7 +327,10 @@ def test_pictures_of_one_stem_keep_apart(here, tmp_path):
     Image.open(tmp_path / "a.jpg").save(tmp_path / "a.png")
     line = f"predict --model_path checkpoints/best_model.pth --image_dir {tmp_path} --output_dir {tmp_path}/out"
     assert call(line) == 0
-    assert {p.name for p in (tmp_path / "out").glob("*_mask.png")} == {"a_jpg_mask.png", "a_png_mask.png"}
+    assert {p.name for p in (tmp_path / "out").glob("*_mask.png")} == {
+        "a_jpg_mask.png",
+        "a_png_mask.png",
+    }
 
 
 # ---- system 3, as written
@@ -285,7 +343,9 @@ def hearts(tmp_path_factory):
     rows, columns = np.mgrid[:40, :36]
     for number in range(1, 11):
         radius = np.hypot(rows - 18 - number % 4, columns - 18)
-        labels = np.select([radius < 5, radius < 9, radius < 13], [3, 2, 1], 0).astype(np.uint8)[..., None]
+        labels = np.select([radius < 5, radius < 9, radius < 13], [3, 2, 1], 0).astype(np.uint8)[
+            ..., None
+        ]
         labels = np.repeat(labels, 3, axis=2)
         volume = labels * 200 + random.integers(0, 100, labels.shape)
         name = f"patient{number:03d}"
@@ -310,9 +370,18 @@ def test_commands_of_the_cardiac_system(hearts, monkeypatch, capsys):
     assert {"accuracy", "iou", "dice"} <= set(shown.split())
     assert "seen_in_training: none of 6 images" in shown
 
-    picture = np.clip(nibabel.load("data/acdc/patient001/patient001_frame01.nii.gz").get_fdata()[..., 1] / 3, 0, 255)
+    picture = np.clip(
+        nibabel.load("data/acdc/patient001/patient001_frame01.nii.gz").get_fdata()[..., 1] / 3,
+        0,
+        255,
+    )
     write(hearts / "P.png", picture.astype(np.uint8))
-    assert call("synthesize --input_image P.png --output_dir D --model_path runs/cardiac/best_model.pth") == 0
+    assert (
+        call(
+            "synthesize --input_image P.png --output_dir D --model_path runs/cardiac/best_model.pth"
+        )
+        == 0
+    )
     mask = pixels("D/P_mask.png")
     assert mask.shape == (40, 36) and mask.max() <= 3
     for line in ("--config notebooks/settings.cfg", ""):
@@ -344,13 +413,18 @@ def folders(tmp_path, mask_name, n=4, size=(9, 12), same=False, suffix=".png"):
     for number in range(1, n + 1):
         write(source / f"case_{number}.jpg", random.integers(0, 256, (*size, 3), np.uint8))
         arrays[f"case_{number}"] = random.random(size) < 0.4
-        write(truth / f"{mask_name(f'case_{number}')}{suffix}", arrays[f"case_{number}"].astype(np.uint8) * 255)
+        write(
+            truth / f"{mask_name(f'case_{number}')}{suffix}",
+            arrays[f"case_{number}"].astype(np.uint8) * 255,
+        )
     return source, truth, arrays
 
 
 def check(output, arrays):
     """The output holds exactly these masks, as 0 / 255, and an image of each name."""
-    assert {p.stem for p in (output / "images").iterdir()} == {p.stem for p in (output / "masks").iterdir()}
+    assert {p.stem for p in (output / "images").iterdir()} == {
+        p.stem for p in (output / "masks").iterdir()
+    }
     assert {p.name for p in (output / "masks").iterdir()} == {f"{name}.png" for name in arrays}
     for name, mask in arrays.items():
         assert np.array_equal(pixels(output / "masks" / f"{name}.png"), mask * np.uint8(255))
@@ -360,7 +434,18 @@ def check(output, arrays):
 def test_the_suffix_of_masks_is_found_out(tmp_path, ending):
     # case_1 ... case_12: the mask of case_12 is not one of case_1
     source, truth, arrays = folders(tmp_path, lambda name: name + ending, n=12, suffix=".tif")
-    assert call("prepare", "--source_images", source, "--source_masks", truth, "--output", tmp_path / "out") == 0
+    assert (
+        call(
+            "prepare",
+            "--source_images",
+            source,
+            "--source_masks",
+            truth,
+            "--output",
+            tmp_path / "out",
+        )
+        == 0
+    )
     check(tmp_path / "out", arrays)
     for image in source.iterdir():  # unchanged, byte for byte
         assert (tmp_path / "out" / "images" / image.name).read_bytes() == image.read_bytes()
@@ -376,7 +461,7 @@ def test_images_and_masks_in_one_folder(tmp_path, capsys):
     message = fails(capsys, "prepare", *line)
     assert "'_1stHO' (4)" in message and "'_2ndHO' (4)" in message and "mask_suffix" in message
     write(source / "alone.jpg", np.zeros((9, 12), np.uint8))
-    done = importing.bring(source, None, tmp_path / "out", mask_suffix="_1stHO")
+    done = convert.to_images_and_masks(source, None, tmp_path / "out", mask_suffix="_1stHO")
     assert (done.pairs, done.without_mask, len(done.left_out)) == (4, ["alone.jpg"], 4)
     check(tmp_path / "out", arrays)
 
@@ -384,13 +469,18 @@ def test_images_and_masks_in_one_folder(tmp_path, capsys):
 def test_names_that_differ_in_format_only_and_names_with_an_image_suffix(tmp_path):
     source, _, arrays = folders(tmp_path / "a", lambda name: name, same=True)
     with pytest.raises(DataError, match="same name"):
-        importing.bring(source, source, tmp_path / "out")
-    assert importing.bring(source, source, tmp_path / "out", ".jpg", ".png").pairs == 4
+        convert.to_images_and_masks(source, source, tmp_path / "out")
+    assert convert.to_images_and_masks(source, source, tmp_path / "out", ".jpg", ".png").pairs == 4
     check(tmp_path / "out", arrays)
     source, truth, arrays = folders(tmp_path / "b", lambda name: f"{name}_label")
     for image in list(source.iterdir()):
         image.rename(image.with_name(f"{image.stem}_image.jpg"))
-    assert importing.bring(source, truth, tmp_path / "b" / "out", image_suffix="_image").pairs == 4
+    assert (
+        convert.to_images_and_masks(
+            source, truth, tmp_path / "b" / "out", image_suffix="_image"
+        ).pairs
+        == 4
+    )
     check(tmp_path / "b" / "out", arrays)
 
 
@@ -398,7 +488,10 @@ def test_instances_are_united(tmp_path, capsys):
     random, arrays = np.random.default_rng(1), {}
     for name in ("one", "two"):
         planes = random.random((3, 8, 10)) < 0.2
-        write(tmp_path / "in" / name / "images" / f"{name}.png", random.integers(0, 256, (8, 10, 4), np.uint8))
+        write(
+            tmp_path / "in" / name / "images" / f"{name}.png",
+            random.integers(0, 256, (8, 10, 4), np.uint8),
+        )
         for number, plane in enumerate(planes):
             write(tmp_path / "in" / name / "masks" / f"{number}.png", plane.astype(np.uint8) * 255)
         arrays[name] = planes.any(axis=0)
@@ -410,14 +503,30 @@ def test_instances_are_united(tmp_path, capsys):
 
 def test_nothing_is_overwritten(tmp_path, capsys):
     source, truth, arrays = folders(tmp_path, lambda name: name)
-    line = ["prepare", "--source_images", source, "--source_masks", truth, "--output", tmp_path / "out"]
+    line = [
+        "prepare",
+        "--source_images",
+        source,
+        "--source_masks",
+        truth,
+        "--output",
+        tmp_path / "out",
+    ]
     assert call(*line) == call(*line) == 0  # the same again changes nothing
-    mask, image = tmp_path / "out" / "masks" / "case_1.png", tmp_path / "out" / "images" / "case_2.jpg"
+    mask, image = (
+        tmp_path / "out" / "masks" / "case_1.png",
+        tmp_path / "out" / "images" / "case_2.jpg",
+    )
     write(mask, np.zeros((9, 12), np.uint8))
     image.write_bytes(b"something else")
     (tmp_path / "out" / "images" / "case_3.jpg").rename(tmp_path / "out" / "images" / "case_3.bmp")
     message = fails(capsys, *line)
-    assert str(mask) in message and str(image) in message and "case_3.bmp" in message and "3 images" in message
+    assert (
+        str(mask) in message
+        and str(image) in message
+        and "case_3.bmp" in message
+        and "3 images" in message
+    )
     assert not pixels(mask).any() and image.read_bytes() == b"something else"
 
 
@@ -430,14 +539,25 @@ def test_formats_that_training_does_not_read_become_png_without_loss(tmp_path):
     write(tmp_path / "in" / "colour.ppm", colour)
     for name in ("deep", "colour"):
         write(tmp_path / "truth" / f"{name}.gif", (colour[..., 0] > 90).astype(np.uint8) * 255)
-    assert importing.bring(tmp_path / "in", tmp_path / "truth", tmp_path / "out").pairs == 2
+    assert (
+        convert.to_images_and_masks(tmp_path / "in", tmp_path / "truth", tmp_path / "out").pairs
+        == 2
+    )
     assert np.array_equal(pixels(tmp_path / "out" / "images" / "deep.png"), deep)
     assert np.array_equal(pixels(tmp_path / "out" / "images" / "colour.png"), colour)
 
 
 def test_masks_are_decoded_as_asked(tmp_path, capsys):
     source, truth, arrays = folders(tmp_path, lambda name: name)
-    line = ["prepare", "--source_images", source, "--source_masks", truth, "--mask_inverted", "--output"]
+    line = [
+        "prepare",
+        "--source_images",
+        source,
+        "--source_masks",
+        truth,
+        "--mask_inverted",
+        "--output",
+    ]
     assert call(*line, tmp_path / "out") == 0
     check(tmp_path / "out", {name: ~mask for name, mask in arrays.items()})
     write(truth / "case_1.png", np.arange(108, dtype=np.uint8).reshape(9, 12))
@@ -471,9 +591,14 @@ def test_prepare_of_a_preset_reports_and_exports(lung_tree, tmp_path, capsys):
 def test_phantoms(tmp_path):
     assert call(f"phantoms lung --output {tmp_path}/cli --n 2 --seed 3") == 0
     phantoms.write("lung", tmp_path / "call", n=2, seed=3)
-    one, other = (sorted(p.relative_to(f) for p in f.rglob("*.png")) for f in (tmp_path / "cli", tmp_path / "call"))
+    one, other = (
+        sorted(p.relative_to(f) for p in f.rglob("*.png"))
+        for f in (tmp_path / "cli", tmp_path / "call")
+    )
     assert one == other and len(one) == 6
-    assert all((tmp_path / "cli" / p).read_bytes() == (tmp_path / "call" / p).read_bytes() for p in one)
+    assert all(
+        (tmp_path / "cli" / p).read_bytes() == (tmp_path / "call" / p).read_bytes() for p in one
+    )
 
 
 # ---- arguments
@@ -580,16 +705,21 @@ def test_help_names_every_field(capsys):
 def process(*words, cwd):
     """A real process; returns it when it is done."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True
+    )
 
 
 def test_as_a_process(tmp_path):
-    done = process("-m", "seglib", "phantoms", "binary", "--output", "tree", "--n", "1", cwd=tmp_path)
+    done = process(
+        "-m", "seglib", "phantoms", "binary", "--output", "tree", "--n", "1", cwd=tmp_path
+    )
     assert done.returncode == 0 and (tmp_path / "tree" / "images").is_dir()
     done = process("-m", "seglib", "train", "--epoch", "5", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert (
-        done.stderr == "seglib: train takes no '--epoch'; did you mean '--epochs'?; see python -m seglib train --help\n"
+        done.stderr
+        == "seglib: train takes no '--epoch'; did you mean '--epochs'?; see python -m seglib train --help\n"
     )
     code = "import sys; from seglib.__main__ import main\ntry: main(['--help'])\n"
     code += "except SystemExit: assert not {'torch', 'pandas', 'numpy'} & set(sys.modules)"

@@ -23,47 +23,128 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 # Copied by hand from systems.md, never from the code.
 NUMBERS = {
     "palm": {
-        "task": "multilabel", "class_names": ("atrophy", "detachment", "disc"), "image_size": 256,
-        "resize": "letterbox", "in_channels": 3, **IMAGENET, "mask_inverted": "auto",
-        "augment": {"hflip": 0.5, "vflip": 0.5, "rot90": 0.5}, "architecture": "unet", "base_channels": 64, "depth": 4,
-        "bilinear": False, "loss": "weighted_bce", "missing_weight": 0.0, "missing_normalisation": "annotated",
-        "optimizer": "adam", "lr": 1e-4, "batch_size": 16, "epochs": 100, "monitor": "val_loss",
-        "checkpoint_name": "best_model.pth", "device": "auto", "keep_split": True, "test_split": 0.0,
+        "task": "multilabel",
+        "class_names": ("atrophy", "detachment", "disc"),
+        "image_size": 256,
+        "resize": "letterbox",
+        "in_channels": 3,
+        **IMAGENET,
+        "mask_inverted": "auto",
+        "augment": {"hflip": 0.5, "vflip": 0.5, "rot90": 0.5},
+        "architecture": "unet",
+        "base_channels": 64,
+        "depth": 4,
+        "bilinear": False,
+        "loss": "weighted_bce",
+        "missing_weight": 0.0,
+        "missing_normalisation": "annotated",
+        "optimizer": "adam",
+        "lr": 1e-4,
+        "batch_size": 16,
+        "epochs": 100,
+        "monitor": "val_loss",
+        "checkpoint_name": "best_model.pth",
+        "device": "auto",
+        "keep_split": True,
+        "test_split": 0.0,
     },
     "rsna": {
         "task": "multiclass",
         "class_names": ("background", "liver", "spleen", "left_kidney", "right_kidney", "bowel"),
-        "window_level": 50.0, "window_width": 400.0, "in_channels": 3, "image_size": 512, "val_split": 0.1,
-        "test_split": 0.0, "label_map": {"5": 1, "1": 2, "3": 3, "2": 4, "18": 5, "19": 5, "20": 5},
-        "architecture": "smp_unet", "encoder": "tu-tf_mobilenetv3_large_100", "encoder_weights": "imagenet",
-        "loss": "dice_focal", "loss_weights": (0.5, 0.5), "focal_gamma": 2.0,
+        "window_level": 50.0,
+        "window_width": 400.0,
+        "in_channels": 3,
+        "image_size": 512,
+        "val_split": 0.1,
+        "test_split": 0.0,
+        "label_map": {"5": 1, "1": 2, "3": 3, "2": 4, "18": 5, "19": 5, "20": 5},
+        "architecture": "smp_unet",
+        "encoder": "tu-tf_mobilenetv3_large_100",
+        "encoder_weights": "imagenet",
+        "loss": "dice_focal",
+        "loss_weights": (0.5, 0.5),
+        "focal_gamma": 2.0,
         "augment": {
-            "hflip": 0.5, "vflip": 0.5, "rotate": {"limit": 45, "p": 0.5}, "grid_distortion": 0.3,
+            "hflip": 0.5,
+            "vflip": 0.5,
+            "rotate": {"limit": 45, "p": 0.5},
+            "grid_distortion": 0.3,
             "coarse_dropout": 0.2,
         },
-        "optimizer": "adamw", "lr": 1e-3, "scheduler": "cosine", "epochs": 30, "batch_size": 32, "accumulate": 16,
-        "checkpoint_name": "best_model_512.pth", "cudnn_benchmark": True, "precision": "auto", "num_workers": 16,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "scheduler": "cosine",
+        "epochs": 30,
+        "batch_size": 32,
+        "accumulate": 16,
+        "checkpoint_name": "best_model_512.pth",
+        "cudnn_benchmark": True,
+        "precision": "auto",
+        "num_workers": 16,
     },
     "cardiac": {
-        "task": "multiclass", "class_names": ("background", "right_ventricle", "myocardium", "left_ventricle"),
-        "image_size": 256, "in_channels": 1, "percentiles": (0.5, 99.5), "architecture": "aspp",
-        "aspp_rates": (6, 12, 18), "depth": 4, "loss": "cross_entropy", "optimizer": "adam", "lr": 1e-3,
-        "batch_size": 16, "epochs": 50, "test_split": 0.2, "val_split": 0.25, "monitor": "val_loss",
-        "attention": False, "slice_axis": None,
+        "task": "multiclass",
+        "class_names": ("background", "right_ventricle", "myocardium", "left_ventricle"),
+        "image_size": 256,
+        "in_channels": 1,
+        "percentiles": (0.5, 99.5),
+        "architecture": "aspp",
+        "aspp_rates": (6, 12, 18),
+        "depth": 4,
+        "loss": "cross_entropy",
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "batch_size": 16,
+        "epochs": 50,
+        "test_split": 0.2,
+        "val_split": 0.25,
+        "monitor": "val_loss",
+        "attention": False,
+        "slice_axis": None,
     },
     "lung": {
-        "task": "binary", "class_names": ("lung",), "image_size": 512, "architecture": "unet", "loss": "bce",
-        "optimizer": "adam", "lr": 1e-4, "batch_size": 16, "epochs": 50, "monitor": "val_dice", "test_split": 50.0,
-        "val_split": 0.2, "augment": {"hflip": 0.5, "rotate": {"limit": 10, "p": 0.5}}, "local": True,
+        "task": "binary",
+        "class_names": ("lung",),
+        "image_size": 512,
+        "architecture": "unet",
+        "loss": "bce",
+        "optimizer": "adam",
+        "lr": 1e-4,
+        "batch_size": 16,
+        "epochs": 50,
+        "monitor": "val_dice",
+        "test_split": 50.0,
+        "val_split": 0.2,
+        "augment": {"hflip": 0.5, "rotate": {"limit": 10, "p": 0.5}},
+        "local": True,
     },
     "binary": {
-        "task": "binary", "image_size": 256, "in_channels": 3, **IMAGENET, "architecture": "unet",
-        "base_channels": 64, "depth": 4, "bilinear": False, "loss": "combined", "loss_weights": (0.5, 0.5),
-        "optimizer": "adam", "lr": 1e-3, "weight_decay": 1e-4, "batch_size": 8, "epochs": 50, "val_split": 0.2,
-        "scheduler": "none", "early_stopping": True, "patience": 15, "monitor": "val_dice", "save_every": 10,
-        "checkpoint_name": "best_model.pth", "threshold": 0.5, "encoder_weights": "none",
+        "task": "binary",
+        "image_size": 256,
+        "in_channels": 3,
+        **IMAGENET,
+        "architecture": "unet",
+        "base_channels": 64,
+        "depth": 4,
+        "bilinear": False,
+        "loss": "combined",
+        "loss_weights": (0.5, 0.5),
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "weight_decay": 1e-4,
+        "batch_size": 8,
+        "epochs": 50,
+        "val_split": 0.2,
+        "scheduler": "none",
+        "early_stopping": True,
+        "patience": 15,
+        "monitor": "val_dice",
+        "save_every": 10,
+        "checkpoint_name": "best_model.pth",
+        "threshold": 0.5,
+        "encoder_weights": "none",
     },
-}  # fmt: skip
+}
 
 # field -> (lowest, highest allowed); None = no limit
 WHOLE_NUMBERS = {
@@ -104,7 +185,14 @@ def test_augmentations_of_the_systems_that_leave_the_strength_open():
     assert cardiac["affine"]["rotate"] == 30
     assert tuple(cardiac["affine"]["scale"]) == (0.8, 1.2)
     binary = make("binary").augment
-    assert set(binary) == {"hflip", "vflip", "rot90", "affine", "brightness_contrast", "gauss_noise"}
+    assert set(binary) == {
+        "hflip",
+        "vflip",
+        "rot90",
+        "affine",
+        "brightness_contrast",
+        "gauss_noise",
+    }
     assert {"scale", "translate", "rotate"} <= set(binary["affine"])
 
 
@@ -119,7 +207,11 @@ def test_phases_of_rsna():
     first = make("rsna", **config.RSNA_PHASES["initial"])
     found = (first.optimizer, first.lr, first.scheduler, first.epochs, first.checkpoint_name)
     assert found == ("adamw", 1e-3, "cosine", 30, "best_model_512.pth")
-    assert (first.batch_size, first.accumulate, first.batch_size * first.accumulate) == (32, 16, 512)
+    assert (first.batch_size, first.accumulate, first.batch_size * first.accumulate) == (
+        32,
+        16,
+        512,
+    )
     second = make("rsna", **config.RSNA_PHASES["refined"], init_from="best_model_512.pth")
     assert (second.lr, second.epochs, second.batch_size, second.accumulate) == (5e-5, 10, 64, 1)
     assert second.checkpoint_name == "best_mobilenet_rsna_refined.pth"
@@ -132,7 +224,16 @@ def test_every_size_is_valid_and_changes_the_effort_only(name, size):
     cfg, full = config.preset(name, size), config.preset(name, "full")
     assert (cfg.preset, cfg.size) == (name, size)
     assert cfg.validate() is cfg
-    for field in ("task", "class_names", "in_channels", "mean", "std", "label_map", "mask_encoding", "architecture"):
+    for field in (
+        "task",
+        "class_names",
+        "in_channels",
+        "mean",
+        "std",
+        "label_map",
+        "mask_encoding",
+        "architecture",
+    ):
         assert getattr(cfg, field) == getattr(full, field), field
     for field in ("val_split", "test_split", "keep_split", "monitor", "checkpoint_name"):
         assert getattr(cfg, field) == getattr(full, field), field
@@ -157,14 +258,18 @@ def test_smoke_variable(monkeypatch):
     assert config.preset("lung").image_size == config.preset("lung", "smoke").image_size == 64
     assert config.pick_size("small") == "smoke"
     assert config.preset("lung", "full").size == "full", "a size that is given wins"
-    assert config.preset("lung", image_size=96, epochs=7).image_size == 96, "a value that is given wins"
+    assert config.preset("lung", image_size=96, epochs=7).image_size == 96, (
+        "a value that is given wins"
+    )
     monkeypatch.setenv("SEGLIB_SMOKE", "0")
     assert config.preset("lung").size == "full"
 
 
 def test_overrides_win_over_every_size():
     for size in SIZES:
-        cfg = config.preset("rsna", size, epochs=77, image_size=(64, 96), encoder_weights="weights.pth")
+        cfg = config.preset(
+            "rsna", size, epochs=77, image_size=(64, 96), encoder_weights="weights.pth"
+        )
         assert (cfg.epochs, cfg.image_size, cfg.encoder_weights) == (77, (64, 96), "weights.pth")
 
 
@@ -223,27 +328,76 @@ def test_the_nearest_name_is_offered(do, meant):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("epochs", 5.0), ("epochs", "5"), ("epochs", True), ("epochs", None), ("epochs", [5]),
-        ("lr", "fast"), ("lr", None), ("lr", True), ("lr", 0), ("lr", -1e-4), ("lr", math.nan), ("lr", math.inf),
-        ("image_size", (256, 256, 3)), ("image_size", (256,)), ("image_size", 256.0), ("image_size", "256"),
-        ("image_size", (256, 4)), ("image_size", 7), ("image_size", ()),
-        ("class_names", "lung"), ("class_names", ()), ("class_names", (1, 2)), ("class_names", None),
-        ("mean", (0.5, math.nan, 0.5)), ("std", (0.2, 0.0, 0.2)), ("std", (-0.2,)),
-        ("keep_split", 1), ("keep_split", "yes"), ("local", None),
-        ("mask_inverted", "yes"), ("mask_inverted", 1),
-        ("mask_encoding", None), ("mask_encoding", {"255,0,0": "one"}),
-        ("label_map", {"5": -1}), ("label_map", {"5": 1.5}), ("label_map", [(5, 1)]),
-        ("val_split", -0.1), ("test_split", -1), ("val_split", math.nan), ("val_split", math.inf),
-        ("loss_weights", (1.0,)), ("loss_weights", (0.5, 0.5, 0.5)), ("loss_weights", (-0.5, 0.5)),
-        ("percentiles", (0.5, 101)), ("percentiles", (0.5,)), ("window_width", 0),
-        ("missing_weight", 1.5), ("threshold", 1.01), ("threshold", -0.01), ("weight_decay", 2),
-        ("focal_gamma", -1), ("clip", -1), ("precision", "fp8"), ("device", "gpu"), ("optimizer", "Adam"),
-        ("task", "regression"), ("data_root", 5), ("num_workers", "all"), ("num_workers", 1.5),
-        ("aspp_rates", (0, 6)), ("aspp_rates", 6), ("augment", {"rotate": {"angle": 10}}),
-        ("augment", {"hflip": 1.5}), ("augment", {"hflip": -0.5}), ("augment", {"hflip": "often"}),
-        ("augment", {"hflip": True}), ("augment", {"rotate": {"limit": 10, "p": 2}}), ("augment", ["hflip"]),
+        ("epochs", 5.0),
+        ("epochs", "5"),
+        ("epochs", True),
+        ("epochs", None),
+        ("epochs", [5]),
+        ("lr", "fast"),
+        ("lr", None),
+        ("lr", True),
+        ("lr", 0),
+        ("lr", -1e-4),
+        ("lr", math.nan),
+        ("lr", math.inf),
+        ("image_size", (256, 256, 3)),
+        ("image_size", (256,)),
+        ("image_size", 256.0),
+        ("image_size", "256"),
+        ("image_size", (256, 4)),
+        ("image_size", 7),
+        ("image_size", ()),
+        ("class_names", "lung"),
+        ("class_names", ()),
+        ("class_names", (1, 2)),
+        ("class_names", None),
+        ("mean", (0.5, math.nan, 0.5)),
+        ("std", (0.2, 0.0, 0.2)),
+        ("std", (-0.2,)),
+        ("keep_split", 1),
+        ("keep_split", "yes"),
+        ("local", None),
+        ("mask_inverted", "yes"),
+        ("mask_inverted", 1),
+        ("mask_encoding", None),
+        ("mask_encoding", {"255,0,0": "one"}),
+        ("label_map", {"5": -1}),
+        ("label_map", {"5": 1.5}),
+        ("label_map", [(5, 1)]),
+        ("val_split", -0.1),
+        ("test_split", -1),
+        ("val_split", math.nan),
+        ("val_split", math.inf),
+        ("loss_weights", (1.0,)),
+        ("loss_weights", (0.5, 0.5, 0.5)),
+        ("loss_weights", (-0.5, 0.5)),
+        ("percentiles", (0.5, 101)),
+        ("percentiles", (0.5,)),
+        ("window_width", 0),
+        ("missing_weight", 1.5),
+        ("threshold", 1.01),
+        ("threshold", -0.01),
+        ("weight_decay", 2),
+        ("focal_gamma", -1),
+        ("clip", -1),
+        ("precision", "fp8"),
+        ("device", "gpu"),
+        ("optimizer", "Adam"),
+        ("task", "regression"),
+        ("data_root", 5),
+        ("num_workers", "all"),
+        ("num_workers", 1.5),
+        ("aspp_rates", (0, 6)),
+        ("aspp_rates", 6),
+        ("augment", {"rotate": {"angle": 10}}),
+        ("augment", {"hflip": 1.5}),
+        ("augment", {"hflip": -0.5}),
+        ("augment", {"hflip": "often"}),
+        ("augment", {"hflip": True}),
+        ("augment", {"rotate": {"limit": 10, "p": 2}}),
+        ("augment", ["hflip"]),
     ],
-)  # fmt: skip
+)
 def test_wrong_type_or_range_is_refused_by_name(field, value):
     cfg = make("palm")
     before = getattr(cfg, field)
@@ -269,7 +423,15 @@ def test_parameters_of_augmentations_are_checked_too(augment):
 
 
 @pytest.mark.parametrize(
-    "table", [{"red": 1}, {"255,0": 1}, {"255,0,0,255": 1}, {"256,0,0": 1}, {"255,0,0": 300}, {"255,0,0": -1}]
+    "table",
+    [
+        {"red": 1},
+        {"255,0": 1},
+        {"255,0,0,255": 1},
+        {"256,0,0": 1},
+        {"255,0,0": 300},
+        {"255,0,0": -1},
+    ],
 )
 def test_a_colour_table_is_checked_at_once(table):
     with pytest.raises(ConfigError, match="^mask_encoding: "):
@@ -330,13 +492,16 @@ def test_whole_numbers_out_of_range_are_refused(field, data):
 
 
 @pytest.mark.parametrize(
-    ("field", "low", "high"), [("missing_weight", 0, 1), ("threshold", 0, 1), ("lr", 1e-8, 10), ("weight_decay", 0, 1)]
+    ("field", "low", "high"),
+    [("missing_weight", 0, 1), ("threshold", 0, 1), ("lr", 1e-8, 10), ("weight_decay", 0, 1)],
 )
 @given(data=st.data())
 def test_numbers_in_and_out_of_range(field, low, high, data):
     inside = data.draw(st.floats(low, high))
     assert config.check(field, inside) == inside
-    outside = data.draw(st.floats(max_value=low, exclude_max=True) | st.floats(min_value=high, exclude_min=True))
+    outside = data.draw(
+        st.floats(max_value=low, exclude_max=True) | st.floats(min_value=high, exclude_min=True)
+    )
     with pytest.raises(ConfigError, match=field):
         config.check(field, outside)
 
@@ -374,7 +539,9 @@ def test_fields_that_do_not_fit_together(name, changes, words):
 
 
 def test_allowed_combinations():
-    assert make(mean=(0.5,), std=(0.25,), in_channels=3).mean == (0.5,), "one value serves all channels"
+    assert make(mean=(0.5,), std=(0.25,), in_channels=3).mean == (0.5,), (
+        "one value serves all channels"
+    )
     assert make("lung", val_split=0.2, test_split=1).test_split == 1, "a share of 1: all"
     assert make("palm", image_size=(256, 128), augment={"hflip": 0.5}).height_width == (256, 128)
 
@@ -470,11 +637,22 @@ def test_every_preset_survives_a_file(tmp_path, name, size, suffix):
 @pytest.mark.parametrize("suffix", [".json", ".toml", ".cfg"])
 def test_changed_values_survive_a_file(tmp_path, suffix):
     cfg = config.preset(
-        "palm", "small", data_root="/data/My Drive/50% = \"half\" #1; C:\\new", image_size=(96, 64), slice_axis=1,
-        augment={"hflip": 0.25, "affine": {"scale": [0.8, 1.25], "rotate": 30, "p": 1}}, mask_inverted=True,
-        mask_encoding={(255, 0, 0): 1, (0, 255, 0): 2}, label_map={7: 1}, num_workers="auto", bilinear=True,
-        class_names=("a b", "it's", "größe"), lr=1e-7, test_split=3, percentiles=(1, 99),
-    )  # fmt: skip
+        "palm",
+        "small",
+        data_root='/data/My Drive/50% = "half" #1; C:\\new',
+        image_size=(96, 64),
+        slice_axis=1,
+        augment={"hflip": 0.25, "affine": {"scale": [0.8, 1.25], "rotate": 30, "p": 1}},
+        mask_inverted=True,
+        mask_encoding={(255, 0, 0): 1, (0, 255, 0): 2},
+        label_map={7: 1},
+        num_workers="auto",
+        bilinear=True,
+        class_names=("a b", "it's", "größe"),
+        lr=1e-7,
+        test_split=3,
+        percentiles=(1, 99),
+    )
     assert config.load(cfg.save(tmp_path / f"run{suffix}")) == cfg
 
 
@@ -548,11 +726,24 @@ def test_settings_cfg_with_three_sections(tmp_path):
     path.write_text(SETTINGS, encoding="utf-8")
     cfg = config.load(path)
     expected = {
-        "preset": "cardiac", "size": "full", "data_root": "data/heart", "image_size": 128, "val_split": 0.25,
-        "class_names": ("background", "a", "b", "c"), "mask_encoding": "index", "epochs": 3, "lr": 1e-4,
-        "early_stopping": True, "augment": {"hflip": 0.5, "rotate": {"limit": 15}}, "aspp_rates": (2, 4),
-        "attention": True, "init_from": None, "batch_size": 16, "loss": "cross_entropy", "monitor": "val_loss",
-    }  # fmt: skip
+        "preset": "cardiac",
+        "size": "full",
+        "data_root": "data/heart",
+        "image_size": 128,
+        "val_split": 0.25,
+        "class_names": ("background", "a", "b", "c"),
+        "mask_encoding": "index",
+        "epochs": 3,
+        "lr": 1e-4,
+        "early_stopping": True,
+        "augment": {"hflip": 0.5, "rotate": {"limit": 15}},
+        "aspp_rates": (2, 4),
+        "attention": True,
+        "init_from": None,
+        "batch_size": 16,
+        "loss": "cross_entropy",
+        "monitor": "val_loss",
+    }
     assert {field: getattr(cfg, field) for field in expected} == expected
     assert config.load(path, epochs=9).epochs == 9, "what is given beside the file wins"
 
@@ -577,7 +768,11 @@ def test_a_file_without_size_follows_the_variable(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.cfg", "[optimizer]\nlr = 1\n", r"a\.cfg: unknown section \[optimizer\]; expected \[data\]"),
+        (
+            "a.cfg",
+            "[optimizer]\nlr = 1\n",
+            r"a\.cfg: unknown section \[optimizer\]; expected \[data\]",
+        ),
         ("a.cfg", "lr = 1\n", r"a\.cfg: not readable as a config"),
         ("a.cfg", "[data]\nlr = 1\nlr = 2\n", r"a\.cfg: not readable as a config"),
         ("a.cfg", "[training]\npreset = lung\nepochs = many\n", "epochs: 'many' is not allowed"),
@@ -618,25 +813,58 @@ def test_saving_under_another_suffix_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("field", "text", "value"),
     [
-        ("epochs", "20", 20), ("epochs", " 20 ", 20), ("lr", "1e-4", 1e-4), ("lr", "0.001", 0.001), ("lr", "1", 1.0),
-        ("image_size", "256", 256), ("image_size", "256,128", (256, 128)), ("image_size", "(256, 128)", (256, 128)),
+        ("epochs", "20", 20),
+        ("epochs", " 20 ", 20),
+        ("lr", "1e-4", 1e-4),
+        ("lr", "0.001", 0.001),
+        ("lr", "1", 1.0),
+        ("image_size", "256", 256),
+        ("image_size", "256,128", (256, 128)),
+        ("image_size", "(256, 128)", (256, 128)),
         ("image_size", "[256, 128]", (256, 128)),
-        ("class_names", "lung", ("lung",)), ("class_names", "a,b", ("a", "b")), ("class_names", "a, b", ("a", "b")),
+        ("class_names", "lung", ("lung",)),
+        ("class_names", "a,b", ("a", "b")),
+        ("class_names", "a, b", ("a", "b")),
         ("class_names", '["a b", "c"]', ("a b", "c")),
-        ("mean", "0.5", (0.5,)), ("mean", "0.5,0.4,0.3", (0.5, 0.4, 0.3)), ("aspp_rates", "6", (6,)),
-        ("bilinear", "true", True), ("bilinear", "True", True), ("bilinear", "no", False), ("bilinear", "off", False),
-        ("mask_inverted", "auto", "auto"), ("mask_inverted", "yes", True), ("mask_inverted", "false", False),
-        ("scheduler", "none", "none"), ("encoder_weights", "none", "none"), ("data_root", "none", None),
-        ("data_root", "", None), ("data_root", "123", "123"), ("data_root", "true", "true"), ("work_dir", "5", "5"),
-        ("slice_axis", "none", None), ("slice_axis", "2", 2), ("window_level", "None", None),
-        ("window_level", "-50", -50.0), ("num_workers", "auto", "auto"), ("num_workers", "4", 4),
-        ("mask_encoding", "index", "index"), ("mask_encoding", '{"255,0,0": 1}', {"255,0,0": 1}),
-        ("mask_encoding", "{(255, 0, 0): 1}", {"255,0,0": 1}), ("label_map", '{"5": 1}', {"5": 1}),
-        ("label_map", "{5: 1}", {"5": 1}), ("augment", "{}", {}),
-        ("augment", '{"hflip": 0.5, "rotate": {"limit": 10}}', {"hflip": 0.5, "rotate": {"limit": 10}}),
-        ("percentiles", "0.5, 99.5", (0.5, 99.5)), ("percentiles", "none", None), ("test_split", "50", 50.0),
+        ("mean", "0.5", (0.5,)),
+        ("mean", "0.5,0.4,0.3", (0.5, 0.4, 0.3)),
+        ("aspp_rates", "6", (6,)),
+        ("bilinear", "true", True),
+        ("bilinear", "True", True),
+        ("bilinear", "no", False),
+        ("bilinear", "off", False),
+        ("mask_inverted", "auto", "auto"),
+        ("mask_inverted", "yes", True),
+        ("mask_inverted", "false", False),
+        ("scheduler", "none", "none"),
+        ("encoder_weights", "none", "none"),
+        ("data_root", "none", None),
+        ("data_root", "", None),
+        ("data_root", "123", "123"),
+        ("data_root", "true", "true"),
+        ("work_dir", "5", "5"),
+        ("slice_axis", "none", None),
+        ("slice_axis", "2", 2),
+        ("window_level", "None", None),
+        ("window_level", "-50", -50.0),
+        ("num_workers", "auto", "auto"),
+        ("num_workers", "4", 4),
+        ("mask_encoding", "index", "index"),
+        ("mask_encoding", '{"255,0,0": 1}', {"255,0,0": 1}),
+        ("mask_encoding", "{(255, 0, 0): 1}", {"255,0,0": 1}),
+        ("label_map", '{"5": 1}', {"5": 1}),
+        ("label_map", "{5: 1}", {"5": 1}),
+        ("augment", "{}", {}),
+        (
+            "augment",
+            '{"hflip": 0.5, "rotate": {"limit": 10}}',
+            {"hflip": 0.5, "rotate": {"limit": 10}},
+        ),
+        ("percentiles", "0.5, 99.5", (0.5, 99.5)),
+        ("percentiles", "none", None),
+        ("test_split", "50", 50.0),
     ],
-)  # fmt: skip
+)
 def test_parse(field, text, value):
     found = config.parse(field, text)
     assert found == value
@@ -646,11 +874,22 @@ def test_parse(field, text, value):
 @pytest.mark.parametrize(
     ("field", "text"),
     [
-        ("epochs", "many"), ("epochs", "1.5"), ("epochs", ""), ("epochs", "0"), ("lr", "fast"), ("lr", "none"),
-        ("bilinear", "maybe"), ("image_size", "256x128"), ("image_size", "1,2,3"), ("loss", "DICE"),
-        ("percentiles", "1"), ("augment", "hflip"), ("label_map", "5"), ("epochs", "__import__('os')"),
+        ("epochs", "many"),
+        ("epochs", "1.5"),
+        ("epochs", ""),
+        ("epochs", "0"),
+        ("lr", "fast"),
+        ("lr", "none"),
+        ("bilinear", "maybe"),
+        ("image_size", "256x128"),
+        ("image_size", "1,2,3"),
+        ("loss", "DICE"),
+        ("percentiles", "1"),
+        ("augment", "hflip"),
+        ("label_map", "5"),
+        ("epochs", "__import__('os')"),
     ],
-)  # fmt: skip
+)
 def test_parse_refuses(field, text):
     with pytest.raises(ConfigError, match=rf"^{field}: "):
         config.parse(field, text)
@@ -670,6 +909,8 @@ def test_parse_raises_nothing_but_config_errors(field, text):
 def test_every_saved_value_can_be_typed(name, size):
     cfg = config.preset(name, size)
     for field, value in cfg.to_dict().items():
-        text = value if isinstance(value, str) else json.dumps(value) if value is not None else "none"
+        text = (
+            value if isinstance(value, str) else json.dumps(value) if value is not None else "none"
+        )
         typed = text.capitalize() if text in ("true", "false") else text
         assert config.parse(field, typed) == getattr(cfg, field), field

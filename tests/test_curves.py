@@ -48,15 +48,35 @@ def scored(kind, n=200_000, seed=0):
 
 
 KINDS = [
-    "uniform", "network", "saturated", "0, 1 and next to 1", "constant", "two decimals", "8 bit", "half precision",
-    "tiny", "all around 1e-5", "tiny and tied", "rare", "rare and tiny",
-]  # fmt: skip
-TIED = ["0, 1 and next to 1", "constant", "two decimals", "8 bit", "half precision", "tiny and tied"]
+    "uniform",
+    "network",
+    "saturated",
+    "0, 1 and next to 1",
+    "constant",
+    "two decimals",
+    "8 bit",
+    "half precision",
+    "tiny",
+    "all around 1e-5",
+    "tiny and tied",
+    "rare",
+    "rare and tiny",
+]
+TIED = [
+    "0, 1 and next to 1",
+    "constant",
+    "two decimals",
+    "8 bit",
+    "half precision",
+    "tiny and tied",
+]
 
 # the ends, the middle, neighbours in float32, and where the width of the bins changes
 EDGES = [0.0, 2.0**-126, 2.0**-24, 2.0**-18, 1e-5, 0.3, 0.5, 1 - 2.0**-9, 1 - 2.0**-24, 1.0]
 SCORE = st.sampled_from([float(np.float32(edge)) for edge in EDGES])
-SCORE |= st.floats(0, 1, width=32, allow_subnormal=False)  # a process may take subnormal numbers for 0
+SCORE |= st.floats(
+    0, 1, width=32, allow_subnormal=False
+)  # a process may take subnormal numbers for 0
 
 
 @st.composite
@@ -77,7 +97,9 @@ def test_bins_rise_with_the_score_and_are_found_back():
     assert (np.diff(lowest) > 0).all() and lowest[0] == 0
     np.testing.assert_array_equal(curves._bins(lowest.view(np.float32)), bins)
     np.testing.assert_array_equal(curves._bins((lowest[1:] - 1).view(np.float32)), bins[:-1])
-    assert np.diff(lowest[::8]).max() <= 2**15  # what makes the last 15 bits name one score of eight bins
+    assert (
+        np.diff(lowest[::8]).max() <= 2**15
+    )  # what makes the last 15 bits name one score of eight bins
     everything = HistogramROC().update(lowest.view(np.float32), bins % 2)
     assert (everything.counts.sum(axis=1) == 1).all()
     assert everything.counts.nbytes + everything._only.nbytes < 25e6
@@ -92,8 +114,12 @@ def test_hard_scores_agree_with_scikit_learn(kind):
     found = HistogramROC().update(prob, truth)
     assert abs(found.auc() - sk.roc_auc_score(truth, prob)) <= found.bound() < 1e-5
     assert found.bound() < 2e-12 if kind in TIED else found.bound() > 1e-12
-    loose = 1e-5 if kind == "tiny" else 1e-6  # 16,000 positives: a single place at the top of the list is 6e-5
-    assert found.average_precision() == pytest.approx(sk.average_precision_score(truth, prob), abs=loose)
+    loose = (
+        1e-5 if kind == "tiny" else 1e-6
+    )  # 16,000 positives: a single place at the top of the list is 6e-5
+    assert found.average_precision() == pytest.approx(
+        sk.average_precision_score(truth, prob), abs=loose
+    )
     wide = prob.astype(np.float64)
     assert found.brier() == pytest.approx(sk.brier_score_loss(truth, wide), abs=1e-7)
     clipped = np.clip(wide, 1e-7, 1 - 1e-7)
@@ -121,7 +147,9 @@ def test_curves_of_tied_scores_are_scikit_learns_point_by_point(kind):
         np.testing.assert_allclose(ours, theirs, atol=1e-12)
     for ours, theirs in zip(found.precision_recall(), sk.precision_recall_curve(truth, prob)):
         np.testing.assert_allclose(ours, theirs, atol=1e-12)
-    assert found.average_precision() == pytest.approx(sk.average_precision_score(truth, prob), abs=1e-12)
+    assert found.average_precision() == pytest.approx(
+        sk.average_precision_score(truth, prob), abs=1e-12
+    )
 
 
 def test_every_point_of_a_curve_is_exact_at_its_threshold():
@@ -143,7 +171,9 @@ def test_torchmetrics_agrees():
     found = HistogramROC().update(prob, truth)
     scores, target = torch.from_numpy(prob), torch.from_numpy(truth).long()
     assert found.auc() == pytest.approx(tm.binary_auroc(scores, target).item(), abs=1e-6)
-    assert found.average_precision() == pytest.approx(tm.binary_average_precision(scores, target).item(), abs=1e-6)
+    assert found.average_precision() == pytest.approx(
+        tm.binary_average_precision(scores, target).item(), abs=1e-6
+    )
     error = tm.binary_calibration_error(scores, target, n_bins=16).item()
     assert found.ece(16) == pytest.approx(error, abs=1e-6)
 
@@ -175,7 +205,11 @@ def test_counts_beyond_32_bits():
     found = HistogramROC().update([0.2, 0.7], [0, 1])
     for _ in range(32):
         found.merge(found)
-    assert found.counts.sum() == 2**33 and found.auc() == 1 and found.brier() == pytest.approx((0.04 + 0.09) / 2)
+    assert (
+        found.counts.sum() == 2**33
+        and found.auc() == 1
+        and found.brier() == pytest.approx((0.04 + 0.09) / 2)
+    )
 
 
 @given(pixels())
@@ -201,7 +235,8 @@ def test_ignored_pixels_do_not_count(pair, data):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
-    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif("not torch.cuda.is_available()"))]
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif("not torch.cuda.is_available()"))],
 )
 def test_tensors_of_every_type_and_shape(dtype, device):
     prob, truth = (torch.from_numpy(a[:1200]) for a in scored("network"))
@@ -210,7 +245,9 @@ def test_tensors_of_every_type_and_shape(dtype, device):
     shaped = prob.reshape(2, 3, 200).transpose(0, 2).to(device)
     target = truth.reshape(2, 3, 200).transpose(0, 2).to(torch.uint8).to(device)
     np.testing.assert_array_equal(HistogramROC().update(shaped, target).counts, expected.counts)
-    np.testing.assert_array_equal(HistogramROC().update(shaped, target.bool()).counts, expected.counts)
+    np.testing.assert_array_equal(
+        HistogramROC().update(shaped, target.bool()).counts, expected.counts
+    )
 
 
 @pytest.mark.parametrize(
@@ -241,11 +278,20 @@ def test_one_label_or_no_pixel_is_not_a_number_without_a_warning(truth):
     found = HistogramROC().update(np.linspace(0.2, 0.8, len(truth)), np.array(truth, np.uint8))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert math.isnan(found.auc()) and math.isnan(found.bound()) and math.isnan(found.best_threshold())
+        assert (
+            math.isnan(found.auc())
+            and math.isnan(found.bound())
+            and math.isnan(found.best_threshold())
+        )
         fpr, tpr, thresholds = found.roc()
         assert len(fpr) == len(tpr) == len(thresholds) == len(truth) + 1
         assert math.isnan(found.average_precision()) == (1 not in truth)
-        assert math.isnan(found.brier()) == math.isnan(found.ece()) == math.isnan(found.log_loss()) == (not truth)
+        assert (
+            math.isnan(found.brier())
+            == math.isnan(found.ece())
+            == math.isnan(found.log_loss())
+            == (not truth)
+        )
         assert found.sweep()["tp"].max() == sum(truth) and len(found.reliability(4)["n"]) == 4
         found.precision_recall()
 
@@ -282,13 +328,21 @@ def test_best_threshold_is_the_best(pair, metric):
     prob, truth = pair
     found = HistogramROC().update(prob, truth)
     best = found.best_threshold(metric)
-    scores = [float(metrics.ratios(**metrics.counts(prob >= t, truth))[metric]) for t in np.unique(prob)]
+    scores = [
+        float(metrics.ratios(**metrics.counts(prob >= t, truth))[metric]) for t in np.unique(prob)
+    ]
     reached = float(metrics.ratios(**metrics.counts(prob >= np.float32(best), truth))[metric])
-    assert reached == pytest.approx(max(scores)) if found.bound() < 2e-12 else reached <= max(scores) + 1e-12
+    assert (
+        reached == pytest.approx(max(scores))
+        if found.bound() < 2e-12
+        else reached <= max(scores) + 1e-12
+    )
 
 
 def test_best_threshold_lies_in_the_middle_of_a_gap():
-    assert HistogramROC().update([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1]).best_threshold() == pytest.approx(0.5)
+    assert HistogramROC().update(
+        [0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1]
+    ).best_threshold() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -304,13 +358,17 @@ def test_reliability_is_scikit_learns_calibration_curve(kind, rows, close):
     prob, truth = scored(kind)
     found = HistogramROC().update(prob, truth)
     table = found.reliability(rows)
-    observed, predicted = sklearn.calibration.calibration_curve(truth, prob.astype(np.float64), n_bins=rows)
+    observed, predicted = sklearn.calibration.calibration_curve(
+        truth, prob.astype(np.float64), n_bins=rows
+    )
     used = table["n"] > 0
     np.testing.assert_allclose(table["observed"][used], observed, atol=close)
     np.testing.assert_allclose(table["predicted"][used], predicted, atol=close)
     assert table["n"].sum() == len(prob)
     place = np.searchsorted(np.linspace(0, 1, 16)[1:-1], prob)
-    gaps = [np.abs(np.sum(truth[place == b] - prob[place == b].astype(np.float64))) for b in range(15)]
+    gaps = [
+        np.abs(np.sum(truth[place == b] - prob[place == b].astype(np.float64))) for b in range(15)
+    ]
     assert found.ece() == pytest.approx(sum(gaps) / len(prob), abs=1e-6)
 
 
@@ -330,7 +388,9 @@ def test_thin_keeps_the_ends_and_the_shape():
 def test_temperature_is_the_minimum_of_the_log_loss(task, true):
     torch.manual_seed(0)
     k = 1 if task == "binary" else 3
-    logits = 2 * torch.randn(2, k, 40, 40)  # calibrated; the network gives them `true` times too large
+    logits = 2 * torch.randn(
+        2, k, 40, 40
+    )  # calibrated; the network gives them `true` times too large
     prob = metrics.probabilities(logits, task)
     if task == "multiclass":
         target = torch.multinomial(prob.movedim(1, -1).reshape(-1, k), 1).reshape(2, 40, 40)
@@ -338,9 +398,15 @@ def test_temperature_is_the_minimum_of_the_log_loss(task, true):
     else:
         target = torch.bernoulli(prob)
         loss = torch.nn.functional.binary_cross_entropy_with_logits
-    best = scipy.optimize.minimize_scalar(lambda t: loss(true * logits / t, target).item(), bounds=(0.1, 9)).x
+    best = scipy.optimize.minimize_scalar(
+        lambda t: loss(true * logits / t, target).item(), bounds=(0.1, 9)
+    ).x
     ignored, noise = torch.full_like(target[:1], 255), torch.randn(1, k, 40, 40)
-    found = curves.Temperature(task, step=1).update(true * logits[:1], target[:1]).update(true * logits[1:], target[1:])
+    found = (
+        curves.Temperature(task, step=1)
+        .update(true * logits[:1], target[:1])
+        .update(true * logits[1:], target[1:])
+    )
     assert found.update(noise, ignored).value() == pytest.approx(best, rel=5e-3)
     assert found.value() == pytest.approx(true, rel=0.15)
     assert found.n == target.numel()
@@ -352,5 +418,9 @@ def test_temperature_is_the_minimum_of_the_log_loss(task, true):
 def test_temperature_of_nothing_of_certainty_and_of_a_step():
     assert curves.Temperature("binary").value() == 1
     logits = torch.tensor([[[[-1.0, 1.0]]]])
-    assert curves.Temperature("binary", step=1).update(logits, logits > 0).value() == pytest.approx(1 / 8, rel=0.2)
-    assert curves.Temperature("binary").update(torch.zeros(1, 1, 9, 9), torch.zeros(1, 1, 9, 9)).n == 9
+    assert curves.Temperature("binary", step=1).update(logits, logits > 0).value() == pytest.approx(
+        1 / 8, rel=0.2
+    )
+    assert (
+        curves.Temperature("binary").update(torch.zeros(1, 1, 9, 9), torch.zeros(1, 1, 9, 9)).n == 9
+    )

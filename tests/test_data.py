@@ -28,7 +28,9 @@ CLASSES = ("atrophy", "detachment", "disc")
 def lung(lung_tree, tmp_path_factory):
     """(store, cfg) of the lung phantoms in three parts: 9 training, 3 validation and 4 test images."""
     work = tmp_path_factory.mktemp("work")
-    cfg = config.preset("lung", "smoke", data_root=str(lung_tree), work_dir=str(work), test_split=4, val_split=3)
+    cfg = config.preset(
+        "lung", "smoke", data_root=str(lung_tree), work_dir=str(work), test_split=4, val_split=3
+    )
     return prepare.build(layouts.scan(cfg), cfg), cfg
 
 
@@ -42,7 +44,11 @@ def hand_store(folder, images, masks, splits, class_names, missing=(), **columns
         masks[row, ..., class_names.index(name)] = 255
     np.save(folder / "images.npy", images)
     np.save(folder / "masks.npy", masks)
-    table = {"case": [f"case{i}" for i in range(n)], "patient": [f"p{i}" for i in range(n)], "split": splits}
+    table = {
+        "case": [f"case{i}" for i in range(n)],
+        "patient": [f"p{i}" for i in range(n)],
+        "split": splits,
+    }
     table |= {
         "image": [f"{i}.png" for i in range(n)],
         **cells,
@@ -50,7 +56,11 @@ def hand_store(folder, images, masks, splits, class_names, missing=(), **columns
         "height": images.shape[1],
         "width": images.shape[2],
     }
-    info = {"inverted": dict.fromkeys(class_names, False), "class_names": list(class_names), "notes": []}
+    info = {
+        "inverted": dict.fromkeys(class_names, False),
+        "class_names": list(class_names),
+        "notes": [],
+    }
     report = prepare.DataReport(pd.DataFrame(), pd.DataFrame(), [])
     return prepare.Store(folder, pd.DataFrame({**table, **columns, "row": range(n)}), report, info)
 
@@ -63,11 +73,17 @@ def multilabel_store(folder, n=9, side=64, padding=8):
     masks = np.zeros((n, side, side, 3), np.uint8)
     for i, k in np.ndindex(n, 3):
         y, x = rng.uniform(0.35, 0.65, 2) * side
-        masks[i, ..., k] = (rows - y) ** 2 + (columns - x) ** 2 < (rng.uniform(0.12, 0.25) * side) ** 2
+        masks[i, ..., k] = (rows - y) ** 2 + (columns - x) ** 2 < (
+            rng.uniform(0.12, 0.25) * side
+        ) ** 2
     images = np.where(masks == 1, 200, 40).astype(np.uint8)
     for frame, fill in ((images, 0), (masks, 255)):
         frame[:, :padding] = frame[:, side - padding :] = fill
-    missing = [(i, "detachment") for i in range(0, n, 2)] + [(1, "atrophy")] + [(5, name) for name in CLASSES]
+    missing = (
+        [(i, "detachment") for i in range(0, n, 2)]
+        + [(1, "atrophy")]
+        + [(5, name) for name in CLASSES]
+    )
     splits = ["train"] * (n - 4) + ["val"] * 2 + ["test"] * 2
     return hand_store(folder, images, masks, splits, CLASSES, missing)
 
@@ -103,12 +119,18 @@ def test_multilabel_batch_knows_which_masks_are_missing(tmp_path):
     there = batch["mask"][batch["annotated"]]
     assert (there[:, :8] == 255).all() and (there[:, -8:] == 255).all()
     assert set(there[:, 8:-8].unique().tolist()) == {0, 1}
-    assert data.loaders(store, palm())["val"].dataset.annotated.tolist() == [[False] * 3, [True, False, True]]
+    assert data.loaders(store, palm())["val"].dataset.annotated.tolist() == [
+        [False] * 3,
+        [True, False, True],
+    ]
 
 
 def test_multiclass_batch_is_a_label_map(tmp_path):
     rng = np.random.default_rng(0)
-    images, masks = rng.integers(0, 256, (4, 64, 64, 1), np.uint8), rng.integers(0, 4, (4, 64, 64, 1), np.uint8)
+    images, masks = (
+        rng.integers(0, 256, (4, 64, 64, 1), np.uint8),
+        rng.integers(0, 4, (4, 64, 64, 1), np.uint8),
+    )
     masks[:, :5] = 255
     store = hand_store(tmp_path / "store", images, masks, ["train"] * 4, ("labels",))
     cfg = config.preset("cardiac", "smoke", architecture="unet", augment={}, crop=1.0)
@@ -118,7 +140,12 @@ def test_multiclass_batch_is_a_label_map(tmp_path):
     assert batch["annotated"].tolist() == [[True] * 4] * 4
     assert torch.equal(batch["mask"], torch.from_numpy(masks[batch["index"].numpy(), ..., 0]))
 
-    store.cases["annotated"] = ["background,myocardium", "background", "", ",".join(cfg.class_names)]
+    store.cases["annotated"] = [
+        "background,myocardium",
+        "background",
+        "",
+        ",".join(cfg.class_names),
+    ]
     expected = [[True, False, True, False], [True, False, False, False], [False] * 4, [True] * 4]
     assert data.loaders(store, cfg)["train"].dataset.annotated.tolist() == expected
 
@@ -131,8 +158,12 @@ def test_pixels_of_classes_that_are_not_annotated_are_ignored(tmp_path):
         Image.fromarray(rng.integers(0, 256, (64, 64), np.uint8)).save(tmp_path / f"image{i}.png")
         Image.fromarray(labels[i]).save(tmp_path / f"labels{i}.png")
     table = {"case": ["a", "b"], "patient": ["a", "b"], "split": "test"}
-    table |= {name: [str(tmp_path / f"{name}{i}.png") for i in range(2)] for name in ("image", "labels")}
-    cfg = config.preset("cardiac", "smoke", architecture="unet", work_dir=str(tmp_path / "work"), batch_size=2)
+    table |= {
+        name: [str(tmp_path / f"{name}{i}.png") for i in range(2)] for name in ("image", "labels")
+    }
+    cfg = config.preset(
+        "cardiac", "smoke", architecture="unet", work_dir=str(tmp_path / "work"), batch_size=2
+    )
     partly = ["background,myocardium", ",".join(cfg.class_names)]
     store = prepare.build(pd.DataFrame({**table, "annotated": partly}), cfg)
     mask = next(iter(data.loaders(store, cfg)["test"]))["mask"].numpy()
@@ -156,7 +187,9 @@ def test_an_empty_part_is_an_empty_loader(tmp_path):
         assert list(batches["val"]) == list(batches["test"]) == []
 
 
-@pytest.mark.parametrize(("n", "batch_size", "sizes"), [(9, 4, [4, 4]), (8, 4, [4, 4]), (7, 4, [4, 3]), (1, 4, [1])])
+@pytest.mark.parametrize(
+    ("n", "batch_size", "sizes"), [(9, 4, [4, 4]), (8, 4, [4, 4]), (7, 4, [4, 3]), (1, 4, [1])]
+)
 def test_no_training_batch_of_one(tmp_path, n, batch_size, sizes):
     """Batch norm takes no mean of one value; nothing is dropped from the other parts."""
     store = multilabel_store(tmp_path / "store")
@@ -164,7 +197,10 @@ def test_no_training_batch_of_one(tmp_path, n, batch_size, sizes):
     loader = data.loaders(store, palm(batch_size=batch_size))["train"]
     assert [len(batch["index"]) for batch in loader] == sizes and len(loader) == len(sizes)
     store.cases = store.cases.assign(split="test")
-    seen = [batch["index"].tolist() for batch in data.loaders(store, palm(batch_size=batch_size))["test"]]
+    seen = [
+        batch["index"].tolist()
+        for batch in data.loaders(store, palm(batch_size=batch_size))["test"]
+    ]
     assert sum(seen, []) == list(range(n))
 
 
@@ -187,7 +223,10 @@ def test_normalisation_is_torchvisions(mean, std, channels):
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_normalisation_of_any_view_is_the_table(channels):
     rng = np.random.default_rng(0)
-    image, table = rng.integers(0, 256, (9, 8, channels), np.uint8), rng.random((channels, 256), np.float32)
+    image, table = (
+        rng.integers(0, 256, (9, 8, channels), np.uint8),
+        rng.random((channels, 256), np.float32),
+    )
     for view in (image, image[::-1], image[:, ::-2], image[2:7, 1:4], image.transpose(1, 0, 2)):
         expected = [table[c][view[..., c]] for c in range(channels)]
         np.testing.assert_array_equal(data.normalise(view, table), expected)
@@ -244,7 +283,9 @@ def apply(augment, image, masks, seed=0):
 
 def test_parameters_above_are_those_of_config():
     """The tables of this file must not fall behind."""
-    assert {name: tuple(PARAMETERS.get(name, ())) for name in config.AUGMENTATIONS} == config.AUGMENTATIONS
+    assert {
+        name: tuple(PARAMETERS.get(name, ())) for name in config.AUGMENTATIONS
+    } == config.AUGMENTATIONS
 
 
 @pytest.mark.parametrize("name", config.AUGMENTATIONS)
@@ -256,12 +297,20 @@ def test_every_augmentation_works_without_warnings(name, given):
         warnings.simplefilter("error")
         options = {**PARAMETERS.get(name, {}), "p": 1.0} if given else 1.0
         config.preset("binary", augment={name: options})
-        results = [apply({name: options}, image.copy(), [m.copy() for m in masks], seed) for seed in range(8)]
+        results = [
+            apply({name: options}, image.copy(), [m.copy() for m in masks], seed)
+            for seed in range(8)
+        ]
     assert any(not np.array_equal(image, changed) for changed, _ in results)
     for changed, planes in results:
         assert changed.shape == image.shape and changed.dtype == np.uint8
-        assert all(p.shape == (64, 64) and p.dtype == np.uint8 and set(np.unique(p)) <= {0, 1, 255} for p in planes)
-        assert (planes[2] == 255).all()  # a missing mask stays missing: no rotation makes truth out of it
+        assert all(
+            p.shape == (64, 64) and p.dtype == np.uint8 and set(np.unique(p)) <= {0, 1, 255}
+            for p in planes
+        )
+        assert (
+            planes[2] == 255
+        ).all()  # a missing mask stays missing: no rotation makes truth out of it
         if name not in MOVES:
             assert all(np.array_equal(plane, mask) for plane, mask in zip(planes, masks))
 
@@ -279,7 +328,9 @@ def test_parameters_reach_the_transform(name):
 def test_probability_zero_changes_nothing():
     image, masks = scene()
     changed, planes = apply(dict.fromkeys(config.AUGMENTATIONS, 0.0), image, masks)
-    assert np.array_equal(changed, image) and all(np.array_equal(a, b) for a, b in zip(planes, masks))
+    assert np.array_equal(changed, image) and all(
+        np.array_equal(a, b) for a, b in zip(planes, masks)
+    )
 
 
 @pytest.mark.parametrize("name", MOVES)
@@ -291,7 +342,9 @@ def test_image_and_masks_move_together(name):
     image = np.repeat(200 * mask[..., None], 3, axis=2)
     moved = 0
     for seed in range(8):
-        changed, (plane,) = apply({name: {**PARAMETERS.get(name, {}), "p": 1.0}}, image, [mask], seed)
+        changed, (plane,) = apply(
+            {name: {**PARAMETERS.get(name, {}), "p": 1.0}}, image, [mask], seed
+        )
         shown, known = changed[..., 0] > 100, plane != 255
         wrong = (shown != (plane == 1)) & known
         assert not wrong.any() if name in EXACT else wrong.sum() <= 0.15 * mask.sum()
@@ -332,7 +385,10 @@ def test_the_limit_of_grid_distortion_is_how_far_it_moves():
     rim = ndimage.binary_dilation(mask, iterations=2) & ~ndimage.binary_erosion(mask, iterations=2)
     changed = {}
     for limit in (0, 0.3):
-        planes = [apply({"grid_distortion": {"limit": limit, "p": 1.0}}, mask, [mask], seed)[1][0] for seed in range(4)]
+        planes = [
+            apply({"grid_distortion": {"limit": limit, "p": 1.0}}, mask, [mask], seed)[1][0]
+            for seed in range(4)
+        ]
         changed[limit] = [((plane != mask) & ~rim)[:-1, :-1].sum() for plane in planes]
     assert not any(changed[0]) and all(changed[0.3]) and max(changed[0.3]) > 20
 
@@ -365,7 +421,12 @@ def test_strengths_stay_within_their_limits():
 
 # ---- the same items however many processes load them
 
-AUGMENT = {"hflip": 0.5, "rotate": {"limit": 40, "p": 0.9}, "gauss_noise": 0.9, "coarse_dropout": 0.5}
+AUGMENT = {
+    "hflip": 0.5,
+    "rotate": {"limit": 40, "p": 0.9},
+    "gauss_noise": 0.9,
+    "coarse_dropout": 0.5,
+}
 
 
 def passes(loader, epochs=(0, 1)):
@@ -378,7 +439,12 @@ def passes(loader, epochs=(0, 1)):
 
 
 def same(first, second):
-    return all(torch.equal(a[key], b[key]) for one, two in zip(first, second) for a, b in zip(one, two) for key in a)
+    return all(
+        torch.equal(a[key], b[key])
+        for one, two in zip(first, second)
+        for a, b in zip(one, two)
+        for key in a
+    )
 
 
 @pytest.fixture(scope="module")
@@ -405,7 +471,12 @@ def test_items_are_the_same_in_spawned_workers(lung, without_workers):
     made = data.loaders(store, cfg)["train"]
     made.dataset[0]  # its arrays are open now and must not travel
     loader = DataLoader(
-        made.dataset, batch_size=4, sampler=made.sampler, drop_last=True, num_workers=1, multiprocessing_context="spawn"
+        made.dataset,
+        batch_size=4,
+        sampler=made.sampler,
+        drop_last=True,
+        num_workers=1,
+        multiprocessing_context="spawn",
     )
     assert same(passes(loader, epochs=(1,)), without_workers[1:])
 
@@ -420,7 +491,9 @@ def test_an_item_depends_on_seed_epoch_and_index_only(lung, without_workers):
                 assert item["index"] == index and torch.equal(item["image"], batch["image"][k])
                 assert torch.equal(item["mask"], batch["mask"][k])
     other = data.loaders(store, cfg.replace(augment=AUGMENT, seed=cfg.seed + 1))["train"].dataset
-    different = [not torch.equal(other[i]["image"], dataset[i]["image"]) for i in range(len(dataset))]
+    different = [
+        not torch.equal(other[i]["image"], dataset[i]["image"]) for i in range(len(dataset))
+    ]
     assert sum(different) >= 8
 
 
@@ -430,7 +503,9 @@ def test_epochs_differ_in_order_and_augmentation(lung, without_workers):
     n = len(dataset)
     different = [not torch.equal(dataset[i]["image"], dataset[n + i]["image"]) for i in range(n)]
     assert sum(different) >= 8
-    orders = [[i for batch in batches for i in batch["index"].tolist()] for batches in without_workers]
+    orders = [
+        [i for batch in batches for i in batch["index"].tolist()] for batches in without_workers
+    ]
     assert orders[0] != orders[1] and orders[0] != sorted(orders[0])
 
 
@@ -470,8 +545,12 @@ def test_training_sees_pieces_and_validation_whole_frames(tmp_path, augment):
     rng = np.random.default_rng(0)
     masks = rng.integers(0, 4, (6, 64, 96, 1), np.uint8)
     splits = ["train"] * 4 + ["val"] * 2
-    store = hand_store(tmp_path / "store", masks * 60, masks, splits, ("labels",))  # the image tells the class
-    cfg = config.preset("cardiac", "smoke", image_size=(64, 96), crop=0.5, augment={}).replace(augment=augment)
+    store = hand_store(
+        tmp_path / "store", masks * 60, masks, splits, ("labels",)
+    )  # the image tells the class
+    cfg = config.preset("cardiac", "smoke", image_size=(64, 96), crop=0.5, augment={}).replace(
+        augment=augment
+    )
     loaders = data.loaders(store, cfg)
     batch = next(iter(loaders["train"]))
     assert batch["image"].shape == (4, 1, 32, 32) and batch["mask"].shape == (4, 32, 32)
@@ -490,9 +569,14 @@ def test_pieces_hold_the_structure_more_often_than_chance():
     pipeline = data.augmentation({}, (32, 32))
     pipeline.set_random_seed(0)
     unknown = np.full_like(mask, 255)  # a class without a mask hides none of the others
-    held = [(pipeline(image=image, masks=[mask, unknown])["masks"][0] == 1).any() for _ in range(400)]
+    held = [
+        (pipeline(image=image, masks=[mask, unknown])["masks"][0] == 1).any() for _ in range(400)
+    ]
     assert abs(np.mean(held) - data.FOREGROUND) < 0.08
-    assert pipeline(image=image, masks=[mask * 0])["masks"][0].shape == (32, 32)  # nothing there: anywhere
+    assert pipeline(image=image, masks=[mask * 0])["masks"][0].shape == (
+        32,
+        32,
+    )  # nothing there: anywhere
 
 
 # ---- shares of the classes
@@ -511,7 +595,9 @@ def test_class_shares_are_those_of_the_known_pixels(tmp_path):
 
     planes = np.concatenate([dots, masks == 2, masks == 0], axis=-1).astype(np.uint8)
     missing = [(i, "detachment") for i in range(4)] + [(0, "atrophy")]
-    store = hand_store(tmp_path / "b", np.repeat(masks, 3, -1), planes, ["train"] * 4 + ["val"], CLASSES, missing)
+    store = hand_store(
+        tmp_path / "b", np.repeat(masks, 3, -1), planes, ["train"] * 4 + ["val"], CLASSES, missing
+    )
     shares = data.loaders(store, palm())["train"].dataset.class_shares()
     assert np.isnan(shares[1])
     assert shares[[0, 2]] == pytest.approx([planes[1:4, ..., 0].mean(), planes[:4, ..., 2].mean()])
@@ -525,10 +611,14 @@ def test_only_training_is_shuffled_and_augmented(lung, part):
     images, _ = store.open()
     table = data.normalisation_table(cfg.mean, cfg.std, 1)
     for batches in passes(loader, epochs=(0, 5)):
-        assert [i for batch in batches for i in batch["index"].tolist()] == list(range(len(loader.dataset)))
+        assert [i for batch in batches for i in batch["index"].tolist()] == list(
+            range(len(loader.dataset))
+        )
         rows = loader.dataset.rows
         expected = np.stack([data.normalise(images[row], table) for row in rows])
-        np.testing.assert_array_equal(torch.cat([batch["image"] for batch in batches]).numpy(), expected)
+        np.testing.assert_array_equal(
+            torch.cat([batch["image"] for batch in batches]).numpy(), expected
+        )
 
 
 def test_a_dataset_travels_small(tmp_path):

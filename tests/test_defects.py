@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seglib import cases as case_pixels
+from seglib import case_io as case_pixels
 from seglib import config, layouts, phantoms, prepare
 from seglib.errors import DataError
 from tests.defects import DEFECTS, victim
@@ -57,7 +57,9 @@ def clean_real(real, tmp_path_factory):
     def get(preset):
         if preset not in made:
             source, tree = real(REAL[preset]), tmp_path_factory.mktemp(preset) / "tree"
-            folder = {"lung": "MontgomerySet/CXR_png", "binary": "images", "cardiac": "training"}[preset]
+            folder = {"lung": "MontgomerySet/CXR_png", "binary": "images", "cardiac": "training"}[
+                preset
+            ]
             names = sorted(file.stem for file in (source / folder).iterdir())[: N[preset]]
             for file in source.rglob("*"):
                 of = file.parent.name if preset == "cardiac" else file.stem
@@ -99,9 +101,13 @@ def check(defect, tree, before, folder):
     store = prepare.build(cases, cfg)
     report, after = store.report, pixels(store)
     was = sorted(case for case in before if case.startswith(name))
-    hit = sorted(case for case in after if case.startswith(name)) or sorted(set(after) - set(before))  # or renamed
+    hit = sorted(case for case in after if case.startswith(name)) or sorted(
+        set(after) - set(before)
+    )  # or renamed
     for case in set(before) - set(was):
-        assert all(map(np.array_equal, after[case], before[case])), f"{case}, which nobody damaged, has changed"
+        assert all(map(np.array_equal, after[case], before[case])), (
+            f"{case}, which nobody damaged, has changed"
+        )
     if defect.expect == "set aside":
         assert report.set_aside == sorted(set(report.problems["case"])) != []
         for problem in report.problems.itertuples():
@@ -113,7 +119,11 @@ def check(defect, tree, before, folder):
     assert report.problems.empty, report.problems.to_string()
     prepare.build(cases, cfg, strict=True)  # what is usable does not stop it
     if defect.expect == "noted":
-        found = [note for note in report.notes if file.name in note and re.search(defect.words, note, re.DOTALL)]
+        found = [
+            note
+            for note in report.notes
+            if file.name in note and re.search(defect.words, note, re.DOTALL)
+        ]
         assert found, f"no note on {file.name} with {defect.words!r}: {report.notes}"
     else:
         assert re.search(defect.words, report.summary().to_string())
@@ -121,8 +131,10 @@ def check(defect, tree, before, folder):
         assert hit == []
         return f"noted: {found[0]}"
     assert len(hit) == len(was)
-    now, then = ([np.stack([side[case][i] for case in names]) for i in (0, 1)] for side, names in
-                 ((after, hit), (before, was)))  # fmt: skip
+    now, then = (
+        [np.stack([side[case][i] for case in names]) for i in (0, 1)]
+        for side, names in ((after, hit), (before, was))
+    )
     if defect.pixels == "same":
         assert np.abs(now[0].astype(int) - then[0]).max() <= 1
         np.testing.assert_array_equal(now[1], then[1])
@@ -156,7 +168,10 @@ def test_the_corpus_is_found_or_handled():
     for defect in DEFECTS:
         print(f"{defect.preset:8} {defect.name:55} {OUTCOMES[defect.name][:150]}")
     words = [outcome.split(":")[0] for outcome in OUTCOMES.values()]
-    print(f"{len(words)} kinds:", ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)))
+    print(
+        f"{len(words)} kinds:",
+        ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)),
+    )
     print(f"memory: {(peak() - MEMORY[0]) / 1024:.0f} MiB more than before the first")
     assert len({defect.name for defect in DEFECTS}) == len(DEFECTS) >= 40
     assert "MISSED" not in words

@@ -11,14 +11,18 @@ import pytest
 from pydicom.sr.codedict import codes
 from pydicom.uid import JPEG2000Lossless, SegmentationStorage, generate_uid
 
-from seglib import dicom_seg, phantoms, volumes
+from seglib import phantoms
 from seglib.errors import SeglibError
+from seglib.formats import dicom_seg, volumes
 from tests.test_volumes import write_series
 
 highdicom = pytest.importorskip("highdicom")
 
 SHAPE = (5, 6, 9)  # of the files: slices, rows, columns
-STUDY = {"StudyInstanceUID": "1.2.3.4", "FrameOfReferenceUID": "1.2.3.5"}  # what a Segmentation refers to
+STUDY = {
+    "StudyInstanceUID": "1.2.3.4",
+    "FrameOfReferenceUID": "1.2.3.5",
+}  # what a Segmentation refers to
 # Name -> ImageOrientationPatient, step from slice to slice in mm, slice_axis of the display
 WAYS = {
     "axial": ([1, 0, 0, 0, 1, 0], (0, 0, 2.5), None),
@@ -33,7 +37,9 @@ WAYS = {
 def series(folder, shape=SHAPE, **tags):
     """A CT series as `write_series` makes it, without any patient attribute; a tag of None is taken out."""
     stored = np.arange(np.prod(shape)).reshape(shape)
-    files = write_series(folder, stored, **{**STUDY, **{k: v for k, v in tags.items() if v is not None}})
+    files = write_series(
+        folder, stored, **{**STUDY, **{k: v for k, v in tags.items() if v is not None}}
+    )
     for file in files:
         data = pydicom.dcmread(file)
         for name in (name for name, value in tags.items() if value is None):
@@ -59,7 +65,9 @@ def check(path, masks, grid):
     seg = highdicom.seg.segread(path)
     for segment, mask in enumerate(masks.values()):
         np.testing.assert_array_equal(planes(seg, headers)[..., segment], grid.restore(mask))
-    assert [seg.get_segment_description(n).segment_label for n in seg.segment_numbers] == list(masks)
+    assert [seg.get_segment_description(n).segment_label for n in seg.segment_numbers] == list(
+        masks
+    )
     assert list(seg.segment_numbers) == list(range(1, len(masks) + 1))
     for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
         assert seg[name].value == headers[0][name].value
@@ -79,10 +87,15 @@ def test_masks_come_back_on_their_slices_however_they_are_displayed(tmp_path, wa
     masks = random_masks(grid, "liver", "spleen")
     masks["liver"][2] = False
     written = dicom_seg.write(tmp_path / "out" / "seg.dcm", masks, grid)
-    assert written == tmp_path / "out" / "seg.dcm" and [p.name for p in written.parent.iterdir()] == ["seg.dcm"]
+    assert written == tmp_path / "out" / "seg.dcm" and [
+        p.name for p in written.parent.iterdir()
+    ] == ["seg.dcm"]
     seg = check(written, masks, grid)
     assert (seg.Rows, seg.Columns) == SHAPE[1:]
-    assert seg.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient == orientation
+    assert (
+        seg.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
+        == orientation
+    )
 
 
 def test_the_display_turns_axes_in_the_cases_above(tmp_path):
@@ -96,7 +109,9 @@ def test_the_display_turns_axes_in_the_cases_above(tmp_path):
     assert len(turned) >= 4 and any(grid_axes != (0, 1, 2) for grid_axes, _ in turned)
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])  # plain, RLE and JPEG 2000, numbered upwards and downwards
+@pytest.mark.parametrize(
+    "number", [0, 1, 2]
+)  # plain, RLE and JPEG 2000, numbered upwards and downwards
 def test_a_phantom_with_its_label_map(tmp_path, number):
     tree = phantoms.write("rsna", tmp_path / "ct", n=3)
     folder = sorted((tree / "train_images").glob("*/*"))[number]
@@ -115,21 +130,40 @@ def test_a_phantom_with_its_label_map(tmp_path, number):
 
 def test_the_file_is_a_segmentation_with_names_codes_and_its_maker(tmp_path):
     grid = volumes.read_grid(series(tmp_path / "ct", SeriesNumber=4))
-    masks = random_masks(grid, "liver", "left_kidney", "kidney_right", "Left Ventricle", "left lesion", "Lungenflügel")
+    masks = random_masks(
+        grid,
+        "liver",
+        "left_kidney",
+        "kidney_right",
+        "Left Ventricle",
+        "left lesion",
+        "Lungenflügel",
+    )
     data = pydicom.dcmread(dicom_seg.write(tmp_path / "seg.dcm", masks, grid, about="a network"))
     assert data.SOPClassUID == data.file_meta.MediaStorageSOPClassUID == SegmentationStorage
     assert (data.Modality, data.SegmentationType, data.BitsAllocated) == ("SEG", "BINARY", 1)
     assert data.SeriesDescription == data.ContentDescription == "a network"
-    assert data.SeriesInstanceUID != pydicom.dcmread(grid.files[0]).SeriesInstanceUID and data.SeriesNumber == 104
+    assert (
+        data.SeriesInstanceUID != pydicom.dcmread(grid.files[0]).SeriesInstanceUID
+        and data.SeriesNumber == 104
+    )
     found = []
     for item in data.SegmentSequence:
         algorithm = item.SegmentationAlgorithmIdentificationSequence[0]
         assert (item.SegmentAlgorithmType, algorithm.AlgorithmName) == ("AUTOMATIC", "seglib")
         kind = item.SegmentedPropertyTypeCodeSequence[0]
-        sides = [side.CodeValue for side in kind.get("SegmentedPropertyTypeModifierCodeSequence", ())]
+        sides = [
+            side.CodeValue for side in kind.get("SegmentedPropertyTypeModifierCodeSequence", ())
+        ]
         assert kind.CodingSchemeDesignator == "SCT"
-        found.append((item.SegmentedPropertyCategoryCodeSequence[0].CodeValue, kind.CodeValue, sides))
-    anatomy, tissue, kidney = codes.CID7150.AnatomicalStructure, codes.CID7150.Tissue, codes.SCT.Kidney
+        found.append(
+            (item.SegmentedPropertyCategoryCodeSequence[0].CodeValue, kind.CodeValue, sides)
+        )
+    anatomy, tissue, kidney = (
+        codes.CID7150.AnatomicalStructure,
+        codes.CID7150.Tissue,
+        codes.SCT.Kidney,
+    )
     assert found == [
         (anatomy.value, codes.SCT.Liver.value, []),
         (anatomy.value, kidney.value, [codes.SCT.Left.value]),
@@ -142,7 +176,11 @@ def test_the_file_is_a_segmentation_with_names_codes_and_its_maker(tmp_path):
 
 
 def test_the_codes_are_those_of_the_standard():
-    for name, word in {"right ventricle": "RightVentricle", "lung": "Lung", "spleen": "Spleen"}.items():
+    for name, word in {
+        "right ventricle": "RightVentricle",
+        "lung": "Lung",
+        "spleen": "Spleen",
+    }.items():
         assert dicom_seg.ORGANS[name][0] == getattr(codes.SCT, word).value
     assert dicom_seg.ORGANS["pancreas"][0] == codes.SCT.Pancreas.value
 
@@ -152,7 +190,10 @@ def test_classes_may_overlap(tmp_path):
     masks = random_masks(grid, "lung", "lesion")
     masks["lesion"] &= masks["lung"]
     assert masks["lesion"].any()
-    assert check(dicom_seg.write(tmp_path / "seg.dcm", masks, grid), masks, grid).SegmentsOverlap == "YES"
+    assert (
+        check(dicom_seg.write(tmp_path / "seg.dcm", masks, grid), masks, grid).SegmentsOverlap
+        == "YES"
+    )
 
 
 def test_masks_without_a_pixel(tmp_path):
@@ -183,15 +224,21 @@ def test_absent_and_empty_headers_are_filled_in_memory_only(tmp_path):
     grid = volumes.read_grid(folder)
     masks = random_masks(grid, "liver")
     seg = check(dicom_seg.write(tmp_path / "seg.dcm", masks, grid), masks, grid)
-    assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == 2.5  # the slice distance
+    assert (
+        seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == 2.5
+    )  # the slice distance
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     for name in dicom_seg.TYPE_2:
         assert name in seg and not seg[name].value
 
 
 def test_patient_and_study_are_those_of_the_series(tmp_path):
-    tags = dict(SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg", PatientID="7", PatientSex="M")
-    tags |= dict(PatientBirthDate="19600229", StudyDate="20240131", StudyTime="101112", AccessionNumber="A1")
+    tags = dict(
+        SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg", PatientID="7", PatientSex="M"
+    )
+    tags |= dict(
+        PatientBirthDate="19600229", StudyDate="20240131", StudyTime="101112", AccessionNumber="A1"
+    )
     grid = volumes.read_grid(series(tmp_path / "ct", **tags))
     masks = random_masks(grid, "печень")
     dicom_seg.write(tmp_path / "seg.dcm", masks, grid)
@@ -210,39 +257,71 @@ def refused(tmp_path, masks, grid, message, **options):
 def test_without_highdicom(tmp_path, monkeypatch):
     grid = volumes.read_grid(series(tmp_path / "ct"))
     monkeypatch.setitem(sys.modules, "highdicom", None)  # importing it fails
-    refused(tmp_path, random_masks(grid, "liver"), grid, r"seg\.dcm: highdicom is missing; run  pip install highdicom")
+    refused(
+        tmp_path,
+        random_masks(grid, "liver"),
+        grid,
+        r"seg\.dcm: highdicom is missing; run  pip install highdicom",
+    )
 
 
 def test_volumes_that_no_segmentation_can_refer_to(tmp_path):
-    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.diag([2, 2, 3, 1])), tmp_path / "ct.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.diag([2, 2, 3, 1])),
+        tmp_path / "ct.nii.gz",
+    )
     grid = volumes.read_grid(tmp_path / "ct.nii.gz")
-    refused(tmp_path, random_masks(grid, "liver"), grid, "ct.nii.gz: not a DICOM series.*write NIfTI instead")
+    refused(
+        tmp_path,
+        random_masks(grid, "liver"),
+        grid,
+        "ct.nii.gz: not a DICOM series.*write NIfTI instead",
+    )
     grid = volumes.read_grid(series(tmp_path / "nowhere", ImagePositionPatient=None))
-    refused(tmp_path, random_masks(grid, "liver"), grid, "nowhere: a series without slice positions")
+    refused(
+        tmp_path, random_masks(grid, "liver"), grid, "nowhere: a series without slice positions"
+    )
 
 
 @pytest.mark.parametrize("name", ["FrameOfReferenceUID", "StudyInstanceUID", "PixelSpacing"])
 @pytest.mark.parametrize("value", [None, ""])
 def test_series_that_lack_what_is_referred_to(tmp_path, name, value):
     grid = volumes.read_grid(series(tmp_path / "ct", **{name: value}))
-    refused(tmp_path, random_masks(grid, "liver"), grid, rf"\.dcm: no {name}; .*write NIfTI instead")
+    refused(
+        tmp_path, random_masks(grid, "liver"), grid, rf"\.dcm: no {name}; .*write NIfTI instead"
+    )
 
 
 def test_values_that_highdicom_refuses_are_told(tmp_path):
     grid = volumes.read_grid(series(tmp_path / "ct", PatientSex="W"))
-    refused(tmp_path, random_masks(grid, "liver"), grid, "ct: cannot be described .*'W'.*correct that value")
+    refused(
+        tmp_path,
+        random_masks(grid, "liver"),
+        grid,
+        "ct: cannot be described .*'W'.*correct that value",
+    )
     grid = volumes.read_grid(series(tmp_path / "good"))
-    refused(tmp_path, random_masks(grid, "liver"), grid, "good: cannot be described .*64", about="x" * 65)
+    refused(
+        tmp_path,
+        random_masks(grid, "liver"),
+        grid,
+        "good: cannot be described .*64",
+        about="x" * 65,
+    )
     refused(tmp_path, {"liver": 2 * np.ones(grid.shape, np.uint8)}, grid, "must be binary")
     tags = {"FrameOfReferenceUID": lambda k: f"1.2.{k + 1}"}
     grid = volumes.read_grid(series(tmp_path / "frames", **tags))
-    refused(tmp_path, random_masks(grid, "liver"), grid, "frames: cannot be described .*same series")
+    refused(
+        tmp_path, random_masks(grid, "liver"), grid, "frames: cannot be described .*same series"
+    )
 
 
 def test_masks_that_do_not_fit(tmp_path):
     grid = volumes.read_grid(series(tmp_path / "ct"))
     refused(tmp_path, {}, grid, "seg.dcm: no masks; expected at least one class")
-    refused(tmp_path, {"liver": np.zeros((5, 9, 6), bool)}, grid, r"cannot lay an array \(5, 9, 6\)")
+    refused(
+        tmp_path, {"liver": np.zeros((5, 9, 6), bool)}, grid, r"cannot lay an array \(5, 9, 6\)"
+    )
 
 
 def test_a_slice_that_is_gone_or_damaged(tmp_path):

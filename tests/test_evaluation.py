@@ -12,8 +12,20 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from seglib import config, data, evaluation, hosts, images, intervals, layouts, metrics, prepare, runs, training
+from seglib import (
+    bootstrap,
+    config,
+    data,
+    evaluation,
+    hosts,
+    layouts,
+    metrics,
+    prepare,
+    runs,
+    training,
+)
 from seglib.errors import DataError, SeglibError
+from seglib.formats import images
 from seglib.inference import Predictor
 from tests.test_data import CLASSES, hand_store, multilabel_store
 
@@ -30,7 +42,10 @@ class Fake(Predictor):
         self.table = data.normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
 
     def probabilities(self, batch):
-        mean, std = (np.broadcast_to(v, batch.shape[1]).reshape(-1, 1, 1) for v in (self.config.mean, self.config.std))
+        mean, std = (
+            np.broadcast_to(v, batch.shape[1]).reshape(-1, 1, 1)
+            for v in (self.config.mean, self.config.std)
+        )
         pixels = np.rint((batch.numpy() * std + mean) * 255)
         return torch.from_numpy(np.float32(self.say(pixels)))
 
@@ -67,14 +82,22 @@ def expect_scores(row, pred, truth, valid, prob, distances=True):
     tn, fp, fn, tp = sklearn.metrics.confusion_matrix(*args, labels=[False, True]).ravel()
     assert (row["tp"], row["fp"], row["fn"], row["tn"]) == (tp, fp, fn, tn)
     assert (row["n_true"], row["n_pred"]) == (truth[valid].sum(), pred[valid].sum())
-    assert row["dice"] == row["f1"] == pytest.approx(sklearn.metrics.f1_score(*args, zero_division=1.0))
+    assert (
+        row["dice"]
+        == row["f1"]
+        == pytest.approx(sklearn.metrics.f1_score(*args, zero_division=1.0))
+    )
     assert row["iou"] == pytest.approx(sklearn.metrics.jaccard_score(*args, zero_division=1.0))
     nan = {"zero_division": np.nan}
-    assert row["precision"] == pytest.approx(sklearn.metrics.precision_score(*args, **nan), nan_ok=True)
+    assert row["precision"] == pytest.approx(
+        sklearn.metrics.precision_score(*args, **nan), nan_ok=True
+    )
     assert row["recall"] == pytest.approx(sklearn.metrics.recall_score(*args, **nan), nan_ok=True)
     assert row["specificity"] == pytest.approx(tn / (tn + fp) if tn + fp else np.nan, nan_ok=True)
     assert row["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(*args))
-    assert row["bce"] == pytest.approx(sklearn.metrics.log_loss(truth[valid], prob[valid], labels=[False, True]))
+    assert row["bce"] == pytest.approx(
+        sklearn.metrics.log_loss(truth[valid], prob[valid], labels=[False, True])
+    )
     if distances:
         expected = metrics.surface_distances(pred & valid, truth & valid)
         assert dict(row[list(expected)]) == pytest.approx(expected)
@@ -110,7 +133,9 @@ def test_every_number_is_scikit_learns(palm, batch_size):
             assert row[COLUMNS[6:]].isna().all()
             continue
         assert valid.sum() == 48 * 64  # the padding above and below is left out
-        prob = blurred(pictures[image].transpose(2, 0, 1)[None].astype(float))[0, k].astype(np.float32)
+        prob = blurred(pictures[image].transpose(2, 0, 1)[None].astype(float))[0, k].astype(
+            np.float32
+        )
         expect_scores(row, prob >= 0.4, truth, valid, prob)
     scored = report.per_image[report.per_image["annotated"]]
     assert 0.3 < scored["dice"].mean() < 0.95 and scored["hd95"].min() > 1
@@ -118,7 +143,9 @@ def test_every_number_is_scikit_learns(palm, batch_size):
 
 def test_a_perfect_predictor_is_perfect(palm):
     cfg, store, _ = palm
-    report = evaluation.evaluate(Fake(cfg, perfect), data.loaders(all_in(store, "test"), cfg)["test"])
+    report = evaluation.evaluate(
+        Fake(cfg, perfect), data.loaders(all_in(store, "test"), cfg)["test"]
+    )
     scored = report.per_image[report.per_image["annotated"]]
     for metric in ("dice", "iou", "precision", "recall", "f1", "specificity", "accuracy", "nsd"):
         assert (scored[metric] == 1).all(), metric
@@ -149,12 +176,16 @@ def test_the_diagonal_is_that_of_the_image_not_of_its_frame(palm):
     report = evaluation.evaluate(Fake(cfg, lambda pixels: 0 * pixels), batches["test"])
     scored = report.per_image[report.per_image["annotated"]]
     assert (scored["n_pred"] == 0).all() and (scored["n_true"] > 0).all()
-    assert scored["hd95"].to_numpy() == pytest.approx(80.0) and scored["assd"].to_numpy() == pytest.approx(80.0)
+    assert scored["hd95"].to_numpy() == pytest.approx(80.0) and scored[
+        "assd"
+    ].to_numpy() == pytest.approx(80.0)
 
 
 def test_missing_masks_are_left_out_and_counted(palm):
     cfg, store, _ = palm
-    report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"])
+    report = evaluation.evaluate(
+        Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
+    )
     missing = {"atrophy": 2, "detachment": 6, "disc": 1, "mean": 9}
     for name, count in missing.items():
         rows = report.summary[report.summary["class"] == name]
@@ -171,7 +202,12 @@ def test_a_class_that_is_missing_everywhere_is_still_reported_as_missing(palm):
     store.cases = store.cases.assign(detachment="", split="test")
     report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(store, cfg)["test"])
     rows = report.summary[report.summary["class"] == "detachment"]
-    assert len(rows) and set(rows["n_missing"]) == {9} and set(rows["n"]) == {0} and rows["value"].isna().all()
+    assert (
+        len(rows)
+        and set(rows["n_missing"]) == {9}
+        and set(rows["n"]) == {0}
+        and rows["value"].isna().all()
+    )
 
 
 def test_a_part_without_any_mask_gives_a_report_of_nothing(palm):
@@ -196,8 +232,13 @@ def test_empty_truths_are_scored_by_the_rules_and_counted(tmp_path):
     diagonal = 64 * np.sqrt(2)
     assert report.per_image["dice"].tolist() == [1, 0, 1]
     assert report.per_image["hd95"].tolist() == pytest.approx([0, diagonal, 0])
-    assert report.per_image["recall"].tolist()[2] == 1 and report.per_image["recall"].isna().tolist()[:2] == [True] * 2
-    rows = report.summary[(report.summary["class"] == "lung") & (report.summary["average"] == "per image")]
+    assert (
+        report.per_image["recall"].tolist()[2] == 1
+        and report.per_image["recall"].isna().tolist()[:2] == [True] * 2
+    )
+    rows = report.summary[
+        (report.summary["class"] == "lung") & (report.summary["average"] == "per image")
+    ]
     rows = rows.set_index("metric")
     assert rows.loc["dice", ["value", "n", "n_empty"]].tolist() == [pytest.approx(2 / 3), 3, 2]
     assert rows.loc["recall", ["value", "n", "n_empty"]].tolist() == [1, 1, 2]
@@ -207,8 +248,12 @@ def test_empty_truths_are_scored_by_the_rules_and_counted(tmp_path):
 def test_distances_may_be_left_out(palm):
     cfg, _, batches = palm
     report = evaluation.evaluate(Fake(cfg, blurred), batches["test"], distances=False)
-    assert list(report.per_image) == COLUMNS and report.per_image[["hd95", "assd", "nsd"]].isna().all(axis=None)
-    assert not set(report.summary["metric"]) & {"hd95", "assd", "nsd"} and "dice" in set(report.summary["metric"])
+    assert list(report.per_image) == COLUMNS and report.per_image[
+        ["hd95", "assd", "nsd"]
+    ].isna().all(axis=None)
+    assert not set(report.summary["metric"]) & {"hd95", "assd", "nsd"} and "dice" in set(
+        report.summary["metric"]
+    )
 
 
 # ---- summary
@@ -217,23 +262,32 @@ def test_distances_may_be_left_out(palm):
 def test_summary_is_reduced_from_the_rows(palm):
     cfg, store, _ = palm
     store.cases["patient"] = list("aabbccdde")
-    report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"])
+    report = evaluation.evaluate(
+        Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
+    )
     for name in CLASSES:
         rows = report.per_image[(report.per_image["class"] == name) & report.per_image["annotated"]]
         summary = report.summary[report.summary["class"] == name].set_index(["metric", "average"])
         for metric in ("dice", "bce", "hd95", "nsd"):
             found = summary.loc[(metric, "per image")]
-            expected = intervals.interval(rows[metric], rows["patient"], cfg.bootstrap, cfg.seed)
+            expected = bootstrap.interval(rows[metric], rows["patient"], cfg.bootstrap, cfg.seed)
             assert found[["value", "low", "high", "n"]].tolist() == pytest.approx(list(expected))
             assert (
-                found["value"] == pytest.approx(rows[metric].mean()) and found["low"] < found["value"] < found["high"]
+                found["value"] == pytest.approx(rows[metric].mean())
+                and found["low"] < found["value"] < found["high"]
             )
         tp, fp, fn, tn = rows[["tp", "fp", "fn", "tn"]].sum()
-        assert summary.loc[("dice", "pooled"), "value"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
-        assert summary.loc[("accuracy", "pooled"), "value"] == pytest.approx((tp + tn) / (tp + fp + fn + tn))
+        assert summary.loc[("dice", "pooled"), "value"] == pytest.approx(
+            2 * tp / (2 * tp + fp + fn)
+        )
+        assert summary.loc[("accuracy", "pooled"), "value"] == pytest.approx(
+            (tp + tn) / (tp + fp + fn + tn)
+        )
         assert ("hd95", "pooled") not in summary.index and ("bce", "pooled") not in summary.index
     scored = report.per_image[report.per_image["annotated"]]
-    mean = report.summary[(report.summary["class"] == "mean") & (report.summary["metric"] == "dice")]
+    mean = report.summary[
+        (report.summary["class"] == "mean") & (report.summary["metric"] == "dice")
+    ]
     assert mean["average"].tolist() == ["per image"]
     assert mean["value"].item() == pytest.approx(scored.groupby("case")["dice"].mean().mean())
 
@@ -241,8 +295,13 @@ def test_summary_is_reduced_from_the_rows(palm):
 def test_one_patient_has_no_interval(palm):
     cfg, store, _ = palm
     store.cases["patient"] = "one"
-    report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"])
-    assert report.summary[["low", "high"]].isna().all(axis=None) and report.summary["value"].notna().all()
+    report = evaluation.evaluate(
+        Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
+    )
+    assert (
+        report.summary[["low", "high"]].isna().all(axis=None)
+        and report.summary["value"].notna().all()
+    )
 
 
 def test_volumes_are_scored_from_the_counts_of_their_slices(tmp_path):
@@ -265,7 +324,9 @@ def test_volumes_are_scored_from_the_counts_of_their_slices(tmp_path):
         assert (found["tp"], found["n_true"], found["n_pred"]) == (tp, tp + fn, tp + fp)
         assert found["dice"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
         assert found["dice"] != pytest.approx(rows["dice"].mean(), abs=1e-4)
-    summary = report.summary[report.summary["average"] == "per volume"].set_index(["class", "metric"])
+    summary = report.summary[report.summary["average"] == "per volume"].set_index(
+        ["class", "metric"]
+    )
     assert summary.loc[("lung", "dice"), "value"] == pytest.approx(report.per_volume["dice"].mean())
     assert summary.loc[("lung", "dice"), "n"] == 2
 
@@ -276,7 +337,13 @@ def test_volumes_are_scored_from_the_counts_of_their_slices(tmp_path):
 def label_store(tmp_path, cfg, annotated=None):
     """Four label maps on disk and the store that `prepare` makes of them; the image shows the label number."""
     rows, columns = np.mgrid[:60, :80]
-    table = {"case": list("wxyz"), "patient": list("wxyz"), "split": "test", "image": [], "labels": []}
+    table = {
+        "case": list("wxyz"),
+        "patient": list("wxyz"),
+        "split": "test",
+        "image": [],
+        "labels": [],
+    }
     for i in range(4):
         labels = np.uint8((rows // 20 + columns // 20 + i) % 4)
         for kind, pixels in (("image", 60 * labels + 10), ("labels", labels)):
@@ -289,7 +356,13 @@ def label_store(tmp_path, cfg, annotated=None):
 
 
 def hearts(**overrides):
-    fields = {"architecture": "unet", "percentiles": None, "augment": {}, "test_split": 0, "val_split": 0}
+    fields = {
+        "architecture": "unet",
+        "percentiles": None,
+        "augment": {},
+        "test_split": 0,
+        "val_split": 0,
+    }
     return config.preset("cardiac", "smoke", **{**fields, **overrides})
 
 
@@ -330,8 +403,18 @@ def test_classes_that_are_not_annotated_are_missing_on_both_grids(tmp_path, grid
 def lung_run(lung_tree, tmp_path_factory):
     """(run, store) of a short training on letterboxed phantoms; 5 test images of 5 sizes."""
     work = tmp_path_factory.mktemp("work")
-    cfg = config.preset("lung", "smoke", data_root=str(lung_tree), work_dir=str(work), test_split=5, val_split=3)
-    fields = dict(resize="letterbox", epochs=3, lr=1e-2, batch_size=2, precision="fp32", device="cpu", augment={})
+    cfg = config.preset(
+        "lung", "smoke", data_root=str(lung_tree), work_dir=str(work), test_split=5, val_split=3
+    )
+    fields = dict(
+        resize="letterbox",
+        epochs=3,
+        lr=1e-2,
+        batch_size=2,
+        precision="fp32",
+        device="cpu",
+        augment={},
+    )
     cfg = cfg.replace(**fields)
     store = prepare.build(layouts.scan(cfg), cfg)
     return training.fit(cfg, data.loaders(store, cfg)), store
@@ -360,13 +443,18 @@ def test_original_grid_is_predict_against_the_files(lung_run):
         prob, mask = predictor.predict_file(case["image"])
         assert truth.shape == mask.shape and min(truth.shape) >= 320
         expect_scores(row, mask == 1, truth, np.ones(truth.shape, bool), prob[0])
-    assert report.about["grid"] == "original" and report.about["distances_in"] == "pixels of the original grid"
+    assert (
+        report.about["grid"] == "original"
+        and report.about["distances_in"] == "pixels of the original grid"
+    )
 
 
 def test_store_and_original_grid_agree_about_overlap_not_about_pixels(lung_run):
     run, _ = lung_run
     loader = loaders_of(lung_run)["test"]
-    on_store, original = (evaluation.evaluate(run, loader, grid=grid).per_image for grid in ("store", "original"))
+    on_store, original = (
+        evaluation.evaluate(run, loader, grid=grid).per_image for grid in ("store", "original")
+    )
     assert (on_store["dice"] - original["dice"]).abs().max() < 0.03
     assert (original["hd95"] > 3 * on_store["hd95"]).all()
     inside = on_store[["tp", "fp", "fn", "tn"]].sum(axis=1)
@@ -381,7 +469,9 @@ def test_distances_are_millimetres_where_the_spacing_is_known(lung_run):
     in_mm = evaluation.evaluate(run, loader, grid="original")
     assert in_mm.about["distances_in"] == "mm"
     for metric in ("hd95", "assd"):
-        assert in_mm.per_image[metric].to_numpy() == pytest.approx(0.25 * pixels.per_image[metric].to_numpy())
+        assert in_mm.per_image[metric].to_numpy() == pytest.approx(
+            0.25 * pixels.per_image[metric].to_numpy()
+        )
     pd.testing.assert_frame_equal(in_mm.per_image[COLUMNS[:20]], pixels.per_image[COLUMNS[:20]])
     assert "pixels" in evaluation.evaluate(run, loader, grid="store").about["distances_in"]
 
@@ -390,10 +480,19 @@ def test_inverted_masks_are_turned_on_the_original_grid_too(tmp_path):
     for i in range(4):
         rows, columns = np.mgrid[: 50 + 10 * i, :70]
         inside = (rows - 25) ** 2 + (columns - 30) ** 2 < 200
-        images.write_png(tmp_path / "tree" / "images" / f"{i}.png", np.where(inside, 220, 20).astype(np.uint8))
-        images.write_png(tmp_path / "tree" / "masks" / f"{i}.png", np.where(inside, 0, 255).astype(np.uint8))
+        images.write_png(
+            tmp_path / "tree" / "images" / f"{i}.png", np.where(inside, 220, 20).astype(np.uint8)
+        )
+        images.write_png(
+            tmp_path / "tree" / "masks" / f"{i}.png", np.where(inside, 0, 255).astype(np.uint8)
+        )
     cfg = config.preset(
-        "binary", "smoke", data_root=str(tmp_path / "tree"), work_dir=str(tmp_path), val_split=0, test_split=1.0
+        "binary",
+        "smoke",
+        data_root=str(tmp_path / "tree"),
+        work_dir=str(tmp_path),
+        val_split=0,
+        test_split=1.0,
     )
     store = prepare.build(layouts.scan(cfg), cfg)
     say = lambda pixels: perfect(pixels)[:, :1]  # noqa: E731
@@ -409,12 +508,16 @@ def test_a_run_is_scored_with_its_best_weights(lung_run, tmp_path):
     run, _ = lung_run
     shutil.copytree(run.folder, tmp_path / "run")
     run = runs.Run.load(tmp_path / "run")
-    runs.save_weights(run.folder / "final_model.pth", runs.network(run.config), run.config)  # no good any more
+    runs.save_weights(
+        run.folder / "final_model.pth", runs.network(run.config), run.config
+    )  # no good any more
     loader = loaders_of(lung_run)["test"]
     report = evaluation.evaluate(run, loader)
     best = evaluation.evaluate(Predictor.load(run.best, "cpu", "fp32"), loader)
     pd.testing.assert_frame_equal(report.per_image, best.per_image)
-    final = evaluation.evaluate(Predictor.load(run.folder / "final_model.pth", "cpu", "fp32"), loader)
+    final = evaluation.evaluate(
+        Predictor.load(run.folder / "final_model.pth", "cpu", "fp32"), loader
+    )
     assert not report.per_image["dice"].equals(final.per_image["dice"])
     assert report.about["weights"] == "best_model.pth"
 
@@ -432,7 +535,9 @@ def test_scores_do_not_depend_on_the_speed_of_the_machine(lung_run, monkeypatch)
     run, _ = lung_run
     found = []
     for bf16 in (None, 0.1):
-        monkeypatch.setattr(hosts, "measure_cpu", lambda *a, speed=bf16, **kw: {"fp32": 1.0, "bf16": speed})
+        monkeypatch.setattr(
+            hosts, "measure_cpu", lambda *a, speed=bf16, **kw: {"fp32": 1.0, "bf16": speed}
+        )
         found.append(evaluation.evaluate(run, loaders_of(lung_run)["test"]))
     same = found[0].per_image.equals(found[1].per_image)
     assert same or any("precision" in key for key in found[1].about)
@@ -440,7 +545,10 @@ def test_scores_do_not_depend_on_the_speed_of_the_machine(lung_run, monkeypatch)
 
 @pytest.mark.parametrize(
     ("part", "words"),
-    [("test", "test, 5 images of 5 patients"), ("val", "validation, used for model choice, 3 images")],
+    [
+        ("test", "test, 5 images of 5 patients"),
+        ("val", "validation, used for model choice, 3 images"),
+    ],
 )
 def test_title_names_the_part(lung_run, part, words):
     run, _ = lung_run
@@ -504,7 +612,9 @@ def test_the_json_is_json_and_complete(palm, tmp_path):
     """NaN is no JSON: one patient alone has no interval, and other programs must still read the file."""
     cfg, store, _ = palm
     store.cases["patient"] = "one"
-    report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"])
+    report = evaluation.evaluate(
+        Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
+    )
     folder = report.save(tmp_path / "results")
 
     def refuse(constant):
@@ -523,15 +633,17 @@ def test_table_takes_metrics_in_the_order_they_are_named(palm):
     report = evaluation.evaluate(Fake(cfg, blurred), batches["test"])
     table = report.table("hd95", "dice", of="disc")
     assert list(table) == ["metric", "average", "value", "low", "high", "n", "n_empty", "n_missing"]
-    assert list(table["metric"]) == ["hd95", "dice", "dice"] and list(table["average"]) == ["per image"] * 2 + [
-        "pooled"
-    ]
+    assert list(table["metric"]) == ["hd95", "dice", "dice"] and list(table["average"]) == [
+        "per image"
+    ] * 2 + ["pooled"]
     assert list(dict.fromkeys(report.table()["metric"])) == ["dice", "iou", "accuracy", "bce"]
 
 
 def test_worst_is_worst_first(palm):
     cfg, store, _ = palm
-    report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"])
+    report = evaluation.evaluate(
+        Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
+    )
     scored = report.per_image[report.per_image["annotated"]]
     assert report.worst(3)["dice"].tolist() == sorted(scored["dice"])[:3]
     assert report.worst(2, "hd95")["hd95"].tolist() == sorted(scored["hd95"])[:-3:-1]

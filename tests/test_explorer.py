@@ -19,13 +19,19 @@ def closed_figures():
 
 def report_of(palm, **changes):  # noqa: F811
     cfg, store, _ = palm
-    return evaluation.evaluate(Fake(cfg.replace(**changes), blurred), data.loaders(all_in(store, "test"), cfg)["test"])
+    return evaluation.evaluate(
+        Fake(cfg.replace(**changes), blurred), data.loaders(all_in(store, "test"), cfg)["test"]
+    )
 
 
 def test_the_worst_case_comes_first_and_sliders_redraw(palm, monkeypatch):  # noqa: F811
     monkeypatch.setattr(hosts, "in_notebook", lambda: True)
     drawn = []
-    monkeypatch.setattr(explorer, "show", lambda report, case, title, level, masks: drawn.append((case, level, masks)))
+    monkeypatch.setattr(
+        explorer,
+        "show",
+        lambda report, case, title, level, masks: drawn.append((case, level, masks)),
+    )
     report = report_of(palm)
     scored = report.per_image[report.per_image["annotated"]]
     order = scored.groupby("case")["dice"].mean().sort_values().index.tolist()
@@ -40,12 +46,16 @@ def test_the_worst_case_comes_first_and_sliders_redraw(palm, monkeypatch):  # no
 def test_volumes_have_a_slice_slider(tmp_path, monkeypatch):
     monkeypatch.setattr(hosts, "in_notebook", lambda: True)
     drawn = []
-    monkeypatch.setattr(explorer, "show", lambda report, case, title, level, masks: drawn.append(case))
+    monkeypatch.setattr(
+        explorer, "show", lambda report, case, title, level, masks: drawn.append(case)
+    )
     cfg = hearts()
     store = all_in(label_store(tmp_path / "hearts", cfg), "test")
     store.cases["volume"] = ["a", "a", "b"] + ["c"] * (len(store.cases) - 3)
     store.cases["slice"] = range(len(store.cases))
-    report = evaluation.evaluate(Fake(cfg, lambda p: np.roll(labelled(p), 3, -1)), data.loaders(store, cfg)["test"])
+    report = evaluation.evaluate(
+        Fake(cfg, lambda p: np.roll(labelled(p), 3, -1)), data.loaders(store, cfg)["test"]
+    )
     volume, number, *_ = explorer.explore(report).children
     volume.value = "a"
     assert number.max == 1
@@ -60,7 +70,9 @@ def test_the_threshold_decides_what_is_drawn(palm):  # noqa: F811
     case = report.per_image["case"].iloc[0]
     shown = [explorer.show(report, case, "x", level) for level in (0.05, 0.9)]
     low, high = (np.asarray(figure.axes[2].get_images()[0].get_array()) for figure in shown)
-    plain = np.asarray(explorer.show(report, case, "x", 0.5, masks=False).axes[0].get_images()[0].get_array())
+    plain = np.asarray(
+        explorer.show(report, case, "x", 0.5, masks=False).axes[0].get_images()[0].get_array()
+    )
     assert (low != plain).any(axis=-1).sum() > (high != plain).any(axis=-1).sum() > 0
 
 

@@ -23,7 +23,9 @@ def weights_of(folder, preset, size="smoke", **changes):
         if isinstance(module, torch.nn.BatchNorm2d):  # not the identity
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
-    return runs.save_weights(folder / "best_model.pth", network, cfg, scores={"val_dice": 0.5}, trained_on=["a", "b"])
+    return runs.save_weights(
+        folder / "best_model.pth", network, cfg, scores={"val_dice": 0.5}, trained_on=["a", "b"]
+    )
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -32,11 +34,23 @@ def test_onnx_equals_pytorch(tmp_path, preset):
 
     weights = weights_of(tmp_path, preset)
     done = export.to_onnx(weights, tmp_path / "out" / "model.onnx")
-    assert done.difference <= 1e-4 and done.megabytes == (tmp_path / "out" / "model.onnx").stat().st_size / 1e6
-    assert done.ms > 0 and done.torch_ms > 0 and [p.name for p in (tmp_path / "out").iterdir()] == ["model.onnx"]
+    assert (
+        done.difference <= 1e-4
+        and done.megabytes == (tmp_path / "out" / "model.onnx").stat().st_size / 1e6
+    )
+    assert (
+        done.ms > 0
+        and done.torch_ms > 0
+        and [p.name for p in (tmp_path / "out").iterdir()] == ["model.onnx"]
+    )
     predictor = Predictor.load(weights, "cpu", "fp32")
     cfg = predictor.config
-    image = np.random.default_rng(0).integers(0, 256, (5, cfg.in_channels, *cfg.height_width)).astype(np.float32) / 255
+    image = (
+        np.random.default_rng(0)
+        .integers(0, 256, (5, cfg.in_channels, *cfg.height_width))
+        .astype(np.float32)
+        / 255
+    )
     session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
     prob = session.run(None, {"image": image})[0]  # another batch than it was made with
     mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in (cfg.mean, cfg.std))
@@ -48,9 +62,13 @@ def test_onnx_equals_pytorch(tmp_path, preset):
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_onnx_equals_pytorch_at_full_size(tmp_path, preset):
-    done = export.to_onnx(weights_of(tmp_path, preset, "full", encoder_weights="none"), tmp_path / "model.onnx")
+    done = export.to_onnx(
+        weights_of(tmp_path, preset, "full", encoder_weights="none"), tmp_path / "model.onnx"
+    )
     assert done.difference <= 1e-4
-    print(f"{preset}: {done.megabytes:.0f} MB, {done.ms:.0f} ms, PyTorch {done.torch_ms:.0f} ms, {done.difference:.0e}")
+    print(
+        f"{preset}: {done.megabytes:.0f} MB, {done.ms:.0f} ms, PyTorch {done.torch_ms:.0f} ms, {done.difference:.0e}"
+    )
 
 
 @pytest.mark.parametrize("preset", ["cardiac", "lung"])
@@ -58,7 +76,11 @@ def test_program_needs_no_seglib_and_equals_pytorch(tmp_path, preset):
     done = export.to_program(weights_of(tmp_path, preset), tmp_path / "model.pt2")
     module = torch.export.load(tmp_path / "model.pt2").module()
     cfg = config.preset(preset, "smoke")
-    assert module(torch.rand(4, cfg.in_channels, *cfg.height_width)).shape == (4, cfg.n_classes, *cfg.height_width)
+    assert module(torch.rand(4, cfg.in_channels, *cfg.height_width)).shape == (
+        4,
+        cfg.n_classes,
+        *cfg.height_width,
+    )
     assert done.difference <= 1e-4
 
 
@@ -86,10 +108,17 @@ def test_a_kaggle_data_set_is_found_on_its_mount(tmp_path, monkeypatch):
     weights = weights_of(tmp_path, "lung")
     folder = export.kaggle_folder(weights, tmp_path / "made", "someone", "Lung U-Net, small")
     assert sorted(p.name for p in folder.iterdir()) == [
-        "README.md", "best_model.json", "best_model.pth", "dataset-metadata.json",
-    ]  # fmt: skip
+        "README.md",
+        "best_model.json",
+        "best_model.pth",
+        "dataset-metadata.json",
+    ]
     metadata = json.loads((folder / "dataset-metadata.json").read_text())
-    assert metadata == {"title": "Lung U-Net, small", "id": "someone/lung-u-net-small", "licenses": [{"name": "other"}]}
+    assert metadata == {
+        "title": "Lung U-Net, small",
+        "id": "someone/lung-u-net-small",
+        "licenses": [{"name": "other"}],
+    }
     card = (folder / "README.md").read_text()
     assert "No test was made" in card and "lung" in card and "not for diagnosis" in card
     mount = tmp_path / "kaggle" / "input" / "datasets" / "someone" / "lung-u-net-small"
@@ -100,11 +129,14 @@ def test_a_kaggle_data_set_is_found_on_its_mount(tmp_path, monkeypatch):
     found = hosts.find_model("best_model.pth", tmp_path / "kaggle" / "input")
     assert found == (mount / "best_model.pth").absolute()
     image = np.zeros((50, 40), np.uint8)
-    assert (Predictor.load(found).predict(image).mask == Predictor.load(weights).predict(image).mask).all()
+    assert (
+        Predictor.load(found).predict(image).mask == Predictor.load(weights).predict(image).mask
+    ).all()
 
 
 @pytest.mark.parametrize(
-    ("owner", "title"), [("", "Lung U-Net"), ("me", "short"), ("me", "x" * 51), ("a b", "Lung U-Net")]
+    ("owner", "title"),
+    [("", "Lung U-Net"), ("me", "short"), ("me", "x" * 51), ("a b", "Lung U-Net")],
 )
 def test_what_kaggle_refuses_is_refused(tmp_path, owner, title):
     with pytest.raises(ConfigError, match="Kaggle wants"):

@@ -23,7 +23,17 @@ ROOT = Path(__file__).resolve().parents[1]
 FIRST = ROOT / "notebooks" / "00_start_here.ipynb"
 SETUP = nbformat.read(FIRST, as_version=4).cells[2].source
 # Third-party imports of seglib that both Colab and Kaggle answer by themselves: their published package lists of 2026.
-BROUGHT = {"accelerate", "albumentations", "cv2", "huggingface_hub", "matplotlib", "nibabel", "numpy", "pandas", "PIL"}
+BROUGHT = {
+    "accelerate",
+    "albumentations",
+    "cv2",
+    "huggingface_hub",
+    "matplotlib",
+    "nibabel",
+    "numpy",
+    "pandas",
+    "PIL",
+}
 BROUGHT |= {
     "safetensors",
     "scipy",
@@ -109,12 +119,19 @@ class Host:
         self.root, self.monkeypatch, self.before, self.after = root, monkeypatch, OFFLINE, ""
         self.tools, self.calls = root / "tools", root / "calls"
         self.tools.mkdir(parents=True)
-        for name in [n for n in os.environ if n.startswith(("KAGGLE_", "COLAB_", "SEGLIB_", "JUPYTER_", "PYTHON"))]:
+        for name in [
+            n
+            for n in os.environ
+            if n.startswith(("KAGGLE_", "COLAB_", "SEGLIB_", "JUPYTER_", "PYTHON"))
+        ]:
             monkeypatch.delenv(name)
         for name in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "MPLCONFIGDIR"):
             monkeypatch.delenv(name, raising=False)
         self.env(
-            SEGLIB_SMOKE="1", PYTHONDONTWRITEBYTECODE="1", PYTHONPATH=str(self.tools), HOME=str(self.folder("home"))
+            SEGLIB_SMOKE="1",
+            PYTHONDONTWRITEBYTECODE="1",
+            PYTHONPATH=str(self.tools),
+            HOME=str(self.folder("home")),
         )
         self.env(PATH=f"{self.tools}{os.pathsep}{os.environ['PATH']}")
         # No network: pip and git end as they do there, and their calls are kept.
@@ -137,7 +154,9 @@ class Host:
     def package(self, name):
         """A copy of the repository's package, as a data set or a clone holds it."""
         return shutil.copytree(
-            ROOT / "seglib", self.root / name / "seglib", ignore=shutil.ignore_patterns("__pycache__")
+            ROOT / "seglib",
+            self.root / name / "seglib",
+            ignore=shutil.ignore_patterns("__pycache__"),
         )
 
     def notebook(self, *cells):
@@ -146,9 +165,18 @@ class Host:
         assert setup != SETUP
         places = {name: str(self.root / str(getattr(hosts, name)).lstrip("/")) for name in ROOTS}
         roots = [f"hosts.{name} = Path({path!r})" for name, path in places.items()]
-        sources = [self.before, setup, "\n".join(["from seglib import hosts", *roots, self.after]), *cells]
-        self.ran = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-        client = NotebookClient(self.ran, timeout=120, resources={"metadata": {"path": str(self.here)}})
+        sources = [
+            self.before,
+            setup,
+            "\n".join(["from seglib import hosts", *roots, self.after]),
+            *cells,
+        ]
+        self.ran = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(source) for source in sources]
+        )
+        client = NotebookClient(
+            self.ran, timeout=120, resources={"metadata": {"path": str(self.here)}}
+        )
         client.execute()
         return self.said(-1)
 
@@ -169,20 +197,26 @@ def listing(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("mount, cell", [("", LOOK), ("datasets/someone/", WAY)], ids=["old mounts", "new mounts"])
+@pytest.mark.parametrize(
+    "mount, cell", [("", LOOK), ("datasets/someone/", WAY)], ids=["old mounts", "new mounts"]
+)
 def test_kaggle_without_internet(host, lung_tree, mount, cell):
     """An attached copy of the package and attached data are found in both layouts, and the input stays as it is; the
     GPU is one that Kaggle's torch has dropped."""
     inputs = host.folder("kaggle/input")
     host.package(f"kaggle/input/{mount}seglib-copy")
-    shutil.copytree(lung_tree, inputs / f"{mount}lungs/archive", ignore=shutil.ignore_patterns(hosts.PHANTOM))
+    shutil.copytree(
+        lung_tree, inputs / f"{mount}lungs/archive", ignore=shutil.ignore_patterns(hosts.PHANTOM)
+    )
     for path in (inputs, *inputs.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = listing(inputs)
     host.env(KAGGLE_KERNEL_RUN_TYPE="Interactive")
     host.here, host.after = host.folder("kaggle/working"), FAILING_GPU
     found = facts(host.notebook(cell))
-    assert found["host"] == "kaggle" and found["seglib"].startswith(str(inputs / f"{mount}seglib-copy"))
+    assert found["host"] == "kaggle" and found["seglib"].startswith(
+        str(inputs / f"{mount}seglib-copy")
+    )
     assert found["data"] == str(inputs / f"{mount}lungs/archive")
     assert found["runs"] == str(host.root / "kaggle/working/runs")
     if cell == WAY:
@@ -194,7 +228,9 @@ def test_kaggle_without_internet(host, lung_tree, mount, cell):
 
 def test_kaggle_with_neither_internet_nor_a_copy(host):
     host.env(KAGGLE_KERNEL_RUN_TYPE="Interactive")
-    with pytest.raises(CellExecutionError, match="switch the internet on, or attach a data set with a copy of it"):
+    with pytest.raises(
+        CellExecutionError, match="switch the internet on, or attach a data set with a copy of it"
+    ):
         host.notebook()
 
 
@@ -204,10 +240,14 @@ def test_colab(host, drive, cell):
     bare = host.root / "origin.git"
     (host.tools / "git").unlink()
     subprocess.run(["git", "clone", "-q", "--bare", str(ROOT), str(bare)], check=True)
-    host.env(COLAB_RELEASE_TAG="release-colab-external_2026", SEGLIB_REPO=str(bare), SEGLIB_DRIVE="0")
+    host.env(
+        COLAB_RELEASE_TAG="release-colab-external_2026", SEGLIB_REPO=str(bare), SEGLIB_DRIVE="0"
+    )
     host.here = host.folder("content")
     host.before += "sys.modules['pydicom'] = sys.modules['segmentation_models_pytorch'] = None\n"
-    host.after = "wait = hosts.wait_for_data\nhosts.wait_for_data = lambda cfg, timeout=0: wait(cfg, 0.1)\n"
+    host.after = (
+        "wait = hosts.wait_for_data\nhosts.wait_for_data = lambda cfg, timeout=0: wait(cfg, 0.1)\n"
+    )
     if drive:
         host.folder("content/drive/MyDrive")
     found = facts(host.notebook(cell))
@@ -217,7 +257,12 @@ def test_colab(host, drive, cell):
     if cell == WAY:
         assert not found["real"] and "PHANTOMS" in host.said(-1)
         assert (Path(found["runs"]) / "lung/best_model.pth").is_file()
-    assert host.calls.read_text().split() == ["install", "-q", "pydicom", "segmentation_models_pytorch"]
+    assert host.calls.read_text().split() == [
+        "install",
+        "-q",
+        "pydicom",
+        "segmentation_models_pytorch",
+    ]
     assert "Not installed: pydicom segmentation_models_pytorch" in host.said(1)
 
 
@@ -242,15 +287,22 @@ def test_a_script_on_two_cores_without_a_display(host):
     host.package("repository")
     host.env(HOME="/dev/null", PYTHONPATH=str(host.root / "repository"))
     prelude = f"{OFFLINE}\nfrom seglib import hosts\nhosts.n_cores = lambda: 2\n"
-    done = subprocess.run([sys.executable, "-c", prelude + WAY], cwd=host.here, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", prelude + WAY], cwd=host.here, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     found = facts(done.stdout)
-    assert found["seglib"].startswith(str(host.root / "repository")) and (found["cores"], found["workers"]) == (2, 0)
+    assert found["seglib"].startswith(str(host.root / "repository")) and (
+        found["cores"],
+        found["workers"],
+    ) == (2, 0)
     assert (host.here / "runs/lung/training_history.png").is_file()
 
 
 def test_the_set_up_cell_brings_what_hosts_lack():
-    needed = next(line for line in SETUP.splitlines() if line.startswith("needed")).split('"')[1].split()
+    needed = (
+        next(line for line in SETUP.splitlines() if line.startswith("needed")).split('"')[1].split()
+    )
     third = {name for path in MODULES for name in imports(path)[1]} - set(sys.stdlib_module_names)
     assert third - BROUGHT - OPTIONAL - {"google", "tomllib", "tomli"} <= set(needed)
     assert {"albumentations", "accelerate", "cv2"} <= set(needed)  # older images lacked these

@@ -12,8 +12,8 @@ import pydicom
 import pytest
 from PIL import Image
 
-from seglib import images, volumes
 from seglib.errors import DataError
+from seglib.formats import images, volumes
 from tests.test_volumes import write_series
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +38,10 @@ def test_no_code_path_runs_what_a_file_says(path):
         if isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
             owner = getattr(getattr(node.func, "value", None), "id", "")
-            where, given = f"{path.name}:{node.lineno}", {word.arg: word.value for word in node.keywords}
+            where, given = (
+                f"{path.name}:{node.lineno}",
+                {word.arg: word.value for word in node.keywords},
+            )
             if name == "eval":  # a network's evaluation mode takes no argument
                 assert not node.args, f"{where} evaluates a text"
             else:
@@ -49,14 +52,21 @@ def test_no_code_path_runs_what_a_file_says(path):
                 assert "allow_pickle" not in given, where
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = {alias.name for alias in node.names} | {getattr(node, "module", None)}
-            assert not modules & {"pickle", "subprocess", "shelve", "marshal"}, f"{path.name} imports {modules}"
+            assert not modules & {"pickle", "subprocess", "shelve", "marshal"}, (
+                f"{path.name} imports {modules}"
+            )
 
 
 def test_image_bombs_are_refused_before_they_take_memory(tmp_path):
     """A few hundred bytes that promise 60000 x 60000 pixels."""
 
     def chunk(kind, content):
-        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+        return (
+            len(content).to_bytes(4, "big")
+            + kind
+            + content
+            + zlib.crc32(kind + content).to_bytes(4, "big")
+        )
 
     header = (60000).to_bytes(4, "big") * 2 + b"\x08\x00\x00\x00\x00"
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
@@ -65,7 +75,9 @@ def test_image_bombs_are_refused_before_they_take_memory(tmp_path):
     for read in (images.read_image, lambda path: images.read_mask(str(path))):
         with pytest.raises(DataError, match=r"bomb\.png.*pixels"):
             read(tmp_path / "bomb.png")
-    Image.fromarray(np.zeros((4000, 5000), np.uint8)).save(tmp_path / "large.png")  # an X-ray may be large
+    Image.fromarray(np.zeros((4000, 5000), np.uint8)).save(
+        tmp_path / "large.png"
+    )  # an X-ray may be large
     assert images.read_image(tmp_path / "large.png", 1).shape == (4000, 5000, 1)
 
 
@@ -102,4 +114,6 @@ def test_random_damages_end_in_our_errors(tmp_path):
     words = [sys.executable, "-m", "tests.fuzz", "8", "3"]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     print(done.stdout[-2000:])
-    assert done.returncode == 0 and "'refused'" in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]
+    assert done.returncode == 0 and "'refused'" in done.stdout, (
+        done.stdout[-3000:] + done.stderr[-2000:]
+    )

@@ -33,7 +33,9 @@ def plant(root, *files):
 
 
 def montgomery(root):
-    return plant(root, "MontgomerySet/CXR_png/MCUCXR_0001_0.png", "MontgomerySet/ManualMask/leftMask/a.png")
+    return plant(
+        root, "MontgomerySet/CXR_png/MCUCXR_0001_0.png", "MontgomerySet/ManualMask/leftMask/a.png"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +115,9 @@ def test_in_notebook(monkeypatch):
 # Finding data
 
 
-@pytest.mark.parametrize("mount", ["montgomery", "datasets/someone/montgomery", "datasets/someone/m/archive/v1"])
+@pytest.mark.parametrize(
+    "mount", ["montgomery", "datasets/someone/montgomery", "datasets/someone/m/archive/v1"]
+)
 def test_kaggle_layouts(kaggle, mount):
     plant(kaggle / "datasets/another/weights", "best_model.pth")
     tree = montgomery(kaggle / mount)
@@ -192,7 +196,11 @@ def test_relative_data_root_gives_an_absolute_path(machine):
         ("cardiac", ["train/images/a.png", "train/masks/a.png"], "."),
         ("binary", ["images/a.jpg", "masks/a.png"], "."),
         ("binary", ["train/a.jpg", "train_masks/a_mask.gif"], "."),
-        ("binary", ["ISIC2018_Task1_Input/a.jpg", "ISIC2018_Task1_GroundTruth/a_segmentation.png"], "."),
+        (
+            "binary",
+            ["ISIC2018_Task1_Input/a.jpg", "ISIC2018_Task1_GroundTruth/a_segmentation.png"],
+            ".",
+        ),
         ("binary", ["images/.DS_Store", "masks/.DS_Store"], None),
     ],
 )
@@ -274,7 +282,9 @@ def test_unreadable_folder_is_skipped(tmp_path, monkeypatch):
     assert hosts._contents(locked, 3) == "empty, or not readable"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything"
+)
 def test_folder_without_permission_is_skipped(tmp_path):
     tree = montgomery(tmp_path / "set/b")
     locked = montgomery(tmp_path / "set/a")
@@ -366,7 +376,9 @@ def test_wait_finds_data_that_appears(kaggle):
     timer = threading.Timer(0.15, montgomery, [kaggle / "datasets/someone/late"])
     timer.start()
     try:
-        assert hosts.wait_for_data(config(), timeout=5, every=0.05) == kaggle / "datasets/someone/late"
+        assert (
+            hosts.wait_for_data(config(), timeout=5, every=0.05) == kaggle / "datasets/someone/late"
+        )
     finally:
         timer.join()
 
@@ -484,7 +496,9 @@ def torch(monkeypatch):
 
 def gpu(monkeypatch, torch, name="Tesla T4", capability=(7, 5)):
     """A CUDA device that torch sees; its kernels fail unless `_kernel` is replaced too."""
-    properties = types.SimpleNamespace(name=name, major=capability[0], minor=capability[1], total_memory=16 * 2**30)
+    properties = types.SimpleNamespace(
+        name=name, major=capability[0], minor=capability[1], total_memory=16 * 2**30
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *a: capability)
@@ -493,7 +507,9 @@ def gpu(monkeypatch, torch, name="Tesla T4", capability=(7, 5)):
 
 def no_kernel_image(device):
     if device != "cpu":
-        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with")
+        raise RuntimeError(
+            "CUDA error: no kernel image is available for execution on the device\nCompile with"
+        )
 
 
 def test_cpu_runs_the_kernel(torch):
@@ -515,7 +531,9 @@ def test_device_that_works(torch, monkeypatch):
 def test_p100_on_kaggle_falls_back(torch, kaggle, monkeypatch):
     gpu(monkeypatch, torch, "Tesla P100-PCIE-16GB", (6, 0))
     monkeypatch.setattr(hosts, "_kernel", no_kernel_image)
-    with pytest.warns(UserWarning, match=r"P100-PCIE-16GB, compute capability 6\.0.*no kernel image.*T4 x2"):
+    with pytest.warns(
+        UserWarning, match=r"P100-PCIE-16GB, compute capability 6\.0.*no kernel image.*T4 x2"
+    ):
         assert hosts.choose_device() == "cpu"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -523,11 +541,15 @@ def test_p100_on_kaggle_falls_back(torch, kaggle, monkeypatch):
 
 
 def test_explicit_device_that_does_not_work(torch, monkeypatch):
-    with pytest.raises(ConfigError, match=r"device='cuda': torch \S+ finds no such device; set device='auto'"):
+    with pytest.raises(
+        ConfigError, match=r"device='cuda': torch \S+ finds no such device; set device='auto'"
+    ):
         hosts.choose_device("cuda")
     gpu(monkeypatch, torch)
     monkeypatch.setattr(hosts, "_kernel", no_kernel_image)
-    with pytest.raises(ConfigError, match=r"Tesla T4, compute capability 7\.5, 16\.0 GB is there, but a small"):
+    with pytest.raises(
+        ConfigError, match=r"Tesla T4, compute capability 7\.5, 16\.0 GB is there, but a small"
+    ):
         hosts.choose_device("cuda")
     with pytest.raises(ConfigError, match="'gpu' is unknown; choose 'auto'"):
         hosts.choose_device("gpu")
@@ -558,7 +580,13 @@ def test_precision_by_capability(torch, monkeypatch, capability, precision):
 
 @pytest.mark.parametrize(
     "fp32, bf16, precision",
-    [(1.0, 0.5, "bf16"), (1.0, 0.9, "bf16"), (1.0, 0.95, "fp32"), (1.0, 3.0, "fp32"), (1.0, None, "fp32")],
+    [
+        (1.0, 0.5, "bf16"),
+        (1.0, 0.9, "bf16"),
+        (1.0, 0.95, "fp32"),
+        (1.0, 3.0, "fp32"),
+        (1.0, None, "fp32"),
+    ],
 )
 def test_cpu_precision_by_measurement(monkeypatch, fp32, bf16, precision):
     monkeypatch.setattr(hosts, "measure_cpu", lambda: {"fp32": fp32, "bf16": bf16})
@@ -569,7 +597,11 @@ def test_cpu_precision_by_measurement(monkeypatch, fp32, bf16, precision):
 def test_explicit_precision_is_honoured(torch, monkeypatch):
     monkeypatch.setattr(hosts, "measure_cpu", lambda: pytest.fail("measured"))
     gpu(monkeypatch, torch)
-    for device, names in (("cuda", ("fp32", "fp16")), ("cpu", ("fp32", "bf16")), ("mps", ("fp32",))):
+    for device, names in (
+        ("cuda", ("fp32", "fp16")),
+        ("cpu", ("fp32", "bf16")),
+        ("mps", ("fp32",)),
+    ):
         assert [hosts.choose_precision(device, name) for name in names] == list(names)
     assert hosts.choose_precision(torch.device("cuda:1"), "fp16") == "fp16"
     with pytest.warns(UserWarning, match="Tesla T4, compute capability 7.5, 16.0 GB emulates it"):
@@ -625,7 +657,11 @@ def test_measure_cpu_where_bf16_does_not_run(torch, monkeypatch):
 
 def test_describe(torch, monkeypatch):
     table = hosts.describe()
-    assert table["host"] == "local" and table["device"] == "cpu" and table["torch"] == torch.__version__
+    assert (
+        table["host"] == "local"
+        and table["device"] == "cpu"
+        and table["torch"] == torch.__version__
+    )
     assert table["cores"] >= 1 and table["threads"] >= 1
     assert all(value is None or type(value) in (str, int, float) for value in table.values())
     json.dumps(table)
@@ -642,7 +678,9 @@ def test_describe_survives_missing_and_broken_packages(monkeypatch):
     assert "ModuleNotFoundError" in table["device"]
 
 
-@pytest.mark.parametrize("quota, cores", [("150000 100000", 1), ("50000 100000", 1), ("max 100000", 8), (None, 8)])
+@pytest.mark.parametrize(
+    "quota, cores", [("150000 100000", 1), ("50000 100000", 1), ("max 100000", 8), (None, 8)]
+)
 def test_n_cores(tmp_path, monkeypatch, quota, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.setattr(hosts, "CPU_QUOTA", tmp_path / "cpu.max")
@@ -671,5 +709,7 @@ def test_progress_can_be_turned_off(monkeypatch, capsys):
 
 def test_import_is_light():
     code = "import seglib.hosts, sys; print([m for m in ('torch', 'numpy', 'tqdm') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

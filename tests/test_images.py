@@ -9,9 +9,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from seglib import images
 from seglib.errors import DataError
-from seglib.images import IGNORE
+from seglib.formats import images
+from seglib.formats.images import IGNORE
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -105,17 +105,23 @@ def test_alpha_is_cut_off(tmp_path, suffix):
 def test_transparent_palette(tmp_path):
     picture = Image.fromarray(flag()).convert("P")
     picture.save(tmp_path / "a.png", transparency=0)
-    np.testing.assert_array_equal(images.read_image(tmp_path / "a.png"), np.asarray(picture.convert("RGB")))
+    np.testing.assert_array_equal(
+        images.read_image(tmp_path / "a.png"), np.asarray(picture.convert("RGB"))
+    )
 
 
-@pytest.mark.parametrize(("suffix", "options"), [("tif", {}), ("jpg", {"quality": 100, "subsampling": 0})])
+@pytest.mark.parametrize(
+    ("suffix", "options"), [("tif", {}), ("jpg", {"quality": 100, "subsampling": 0})]
+)
 def test_cmyk(tmp_path, suffix, options):
     path = save(tmp_path / f"a.{suffix}", flag(), "CMYK", **options)
     found = images.read_image(path).astype(int)
     assert np.abs(found - flag()).max() <= (0 if suffix == "tif" else 12)
 
 
-@pytest.mark.parametrize("writer", ["pillow png", "opencv png", "pillow tif", "opencv tif", "big-endian tif"])
+@pytest.mark.parametrize(
+    "writer", ["pillow png", "opencv png", "pillow tif", "opencv tif", "big-endian tif"]
+)
 def test_sixteen_bits_are_stretched(tmp_path, writer):
     values = np.array([[100, 1100], [2100, 4100]], np.uint16)
     by, suffix = writer.split()
@@ -166,7 +172,9 @@ def test_files_cut_short_are_refused_by_name(tmp_path, name, share):
 
 
 def test_files_cut_short_are_refused_after_a_library_allowed_them(tmp_path, monkeypatch):
-    path = save(tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    path = save(
+        tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    )
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:2000])
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(DataError, match=r"a\.jpg"):
@@ -174,7 +182,8 @@ def test_files_cut_short_are_refused_after_a_library_allowed_them(tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "no such file"), (b"", r"empty \(0 bytes\)"), (b"<html>404</html>", "not readable")]
+    ("content", "words"),
+    [(None, "no such file"), (b"", r"empty \(0 bytes\)"), (b"<html>404</html>", "not readable")],
 )
 @pytest.mark.parametrize("name", ["scan 1.png", "scan.jpg", "scan.tif"])
 def test_what_is_no_image_is_refused_by_name(tmp_path, name, content, words):
@@ -198,9 +207,13 @@ def test_a_folder_is_no_image(tmp_path):
 def test_to_uint8():
     same = flag()
     assert images.to_uint8(same) is same
-    np.testing.assert_array_equal(images.to_uint8(np.array([0, 1, 2, 4], np.int32)), [0, 64, 128, 255])
+    np.testing.assert_array_equal(
+        images.to_uint8(np.array([0, 1, 2, 4], np.int32)), [0, 64, 128, 255]
+    )
     np.testing.assert_array_equal(images.to_uint8(np.full(5, 700, np.uint16)), 0)
-    np.testing.assert_array_equal(images.to_uint8(np.array([0.0, 1.0, np.nan, np.inf, -np.inf])), [0, 255, 0, 255, 0])
+    np.testing.assert_array_equal(
+        images.to_uint8(np.array([0.0, 1.0, np.nan, np.inf, -np.inf])), [0, 255, 0, 255, 0]
+    )
     with pytest.raises(DataError, match="no finite number"):
         images.to_uint8(np.full((2, 2), np.nan))
 
@@ -243,9 +256,18 @@ UNAMBIGUOUS = {
     "yellow on black": (paint(disc() * 1, [(0, 0, 0), (255, 255, 0)]), "one colour on black"),
     "dark red on black": (paint(disc() * 1, [(0, 0, 0), (128, 0, 0)]), "one colour on black"),
     "darker red on black": (paint(disc() * 1, [(0, 0, 0), (100, 0, 0)]), "colour"),
-    "alpha constant": (np.dstack([two_values(0, 255)] * 3 + [np.full((60, 80), 255, np.uint8)]), "values 0/255"),
-    "alpha is the mask": (np.dstack([np.zeros((60, 80, 3), np.uint8), two_values(0, 255)]), "transparency"),
-    "alpha is the mask, grey": (np.dstack([np.full((60, 80), 9, np.uint8), two_values(0, 255)]), "transparency"),
+    "alpha constant": (
+        np.dstack([two_values(0, 255)] * 3 + [np.full((60, 80), 255, np.uint8)]),
+        "values 0/255",
+    ),
+    "alpha is the mask": (
+        np.dstack([np.zeros((60, 80, 3), np.uint8), two_values(0, 255)]),
+        "transparency",
+    ),
+    "alpha is the mask, grey": (
+        np.dstack([np.full((60, 80), 9, np.uint8), two_values(0, 255)]),
+        "transparency",
+    ),
 }
 
 
@@ -361,7 +383,9 @@ def test_auto_refuses(tmp_path, name):
     with pytest.raises(DataError, match="ambiguous mask") as error:
         images.read_mask(path)
     assert path in str(error.value)
-    assert "mask_encoding" in str(error.value) or name == "colour and transparency", "it must say what resolves it"
+    assert "mask_encoding" in str(error.value) or name == "colour and transparency", (
+        "it must say what resolves it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -395,12 +419,20 @@ def test_masks_of_floats_that_are_no_numbers(tmp_path):
         ("threshold", bands(0, 1).astype(np.uint8), bands(0, 1)),
         ("threshold", bands(0, 65535).astype(np.uint16), bands(0, 1)),
         ("threshold", bands(0, 20000, 40000, 65535).astype(np.uint16), bands(0, 0, 1, 1)),
-        ("threshold", paint(bands(0, 1, 2, 3), [(0, 0, 0), RED, (0, 200, 0), (90, 90, 90)]), bands(0, 1, 1, 0)),
+        (
+            "threshold",
+            paint(bands(0, 1, 2, 3), [(0, 0, 0), RED, (0, 200, 0), (90, 90, 90)]),
+            bands(0, 1, 1, 0),
+        ),
         ("index", bands(0, 1, 2, 3).astype(np.uint8), bands(0, 1, 1, 1)),
         ("index", bands(0, 1, 255).astype(np.uint8), bands(0, 1, 1)),
         ("index", paint(bands(0, 1), [(0, 0, 0), (0, 3, 0)]), bands(0, 1)),
         ({"255,0,0": 1}, paint(bands(0, 1), [(0, 0, 0), RED]), bands(0, 1)),
-        ({"255,0,0": 1, "0,255,0": 0}, paint(bands(0, 1, 2), [(0, 0, 0), RED, GREEN]), bands(0, 1, 0)),
+        (
+            {"255,0,0": 1, "0,255,0": 0},
+            paint(bands(0, 1, 2), [(0, 0, 0), RED, GREEN]),
+            bands(0, 1, 0),
+        ),
         ({"0,0,0": 1, "255,255,255": 0}, paint(bands(0, 1), [(0, 0, 0), (255,) * 3]), bands(1, 0)),
         ({"255,255,255": 1}, bands(0, 255).astype(np.uint8), bands(0, 1)),
         ({"255,255,255": 1}, bands(0, 1).astype(bool), bands(0, 1)),
@@ -413,9 +445,13 @@ def test_masks_by_a_setting(tmp_path, encoding, array, truth):
 
 def test_alpha_is_no_colour_of_a_threshold(tmp_path):
     opaque = np.dstack([two_values(0, 255)] * 3 + [np.full((60, 80), 255, np.uint8)])
-    np.testing.assert_array_equal(images.read_mask(save(tmp_path / "m.png", opaque), "threshold").pixels, disc())
+    np.testing.assert_array_equal(
+        images.read_mask(save(tmp_path / "m.png", opaque), "threshold").pixels, disc()
+    )
     opaque = opaque[..., 2:]
-    np.testing.assert_array_equal(images.read_mask(save(tmp_path / "la.png", opaque), "index").pixels, disc())
+    np.testing.assert_array_equal(
+        images.read_mask(save(tmp_path / "la.png", opaque), "index").pixels, disc()
+    )
 
 
 def test_a_threshold_on_a_palette_cuts_the_colours_shown(tmp_path):
@@ -456,7 +492,9 @@ def test_looks_inverted():
     large = np.ones((40, 40), np.uint8)
     large[0] = large[-1] = large[:, 0] = large[:, -1] = 0
     assert not images.looks_inverted(large), "a large structure that leaves the border free"
-    assert images.looks_inverted(1 - large), "the border decides, also where the structure fills most of the frame"
+    assert images.looks_inverted(1 - large), (
+        "the border decides, also where the structure fills most of the frame"
+    )
 
 
 def halves():
@@ -467,7 +505,12 @@ def halves():
 
 def test_the_union_of_two_files(tmp_path):
     left, right = halves()
-    cell = "|".join([save(tmp_path / "l.png", left * np.uint8(255)), save(tmp_path / "r.png", right * np.uint8(1))])
+    cell = "|".join(
+        [
+            save(tmp_path / "l.png", left * np.uint8(255)),
+            save(tmp_path / "r.png", right * np.uint8(1)),
+        ]
+    )
     mask = images.read_mask(cell)
     np.testing.assert_array_equal(mask.pixels, left | right)
     assert "0/255" in mask.how and "0/1" in mask.how
@@ -475,21 +518,30 @@ def test_the_union_of_two_files(tmp_path):
 
 def test_the_union_of_two_inverted_files(tmp_path):
     left, right = halves()
-    cell = "|".join(save(tmp_path / f"{k}.png", ~m * np.uint8(255)) for k, m in zip("lr", (left, right)))
+    cell = "|".join(
+        save(tmp_path / f"{k}.png", ~m * np.uint8(255)) for k, m in zip("lr", (left, right))
+    )
     mask = images.read_mask(cell, inverted=True)
     np.testing.assert_array_equal(mask.pixels, left | right)
 
 
 def test_an_empty_part_of_a_union(tmp_path):
     left, right = halves()
-    cell = "|".join([save(tmp_path / "l.png", left * np.uint8(255)), save(tmp_path / "r.png", right * np.uint8(0))])
+    cell = "|".join(
+        [
+            save(tmp_path / "l.png", left * np.uint8(255)),
+            save(tmp_path / "r.png", right * np.uint8(0)),
+        ]
+    )
     np.testing.assert_array_equal(images.read_mask(cell).pixels, left)
 
 
 def test_parts_of_different_size(tmp_path):
     left, right = halves()
     cell = "|".join([save(tmp_path / "l.png", left), save(tmp_path / "r.png", right.T)])
-    with pytest.raises(DataError, match=r"(?s)l\.png.*r\.png.*different sizes.*\(40, 60\).*\(60, 40\)"):
+    with pytest.raises(
+        DataError, match=r"(?s)l\.png.*r\.png.*different sizes.*\(40, 60\).*\(60, 40\)"
+    ):
         images.read_mask(cell)
 
 
@@ -522,7 +574,9 @@ def test_labels_of_a_palette_are_its_numbers(tmp_path):
 def test_labels_by_colour(tmp_path):
     path = save(tmp_path / "m.png", paint(bands(0, 1, 2, 3), [(0, 0, 0), RED, GREEN, BLUE]))
     table = {"255,0,0": 2, "0,255,0": 1, "0,0,255": 255}
-    np.testing.assert_array_equal(images.read_labels(path, table, 3, {}).pixels, bands(0, 2, 1, IGNORE))
+    np.testing.assert_array_equal(
+        images.read_labels(path, table, 3, {}).pixels, bands(0, 2, 1, IGNORE)
+    )
     with pytest.raises(DataError, match=r"m\.png.*\(0, 0, 255\)"):
         images.read_labels(path, {"255,0,0": 2, "0,255,0": 1}, 3, {})
 
@@ -538,7 +592,9 @@ def test_wrong_labels_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"m\.png: label numbers \[200\].*0\.\.2.*label_map"):
         images.read_labels(path, "index", 3, {})
     path = save(tmp_path / "c.png", paint(bands(0, 1), [(0, 0, 0), RED]))
-    with pytest.raises(DataError, match=r"c\.png: the labels are colours.*\(255, 0, 0\).*mask_encoding"):
+    with pytest.raises(
+        DataError, match=r"c\.png: the labels are colours.*\(255, 0, 0\).*mask_encoding"
+    ):
         images.read_labels(path, "index", 3, {})
 
 
@@ -562,7 +618,14 @@ def test_the_box_of_a_letterbox(height, width, size):
     assert images.fit_box((height, width), size, "stretch") == (0, 0, *size)
 
 
-@given(st.integers(1, 200), st.integers(1, 200), FRAMES, HOW, st.integers(0, 255), st.sampled_from([1, 3]))
+@given(
+    st.integers(1, 200),
+    st.integers(1, 200),
+    FRAMES,
+    HOW,
+    st.integers(0, 255),
+    st.sampled_from([1, 3]),
+)
 def test_a_constant_image_stays_constant(height, width, size, how, value, channels):
     image = np.full((height, width, channels), value, np.uint8)
     frame = images.fit_image(image, size, how)
@@ -594,7 +657,9 @@ def test_unfit_returns_the_original_shape(height, width, size, how, classes):
     back = images.unfit(prob, (height, width), how)
     assert (back.shape, back.dtype) == ((classes, height, width), np.float32)
     assert prob.min() - 1e-6 <= back.min() and back.max() <= prob.max() + 1e-6
-    np.testing.assert_allclose(images.unfit(np.full_like(prob, 0.3), (height, width), how), 0.3, rtol=1e-6)
+    np.testing.assert_allclose(
+        images.unfit(np.full_like(prob, 0.3), (height, width), how), 0.3, rtol=1e-6
+    )
 
 
 def test_unfit_cuts_the_padding_off():
@@ -607,7 +672,10 @@ def test_unfit_cuts_the_padding_off():
 @given(st.integers(1, 60), st.integers(1, 60), HOW)
 def test_nothing_changes_where_the_size_fits(height, width, how):
     rng = np.random.default_rng(0)
-    image, mask = rng.integers(0, 256, (height, width, 3), np.uint8), rng.integers(0, 4, (height, width), np.uint8)
+    image, mask = (
+        rng.integers(0, 256, (height, width, 3), np.uint8),
+        rng.integers(0, 4, (height, width), np.uint8),
+    )
     prob = rng.random((2, height, width), np.float32)
     np.testing.assert_array_equal(images.fit_image(image, (height, width), how), image)
     np.testing.assert_array_equal(images.fit_mask(mask, (height, width), how), mask)
@@ -617,7 +685,14 @@ def test_nothing_changes_where_the_size_fits(height, width, how):
 BLOBS = st.tuples(st.floats(0.35, 0.65), st.floats(0.35, 0.65), st.floats(0.2, 0.3))
 
 
-@given(st.integers(60, 500), st.integers(60, 500), st.integers(64, 160), st.integers(64, 160), HOW, BLOBS)
+@given(
+    st.integers(60, 500),
+    st.integers(60, 500),
+    st.integers(64, 160),
+    st.integers(64, 160),
+    HOW,
+    BLOBS,
+)
 def test_image_and_mask_land_at_the_same_place(height, width, rows, cols, how, blob):
     truth = disc(height, width, *blob).astype(np.uint8)
     as_image = images.fit_image(truth[..., None] * 255, (rows, cols), how)[..., 0] > 127
@@ -629,10 +704,19 @@ def test_image_and_mask_land_at_the_same_place(height, width, rows, cols, how, b
     assert cv2.erode(as_mask.astype(np.uint8), ring).any()
 
 
-@given(st.integers(60, 500), st.integers(60, 500), st.integers(96, 160), st.integers(96, 160), HOW, BLOBS)
+@given(
+    st.integers(60, 500),
+    st.integers(60, 500),
+    st.integers(96, 160),
+    st.integers(96, 160),
+    HOW,
+    BLOBS,
+)
 def test_there_and_back(height, width, rows, cols, how, blob):
     _, _, h, w = images.fit_box((height, width), (rows, cols), how)
-    assume(min(h, w) * blob[2] >= 14)  # pixels of radius in the frame; a smaller blob loses more to its coarse rim
+    assume(
+        min(h, w) * blob[2] >= 14
+    )  # pixels of radius in the frame; a smaller blob loses more to its coarse rim
     truth = disc(height, width, *blob)
     frame = images.fit_mask(truth.astype(np.uint8), (rows, cols), how)
     back = images.unfit(np.float32(frame == 1)[None], (height, width), how)[0]
@@ -671,8 +755,15 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_half_one(tmp_path, monkey
 def test_sha256_tells_content_not_name(tmp_path):
     for name, content in (("a", b"x" * 3_000_000), ("b", b"x" * 3_000_000), ("c", b"y")):
         (tmp_path / name).write_bytes(content)
-    assert images.sha256(tmp_path / "a") == images.sha256(tmp_path / "b") != images.sha256(tmp_path / "c")
-    assert images.sha256(tmp_path / "c") == "a1fce4363854ff888cff4b8e7875d600c2682390412a8cf79b37d0b11148b0fa"
+    assert (
+        images.sha256(tmp_path / "a")
+        == images.sha256(tmp_path / "b")
+        != images.sha256(tmp_path / "c")
+    )
+    assert (
+        images.sha256(tmp_path / "c")
+        == "a1fce4363854ff888cff4b8e7875d600c2682390412a8cf79b37d0b11148b0fa"
+    )
 
 
 # The real sets: every mask folder decodes as its README says
@@ -694,7 +785,8 @@ def test_real_montgomery_sides(real, side):
 
 
 @pytest.mark.parametrize(
-    ("name", "pattern", "n"), [("montgomery", "masks_union_original/*.png", 102), ("shenzhen", "mask/*.png", 200)]
+    ("name", "pattern", "n"),
+    [("montgomery", "masks_union_original/*.png", 102), ("shenzhen", "mask/*.png", 200)],
 )
 def test_real_grey_edges(real, name, pattern, n):
     files = sorted(real(name).glob(pattern))
@@ -713,11 +805,15 @@ def test_real_covid_sides_are_united(real):
         left, right = (str(root / side / name) for side in ("leftMask", "rightMask"))
         mask = images.read_mask(f"{left}|{right}")
         assert mask.how == "values 0/255"
-        np.testing.assert_array_equal(mask.pixels, (pixels_of(left) == 255) | (pixels_of(right) == 255))
+        np.testing.assert_array_equal(
+            mask.pixels, (pixels_of(left) == 255) | (pixels_of(right) == 255)
+        )
 
 
 def test_real_idrid_discs_are_palette_numbers(real):
-    files = sorted(real("idrid").glob("A. Segmentation/2. *Groundtruths/a. */5. Optic Disc/*_OD.tif"))
+    files = sorted(
+        real("idrid").glob("A. Segmentation/2. *Groundtruths/a. */5. Optic Disc/*_OD.tif")
+    )
     assert len(files) == 15
     for file in files[::5]:
         mask = images.read_mask(str(file))
@@ -727,7 +823,9 @@ def test_real_idrid_discs_are_palette_numbers(real):
 
 
 def test_real_idrid_lesions_are_red_jpegs(real):
-    files = sorted(real("idrid").glob("A. Segmentation/2. *Groundtruths/a. */3. Hard Exudates/*_EX.jpg"))
+    files = sorted(
+        real("idrid").glob("A. Segmentation/2. *Groundtruths/a. */3. Hard Exudates/*_EX.jpg")
+    )
     assert len(files) == 15
     for file in files[:1]:  # a second each
         mask = images.read_mask(str(file))
@@ -774,7 +872,9 @@ def test_real_drishti_soft_maps_need_a_setting(real):
         except DataError as error:
             assert "ambiguous" in str(error) and "mask_encoding='threshold'" in str(error)
     for file in files[::6]:
-        np.testing.assert_array_equal(images.read_mask(str(file), "threshold").pixels, pixels_of(file) >= 128)
+        np.testing.assert_array_equal(
+            images.read_mask(str(file), "threshold").pixels, pixels_of(file) >= 128
+        )
     assert taken == [], "five votes are no two values"
 
 
@@ -783,7 +883,9 @@ def test_real_curvas_colours_need_a_table(real):
     files = sorted(real("curvas_ct").glob("annotation_*/masks/*.png"))
     assert len(files) == 74
     organs = 0
-    for file in [f for f in files[::9] if f.name != "10010_546.png"]:  # that one has a test of its own
+    for file in [
+        f for f in files[::9] if f.name != "10010_546.png"
+    ]:  # that one has a test of its own
         labels = images.read_labels(str(file), table, 4, {}).pixels
         pixels = pixels_of(file)
         for colour, number in table.items():
@@ -809,7 +911,9 @@ def test_real_nuclei_are_united(real):
     files = sorted((case / "masks").glob("*.png"))
     assert len(files) > 1
     mask = images.read_mask("|".join(map(str, files)))
-    np.testing.assert_array_equal(mask.pixels, np.max([pixels_of(file) for file in files], axis=0) == 255)
+    np.testing.assert_array_equal(
+        mask.pixels, np.max([pixels_of(file) for file in files], axis=0) == 255
+    )
     picture = next((case / "images").iterdir())
     assert pixels_of(picture).shape[2] == 4
     np.testing.assert_array_equal(images.read_image(picture), pixels_of(picture)[..., :3])

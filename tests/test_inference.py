@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from seglib import config, images, metrics, plots, runs
+from seglib import config, metrics, plots, runs
 from seglib.errors import DataError, SeglibError
+from seglib.formats import images
 from seglib.inference import Prediction, Predictor
 
 TASKS = {
@@ -24,7 +25,9 @@ TASKS = {
 
 def config_of(task, **overrides):
     name, fields = TASKS[task]
-    return config.preset(name, "smoke", **{"base_channels": 4, "depth": 2, "augment": {}, **fields, **overrides})
+    return config.preset(
+        name, "smoke", **{"base_channels": 4, "depth": 2, "augment": {}, **fields, **overrides}
+    )
 
 
 def predictor_of(task, **overrides):
@@ -111,7 +114,10 @@ def test_the_result_has_the_size_of_the_input(task):
         size, classes = array.shape[:2], predictor.config.n_classes
         assert prob.shape == (classes, *size) and prob.dtype == np.float32, name
         assert prob.min() >= 0 and prob.max() <= 1 and np.isfinite(prob).all(), name
-        assert mask.shape == ((classes, *size) if task == "multilabel" else size) and mask.dtype == np.uint8, name
+        assert (
+            mask.shape == ((classes, *size) if task == "multilabel" else size)
+            and mask.dtype == np.uint8
+        ), name
         assert set(np.unique(mask)) <= set(range(classes if task == "multiclass" else 2)), name
         np.testing.assert_array_equal(given, array)
 
@@ -128,7 +134,11 @@ def test_an_image_of_the_networks_size_is_the_plain_network(task):
     expected = logits.softmax(1)[0] if task == "multiclass" else logits.sigmoid()[0]
     prob, mask = predictor.predict(image)
     np.testing.assert_allclose(prob, expected.numpy(), atol=1e-6)
-    found = {"binary": expected[0] >= 0.5, "multilabel": expected >= 0.5, "multiclass": expected.argmax(0)}[task]
+    found = {
+        "binary": expected[0] >= 0.5,
+        "multilabel": expected >= 0.5,
+        "multiclass": expected.argmax(0),
+    }[task]
     assert (mask != found.numpy()).mean() < 1e-3
 
 
@@ -144,13 +154,18 @@ def test_masks_lie_where_the_structure_is(saved, resize, size):
 
 def test_number_types_of_one_picture_agree(saved):
     image, truth = ellipse(64, 64)
-    image[0, 0], image[0, 1] = 0, 255  # the whole range, so that stretching to 8 bit is the identity
+    image[0, 0], image[0, 1] = (
+        0,
+        255,
+    )  # the whole range, so that stretching to 8 bit is the identity
     predictor = load(saved())
     prob = predictor.predict(image).prob
     for other in (image.astype(np.uint16) * 257, image.astype(np.float64) / 255, image[..., None]):
         np.testing.assert_allclose(predictor.predict(other).prob, prob, atol=0.02)
     np.testing.assert_array_equal(predictor.predict(truth).mask, truth)
-    np.testing.assert_array_equal(predictor.predict(truth.astype(np.uint8) * 255).prob, predictor.predict(truth).prob)
+    np.testing.assert_array_equal(
+        predictor.predict(truth.astype(np.uint8) * 255).prob, predictor.predict(truth).prob
+    )
 
 
 def test_channels_are_rgb(saved):
@@ -166,7 +181,9 @@ def test_channels_are_rgb(saved):
 def test_transparency_changes_nothing(saved, kind):
     """Alpha is no part of the picture: with or without it, of any number type, the prediction is the same."""
     rng = np.random.default_rng(0)
-    colours = (rng.random((64, 64, 3)) * 0.5 * (1 if kind == np.float32 else np.iinfo(kind).max)).astype(kind)
+    colours = (
+        rng.random((64, 64, 3)) * 0.5 * (1 if kind == np.float32 else np.iinfo(kind).max)
+    ).astype(kind)
     alpha = np.full((64, 64, 1), 1 if kind == np.float32 else np.iinfo(kind).max, kind)
     predictor = load(saved("multilabel"))
     with_alpha = predictor.predict(np.concatenate([colours, alpha], -1))
@@ -175,7 +192,13 @@ def test_transparency_changes_nothing(saved, kind):
 
 @pytest.mark.parametrize(
     "array",
-    [np.zeros((0, 5)), np.zeros(7), np.zeros((2, 8, 8, 3)), np.array([["a", "b"]]), np.zeros((8, 8, 5), np.uint8)],
+    [
+        np.zeros((0, 5)),
+        np.zeros(7),
+        np.zeros((2, 8, 8, 3)),
+        np.array([["a", "b"]]),
+        np.zeros((8, 8, 5), np.uint8),
+    ],
 )
 def test_what_is_no_image_is_an_error(saved, array):
     with pytest.raises(DataError, match="predict: found|channels"):
@@ -199,7 +222,9 @@ def test_predicting_changes_nothing_in_the_network():
     before = {name: value.clone() for name, value in predictor.model.state_dict().items()}
     first, again = predictor.predict(GREY), predictor.predict(GREY)
     np.testing.assert_array_equal(first.prob, again.prob)
-    assert all(torch.equal(value, before[name]) for name, value in predictor.model.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in predictor.model.state_dict().items()
+    )
     assert not predictor.model.training
 
 
@@ -217,9 +242,12 @@ def test_probabilities_of_a_batch_are_those_of_its_images():
     whole = predictor.probabilities(batch)
     assert whole.shape == (3, 3, 64, 64) and whole.dtype == torch.float32
     for k in range(3):
-        torch.testing.assert_close(predictor.probabilities(batch[k : k + 1])[0], whole[k], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            predictor.probabilities(batch[k : k + 1])[0], whole[k], rtol=1e-4, atol=1e-5
+        )
     np.testing.assert_array_equal(
-        predictor.mask(whole[0].numpy()), metrics.decide(whole, "multilabel")[0].numpy().astype(np.uint8)
+        predictor.mask(whole[0].numpy()),
+        metrics.to_one_hot(whole, "multilabel")[0].numpy().astype(np.uint8),
     )
 
 
@@ -255,10 +283,14 @@ def test_predict_file_writes_only_what_is_asked_for(saved, tmp_path):
 def test_a_multilabel_file_has_a_mask_a_class(saved, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     images.write_png(tmp_path / "eye.png", image)
-    prediction = load(saved("multilabel")).predict_file(tmp_path / "eye.png", tmp_path / "out", overlay=True)
+    prediction = load(saved("multilabel")).predict_file(
+        tmp_path / "eye.png", tmp_path / "out", overlay=True
+    )
     assert prediction.mask.shape == (3, 64, 64)
     names = [f"eye_{name}_mask.png" for name in ("atrophy", "detachment", "disc")]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([*names, "eye_overlay.png"])
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        [*names, "eye_overlay.png"]
+    )
     for name, plane in zip(names, prediction.mask):
         np.testing.assert_array_equal(np.array(Image.open(tmp_path / "out" / name)), 255 * plane)
 
@@ -266,7 +298,9 @@ def test_a_multilabel_file_has_a_mask_a_class(saved, tmp_path):
 def test_a_multiclass_file_holds_class_numbers(tmp_path):
     images.write_png(tmp_path / "heart.png", GREY)
     prediction = predictor_of("multiclass").predict_file(tmp_path / "heart.png", tmp_path / "out")
-    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "out" / "heart_mask.png")), prediction.mask)
+    np.testing.assert_array_equal(
+        np.array(Image.open(tmp_path / "out" / "heart_mask.png")), prediction.mask
+    )
     assert prediction.mask.max() > 1
 
 
@@ -281,11 +315,14 @@ def test_a_file_is_read_as_its_array(saved, tmp_path):
     )
     deep = rng.integers(0, 4096, (64, 64)).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    np.testing.assert_array_equal(predictor.predict_file(tmp_path / "deep.png").prob, predictor.predict(deep).prob)
+    np.testing.assert_array_equal(
+        predictor.predict_file(tmp_path / "deep.png").prob, predictor.predict(deep).prob
+    )
     palette = Image.fromarray(colours[..., :3]).quantize(16)
     palette.save(tmp_path / "palette.png")
     np.testing.assert_array_equal(
-        predictor.predict_file(tmp_path / "palette.png").prob, predictor.predict(np.array(palette.convert("RGB"))).prob
+        predictor.predict_file(tmp_path / "palette.png").prob,
+        predictor.predict(np.array(palette.convert("RGB"))).prob,
     )
 
 
@@ -320,7 +357,9 @@ def test_a_corrupt_file_stops_nothing(saved, tmp_path):
     result = load(saved()).predict_folder(folder, out, overlay=True)
     assert result["done"] == ["a.png", "d.png"] and sorted(result["failed"]) == ["b.png", "c.JPG"]
     assert all(str(folder / name) in reason for name, reason in result["failed"].items())
-    assert sorted(p.name for p in out.iterdir()) == [f"{s}_{k}.png" for s in "ad" for k in ("mask", "overlay")]
+    assert sorted(p.name for p in out.iterdir()) == [
+        f"{s}_{k}.png" for s in "ad" for k in ("mask", "overlay")
+    ]
 
 
 def test_pictures_of_one_stem_do_not_overwrite_one_another(saved, tmp_path):
@@ -336,18 +375,25 @@ def test_a_folder_is_predicted_as_its_files_are(saved, tmp_path):
     """More pictures than are read ahead, a volume between them, panels and overlays: the same files as one by one."""
     rng, folder = np.random.default_rng(5), tmp_path / "in"
     for number in range(12):
-        images.write_png(folder / f"{number:02d}.png", rng.integers(0, 256, (40, 30 + number), np.uint8))
+        images.write_png(
+            folder / f"{number:02d}.png", rng.integers(0, 256, (40, 30 + number), np.uint8)
+        )
     volume = rng.integers(0, 900, (30, 28, 5), np.int16)
     nibabel.save(nibabel.Nifti1Image(volume, np.diag([2, 2, 8, 1])), folder / "05b.nii.gz")
     predictor = load(saved())
-    result = predictor.predict_folder(folder, tmp_path / "all", overlay=True, panels=True, probability=True)
+    result = predictor.predict_folder(
+        folder, tmp_path / "all", overlay=True, panels=True, probability=True
+    )
     assert not result["failed"] and result["done"] == sorted(os.listdir(folder))
     assert result["millilitres"] == {
         "05b.nii.gz": predictor.predict_volume(folder / "05b.nii.gz", tmp_path / "one").millilitres
     }
     for file in folder.glob("*.png"):
         predictor.predict_file(file, tmp_path / "one", overlay=True, panels=True, probability=True)
-    assert sorted(os.listdir(tmp_path / "all")) == sorted(os.listdir(tmp_path / "one")) and len(result["done"]) == 13
+    assert (
+        sorted(os.listdir(tmp_path / "all")) == sorted(os.listdir(tmp_path / "one"))
+        and len(result["done"]) == 13
+    )
     for name in os.listdir(tmp_path / "one"):
         if not name.endswith(".gz"):
             assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
@@ -393,7 +439,9 @@ def test_missing_files_are_named(saved, tmp_path):
         load(path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": {}}', '{"config": {"preset": "lung"}}', "null"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"config": {}}', '{"config": {"preset": "lung"}}', "null"]
+)
 def test_a_torn_or_foreign_json_is_an_error_with_its_name(saved, text):
     path = saved()
     path.with_suffix(".json").write_text(text)

@@ -44,10 +44,17 @@ def test_a_full_disk(tmp_path):
     (tmp_path / "disk").mkdir()
     own = ["unshare", "--mount", "--map-root-user"]
     mount = f"mount -t tmpfs -o size=40m tmpfs '{tmp_path / 'disk'}'"
-    if not shutil.which("unshare") or subprocess.run([*own, "sh", "-c", mount], capture_output=True).returncode:
-        pytest.skip("a small file system cannot be mounted here (needs unshare and user name spaces)")
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*own, "sh", "-c", mount], capture_output=True).returncode
+    ):
+        pytest.skip(
+            "a small file system cannot be mounted here (needs unshare and user name spaces)"
+        )
     (tmp_path / "elsewhere").mkdir()
-    words = f"'{sys.executable}' -m tests.full_disk '{tmp_path / 'disk'}' '{tmp_path / 'elsewhere'}'"
+    words = (
+        f"'{sys.executable}' -m tests.full_disk '{tmp_path / 'disk'}' '{tmp_path / 'elsewhere'}'"
+    )
     assert run(*own, "sh", "-c", f"{mount} && exec {words}").count("nothing lost") == 4
 
 

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics as sk
 
-from seglib import intervals
+from seglib import bootstrap
 
 
 def coverage(draw, estimate, truth, sets=1500):
@@ -29,9 +29,13 @@ def test_paired_covers_the_mean_difference():
     def draw(rng):
         groups, shared = patients(rng)
         a = 0.7 + 0.1 * shared + rng.normal(0, 0.05, len(groups))
-        return a, a + 0.02 + 0.03 * rng.normal(0, 1, 60)[groups] + rng.normal(0, 0.02, len(groups)), groups
+        return (
+            a,
+            a + 0.02 + 0.03 * rng.normal(0, 1, 60)[groups] + rng.normal(0, 0.02, len(groups)),
+            groups,
+        )
 
-    assert 0.92 <= coverage(draw, intervals.paired, 0.02) <= 0.98
+    assert 0.92 <= coverage(draw, bootstrap.paired, 0.02) <= 0.98
 
 
 def test_auc_intervals_cover():
@@ -43,9 +47,9 @@ def test_auc_intervals_cover():
     def auc(variance):  # of two normals 1.5 apart
         return scipy.stats.norm.cdf(1.5 / math.sqrt(2 * variance))
 
-    one = lambda a, b, labels, groups, **kw: intervals.auc_interval(b, labels, groups, **kw)  # noqa: E731
+    one = lambda a, b, labels, groups, **kw: bootstrap.auc_interval(b, labels, groups, **kw)  # noqa: E731
     assert 0.92 <= coverage(draw, one, auc(1)) <= 0.98
-    assert 0.92 <= coverage(draw, intervals.paired_auc, auc(1) - auc(1.49)) <= 0.98
+    assert 0.92 <= coverage(draw, bootstrap.paired_auc, auc(1) - auc(1.49)) <= 0.98
 
 
 def test_paired_is_the_bootstrap_by_hand():
@@ -53,28 +57,32 @@ def test_paired_is_the_bootstrap_by_hand():
     groups, shared = patients(rng, 25)
     a = 0.5 + 0.1 * shared
     b = a + rng.normal(0.01, 0.05, len(a))
-    found = intervals.paired(a, b, groups, resamples=8000)
-    same = intervals.interval(b - a, groups, resamples=8000)
+    found = bootstrap.paired(a, b, groups, resamples=8000)
+    same = bootstrap.interval(b - a, groups, resamples=8000)
     assert tuple(found[name] for name in ("value", "low", "high", "n")) == pytest.approx(same)
     drawn = []
     for _ in range(4000):
         rows = np.concatenate([np.flatnonzero(groups == g) for g in rng.integers(0, 25, 25)])
         drawn.append((b - a)[rows].mean())
     assert found["value"] == pytest.approx((b - a).mean())
-    assert (found["low"], found["high"]) == pytest.approx(np.percentile(drawn, (2.5, 97.5)), abs=1.5e-3)
+    assert (found["low"], found["high"]) == pytest.approx(
+        np.percentile(drawn, (2.5, 97.5)), abs=1.5e-3
+    )
     assert found["better"] == pytest.approx(np.mean(np.array(drawn) > 0), abs=0.02)
-    swapped = intervals.paired(b, a, groups, resamples=8000)
-    assert swapped["low"] == pytest.approx(-found["high"]) and swapped["better"] == pytest.approx(1 - found["better"])
-    assert intervals.paired(a, a, groups)["better"] == 0.5
-    assert intervals.paired(a, a + 0.1, groups)["better"] == 1
+    swapped = bootstrap.paired(b, a, groups, resamples=8000)
+    assert swapped["low"] == pytest.approx(-found["high"]) and swapped["better"] == pytest.approx(
+        1 - found["better"]
+    )
+    assert bootstrap.paired(a, a, groups)["better"] == 0.5
+    assert bootstrap.paired(a, a + 0.1, groups)["better"] == 1
 
 
 def test_paired_leaves_pairs_with_a_gap_out():
     a, b = np.array([0.1, np.nan, 0.5, 0.7, 0.2]), np.array([0.2, 0.9, np.nan, 0.6, 0.5])
     names = np.array(["x", "y", "z", "x", "w"])
-    found = intervals.paired(a, b, names)
+    found = bootstrap.paired(a, b, names)
     rows = [0, 3, 4]
-    assert found == {**intervals.paired(a[rows], b[rows], names[rows]), "n_left_out": 2}
+    assert found == {**bootstrap.paired(a[rows], b[rows], names[rows]), "n_left_out": 2}
     assert found["n"] == 3 and found["value"] == pytest.approx(0.1)
 
 
@@ -85,52 +93,63 @@ def test_auc_interval_is_scikit_learn_on_resamples(ties):
     labels = (rng.random(40) < 0.4)[groups]
     scores = rng.normal(0, 1, len(groups)) + labels + 0.3 * shared
     scores = np.round(scores) if ties else scores
-    value, low, high, n = intervals.auc_interval(scores, labels, groups, resamples=6000)
+    value, low, high, n = bootstrap.auc_interval(scores, labels, groups, resamples=6000)
     assert value == pytest.approx(sk.roc_auc_score(labels, scores)) and n == len(groups)
     drawn = []
     for _ in range(600):
         rows = np.concatenate([np.flatnonzero(groups == g) for g in rng.integers(0, 40, 40)])
         drawn.append(sk.roc_auc_score(labels[rows], scores[rows]))
     assert (low, high) == pytest.approx(np.percentile(drawn, (2.5, 97.5)), abs=0.02)
-    found = intervals.paired_auc(scores, 2 * scores + 1, labels, groups)
+    found = bootstrap.paired_auc(scores, 2 * scores + 1, labels, groups)
     assert found["value"] == found["low"] == found["high"] == 0 and found["better"] == 0.5
-    found = intervals.paired_auc(np.append(scores, np.nan), np.append(-scores, 0), np.append(labels, 1), [*groups, 0])
-    assert found["value"] == pytest.approx(1 - 2 * value) and (found["n"], found["n_left_out"]) == (n, 1)
+    found = bootstrap.paired_auc(
+        np.append(scores, np.nan), np.append(-scores, 0), np.append(labels, 1), [*groups, 0]
+    )
+    assert found["value"] == pytest.approx(1 - 2 * value) and (found["n"], found["n_left_out"]) == (
+        n,
+        1,
+    )
 
 
 def test_resamples_in_blocks_are_the_same():
     rng = np.random.default_rng(2)
     scores, labels, groups = rng.random(4000), rng.random(4000) < 0.5, np.arange(4000) % 50
-    whole = intervals._auc_draws([scores], labels, groups, 1200, 0)[1]  # more than one block
-    inverse, drawn = intervals._redraws(groups, 1200, 0)
+    whole = bootstrap._auc_draws([scores], labels, groups, 1200, 0)[1]  # more than one block
+    inverse, drawn = bootstrap._resample_weights(groups, 1200, 0)
     for row in (0, 600, 1199):
         weights = drawn[row, inverse]
-        assert whole[0, row] == pytest.approx(sk.roc_auc_score(labels, scores, sample_weight=weights))
+        assert whole[0, row] == pytest.approx(
+            sk.roc_auc_score(labels, scores, sample_weight=weights)
+        )
 
 
 def test_comparisons_that_have_no_answer():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        one = intervals.paired([0.1, 0.2], [0.2, 0.4], ["x", "x"])
-        assert one["value"] == pytest.approx(0.15) and math.isnan(one["low"]) and math.isnan(one["better"])
-        none = intervals.paired([np.nan], [0.2], ["x"])
+        one = bootstrap.paired([0.1, 0.2], [0.2, 0.4], ["x", "x"])
+        assert (
+            one["value"] == pytest.approx(0.15)
+            and math.isnan(one["low"])
+            and math.isnan(one["better"])
+        )
+        none = bootstrap.paired([np.nan], [0.2], ["x"])
         assert (none["n"], none["n_left_out"]) == (0, 1) and math.isnan(none["value"])
-        value, low, high, n = intervals.auc_interval([0.1, 0.2], [1, 1], ["x", "y"])
+        value, low, high, n = bootstrap.auc_interval([0.1, 0.2], [1, 1], ["x", "y"])
         assert n == 2 and all(math.isnan(v) for v in (value, low, high))
-        value, low, high, n = intervals.auc_interval([0.1, 0.2], [0, 1], ["x", "x"])
+        value, low, high, n = bootstrap.auc_interval([0.1, 0.2], [0, 1], ["x", "x"])
         assert (value, n) == (1, 2) and math.isnan(low) and math.isnan(high)
-        assert math.isnan(intervals.paired_auc([], [], [], [])["value"])
+        assert math.isnan(bootstrap.paired_auc([], [], [], [])["value"])
     with pytest.raises(ValueError, match="expected one a row"):
-        intervals.paired([0.1, 0.2], [0.1], ["x", "y"])
+        bootstrap.paired([0.1, 0.2], [0.1], ["x", "y"])
     with pytest.raises(ValueError, match="expected 0 and 1"):
-        intervals.auc_interval([0.1, 0.2], [0, 2], ["x", "y"])
+        bootstrap.auc_interval([0.1, 0.2], [0, 2], ["x", "y"])
 
 
 def test_interval_covers_the_mean_of_40_patients():
     def draw(rng):
         return rng.beta(8, 2, 40), np.arange(40)  # as Dice values lie: mean 0.8, skewed
 
-    assert 0.90 <= coverage(draw, intervals.interval, 0.8) <= 0.98
+    assert 0.90 <= coverage(draw, bootstrap.interval, 0.8) <= 0.98
 
 
 def test_interval_covers_where_patients_have_many_correlated_images():
@@ -138,8 +157,8 @@ def test_interval_covers_where_patients_have_many_correlated_images():
         groups = np.repeat(np.arange(40), rng.integers(1, 6, 40))
         return rng.normal(0, 1, 40)[groups] + rng.normal(0, 0.2, len(groups)), groups
 
-    assert 0.90 <= coverage(draw, intervals.interval, 0.0) <= 0.98
-    by_image = lambda values, groups, **kw: intervals.interval(values, np.arange(len(values)), **kw)  # noqa: E731
+    assert 0.90 <= coverage(draw, bootstrap.interval, 0.0) <= 0.98
+    by_image = lambda values, groups, **kw: bootstrap.interval(values, np.arange(len(values)), **kw)  # noqa: E731
     assert coverage(draw, by_image, 0.0) < 0.85  # what is gained by drawing patients
 
 
@@ -150,7 +169,7 @@ def test_pooled_interval_covers_the_pooled_dice():
         return np.stack([tp, rng.poisson(0.1 * size), size - tp, 10 * size], axis=1), np.arange(40)
 
     truth = 2 * 0.8 / (2 * 0.8 + 0.1 + 0.2)  # of the expected counts, per true pixel
-    pooled = lambda table, groups, **kw: intervals.pooled_interval(table, groups, "dice", **kw)  # noqa: E731
+    pooled = lambda table, groups, **kw: bootstrap.pooled_interval(table, groups, "dice", **kw)  # noqa: E731
     assert 0.90 <= coverage(draw, pooled, truth) <= 0.98
 
 
@@ -158,38 +177,45 @@ def test_equal_images_of_a_patient_do_not_narrow_the_interval():
     rng = np.random.default_rng(0)
     once = rng.beta(8, 2, 20)
     values, patients = np.repeat(once, 10), np.repeat(np.arange(20), 10)
-    mean, low, high, n = intervals.interval(values, patients)
+    mean, low, high, n = bootstrap.interval(values, patients)
     assert (mean, n) == (pytest.approx(once.mean()), 200)
-    assert (low, high) == pytest.approx(intervals.interval(once, np.arange(20))[1:3])
-    _, naive_low, naive_high, _ = intervals.interval(values, np.arange(200))
+    assert (low, high) == pytest.approx(bootstrap.interval(once, np.arange(20))[1:3])
+    _, naive_low, naive_high, _ = bootstrap.interval(values, np.arange(200))
     assert high - low > 2.5 * (naive_high - naive_low)  # sqrt(10) where images were patients
 
-    table = np.repeat(np.stack([100 * once, 100 * (1 - once), 100 * (1 - once), 900 + 0 * once], 1), 10, axis=0)
-    _, low, high, _ = intervals.pooled_interval(table, patients, "dice")
-    _, naive_low, naive_high, _ = intervals.pooled_interval(table, np.arange(200), "dice")
+    table = np.repeat(
+        np.stack([100 * once, 100 * (1 - once), 100 * (1 - once), 900 + 0 * once], 1), 10, axis=0
+    )
+    _, low, high, _ = bootstrap.pooled_interval(table, patients, "dice")
+    _, naive_low, naive_high, _ = bootstrap.pooled_interval(table, np.arange(200), "dice")
     assert high - low > 2.5 * (naive_high - naive_low)
 
 
 def test_interval_leaves_missing_values_out():
-    values, patients = np.array([0.1, np.nan, 0.5, 0.9, np.nan]), np.array(["a", "a", "b", "c", "d"])
-    whole = intervals.interval(values, patients, seed=3)
-    assert whole == intervals.interval(values[[0, 2, 3]], patients[[0, 2, 3]], seed=3)
+    values, patients = (
+        np.array([0.1, np.nan, 0.5, 0.9, np.nan]),
+        np.array(["a", "a", "b", "c", "d"]),
+    )
+    whole = bootstrap.interval(values, patients, seed=3)
+    assert whole == bootstrap.interval(values[[0, 2, 3]], patients[[0, 2, 3]], seed=3)
     assert whole[0] == pytest.approx(0.5) and whole[3] == 3
     assert 0.1 <= whole[1] < 0.5 < whole[2] <= 0.9
 
 
 def test_one_patient_has_a_value_but_no_interval():
-    mean, low, high, n = intervals.interval([0.4, 0.6], ["a", "a"])
+    mean, low, high, n = bootstrap.interval([0.4, 0.6], ["a", "a"])
     assert (mean, n) == (0.5, 2) and math.isnan(low) and math.isnan(high)
-    value, low, high, n = intervals.pooled_interval([[3, 1, 1, 5], [3, 1, 1, 5]], ["a", "a"], "dice")
+    value, low, high, n = bootstrap.pooled_interval(
+        [[3, 1, 1, 5], [3, 1, 1, 5]], ["a", "a"], "dice"
+    )
     assert (value, n) == (0.75, 2) and math.isnan(low) and math.isnan(high)
 
 
 def test_nothing_to_average_is_not_a_number():
     for found in (
-        intervals.interval([np.nan], ["a"]),
-        intervals.interval([], []),
-        intervals.pooled_interval([], [], "iou"),
+        bootstrap.interval([np.nan], ["a"]),
+        bootstrap.interval([], []),
+        bootstrap.pooled_interval([], [], "iou"),
     ):
         assert found[3] == 0 and all(math.isnan(v) for v in found[:3])
 
@@ -199,24 +225,35 @@ def test_a_ratio_that_no_resample_has_is_not_a_number_without_a_warning():
     table = [[0, 0, 5, 20], [0, 0, 3, 20], [0, 0, 0, 20]]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        value, low, high, n = intervals.pooled_interval(table, ["a", "b", "c"], "precision")
+        value, low, high, n = bootstrap.pooled_interval(table, ["a", "b", "c"], "precision")
     assert n == 3 and math.isnan(value) and math.isnan(low) and math.isnan(high)
 
 
 def test_intervals_repeat_by_seed():
     values = np.random.default_rng(1).random(15)
     patients = np.arange(15)
-    assert intervals.interval(values, patients, seed=5) == intervals.interval(values, patients, seed=5)
-    assert intervals.interval(values, patients, seed=5)[1:3] != intervals.interval(values, patients, seed=6)[1:3]
+    assert bootstrap.interval(values, patients, seed=5) == bootstrap.interval(
+        values, patients, seed=5
+    )
+    assert (
+        bootstrap.interval(values, patients, seed=5)[1:3]
+        != bootstrap.interval(values, patients, seed=6)[1:3]
+    )
     table = np.random.default_rng(1).integers(1, 50, (15, 4))
-    first, again, other = (intervals.pooled_interval(table, patients, "iou", seed=s) for s in (5, 5, 6))
+    first, again, other = (
+        bootstrap.pooled_interval(table, patients, "iou", seed=s) for s in (5, 5, 6)
+    )
     assert first == again and first[1:3] != other[1:3]
 
 
 def test_pooled_value_is_the_ratio_of_the_sums():
     table = np.random.default_rng(2).integers(0, 90, (12, 4))
     tp, fp, fn, tn = table.sum(axis=0)
-    expected = {"dice": 2 * tp / (2 * tp + fp + fn), "precision": tp / (tp + fp), "specificity": tn / (tn + fp)}
+    expected = {
+        "dice": 2 * tp / (2 * tp + fp + fn),
+        "precision": tp / (tp + fp),
+        "specificity": tn / (tn + fp),
+    }
     for name, value in expected.items():
-        found, low, high, n = intervals.pooled_interval(table, np.arange(12), name)
+        found, low, high, n = bootstrap.pooled_interval(table, np.arange(12), name)
         assert found == pytest.approx(value) and low < found < high and n == 12

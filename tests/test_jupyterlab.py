@@ -26,7 +26,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "00_start_here.ipynb"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 BAR = ".jupyter-widgets .progress-bar"
 # A progress bar goes when its work is done, so what it shows is noted meanwhile.
 WATCH = f"""
@@ -60,14 +62,20 @@ class Page:
     def _note(self, kind, event):
         if kind == "Runtime.exceptionThrown":
             details = event["exceptionDetails"]
-            self.complaints.append(details.get("exception", {}).get("description") or details["text"])
+            self.complaints.append(
+                details.get("exception", {}).get("description") or details["text"]
+            )
         elif kind == "Runtime.consoleAPICalled" and event["type"] == "error":
-            self.complaints.append(" ".join(str(a.get("value", a.get("description"))) for a in event["args"]))
+            self.complaints.append(
+                " ".join(str(a.get("value", a.get("description"))) for a in event["args"])
+            )
         elif kind == "Log.entryAdded" and event["entry"]["level"] == "error":
             self.complaints.append(f"{event['entry']['text']} {event['entry'].get('url', '')}")
 
     def __call__(self, script):
-        result = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        result = self.send(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
@@ -83,7 +91,9 @@ class Page:
 def running(*command, log, env=None):
     """A program and all that it starts, ended on the way out."""
     with open(log, "wb") as file:
-        process = subprocess.Popen([*map(str, command)], stdout=file, stderr=file, env=env, start_new_session=True)
+        process = subprocess.Popen(
+            [*map(str, command)], stdout=file, stderr=file, env=env, start_new_session=True
+        )
     try:
         yield process
     finally:
@@ -114,13 +124,19 @@ def lab(tmp_path):
     shutil.copy(ROOT / "notebooks" / NAME, tmp_path / "notebooks")
     settings = tmp_path / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    (settings / "notification.jupyterlab-settings").write_text(
+        '{"fetchNews": "false", "checkForUpdates": false}'
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # The kernel gets what a user's would have: its own backend for figures, and progress bars.
     env = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "SEGLIB_PROGRESS")}
-    env |= {"SEGLIB_SMOKE": "1", "PYTHONPATH": str(ROOT), "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings")}
+    env |= {
+        "SEGLIB_SMOKE": "1",
+        "PYTHONPATH": str(ROOT),
+        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
+    }
     for name in (
         "JUPYTER_CONFIG_DIR",
         "JUPYTER_DATA_DIR",
@@ -130,7 +146,11 @@ def lab(tmp_path):
     ):
         env[name] = str(tmp_path / name.lower())
     options = f"--no-browser --allow-root --expose-app-in-browser --ServerApp.port={port} --ServerApp.port_retries=0"
-    options = [*options.split(), "--IdentityProvider.token=secret", f"--ServerApp.root_dir={tmp_path}"]
+    options = [
+        *options.split(),
+        "--IdentityProvider.token=secret",
+        f"--ServerApp.root_dir={tmp_path}",
+    ]
     log = tmp_path / "lab.log"
     with running(sys.executable, "-m", "jupyterlab", *options, log=log, env=env) as process:
         fetch(f"http://127.0.0.1:{port}/api/status?token=secret", process=process, log=log)
@@ -150,15 +170,21 @@ def page(tmp_path):
             time.sleep(0.1)
         port = (profile / "DevToolsActivePort").read_text().splitlines()[0]
         targets = json.loads(fetch(f"http://127.0.0.1:{port}/json", process=process, log=log))
-        yield Page(next(target["webSocketDebuggerUrl"] for target in targets if target["type"] == "page"))
+        yield Page(
+            next(target["webSocketDebuggerUrl"] for target in targets if target["type"] == "page")
+        )
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path (.ci/run installs it where it may)")
+@pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on the path (.ci/run installs it where it may)"
+)
 def test_the_first_notebook_runs_in_jupyterlab(lab, page, tmp_path):
     # JupyterLab has no current notebook in a page without focus.
     page.send("Emulation.setFocusEmulationEnabled", enabled=True)
     page.send("Page.navigate", url=lab)
-    page.wait("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status == 'idle'")
+    page.wait(
+        "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status == 'idle'"
+    )
     page(WATCH)
     assert page("jupyterapp.commands.execute('notebook:run-all-cells')") is True
     cells = [cell for cell in page(CELLS) if cell["cell_type"] == "code"]
@@ -177,8 +203,13 @@ def test_the_first_notebook_runs_in_jupyterlab(lab, page, tmp_path):
 
     bars = page("[...bars]")
     assert "lung 0%" in bars and "lung 100%" in bars
-    assert any(re.fullmatch(r"lung \d+\.?\d*%", bar) and bar not in ("lung 0%", "lung 100%") for bar in bars), bars
-    left = page(f"[...document.querySelectorAll('{BAR}')].filter(bar => bar.checkVisibility()).length")
+    assert any(
+        re.fullmatch(r"lung \d+\.?\d*%", bar) and bar not in ("lung 0%", "lung 100%")
+        for bar in bars
+    ), bars
+    left = page(
+        f"[...document.querySelectorAll('{BAR}')].filter(bar => bar.checkVisibility()).length"
+    )
     assert left == 0, "finished bars stay"
     # The badges in the text come from other hosts, which a machine may not reach.
     ours = [said for said in page.complaints if "net::ERR" not in said or "127.0.0.1" in said]

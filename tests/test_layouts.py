@@ -23,11 +23,15 @@ def plant(root, *names):
 
 def montgomery(root, *stems):
     folders = ("CXR_png", "ManualMask/leftMask", "ManualMask/rightMask")
-    return plant(root, *[f"MontgomerySet/{folder}/{stem}.png" for folder in folders for stem in stems])
+    return plant(
+        root, *[f"MontgomerySet/{folder}/{stem}.png" for folder in folders for stem in stems]
+    )
 
 
 def shenzhen(root, *stems):
-    return plant(root, *[f"img/{stem}.png" for stem in stems], *[f"mask/{stem}_mask.png" for stem in stems])
+    return plant(
+        root, *[f"img/{stem}.png" for stem in stems], *[f"mask/{stem}_mask.png" for stem in stems]
+    )
 
 
 def notes(cases):
@@ -36,7 +40,9 @@ def notes(cases):
 
 def names_of(cell):
     """The file names of a mask cell, with their folder."""
-    return [f"{Path(path).parent.name}/{Path(path).name}" for path in cell.split("|")] if cell else []
+    return (
+        [f"{Path(path).parent.name}/{Path(path).name}" for path in cell.split("|")] if cell else []
+    )
 
 
 def lung(root, **changes):
@@ -57,7 +63,10 @@ def test_montgomery_unites_left_and_right(tmp_path):
     assert list(cases["patient"]) == ["MCUCXR_0001", "MCUCXR_0002"]
     assert list(cases["finding"]) == ["normal", "tuberculosis"]
     assert list(cases["split"]) == ["", ""]
-    assert names_of(cases["lung"][0]) == ["leftMask/MCUCXR_0001_0.png", "rightMask/MCUCXR_0001_0.png"]
+    assert names_of(cases["lung"][0]) == [
+        "leftMask/MCUCXR_0001_0.png",
+        "rightMask/MCUCXR_0001_0.png",
+    ]
     for row in cases.itertuples():
         for path in (row.image, *row.lung.split("|")):
             assert Path(path).is_absolute() and Path(path).is_file()
@@ -117,7 +126,10 @@ def test_the_bundle_of_kaggle(tmp_path, masks):
 def test_sides_beside_the_images(tmp_path):
     """The tree of the COVID set: images, leftMask, rightMask, and JPEG beside PNG."""
     plant(
-        tmp_path, "images/a.jpg", "images/b.png", *[f"{side}Mask/{n}.png" for side in ("left", "right") for n in "ab"]
+        tmp_path,
+        "images/a.jpg",
+        "images/b.png",
+        *[f"{side}Mask/{n}.png" for side in ("left", "right") for n in "ab"],
     )
     cases = layouts.scan(lung(tmp_path))
     assert list(cases["case"]) == ["a", "b"]
@@ -155,7 +167,15 @@ def test_names_in_natural_order_and_no_hidden_files(tmp_path):
 
 
 def test_suffixes_in_capitals(tmp_path):
-    plant(tmp_path, "images/a.PNG", "images/b.JPG", "images/c.Tiff", "masks/a.png", "masks/b.PNG", "masks/c.GIF")
+    plant(
+        tmp_path,
+        "images/a.PNG",
+        "images/b.JPG",
+        "images/c.Tiff",
+        "masks/a.png",
+        "masks/b.PNG",
+        "masks/c.GIF",
+    )
     cases = layouts.scan(binary(tmp_path))
     assert list(cases["case"]) == ["a", "b", "c"]
     assert (cases["structure"] != "").all()
@@ -222,7 +242,13 @@ def test_presets_without_a_scan_say_so_or_look_for_data(tmp_path, name):
 @pytest.mark.parametrize("suffix", ["", "_mask", "_segmentation", "_masks", "_seg", "-mask"])
 @pytest.mark.parametrize("kind", ["png", "gif", "tif", "bmp"])
 def test_masks_match_by_stem_and_suffix(tmp_path, suffix, kind):
-    plant(tmp_path, "images/a 1.jpg", "images/b.jpg", f"masks/a 1{suffix}.{kind}", f"masks/b{suffix}.{kind}")
+    plant(
+        tmp_path,
+        "images/a 1.jpg",
+        "images/b.jpg",
+        f"masks/a 1{suffix}.{kind}",
+        f"masks/b{suffix}.{kind}",
+    )
     cases = layouts.scan(binary(tmp_path))
     assert [names_of(cell) for cell in cases["structure"]] == [
         [f"masks/a 1{suffix}.{kind}"],
@@ -264,7 +290,11 @@ def test_parts_that_number_their_cases_alike(tmp_path):
 
 def test_carvana(tmp_path):
     plant(
-        tmp_path, "train/car_01.jpg", "train/car_02.jpg", "train_masks/car_01_mask.gif", "train_masks/car_02_mask.gif"
+        tmp_path,
+        "train/car_01.jpg",
+        "train/car_02.jpg",
+        "train_masks/car_01_mask.gif",
+        "train_masks/car_02_mask.gif",
     )
     cases = layouts.scan(binary(tmp_path))
     assert list(cases["case"]) == ["car_01", "car_02"]
@@ -273,11 +303,17 @@ def test_carvana(tmp_path):
 
 def test_isic(tmp_path):
     plant(tmp_path / "ISIC2018_Task1-2_Training_Input", "ISIC_1.jpg", "ISIC_2.jpg")
-    plant(tmp_path / "ISIC2018_Task1_Training_GroundTruth", "ISIC_1_segmentation.png", "ISIC_2_segmentation.png")
+    plant(
+        tmp_path / "ISIC2018_Task1_Training_GroundTruth",
+        "ISIC_1_segmentation.png",
+        "ISIC_2_segmentation.png",
+    )
     (tmp_path / "ISIC2018_Task1-2_Training_Input/ATTRIBUTION.txt").write_text("CC-0")
     cases = layouts.scan(binary(tmp_path))
     assert list(cases["case"]) == ["ISIC_1", "ISIC_2"]
-    assert names_of(cases["structure"][0]) == ["ISIC2018_Task1_Training_GroundTruth/ISIC_1_segmentation.png"]
+    assert names_of(cases["structure"][0]) == [
+        "ISIC2018_Task1_Training_GroundTruth/ISIC_1_segmentation.png"
+    ]
 
 
 def test_all_parts_of_isic_are_read(tmp_path):
@@ -285,7 +321,11 @@ def test_all_parts_of_isic_are_read(tmp_path):
         plant(tmp_path / f"ISIC2018_Task1-2_{part}_Input", f"{name}.jpg")
         plant(tmp_path / f"ISIC2018_Task1_{part}_GroundTruth", f"{name}_segmentation.png")
     cases = layouts.scan(binary(tmp_path))
-    assert dict(zip(cases["case"], cases["structure"] != "")) == {"ISIC_1": True, "ISIC_2": True, "ISIC_3": True}
+    assert dict(zip(cases["case"], cases["structure"] != "")) == {
+        "ISIC_1": True,
+        "ISIC_2": True,
+        "ISIC_3": True,
+    }
 
 
 def test_phantoms_are_read_as_the_real_tree(lung_tree):
@@ -304,7 +344,9 @@ def test_real_montgomery(real):
     assert len(cases) == 102
     assert cases["patient"].nunique() == 102
     assert cases["lung"].str.count(r"\|").eq(1).all()
-    assert cases["finding"].isin(["normal", "tuberculosis"]).all() and cases["finding"].nunique() == 2
+    assert (
+        cases["finding"].isin(["normal", "tuberculosis"]).all() and cases["finding"].nunique() == 2
+    )
     assert cases.attrs["notes"] == []
 
 
@@ -339,7 +381,9 @@ def test_real_busi_and_spleen(real):
 
 
 def test_real_montgomery_and_shenzhen_together(real, tmp_path):
-    (tmp_path / "MontgomerySet").symlink_to(real("montgomery") / "MontgomerySet", target_is_directory=True)
+    (tmp_path / "MontgomerySet").symlink_to(
+        real("montgomery") / "MontgomerySet", target_is_directory=True
+    )
     (tmp_path / "ShenzhenSet").symlink_to(real("shenzhen"), target_is_directory=True)
     cases = layouts.scan(lung(tmp_path))
     assert cases["case"].str[:6].value_counts().to_dict() == {"CHNCXR": 200, "MCUCXR": 102}

@@ -14,8 +14,16 @@ from torch.nn import functional as F
 
 from seglib import losses
 
-SIGMOID = [("bce", {}), ("weighted_bce", {}), ("weighted_bce", {"missing_normalisation": "plain"}), ("dice", {})]
-SIGMOID += [("combined", {}), ("combined", {"missing_normalisation": "plain", "loss_weights": (0.3, 0.7)})]
+SIGMOID = [
+    ("bce", {}),
+    ("weighted_bce", {}),
+    ("weighted_bce", {"missing_normalisation": "plain"}),
+    ("dice", {}),
+]
+SIGMOID += [
+    ("combined", {}),
+    ("combined", {"missing_normalisation": "plain", "loss_weights": (0.3, 0.7)}),
+]
 SOFTMAX = [("cross_entropy", {}), ("dice_focal", {}), ("dice_focal", {"focal_gamma": 0.0})]
 
 
@@ -34,7 +42,11 @@ def softmax_batch(seed, n=2, k=4, side=6, ignored=0.0):
     g = torch.Generator().manual_seed(seed)
     target = torch.randint(0, k, (n, side, side), generator=g).to(torch.uint8)
     target[torch.rand(n, side, side, generator=g) < ignored] = 255
-    return 2 * torch.randn(n, k, side, side, generator=g), target, torch.ones(n, k, dtype=torch.bool)
+    return (
+        2 * torch.randn(n, k, side, side, generator=g),
+        target,
+        torch.ones(n, k, dtype=torch.bool),
+    )
 
 
 # ---- binary cross-entropy
@@ -86,7 +98,10 @@ def test_padding_has_no_weight_even_where_masks_are_missing(weight, normalisatio
     target = torch.tensor([[[[1, 0, 255]], [[255, 255, 255]]]], dtype=torch.uint8)
     annotated = torch.tensor([[True, False]])
     loss = losses.MaskedBCE(weight, normalisation)
-    padded, without = loss(logits, target, annotated), loss(logits[..., :2], target[..., :2], annotated)
+    padded, without = (
+        loss(logits, target, annotated),
+        loss(logits[..., :2], target[..., :2], annotated),
+    )
     shrunk = 4 / 6 if normalisation == "plain" else 1.0
     assert padded.item() == pytest.approx(without.item() * shrunk, rel=1e-6)
 
@@ -102,7 +117,9 @@ def test_annotated_normalisation_keeps_the_loss_while_masks_go_missing():
         for normalisation, values in seen.items():
             values.append(losses.MaskedBCE(0.0, normalisation)(logits, masks, annotated).item())
     assert seen["annotated"] == pytest.approx([seen["annotated"][0]] * 3, rel=1e-6)
-    assert seen["plain"] == pytest.approx([seen["plain"][0] * left for left in (1, 2 / 3, 1 / 3)], rel=1e-6)
+    assert seen["plain"] == pytest.approx(
+        [seen["plain"][0] * left for left in (1, 2 / 3, 1 / 3)], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("normalisation", ["annotated", "plain"])
@@ -137,7 +154,12 @@ def test_a_label_map_that_is_all_ignored_is_zero(name, fields):
 
 
 @pytest.mark.parametrize(("name", "fields"), SIGMOID)
-@given(seed=st.integers(0, 10_000), k=st.integers(1, 3), ignored=st.floats(0.1, 0.9), missing=st.floats(0.1, 0.9))
+@given(
+    seed=st.integers(0, 10_000),
+    k=st.integers(1, 3),
+    ignored=st.floats(0.1, 0.9),
+    missing=st.floats(0.1, 0.9),
+)
 @settings(max_examples=15)
 def test_predictions_without_truth_change_nothing(name, fields, seed, k, ignored, missing):
     logits, target, annotated = sigmoid_batch(seed, k=k, ignored=ignored, missing=missing)
@@ -146,7 +168,11 @@ def test_predictions_without_truth_change_nothing(name, fields, seed, k, ignored
     loss = loss_of(logits, target, annotated)
     loss.backward()
     unknown = target == 255
-    other = torch.where(unknown, 50 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed)), logits)
+    other = torch.where(
+        unknown,
+        50 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed)),
+        logits,
+    )
     assert torch.equal(loss_of(other, target, annotated), loss)
     assert (logits.grad[unknown] == 0).all() and (logits.grad[~unknown] != 0).all()
 
@@ -161,7 +187,11 @@ def test_predictions_under_ignored_labels_change_nothing(name, fields, seed, k, 
     loss = loss_of(logits, target, annotated)
     loss.backward()
     unknown = (target == 255)[:, None].expand_as(logits)
-    other = torch.where(unknown, 50 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed)), logits)
+    other = torch.where(
+        unknown,
+        50 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed)),
+        logits,
+    )
     assert torch.equal(loss_of(other, target, annotated), loss)
     assert (logits.grad[unknown] == 0).all() and (logits.grad[~unknown] != 0).all()
 
@@ -184,7 +214,13 @@ def test_dice_is_monais(seed, k, ignored):
 @settings(max_examples=15)
 def test_multiclass_dice_is_monais_without_background(seed, k):
     logits, target, annotated = softmax_batch(seed, k=k)
-    fields = {"softmax": True, "to_onehot_y": True, "include_background": False, "smooth_nr": 1.0, "smooth_dr": 1.0}
+    fields = {
+        "softmax": True,
+        "to_onehot_y": True,
+        "include_background": False,
+        "smooth_nr": 1.0,
+        "smooth_dr": 1.0,
+    }
     expected = monai.losses.DiceLoss(**fields)(logits, target[:, None].long())
     torch.testing.assert_close(losses.DiceLoss("multiclass")(logits, target, annotated), expected)
 
@@ -206,7 +242,9 @@ def test_multiclass_dice_is_smps_for_one_image(seed, ignored):
     logits, target, annotated = softmax_batch(seed, n=1, k=4, ignored=ignored)
     target[0, 0, :4] = torch.arange(4)
     theirs = smp.losses.DiceLoss("multiclass", classes=[1, 2, 3], smooth=0.5, ignore_index=255)
-    torch.testing.assert_close(losses.DiceLoss("multiclass")(logits, target, annotated), theirs(logits, target.long()))
+    torch.testing.assert_close(
+        losses.DiceLoss("multiclass")(logits, target, annotated), theirs(logits, target.long())
+    )
 
 
 def test_dice_by_hand():
@@ -225,7 +263,9 @@ def test_dice_averages_images_and_annotated_classes_not_pixels():
         if annotated[n, k]
     ]
     assert len(one) == 5
-    torch.testing.assert_close(losses.DiceLoss("multilabel")(logits, target, annotated), torch.stack(one).mean())
+    torch.testing.assert_close(
+        losses.DiceLoss("multilabel")(logits, target, annotated), torch.stack(one).mean()
+    )
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
@@ -281,18 +321,29 @@ def test_focal_of_two_classes_is_the_sigmoid_form(seed, gamma):
     logits, target, _ = sigmoid_batch(seed, k=1)
     pair = torch.cat([torch.zeros_like(logits), logits], dim=1)
     loss = losses.FocalLoss(gamma)(pair, target[:, 0])
-    theirs = torchvision.ops.sigmoid_focal_loss(logits, target.float(), alpha=-1, gamma=gamma, reduction="mean")
+    theirs = torchvision.ops.sigmoid_focal_loss(
+        logits, target.float(), alpha=-1, gamma=gamma, reduction="mean"
+    )
     torch.testing.assert_close(loss, theirs, rtol=1e-5, atol=1e-6)
     theirs = smp.losses.FocalLoss("binary", gamma=gamma)(logits, target)
     torch.testing.assert_close(loss, theirs, rtol=1e-5, atol=1e-6)
 
 
-@given(seed=st.integers(0, 10_000), k=st.integers(2, 5), gamma=st.floats(0, 5), ignored=st.sampled_from([0.0, 0.4]))
+@given(
+    seed=st.integers(0, 10_000),
+    k=st.integers(2, 5),
+    gamma=st.floats(0, 5),
+    ignored=st.sampled_from([0.0, 0.4]),
+)
 @settings(max_examples=20)
 def test_focal_by_its_formula(seed, k, gamma, ignored):
     logits, target, annotated = softmax_batch(seed, k=k, ignored=ignored)
     known = target != 255
-    p = logits.double().softmax(1).gather(1, torch.where(known, target, 0).long()[:, None])[:, 0][known]
+    p = (
+        logits.double()
+        .softmax(1)
+        .gather(1, torch.where(known, target, 0).long()[:, None])[:, 0][known]
+    )
     expected = (-((1 - p) ** gamma) * p.log()).mean()
     torch.testing.assert_close(losses.FocalLoss(gamma)(logits, target, annotated), expected.float())
 
@@ -316,7 +367,9 @@ EVERY = [(n, "multilabel", f) for n, f in SIGMOID] + [(n, "multiclass", f) for n
 
 def batch_of(task, **options):
     return (
-        softmax_batch(4, ignored=0.2, **options) if task == "multiclass" else sigmoid_batch(4, ignored=0.2, **options)
+        softmax_batch(4, ignored=0.2, **options)
+        if task == "multiclass"
+        else sigmoid_batch(4, ignored=0.2, **options)
     )
 
 
@@ -328,7 +381,9 @@ def test_half_logits_give_a_float32_loss(name, task, fields, dtype):
     loss = losses.build(name, task, **fields)(half, target, annotated)
     loss.backward()
     assert loss.dtype == torch.float32 and loss.isfinite() and half.grad.isfinite().all()
-    assert loss.item() == pytest.approx(losses.build(name, task, **fields)(half.float(), target, annotated).item())
+    assert loss.item() == pytest.approx(
+        losses.build(name, task, **fields)(half.float(), target, annotated).item()
+    )
 
 
 @pytest.mark.parametrize(("name", "task", "fields"), EVERY)
@@ -351,7 +406,10 @@ def test_a_better_prediction_has_a_lower_loss(name, task, fields):
     )
     right = 8 * truth.float() - 4
     loss_of = losses.build(name, task, **fields)
-    values = [loss_of(prediction, target, annotated).item() for prediction in (4 * right, right, 0 * right, -right)]
+    values = [
+        loss_of(prediction, target, annotated).item()
+        for prediction in (4 * right, right, 0 * right, -right)
+    ]
     assert values == sorted(values) and values[0] < 0.1 * values[2] < 0.1 * values[3]
 
 
@@ -369,19 +427,27 @@ def test_combined_and_dice_focal_are_weighted_sums(weights):
     logits, target, annotated = sigmoid_batch(8, missing=0.3)
     bce = losses.MaskedBCE(0.25, "plain")(logits, target, annotated)
     dice = losses.DiceLoss("multilabel")(logits, target, annotated)
-    built = losses.build("combined", "multilabel", weights, missing_weight=0.25, missing_normalisation="plain")
-    torch.testing.assert_close(built(logits, target, annotated), weights[0] * bce + weights[1] * dice)
+    built = losses.build(
+        "combined", "multilabel", weights, missing_weight=0.25, missing_normalisation="plain"
+    )
+    torch.testing.assert_close(
+        built(logits, target, annotated), weights[0] * bce + weights[1] * dice
+    )
 
     logits, target, annotated = softmax_batch(8, ignored=0.3)
     dice = losses.DiceLoss("multiclass")(logits, target, annotated)
     focal = losses.FocalLoss(3.0)(logits, target, annotated)
     built = losses.build("dice_focal", "multiclass", weights, focal_gamma=3.0)
-    torch.testing.assert_close(built(logits, target, annotated), weights[0] * dice + weights[1] * focal)
+    torch.testing.assert_close(
+        built(logits, target, annotated), weights[0] * dice + weights[1] * focal
+    )
 
 
 def test_bce_by_name_ignores_the_missing_weight():
     logits, target, annotated = sigmoid_batch(9, missing=0.5)
-    plain, weighted = (losses.build(name, "multilabel", missing_weight=0.7) for name in ("bce", "weighted_bce"))
+    plain, weighted = (
+        losses.build(name, "multilabel", missing_weight=0.7) for name in ("bce", "weighted_bce")
+    )
     assert plain(logits, target, annotated) == losses.MaskedBCE(0.0)(logits, target, annotated)
     assert weighted(logits, target, annotated) == losses.MaskedBCE(0.7)(logits, target, annotated)
     assert plain(logits, target, annotated) != weighted(logits, target, annotated)

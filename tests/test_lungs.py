@@ -27,8 +27,9 @@ def test_sides_and_zones_by_hand():
     assert right[:, 20:70].any() and not right[:, 70:].any() and not left[:, :90].any()
     np.testing.assert_array_equal(right | left, mask)
     upper, middle, lower = lungs.zones(right)
-    assert [np.flatnonzero(zone.any(axis=1))[[0, -1]].tolist() for zone in (upper, middle, lower)] == [
-        [30, 49], [50, 69], [70, 89]]  # fmt: skip
+    assert [
+        np.flatnonzero(zone.any(axis=1))[[0, -1]].tolist() for zone in (upper, middle, lower)
+    ] == [[30, 49], [50, 69], [70, 89]]
     np.testing.assert_array_equal(upper | middle | lower, right)
 
 
@@ -95,11 +96,17 @@ def test_a_lung_that_was_not_found_is_not_measured():
     mask[:, 80:] = False
     found = lungs.measures(film(mask), mask)
     assert (
-        found["asymmetry"] == 1 and np.isnan(found["left_upper_opacity"]) and np.isnan(found["difference_lower_fine"])
+        found["asymmetry"] == 1
+        and np.isnan(found["left_upper_opacity"])
+        and np.isnan(found["difference_lower_fine"])
     )
     assert np.isfinite(found["right_upper_opacity"])
     empty = lungs.measures(film(mask), np.zeros_like(mask))
-    assert empty["area_right"] == 0 and np.isnan(empty["asymmetry"]) and np.isnan(empty["right_upper_fine"])
+    assert (
+        empty["area_right"] == 0
+        and np.isnan(empty["asymmetry"])
+        and np.isnan(empty["right_upper_fine"])
+    )
     assert list(found) == list(empty)
 
 

@@ -33,7 +33,7 @@ def resident():
 def measure():
     """Pages before and while memory is kept; what is in memory while and after."""
     found = {"before": fetched_pages()}
-    with memory.kept():
+    with memory.keep_freed_memory():
         fetched_pages()
         found |= {"kept": fetched_pages(), "held": resident()}
     return {**found, "given_back": resident()}
@@ -44,7 +44,9 @@ def test_memory_is_kept_and_given_back():
     """In a process of its own: what other tests have left in the heap is another story."""
     code = "import json; from tests import test_memory; print(json.dumps(test_memory.measure()))"
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+    )
     found = json.loads(done.stdout)
     # Something small may come to lie in the gap of a large array, which then needs a new one: seldom, not every time.
     assert found["kept"] < found["before"] / 2
@@ -53,9 +55,11 @@ def test_memory_is_kept_and_given_back():
 
 def test_settings_end_with_an_error_too(monkeypatch):
     calls = []
-    libc = types.SimpleNamespace(mallopt=lambda *call: calls.append(call), malloc_trim=lambda pad: calls.append("trim"))
+    libc = types.SimpleNamespace(
+        mallopt=lambda *call: calls.append(call), malloc_trim=lambda pad: calls.append("trim")
+    )
     monkeypatch.setattr(memory, "_glibc", lambda: libc)
-    with pytest.raises(ValueError), memory.kept():
+    with pytest.raises(ValueError), memory.keep_freed_memory():
         assert calls == list(memory.KEEP.items())
         raise ValueError
     assert calls == [*memory.KEEP.items(), *memory.AS_BEFORE.items(), "trim"]
@@ -66,8 +70,10 @@ def test_systems_without_glibc(monkeypatch):
         raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    with memory.kept():
+    with memory.keep_freed_memory():
         assert torch.ones(1).item() == 1
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: sys)  # another libc of that name, without these functions
-    with memory.kept():
+    monkeypatch.setattr(
+        ctypes, "CDLL", lambda name: sys
+    )  # another libc of that name, without these functions
+    with memory.keep_freed_memory():
         assert torch.ones(1).item() == 1

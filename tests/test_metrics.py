@@ -41,7 +41,9 @@ def score(pred, truth):
 @given(mask_pairs())
 def test_counts_are_scikit_learns(pair):
     pred, truth = pair
-    tn, fp, fn, tp = sklearn.metrics.confusion_matrix(truth.ravel(), pred.ravel(), labels=[False, True]).ravel()
+    tn, fp, fn, tp = sklearn.metrics.confusion_matrix(
+        truth.ravel(), pred.ravel(), labels=[False, True]
+    ).ravel()
     assert metrics.counts(pred, truth) == {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
 
 
@@ -51,7 +53,11 @@ def test_pixels_that_are_not_valid_do_not_count(pair, data):
     valid = data.draw(hnp.arrays(bool, pred.shape))
     count = metrics.counts(pred, truth, valid)
     assert sum(count.values()) == valid.sum()
-    assert count == metrics.counts(pred ^ ~valid, truth, valid) == metrics.counts(pred, truth ^ ~valid, valid)
+    assert (
+        count
+        == metrics.counts(pred ^ ~valid, truth, valid)
+        == metrics.counts(pred, truth ^ ~valid, valid)
+    )
     assert count == metrics.counts(pred[valid], truth[valid])
 
 
@@ -64,11 +70,17 @@ def test_counts_refuse_two_grids():
 def test_ratios_are_scikit_learns(pair):
     pred, truth = pair
     found, args = score(pred, truth), (truth.ravel(), pred.ravel())
-    assert found["dice"] == found["f1"] == pytest.approx(sklearn.metrics.f1_score(*args, zero_division=1.0))
+    assert (
+        found["dice"]
+        == found["f1"]
+        == pytest.approx(sklearn.metrics.f1_score(*args, zero_division=1.0))
+    )
     assert found["iou"] == pytest.approx(sklearn.metrics.jaccard_score(*args, zero_division=1.0))
     assert found["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(*args))
     nan = {"zero_division": np.nan}
-    assert found["precision"] == pytest.approx(sklearn.metrics.precision_score(*args, **nan), nan_ok=True)
+    assert found["precision"] == pytest.approx(
+        sklearn.metrics.precision_score(*args, **nan), nan_ok=True
+    )
     assert found["recall"] == pytest.approx(sklearn.metrics.recall_score(*args, **nan), nan_ok=True)
     specificity = sklearn.metrics.recall_score(*args, pos_label=False, **nan)
     assert found["specificity"] == pytest.approx(specificity, nan_ok=True)
@@ -79,7 +91,9 @@ def test_ratios_are_monais_and_smps(pair):
     """All three call two empty masks a perfect match when asked to (`ignore_empty=False`, `zero_division=1`)."""
     pred, truth = (torch.from_numpy(mask)[None, None] for mask in pair)
     found = score(*pair)
-    assert found["dice"] == pytest.approx(monai.metrics.compute_dice(pred, truth, ignore_empty=False).item())
+    assert found["dice"] == pytest.approx(
+        monai.metrics.compute_dice(pred, truth, ignore_empty=False).item()
+    )
     iou = monai.metrics.compute_iou(pred.float(), truth.float(), ignore_empty=False)
     assert found["iou"] == pytest.approx(iou.item())
     stats = smp.metrics.get_stats(pred.long(), truth.long(), mode="binary")
@@ -89,7 +103,9 @@ def test_ratios_are_monais_and_smps(pair):
     assert found["accuracy"] == pytest.approx(smp.metrics.accuracy(*stats, **imagewise).item())
     for name in ("precision", "recall", "specificity"):
         if not math.isnan(found[name]):  # their 0/0 is a number of one's choice, ours is none
-            assert found[name] == pytest.approx(getattr(smp.metrics, name)(*stats, **imagewise).item())
+            assert found[name] == pytest.approx(
+                getattr(smp.metrics, name)(*stats, **imagewise).item()
+            )
 
 
 @given(mask_pairs(), st.data())
@@ -97,11 +113,15 @@ def test_counts_and_specificity_are_torchmetrics_with_ignored_pixels(pair, data)
     pred, truth = pair
     valid = data.draw(hnp.arrays(bool, pred.shape))
     target = torch.from_numpy(np.where(valid, truth, 255)).long()
-    tp, fp, tn, fn, _ = tm.binary_stat_scores(torch.from_numpy(pred).long(), target, ignore_index=255).tolist()
+    tp, fp, tn, fn, _ = tm.binary_stat_scores(
+        torch.from_numpy(pred).long(), target, ignore_index=255
+    ).tolist()
     count = metrics.counts(pred, truth, valid)
     assert count == {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
     if tn + fp:
-        theirs = tm.binary_specificity(torch.from_numpy(pred).long(), target, ignore_index=255).item()
+        theirs = tm.binary_specificity(
+            torch.from_numpy(pred).long(), target, ignore_index=255
+        ).item()
         assert float(metrics.ratios(**count)["specificity"]) == pytest.approx(theirs)
 
 
@@ -117,7 +137,9 @@ def test_ratios_of_arrays_are_the_ratios_of_their_elements():
 def test_large_counts_do_not_overflow():
     tp = 3 * 10**9
     assert metrics.ratios(tp, tp, 0, tp)["dice"] == pytest.approx(2 / 3)
-    assert metrics.ratios(np.int32([2**30] * 2), np.int32([2**30] * 2), 0, 0)["dice"] == pytest.approx([2 / 3] * 2)
+    assert metrics.ratios(np.int32([2**30] * 2), np.int32([2**30] * 2), 0, 0)[
+        "dice"
+    ] == pytest.approx([2 / 3] * 2)
 
 
 # ---- the table of the metric rules
@@ -127,25 +149,48 @@ SOME[5:10, 5:15] = True
 OTHER[5:10, 10:20] = True
 NAN, TOTAL, DIAGONAL = float("nan"), 30 * 40, 50.0  # a frame of 30 x 40 has a diagonal of 50
 RULES = {
-    "both empty": (EMPTY, EMPTY, dict(dice=1, iou=1, precision=NAN, recall=NAN, f1=1, specificity=1, accuracy=1)),
+    "both empty": (
+        EMPTY,
+        EMPTY,
+        dict(dice=1, iou=1, precision=NAN, recall=NAN, f1=1, specificity=1, accuracy=1),
+    ),
     "truth empty": (
-        SOME, EMPTY,
-        dict(dice=0, iou=0, precision=0, recall=NAN, f1=0, specificity=1 - 50 / TOTAL, accuracy=1 - 50 / TOTAL),
+        SOME,
+        EMPTY,
+        dict(
+            dice=0,
+            iou=0,
+            precision=0,
+            recall=NAN,
+            f1=0,
+            specificity=1 - 50 / TOTAL,
+            accuracy=1 - 50 / TOTAL,
+        ),
     ),
     "prediction empty": (
-        EMPTY, SOME, dict(dice=0, iou=0, precision=NAN, recall=0, f1=0, specificity=1, accuracy=1 - 50 / TOTAL)
+        EMPTY,
+        SOME,
+        dict(dice=0, iou=0, precision=NAN, recall=0, f1=0, specificity=1, accuracy=1 - 50 / TOTAL),
     ),
     "both there": (
-        OTHER, SOME,
+        OTHER,
+        SOME,
         dict(
-            dice=0.5, iou=1 / 3, precision=0.5, recall=0.5, f1=0.5, specificity=1 - 25 / (TOTAL - 50),
+            dice=0.5,
+            iou=1 / 3,
+            precision=0.5,
+            recall=0.5,
+            f1=0.5,
+            specificity=1 - 25 / (TOTAL - 50),
             accuracy=1 - 50 / TOTAL,
         ),
     ),
     "all full": (
-        ~EMPTY, ~EMPTY, dict(dice=1, iou=1, precision=1, recall=1, f1=1, specificity=NAN, accuracy=1)
+        ~EMPTY,
+        ~EMPTY,
+        dict(dice=1, iou=1, precision=1, recall=1, f1=1, specificity=NAN, accuracy=1),
     ),
-}  # fmt: skip
+}
 DISTANCES = {
     "both empty": (0, 0, 1),
     "truth empty": (DIAGONAL, DIAGONAL, 0),
@@ -183,17 +228,22 @@ def test_probabilities_are_float32_sigmoid_or_softmax():
 
 def test_decide_takes_the_threshold_itself_and_the_likeliest_class():
     prob = torch.tensor([0.2, 0.5, 0.500001, 0.9]).reshape(1, 1, 2, 2)
-    assert metrics.decide(prob, "binary").tolist() == [[[[False, True], [True, True]]]]
-    assert metrics.decide(prob, "multilabel", 0.9).sum() == 1
+    assert metrics.to_one_hot(prob, "binary").tolist() == [[[[False, True], [True, True]]]]
+    assert metrics.to_one_hot(prob, "multilabel", 0.9).sum() == 1
     prob = torch.rand(2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
-    chosen = metrics.decide(prob, "multiclass", threshold=0.99)
+    chosen = metrics.to_one_hot(prob, "multiclass", threshold=0.99)
     assert chosen.dtype == torch.bool and (chosen.sum(1) == 1).all()
     assert torch.equal(chosen.int().argmax(1), prob.argmax(1))
-    tied = metrics.decide(torch.full((1, 3, 1, 1), 1 / 3), "multiclass")
+    tied = metrics.to_one_hot(torch.full((1, 3, 1, 1), 1 / 3), "multiclass")
     assert tied.flatten().tolist() == [True, False, False]
 
 
-@given(seed=st.integers(0, 9999), n=st.integers(1, 3), k=st.integers(1, 4), ignored=st.sampled_from([0.0, 0.3, 1.1]))
+@given(
+    seed=st.integers(0, 9999),
+    n=st.integers(1, 3),
+    k=st.integers(1, 4),
+    ignored=st.sampled_from([0.0, 0.3, 1.1]),
+)
 def test_batch_counts_are_the_counts_of_each_image_and_class(seed, n, k, ignored):
     rng = np.random.default_rng(seed)
     pred = rng.random((n, k, 5, 7)) < 0.5
@@ -206,7 +256,12 @@ def test_batch_counts_are_the_counts_of_each_image_and_class(seed, n, k, ignored
         assert found[i, c].tolist() == list(expected.values())
 
 
-@given(seed=st.integers(0, 9999), n=st.integers(1, 3), k=st.integers(2, 5), ignored=st.sampled_from([0.0, 0.3, 1.1]))
+@given(
+    seed=st.integers(0, 9999),
+    n=st.integers(1, 3),
+    k=st.integers(2, 5),
+    ignored=st.sampled_from([0.0, 0.3, 1.1]),
+)
 def test_batch_counts_of_label_maps(seed, n, k, ignored):
     rng = np.random.default_rng(seed)
     labels, target = rng.integers(0, k, (2, n, 5, 7)).astype(np.uint8)
@@ -218,7 +273,11 @@ def test_batch_counts_of_label_maps(seed, n, k, ignored):
         assert found[i, c].tolist() == list(expected.values())
     if ignored < 1:
         stats = smp.metrics.get_stats(
-            torch.from_numpy(labels).long(), torch.from_numpy(target).long(), "multiclass", 255, num_classes=k
+            torch.from_numpy(labels).long(),
+            torch.from_numpy(target).long(),
+            "multiclass",
+            255,
+            num_classes=k,
         )
         # smp counts ignored pixels as true negatives, so only the first three agree
         assert torch.equal(found[..., :3], torch.stack(stats[:3], dim=-1))
@@ -246,7 +305,9 @@ def test_bce_of_certain_and_of_no_pixels():
 
 def blobs(seed, shape, level=0.5):
     """Smooth random shapes, sometimes touching the frame; never empty. Large ones have few points on their boundary."""
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 2 if max(shape) < 100 else 25)
+    noise = ndimage.gaussian_filter(
+        np.random.default_rng(seed).normal(size=shape), 2 if max(shape) < 100 else 25
+    )
     return noise > np.quantile(noise, 1 - level)
 
 
@@ -300,7 +361,9 @@ def test_distances_by_definition(data):
     both = np.concatenate([there, back])
     expected = {"hd95": max(np.percentile(there, 95), np.percentile(back, 95)), "assd": both.mean()}
     assert found == pytest.approx({**expected, "nsd": (both <= tolerance).mean()}, abs=1e-9)
-    assert found == pytest.approx(metrics.surface_distances(truth, pred, spacing, tolerance), abs=1e-9)
+    assert found == pytest.approx(
+        metrics.surface_distances(truth, pred, spacing, tolerance), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("side", [9, 90, 700, 3000])
@@ -312,7 +375,9 @@ def test_each_way_to_the_nearest_pixel_gives_the_same(side):
     truth[0, 0] = truth[-1, -1] = 1
     pixels = metrics.surface_distances(pred > 0, truth > 0, tolerance=3)
     doubled = metrics.surface_distances(pred > 0, truth > 0, (2.0, 2.0), tolerance=6)
-    assert doubled == pytest.approx({"hd95": 2 * pixels["hd95"], "assd": 2 * pixels["assd"], "nsd": pixels["nsd"]})
+    assert doubled == pytest.approx(
+        {"hd95": 2 * pixels["hd95"], "assd": 2 * pixels["assd"], "nsd": pixels["nsd"]}
+    )
     assert 0 < pixels["assd"] < pixels["hd95"]
 
 

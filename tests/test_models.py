@@ -41,7 +41,11 @@ def test_parameters_by_formula(base, depth, in_channels, n_classes):
     """Every level doubles the channels; each way up is a 2x2 transposed convolution and a double convolution."""
     levels = [base * 2**level for level in range(depth + 1)]
     expected = double_conv(in_channels, base) + sum(double_conv(n, 2 * n) for n in levels[:-1])
-    expected += sum(4 * 2 * n * n + n + double_conv(2 * n, n) for n in levels[:-1]) + base * n_classes + n_classes
+    expected += (
+        sum(4 * 2 * n * n + n + double_conv(2 * n, n) for n in levels[:-1])
+        + base * n_classes
+        + n_classes
+    )
     network = meta(in_channels=in_channels, n_classes=n_classes, base_channels=base, depth=depth)
     assert models.n_parameters(network) == expected
 
@@ -57,7 +61,9 @@ def test_frozen_weights_are_not_counted():
 def test_depth_is_the_number_of_poolings():
     for depth in (1, 3, 5):
         network, pooled = models.UNet(1, 1, base_channels=2, depth=depth).eval(), []
-        network.pool.register_forward_hook(lambda module, inputs, output, seen=pooled: seen.append(output.shape[-1]))
+        network.pool.register_forward_hook(
+            lambda module, inputs, output, seen=pooled: seen.append(output.shape[-1])
+        )
         network(torch.zeros(1, 1, 64, 64))
         assert pooled == [64 // 2**level for level in range(1, depth + 1)]
 
@@ -69,14 +75,21 @@ def test_output_has_the_size_of_the_input(data, depth, bilinear, attention):
     n_classes = data.draw(st.integers(1, 4))
     options = {"base_channels": 2, "depth": depth, "bilinear": bilinear, "attention": attention}
     network = meta(in_channels=3, n_classes=n_classes, **options)
-    assert network(torch.empty(2, 3, height, width, device="meta")).shape == (2, n_classes, height, width)
+    assert network(torch.empty(2, 3, height, width, device="meta")).shape == (
+        2,
+        n_classes,
+        height,
+        width,
+    )
 
 
 @pytest.mark.parametrize("size", [(33, 47), (40, 31), (32, 32)])
 def test_odd_sizes_give_numbers(size):
     network = models.UNet(1, 2, base_channels=2, depth=3).eval()
     logits = network(torch.randn(1, 1, *size))
-    assert logits.shape == (1, 2, *size) and logits.dtype == torch.float32 and logits.isfinite().all()
+    assert (
+        logits.shape == (1, 2, *size) and logits.dtype == torch.float32 and logits.isfinite().all()
+    )
 
 
 @pytest.mark.parametrize("bilinear", [False, True])
@@ -92,7 +105,11 @@ def test_smallest_image_is_two_to_the_depth(bilinear):
 def test_gradient_reaches_every_parameter(bilinear, attention):
     network = models.UNet(3, 2, base_channels=4, depth=3, bilinear=bilinear, attention=attention)
     network(torch.randn(2, 3, 37, 50)).square().mean().backward()
-    still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    still = [
+        name
+        for name, p in network.named_parameters()
+        if p.grad is None or not p.grad.abs().sum() > 0
+    ]
     assert still == []
 
 
@@ -105,7 +122,9 @@ def test_skip_connections_carry_detail():
     with torch.inference_mode():
         network.up[-1].conv[0].weight[:, 8:] = 0  # only the skip half is left
         logits = network(board)[0, 0, 8:24, 8:24]
-    assert logits[::2, ::2].std() < 1e-5 and (logits[::2, ::2] - logits[1::2, 1::2]).abs().min() > 1e-4
+    assert (
+        logits[::2, ::2].std() < 1e-5 and (logits[::2, ::2] - logits[1::2, 1::2]).abs().min() > 1e-4
+    )
 
 
 @pytest.mark.parametrize("bilinear", [False, True])
@@ -153,11 +172,17 @@ def test_state_dict_opens_with_the_default_of_torch_load():
 
 def test_build_passes_what_it_is_given():
     torch.manual_seed(3)
-    built = models.build("unet", in_channels=1, n_classes=2, base_channels=4, depth=2, bilinear=True, encoder="other")
+    built = models.build(
+        "unet", in_channels=1, n_classes=2, base_channels=4, depth=2, bilinear=True, encoder="other"
+    )
     torch.manual_seed(3)
     direct = models.UNet(1, 2, base_channels=4, depth=2, bilinear=True)
-    assert {k: v.shape for k, v in built.state_dict().items()} == {k: v.shape for k, v in direct.state_dict().items()}
-    assert all(torch.equal(a, b) for a, b in zip(built.state_dict().values(), direct.state_dict().values()))
+    assert {k: v.shape for k, v in built.state_dict().items()} == {
+        k: v.shape for k, v in direct.state_dict().items()
+    }
+    assert all(
+        torch.equal(a, b) for a, b in zip(built.state_dict().values(), direct.state_dict().values())
+    )
 
 
 def test_unknown_architecture_is_named():
@@ -187,7 +212,10 @@ def test_checkpointing_changes_nothing_but_memory(kind):
     frugal.load_state_dict(plain.state_dict())
     before = {name: value.clone() for name, value in plain.state_dict().items()}
     image = torch.rand(2, 1, 64, 64)
-    (loss, gradients, state, held), (other, others, other_state, less) = one_step(plain, image), one_step(frugal, image)
+    (loss, gradients, state, held), (other, others, other_state, less) = (
+        one_step(plain, image),
+        one_step(frugal, image),
+    )
     assert loss == other and all(torch.equal(a, b) for a, b in zip(gradients, others))
     assert all(torch.equal(state[name], other_state[name]) for name in state)
     assert not torch.equal(before["first.1.running_mean"], state["first.1.running_mean"])
@@ -209,7 +237,7 @@ def test_set_prior_gives_every_class_its_share(architecture, task):
     shares = np.array([0.9, 0.06, 0.04])
     model = models.build(architecture, in_channels=1, n_classes=3, base_channels=4).eval()
     before = model(torch.randn(2, 1, 64, 64))
-    models.set_prior(model, shares, task)
+    models.init_output_bias(model, shares, task)
     head = model.head if architecture != "smp_unet" else model.segmentation_head[0]
     bias = head.bias.detach()
     found = bias.softmax(0) if task == "multiclass" else bias.sigmoid()
@@ -224,5 +252,5 @@ def test_set_prior_gives_every_class_its_share(architecture, task):
 def test_set_prior_leaves_a_class_without_masks_and_takes_empty_ones():
     model = models.UNet(1, 3, base_channels=4, depth=1)
     kept = model.head.bias[1].item()
-    models.set_prior(model, np.array([0.0, np.nan, 1.0]), "multilabel")
+    models.init_output_bias(model, np.array([0.0, np.nan, 1.0]), "multilabel")
     assert model.head.bias.detach().tolist() == pytest.approx([-9.21024, kept, 9.21024], abs=1e-4)

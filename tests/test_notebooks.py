@@ -28,13 +28,19 @@ def texts_of(cell):
         if output.output_type == "stream":
             yield output.text
         else:
-            yield from (value for kind, value in output.get("data", {}).items() if kind.startswith("text/"))
+            yield from (
+                value for kind, value in output.get("data", {}).items() if kind.startswith("text/")
+            )
 
 
 def prose(source):
     """The running text of a markdown cell: no headings, tables, lists, badges."""
     skipped = ("#", "|", "-", "[!", "**You will**")
-    lines = [line for line in source.splitlines() if not line.startswith(skipped) and not re.match(r"\d+\. ", line)]
+    lines = [
+        line
+        for line in source.splitlines()
+        if not line.startswith(skipped) and not re.match(r"\d+\. ", line)
+    ]
     return " ".join(lines).split()
 
 
@@ -49,7 +55,9 @@ def test_opening(name):
     lines = first.source.splitlines()
     assert lines[0].startswith(f"# {name[:2]} · ")
     for host in ("colab.research.google.com", "kaggle.com/kernels"):
-        assert re.search(rf"{host}\S*/notebooks/{name}\.ipynb", first.source), f"no {host} badge to this notebook"
+        assert re.search(rf"{host}\S*/notebooks/{name}\.ipynb", first.source), (
+            f"no {host} badge to this notebook"
+        )
     bullets = [line for line in lines if line.startswith("- ")]
     assert "**You will**" in first.source and 1 <= len(bullets) <= 4
     assert second.source.startswith("## Set-up") and setup.cell_type == "code"
@@ -62,9 +70,15 @@ def test_the_set_up_cell_is_the_same_everywhere():
 @notebooks
 def test_one_import_cell_then_the_configuration(name):
     cells = code(name)[1:]
-    importing = [i for i, cell in enumerate(cells) if re.search(r"^from seglib import", cell.source, re.M)]
+    importing = [
+        i for i, cell in enumerate(cells) if re.search(r"^from seglib import", cell.source, re.M)
+    ]
     assert importing[0] == 0, "the cell after the set-up imports"
-    others = [i for i, cell in enumerate(cells[:-3]) if i and re.search(r"^(import|from) ", cell.source, re.M)]
+    others = [
+        i
+        for i, cell in enumerate(cells[:-3])
+        if i and re.search(r"^(import|from) ", cell.source, re.M)
+    ]
     assert not others, f"code cells {others} import too"  # the exercises at the end may
     assert "config.preset(" in cells[1].source
 
@@ -75,7 +89,9 @@ def test_a_reason_stands_before_every_code_cell(name):
     for before, cell in zip(cells, cells[1:]):
         if cell.cell_type == "code":
             assert before.cell_type == "markdown", f"no text before: {cell.source[:60]!r}"
-            assert 15 <= len(prose(before.source)) <= 60, f"{len(prose(before.source))} words: {before.source[:60]!r}"
+            assert 15 <= len(prose(before.source)) <= 60, (
+                f"{len(prose(before.source))} words: {before.source[:60]!r}"
+            )
 
 
 @notebooks
@@ -97,7 +113,9 @@ def test_executed_in_order_without_errors(name):
     assert counts == list(range(1, len(counts) + 1))
     for cell in code(name):
         kinds = [(output.output_type, output.get("name")) for output in cell.outputs]
-        assert not [kind for kind in kinds if kind[0] == "error" or kind[1] == "stderr"], cell.source[:60]
+        assert not [kind for kind in kinds if kind[0] == "error" or kind[1] == "stderr"], (
+            cell.source[:60]
+        )
 
 
 @notebooks
@@ -105,12 +123,19 @@ def test_outputs_are_small_and_come_from_phantoms(name):
     assert (ROOT / "notebooks" / f"{name}.ipynb").stat().st_size <= 300 * 1024
     everything = [text for cell in code(name) for text in texts_of(cell)]
     assert max((text.count("\n") for text in everything if "<table" not in text), default=0) <= 100
-    assert any("PHANTOMS" in text for text in everything) and not any("REAL DATA" in text for text in everything)
+    assert any("PHANTOMS" in text for text in everything) and not any(
+        "REAL DATA" in text for text in everything
+    )
 
 
 @notebooks
 def test_it_closes_with_exercises_and_a_clean_up(name):
-    headings = [line for cell in NOTEBOOKS[name].cells for line in cell.source.splitlines() if line.startswith("## ")]
+    headings = [
+        line
+        for cell in NOTEBOOKS[name].cells
+        for line in cell.source.splitlines()
+        if line.startswith("## ")
+    ]
     assert headings[-2:] == ["## What to try", "## Clean-up"]
     assert NOTEBOOKS[name].metadata.kernelspec.name == "python3"
 
@@ -125,20 +150,33 @@ def test_the_set_up_cell_clones_where_the_package_is_missing(tmp_path):
         f"sys.path = [p for p in sys.path if os.path.realpath(p or '.') != {str(ROOT)!r}]"
     )
     check = "import seglib.config\nprint(seglib.config.__file__)"
-    cells = [nbformat.v4.new_code_cell(text) for text in (hide, next(iter(NOTEBOOKS.values())).cells[2].source, check)]
+    cells = [
+        nbformat.v4.new_code_cell(text)
+        for text in (hide, next(iter(NOTEBOOKS.values())).cells[2].source, check)
+    ]
     notebook = nbformat.v4.new_notebook(cells=cells)
     host = tmp_path / "host"
     host.mkdir()
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(host)}}).execute()
-    assert (host / "seglib-clone" / "seglib" / "config.py").samefile(notebook.cells[2].outputs[0].text.strip())
+    assert (host / "seglib-clone" / "seglib" / "config.py").samefile(
+        notebook.cells[2].outputs[0].text.strip()
+    )
 
 
 def test_the_runner_of_make_run_prints_scores_and_reports_failures(tmp_path):
     runner = ROOT / "tests" / "run_notebook.py"
-    for source, status, words in (("print('Dice 0.9')", 0, "Dice 0.9"), ("1 / 0", 1, "ZeroDivisionError")):
+    for source, status, words in (
+        ("print('Dice 0.9')", 0, "Dice 0.9"),
+        ("1 / 0", 1, "ZeroDivisionError"),
+    ):
         cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["scores"]})
         nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "n.ipynb")
-        command = [sys.executable, str(runner), str(tmp_path / "n.ipynb"), str(tmp_path / "copy.ipynb")]
+        command = [
+            sys.executable,
+            str(runner),
+            str(tmp_path / "n.ipynb"),
+            str(tmp_path / "copy.ipynb"),
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == status and words in done.stdout + done.stderr
         assert (tmp_path / "copy.ipynb").is_file()

@@ -9,15 +9,15 @@ import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 from scipy import ndimage
 
-from seglib import config, layouts, phantom_abdomen, phantoms, prepare, volumes
+from seglib import config, layouts, phantoms, prepare
+from seglib.formats import volumes
+from seglib.phantoms import abdomen
 
 CLASSES = ("background", "liver", "spleen", "left_kidney", "right_kidney", "bowel")
 N = 12
 CUT = {2: "top", 4: "bottom", 8: "top", 10: "bottom"}
 # Of the standard's CT image: must be there, may be empty.
-TYPE_2 = (
-    "PatientName PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber ReferringPhysicianName KVP"
-)
+TYPE_2 = "PatientName PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber ReferringPhysicianName KVP"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,9 @@ def series(root):
 def cases(series):
     """(volume, labels) as the package reads and displays them."""
     found = [volumes.read(folder) for folder, _ in series]
-    return [(volume, volumes.read_labels_like(volume, path)) for volume, (_, path) in zip(found, series)]
+    return [
+        (volume, volumes.read_labels_like(volume, path)) for volume, (_, path) in zip(found, series)
+    ]
 
 
 def headers(folder):
@@ -44,7 +46,9 @@ def headers(folder):
 
 
 def contents(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 def cores(labels, number):
@@ -68,21 +72,49 @@ def test_headers(series):
         slices = sorted(headers(folder), key=lambda h: h.ImagePositionPatient[2])
         first = slices[0]
         for h, path in ((h, folder / f"{h.InstanceNumber}.dcm") for h in slices):
-            assert path.is_file() and h.SOPClassUID == h.file_meta.MediaStorageSOPClassUID == CTImageStorage
-            assert h.Modality == "CT" and h.PatientID.startswith("PHANTOM-") and h.PatientID == first.PatientID
-            assert h.SOPInstanceUID == h.file_meta.MediaStorageSOPInstanceUID and h.SOPInstanceUID.is_valid
+            assert (
+                path.is_file()
+                and h.SOPClassUID == h.file_meta.MediaStorageSOPClassUID == CTImageStorage
+            )
+            assert (
+                h.Modality == "CT"
+                and h.PatientID.startswith("PHANTOM-")
+                and h.PatientID == first.PatientID
+            )
+            assert (
+                h.SOPInstanceUID == h.file_meta.MediaStorageSOPInstanceUID
+                and h.SOPInstanceUID.is_valid
+            )
             assert (h.RescaleSlope, h.RescaleIntercept, h.RescaleType) == (1, -1024, "HU")
-            assert (h.Rows, h.Columns, h.BitsAllocated, h.HighBit) == (128, 128, 16, h.BitsStored - 1)
-            assert h.ImageOrientationPatient == [1, 0, 0, 0, 1, 0] and h.PixelSpacing[0] == h.PixelSpacing[1]
-            assert (h.WindowCenter, h.WindowWidth) == (50, 400) and all(tag in h for tag in TYPE_2.split())
-            for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PixelSpacing"):
+            assert (h.Rows, h.Columns, h.BitsAllocated, h.HighBit) == (
+                128,
+                128,
+                16,
+                h.BitsStored - 1,
+            )
+            assert (
+                h.ImageOrientationPatient == [1, 0, 0, 0, 1, 0]
+                and h.PixelSpacing[0] == h.PixelSpacing[1]
+            )
+            assert (h.WindowCenter, h.WindowWidth) == (50, 400) and all(
+                tag in h for tag in TYPE_2.split()
+            )
+            for name in (
+                "StudyInstanceUID",
+                "SeriesInstanceUID",
+                "FrameOfReferenceUID",
+                "PixelSpacing",
+            ):
                 assert h[name].value == first[name].value
         places = np.array([h.ImagePositionPatient for h in slices], float)
         steps = np.diff(places, axis=0)
         assert np.allclose(steps, [0, 0, first.SliceThickness], atol=1e-6)
         assert 8 <= first.SliceThickness <= 12 and 2.5 <= first.PixelSpacing[0] <= 3.2
         sizes.add((first.SliceThickness, *first.PixelSpacing))
-        uids += [h.SOPInstanceUID for h in slices] + [first.SeriesInstanceUID, first.StudyInstanceUID]
+        uids += [h.SOPInstanceUID for h in slices] + [
+            first.SeriesInstanceUID,
+            first.StudyInstanceUID,
+        ]
         directions.add(slices[0].InstanceNumber == 1)
         kinds.add((first.PixelRepresentation, first.BitsStored))
         syntaxes.append(first.file_meta.TransferSyntaxUID)
@@ -99,16 +131,23 @@ def test_values_are_hounsfield_units(cases):
         assert corners.mean() == pytest.approx(-1000, abs=5) and 2 < corners.std() < 25
         assert -1200 < values.min() < -1000 and 350 < values.max() < 1500, "air and bone"
         fat = np.histogram(values[(values > -160) & (values < 0)], 32)
-        assert fat[1][fat[0].argmax()] == pytest.approx(-102, abs=14), "the most frequent soft value is fat"
+        assert fat[1][fat[0].argmax()] == pytest.approx(-102, abs=14), (
+            "the most frequent soft value is fat"
+        )
         assert (values[labels == 5] < -500).mean() > 0.01, "gas in the bowel"
     means = {n: [v.voxels[cores(labels, n)].mean() for v, labels in cases] for n in range(1, 5)}
-    assert all(20 < np.min(m) and np.max(m) < 260 and np.ptp(m) > 30 for m in means.values()), "phases differ"
+    assert all(20 < np.min(m) and np.max(m) < 260 and np.ptp(m) > 30 for m in means.values()), (
+        "phases differ"
+    )
     assert np.max(means[3]) > 140 and np.max(means[1]) < 150
 
 
 def test_organ_volumes(cases):
     limits = {1: (1100, 2000), 2: (90, 300), 3: (115, 230), 4: (115, 230), 5: (400, 1400)}
-    millilitres = [np.bincount(labels.ravel(), minlength=6)[1:] * np.prod(v.spacing_mm) / 1000 for v, labels in cases]
+    millilitres = [
+        np.bincount(labels.ravel(), minlength=6)[1:] * np.prod(v.spacing_mm) / 1000
+        for v, labels in cases
+    ]
     for n, (low, high) in limits.items():
         whole = [ml[n - 1] for i, ml in enumerate(millilitres) if i not in CUT]
         assert low < min(whole) <= max(whole) < high, (CLASSES[n], min(whole), max(whole))
@@ -123,7 +162,9 @@ def test_every_organ_is_one_piece(cases):
     for _, labels in cases:
         for number in range(1, 5):
             pieces, _ = ndimage.label(labels == number, np.ones((3, 3, 3)))
-            assert np.bincount(pieces.ravel())[1:].max() > 0.93 * (pieces > 0).sum(), CLASSES[number]
+            assert np.bincount(pieces.ravel())[1:].max() > 0.93 * (pieces > 0).sum(), CLASSES[
+                number
+            ]
 
 
 def test_right_is_left_in_the_picture(series, cases):
@@ -134,8 +175,12 @@ def test_right_is_left_in_the_picture(series, cases):
         # The same in mm, from the label file alone: x runs to the right, z up.
         image = nibabel.load(path)
         places = [np.argwhere(np.asarray(image.dataobj) == n).mean(0) for n in range(1, 5)]
-        x, _, z = np.array([nibabel.affines.apply_affine(image.affine, place) for place in places]).T
-        assert x[1] < x[2] < 0 < x[3] and x[1] < 0 < x[0] and z[0] > z[3], "x runs to the patient's right"
+        x, _, z = np.array(
+            [nibabel.affines.apply_affine(image.affine, place) for place in places]
+        ).T
+        assert x[1] < x[2] < 0 < x[3] and x[1] < 0 < x[0] and z[0] > z[3], (
+            "x runs to the patient's right"
+        )
         spine = np.argwhere(volume.voxels[:, 40:] > 300)[:, 1:].mean(0) + [40, 0]
         assert spine[0] > rows[3] and 55 < spine[1] < 73, "bone lies in the middle of the back"
 
@@ -154,9 +199,15 @@ def test_labels_lie_on_their_slices(series, cases):
             index = nibabel.affines.apply_affine(np.linalg.inv(image.affine), ras)
             assert np.abs(index - np.rint(index)).max() < 1e-3
             shown = numbers[tuple(np.rint(index).astype(int).transpose(2, 0, 1))]
-            k = int(np.argmin([np.abs(p - h.pixel_array.astype(int) + 1024).sum() for p in volume.voxels]))
+            k = int(
+                np.argmin(
+                    [np.abs(p - h.pixel_array.astype(int) + 1024).sum() for p in volume.voxels]
+                )
+            )
             assert np.array_equal(labels[k], shown)
-    assert len({nibabel.aff2axcodes(nibabel.load(path).affine) for _, path in series}) == 2, "stored in two ways"
+    assert len({nibabel.aff2axcodes(nibabel.load(path).affine) for _, path in series}) == 2, (
+        "stored in two ways"
+    )
     for volume, labels in cases:
         for number in (1, 2, 3, 4):
             inside = volume.voxels[cores(labels, number)]
@@ -198,20 +249,29 @@ def test_same_bytes_and_no_two_alike(root, tmp_path):
 
 @pytest.mark.parametrize(("seed", "i"), [(5, 32), (6, 1001), (7, 998)])
 def test_large_numbers_and_seeds(seed, i):
-    files = phantom_abdomen.rsna_case(i, np.random.default_rng([seed, i]))
-    labels = nibabel.Nifti1Image.from_bytes(next(data for path, data in files.items() if path.endswith(".nii")))
+    files = abdomen.rsna_case(i, np.random.default_rng([seed, i]))
+    labels = nibabel.Nifti1Image.from_bytes(
+        next(data for path, data in files.items() if path.endswith(".nii"))
+    )
     assert set(np.unique(np.asarray(labels.dataobj))) == set(range(6))
-    assert len(files) == labels.shape[2] + 1 and labels.header["qform_code"] == labels.header["sform_code"] > 0
+    assert (
+        len(files) == labels.shape[2] + 1
+        and labels.header["qform_code"] == labels.header["sform_code"] > 0
+    )
 
 
 def test_without_an_encoder_slices_are_plain(monkeypatch):
     """What the RLE and JPEG 2000 files hold is what the plain ones hold."""
-    usual = {i: phantom_abdomen.rsna_case(i, np.random.default_rng(i)) for i in (1, 2)}
-    monkeypatch.setattr("pydicom.pixels.get_encoder", lambda uid: type("None", (), {"is_available": False}))
+    usual = {i: abdomen.rsna_case(i, np.random.default_rng(i)) for i in (1, 2)}
+    monkeypatch.setattr(
+        "pydicom.pixels.get_encoder", lambda uid: type("None", (), {"is_available": False})
+    )
     for i, files in usual.items():
-        for path, content in phantom_abdomen.rsna_case(i, np.random.default_rng(i)).items():
+        for path, content in abdomen.rsna_case(i, np.random.default_rng(i)).items():
             if path.endswith(".dcm"):
-                plain, packed = (pydicom.dcmread(io.BytesIO(data)) for data in (content, files[path]))
+                plain, packed = (
+                    pydicom.dcmread(io.BytesIO(data)) for data in (content, files[path])
+                )
                 assert plain.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
                 assert packed.file_meta.TransferSyntaxUID != ExplicitVRLittleEndian
                 assert np.array_equal(plain.pixel_array, packed.pixel_array)
@@ -227,7 +287,13 @@ def test_from_the_tree_to_the_store(tmp_path):
         "labels: numbers 0 to 5 are taken as class numbers, not as TotalSegmentator's (label_map)"
     ]
     store = prepare.build(cases, cfg)
-    assert len(store.report.problems) == 0 and len(store.report.set_aside) == 0 and len(store.cases) == len(cases)
+    assert (
+        len(store.report.problems) == 0
+        and len(store.report.set_aside) == 0
+        and len(store.cases) == len(cases)
+    )
     pixels, masks = store.open()
-    assert masks.shape[:3] == pixels.shape[:3] == (len(cases), 64, 64) and set(np.unique(masks)) == set(range(6))
+    assert masks.shape[:3] == pixels.shape[:3] == (len(cases), 64, 64) and set(
+        np.unique(masks)
+    ) == set(range(6))
     assert 0.02 < (masks == 1).mean() < 0.2

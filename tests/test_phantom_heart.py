@@ -7,12 +7,26 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from seglib import config, layouts, phantom_heart, phantoms, prepare, volumes
+from seglib import config, layouts, phantoms, prepare
+from seglib.formats import volumes
+from seglib.phantoms import heart
 
 N = 10
 GROUPS = ("NOR", "DCM", "HCM", "MINF", "RV")
-EJECTION = {"NOR": (0.5, 0.7), "DCM": (0.15, 0.4), "HCM": (0.6, 0.8), "MINF": (0.25, 0.45), "RV": (0.5, 0.65)}
-DIASTOLE_ML = {"NOR": (90, 160), "DCM": (180, 300), "HCM": (80, 150), "MINF": (130, 220), "RV": (80, 145)}
+EJECTION = {
+    "NOR": (0.5, 0.7),
+    "DCM": (0.15, 0.4),
+    "HCM": (0.6, 0.8),
+    "MINF": (0.25, 0.45),
+    "RV": (0.5, 0.65),
+}
+DIASTOLE_ML = {
+    "NOR": (90, 160),
+    "DCM": (180, 300),
+    "HCM": (80, 150),
+    "MINF": (130, 220),
+    "RV": (80, 145),
+}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +112,9 @@ def test_the_muscle_closes_around_the_cavity(patients):
                 assert set(plane[touched]) == {2}, (
                     "no right ventricle and no background at the cavity, corners included"
                 )
-                assert ndimage.label(cavity)[1] == ndimage.label(plane == 2, np.ones((3, 3)))[1] == 1
+                assert (
+                    ndimage.label(cavity)[1] == ndimage.label(plane == 2, np.ones((3, 3)))[1] == 1
+                )
                 assert np.array_equal(ndimage.binary_fill_holes(plane == 2), plane >= 2)
 
 
@@ -110,7 +126,9 @@ def test_from_base_to_apex(patients):
             assert not (labels[[0, -1]].any() or labels[:, [0, -1]].any())
             areas = {k: (labels == k).sum((0, 1)) for k in (1, 3)}
             first = np.nonzero(areas[3])[0][0]
-            assert first <= 2 and areas[3][first:].all(), "only slices above the valves have no label"
+            assert first <= 2 and areas[3][first:].all(), (
+                "only slices above the valves have no label"
+            )
             assert areas[3][-1] < 0.5 * areas[3][first] and (np.diff(areas[3][first:]) < 9).all()
             assert areas[1][first] > 2 * areas[1][-1]
             unlabelled += first > 0
@@ -127,8 +145,12 @@ def test_both_phases_show_one_patient(patients):
     """Away from the heart, two phases differ by noise alone, and two patients by far more."""
     smooth = []
     for _, phases in patients:
-        far = ~ndimage.binary_dilation(sum(numbers(labels) > 0 for _, labels in phases).any(2), iterations=14)
-        ed, es = (ndimage.gaussian_filter(numbers(image) * 1.0, (2, 2, 0))[far] for image, _ in phases)
+        far = ~ndimage.binary_dilation(
+            sum(numbers(labels) > 0 for _, labels in phases).any(2), iterations=14
+        )
+        ed, es = (
+            ndimage.gaussian_filter(numbers(image) * 1.0, (2, 2, 0))[far] for image, _ in phases
+        )
         assert np.corrcoef(ed.ravel(), es.ravel())[0, 1] > 0.99
         smooth.append(numbers(phases[0][0])[:140, :140, :8].ravel())
     other = np.corrcoef(smooth)[~np.eye(N, dtype=bool)]
@@ -140,8 +162,14 @@ def test_no_band_of_grey_finds_a_class(patients):
     for label, limit in ((1, 0.5), (2, 0.5), (3, 0.5)):
         curves = []
         for image, truth in (pair for _, phases in patients for pair in phases):
-            grey, mask = volumes.clip_percentiles(numbers(image), 0.5, 99.5), numbers(truth) == label
-            hit, every = (np.r_[0, np.cumsum(np.bincount(g, minlength=256))] for g in (grey[mask], grey.ravel()))
+            grey, mask = (
+                volumes.clip_percentiles(numbers(image), 0.5, 99.5),
+                numbers(truth) == label,
+            )
+            hit, every = (
+                np.r_[0, np.cumsum(np.bincount(g, minlength=256))]
+                for g in (grey[mask], grey.ravel())
+            )
             found = every[None] - every[:, None]  # pixels in a band [low, high)
             curves.append(2 * (hit[None] - hit[:, None]) / np.maximum(found + mask.sum(), 1))
         best = np.mean(curves, 0).max()
@@ -150,19 +178,28 @@ def test_no_band_of_grey_finds_a_class(patients):
 
 def test_image_i_depends_on_seed_and_i_only(root, tmp_path):
     def contents(folder):
-        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*") if p.is_file()}
+        return {
+            p.relative_to(folder).as_posix(): p.read_bytes()
+            for p in folder.rglob("*.*")
+            if p.is_file()
+        }
 
-    files, small = contents(root / "training"), contents(phantoms.write("cardiac", tmp_path / "few", n=2) / "training")
+    files, small = (
+        contents(root / "training"),
+        contents(phantoms.write("cardiac", tmp_path / "few", n=2) / "training"),
+    )
     assert len(small) == 10 and all(files[path] == content for path, content in small.items())
     other = contents(phantoms.write("cardiac", tmp_path / "other", n=1, seed=1) / "training")
     assert not set(other.values()) & set(files.values())
     assert len(set(files.values())) == 5 * N
-    assert all(data[4:8] == b"\0\0\0\0" for path, data in files.items() if path.endswith(".gz")), "no time of writing"
+    assert all(data[4:8] == b"\0\0\0\0" for path, data in files.items() if path.endswith(".gz")), (
+        "no time of writing"
+    )
 
 
 @pytest.mark.parametrize("i", [999, 1000, 1001])
 def test_large_numbers(i):
-    files = phantom_heart.cardiac_case(i, np.random.default_rng([7, i]))
+    files = heart.cardiac_case(i, np.random.default_rng([7, i]))
     assert len(files) == 5 and all(path.startswith(f"training/patient{i + 1}/") for path in files)
     for path, content in files.items():
         if path.endswith(".gz"):
@@ -173,7 +210,9 @@ def test_the_store(root, patients, tmp_path):
     cfg = config.preset("cardiac", "smoke", data_root=str(root), work_dir=str(tmp_path))
     cases = layouts.scan(cfg)
     assert cases.attrs["notes"] == [] and set(cases["phase"]) == {"ED", "ES"}
-    cases = cases[cases["patient"].isin([f"patient00{i}" for i in (1, 2, 3)])].reset_index(drop=True)
+    cases = cases[cases["patient"].isin([f"patient00{i}" for i in (1, 2, 3)])].reset_index(
+        drop=True
+    )
     store = prepare.build(cases, cfg)
     assert len(store.report.problems) == 0 and len(store.cases) == len(cases)
     assert store.cases.groupby("patient")["phase"].nunique().eq(2).all()
@@ -181,7 +220,9 @@ def test_the_store(root, patients, tmp_path):
         for (image, _), phase in zip(phases, ("ED", "ES")):
             part = rows[rows["phase"] == phase]
             spacing = part[["spacing_col_mm", "spacing_row_mm", "spacing_slice_mm"]].to_numpy(float)
-            assert len(part) == image.shape[2] and np.allclose(spacing, image.header.get_zooms(), atol=1e-4)
+            assert len(part) == image.shape[2] and np.allclose(
+                spacing, image.header.get_zooms(), atol=1e-4
+            )
     _, masks = store.open()
     shares = [np.mean(masks == k) for k in (1, 2, 3)]
     assert min(shares) > 0.01 and set(np.unique(masks)) <= {0, 1, 2, 3, 255}

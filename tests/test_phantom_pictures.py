@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seglib import config, data, evaluation, images, layouts, phantom_fundus, phantom_skin, phantoms, prepare, training
+from seglib import config, data, evaluation, layouts, phantoms, prepare, training
 from seglib.errors import DataError
+from seglib.formats import images
+from seglib.phantoms import fundus, skin
 
 CLASSES = ("atrophy", "detachment", "disc")
-DRAW = {"palm": phantom_fundus.palm_case, "binary": phantom_skin.binary_case}
+DRAW = {"palm": fundus.palm_case, "binary": skin.binary_case}
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +41,15 @@ def photographs(root):
 
 def drawn(root):
     """Class -> {stem: (H, W) bool, True where it is} of the palm phantoms."""
-    folders = {"atrophy": "Lesion Masks/Atrophy", "detachment": "Lesion Masks/Detachment", "disc": "Disc Masks"}
+    folders = {
+        "atrophy": "Lesion Masks/Atrophy",
+        "detachment": "Lesion Masks/Detachment",
+        "disc": "Disc Masks",
+    }
     files = {name: sorted(root.glob(f"PALM/*/{folder}/*.bmp")) for name, folder in folders.items()}
-    return {name: {p.stem: read(p, "BMP", "L") == 0 for p in paths} for name, paths in files.items()}
+    return {
+        name: {p.stem: read(p, "BMP", "L") == 0 for p in paths} for name, paths in files.items()
+    }
 
 
 def best_dice(pairs):
@@ -50,8 +58,18 @@ def best_dice(pairs):
     for image, mask in pairs:
         picture = Image.fromarray(image)
         planes = np.dstack([image, picture.convert("L"), np.array(picture.convert("HSV"))[..., :2]])
-        hit = np.array([np.cumsum(np.bincount(plane[mask], minlength=256)) for plane in np.moveaxis(planes, -1, 0)])
-        every = np.array([np.cumsum(np.bincount(plane.ravel(), minlength=256)) for plane in np.moveaxis(planes, -1, 0)])
+        hit = np.array(
+            [
+                np.cumsum(np.bincount(plane[mask], minlength=256))
+                for plane in np.moveaxis(planes, -1, 0)
+            ]
+        )
+        every = np.array(
+            [
+                np.cumsum(np.bincount(plane.ravel(), minlength=256))
+                for plane in np.moveaxis(planes, -1, 0)
+            ]
+        )
         below = 2 * hit / (every + mask.sum())
         above = 2 * (hit[:, -1:] - hit) / (every[:, -1:] - every + mask.sum())
         curves.append(np.hstack([below, above]))
@@ -75,7 +93,9 @@ def test_the_tree_of_palm(roots):
 
 
 def test_photographs_and_inverted_masks(roots):
-    shapes = {stem: read(path, "JPEG", "RGB").shape for stem, path in photographs(roots["palm"]).items()}
+    shapes = {
+        stem: read(path, "JPEG", "RGB").shape for stem, path in photographs(roots["palm"]).items()
+    }
     assert set(shapes.values()) == {(288, 288, 3), (308, 320, 3)}
     files = sorted(roots["palm"].rglob("*.bmp"))
     for file in files:
@@ -90,15 +110,19 @@ def test_any_subset_of_the_masks(roots):
     """Disc in nearly all, atrophy in some, detachment in few; some eyes with atrophy have no file for it."""
     masks = drawn(roots["palm"])
     assert [len(masks[name]) for name in CLASSES] == [16, 5, 21]
-    subsets = {tuple(stem in masks[name] for name in CLASSES) for stem in photographs(roots["palm"])}
+    subsets = {
+        tuple(stem in masks[name] for name in CLASSES) for stem in photographs(roots["palm"])
+    }
     assert len(subsets) == 6, "larger sets also have photographs without any mask"
     assert {stem[0] for name in ("atrophy", "detachment") for stem in masks[name]} == {"H", "P"}
-    unmarked = {stem for stem in photographs(roots["palm"]) if stem[0] != "N"} - set(masks["atrophy"])
+    unmarked = {stem for stem in photographs(roots["palm"]) if stem[0] != "N"} - set(
+        masks["atrophy"]
+    )
     assert unmarked == {"P0002", "P0009", "P0016"}
     for i in (1, 8, 15):  # drawn again by hand: the lesion is there to be seen
         rng = np.random.default_rng([0, i])
-        photo = phantom_fundus._Photo(rng, phantom_fundus.SIZES[i % 3])
-        _, drawn_masks = phantom_fundus._eye(photo, rng, "P", i % 5 == 0)
+        photo = fundus._Photo(rng, fundus.SIZES[i % 3])
+        _, drawn_masks = fundus._eye(photo, rng, "P", i % 5 == 0)
         assert drawn_masks["Lesion Masks/Atrophy"].mean() > 0.01
 
 
@@ -110,7 +134,9 @@ def test_areas_and_places(roots):
         assert low < min(shares) <= max(shares) < high, (name, min(shares), max(shares))
     for stem, disc in masks["disc"].items():
         for other in ("atrophy", "detachment"):
-            assert not (disc & masks[other].get(stem, disc & False)).any(), "what lies on top hides the other"
+            assert not (disc & masks[other].get(stem, disc & False)).any(), (
+                "what lies on top hides the other"
+            )
     # Left and right eyes.
     sides = {np.nonzero(disc)[1].mean() > disc.shape[1] / 2 for disc in masks["disc"].values()}
     assert sides == {True, False}
@@ -127,7 +153,10 @@ def test_a_fundus_is_red_and_round(roots):
 
 def test_no_threshold_finds_disc_or_lesions(roots):
     photos = {stem: read(path, "JPEG", "RGB") for stem, path in photographs(roots["palm"]).items()}
-    best = {n: best_dice([(photos[s], m) for s, m in masks.items()]) for n, masks in drawn(roots["palm"]).items()}
+    best = {
+        n: best_dice([(photos[s], m) for s, m in masks.items()])
+        for n, masks in drawn(roots["palm"]).items()
+    }
     # Measured: disc 0.51, atrophy 0.49, detachment 0.63 (96 phantoms: 0.45, 0.47, 0.55). A U-Net of 16 channels reached
     # 0.72 for the disc after 540 steps at 128 pixels. Discs of real photographs: IDRiD 0.62, Drishti-GS 0.71, both
     # together 0.55.
@@ -142,13 +171,19 @@ def test_skin_lesions(roots):
     expected = {f"images/{s}.jpg" for s in stems} | {f"masks/{s}_mask.png" for s in stems}
     assert set(contents(root)) == expected | {"PHANTOM.txt"}
     pairs = [
-        (read(root / f"images/{s}.jpg", "JPEG", "RGB"), read(root / f"masks/{s}_mask.png", "PNG", "L")) for s in stems
+        (
+            read(root / f"images/{s}.jpg", "JPEG", "RGB"),
+            read(root / f"masks/{s}_mask.png", "PNG", "L"),
+        )
+        for s in stems
     ]
     shapes = {mask.shape for _, mask in pairs}
     assert len(shapes) > 12 and any(height != width for height, width in shapes)
     lighter = 0
     for stem, (image, mask) in zip(stems, pairs):
-        assert image.shape[:2] == mask.shape and 240 <= min(mask.shape) <= max(mask.shape) <= 320, stem
+        assert image.shape[:2] == mask.shape and 240 <= min(mask.shape) <= max(mask.shape) <= 320, (
+            stem
+        )
         assert set(np.unique(mask)) == {0, 255}, stem
         assert 0.02 < (mask > 0).mean() < 0.5, stem
         assert not images.looks_inverted(np.uint8(mask > 0)), stem
@@ -178,7 +213,9 @@ def test_large_numbers_and_seeds(name):
     for seed, i in ((5, 32), (6, 1000), (7, 1005), (8, 998)):
         files = DRAW[name](i, np.random.default_rng([seed, i]))
         for content in files.values():
-            pixels = np.array(Image.open(io.BytesIO(content))) if isinstance(content, bytes) else content
+            pixels = (
+                np.array(Image.open(io.BytesIO(content))) if isinstance(content, bytes) else content
+            )
             assert pixels.dtype == np.uint8 and np.ptp(pixels) > 100
         assert name != "palm" or i != 32 or len(files) == 1, "no mask at all"
 
@@ -187,23 +224,44 @@ def test_large_numbers_and_seeds(name):
 
 
 def palm(root, folder, **changes):
-    return config.preset("palm", "smoke", data_root=str(root), work_dir=str(folder / "work"), **changes)
+    return config.preset(
+        "palm", "smoke", data_root=str(root), work_dir=str(folder / "work"), **changes
+    )
 
 
 def test_scan_finds_every_mask(roots, tmp_path):
     cases = layouts.scan(palm(roots["palm"], tmp_path))
     assert list(cases) == ["case", "patient", "split", "image", *CLASSES, "finding"]
-    assert len(cases) == 24 and cases["case"].is_unique and list(cases["case"]) == list(cases["patient"])
+    assert (
+        len(cases) == 24
+        and cases["case"].is_unique
+        and list(cases["case"]) == list(cases["patient"])
+    )
     assert cases["split"].value_counts().to_dict() == {"train": 18, "val": 6}
     for row in cases.to_dict("records"):
         part = {"train": "Training", "val": "Validation"}[row["split"]]
-        assert row["finding"] == {"N": "normal", "H": "high myopia", "P": "pathological myopia"}[row["case"][0]]
-        folders = {"image": "Images", "atrophy": "Lesion Masks/Atrophy", "detachment": "Lesion Masks/Detachment"}
+        assert (
+            row["finding"]
+            == {"N": "normal", "H": "high myopia", "P": "pathological myopia"}[row["case"][0]]
+        )
+        folders = {
+            "image": "Images",
+            "atrophy": "Lesion Masks/Atrophy",
+            "detachment": "Lesion Masks/Detachment",
+        }
         for name, folder in {**folders, "disc": "Disc Masks"}.items():
-            file = roots["palm"] / "PALM" / part / folder / f"{row['case']}.{'jpg' if name == 'image' else 'bmp'}"
+            file = (
+                roots["palm"]
+                / "PALM"
+                / part
+                / folder
+                / f"{row['case']}.{'jpg' if name == 'image' else 'bmp'}"
+            )
             assert row[name] == (str(file.resolve()) if file.is_file() else ""), row["case"]
     assert cases.attrs["notes"] == []
-    assert layouts.scan_palm(roots["palm"] / "PALM", CLASSES).equals(cases), "the root is PALM or the folder above"
+    assert layouts.scan_palm(roots["palm"] / "PALM", CLASSES).equals(cases), (
+        "the root is PALM or the folder above"
+    )
 
 
 def plant(root, *names):
@@ -215,13 +273,36 @@ def plant(root, *names):
 
 
 def test_scan_matches_folders_and_suffixes_in_any_case(tmp_path):
-    plant(tmp_path, "Training/Images/P0001.JPG", "Training/Images/V2.jpg", "Training/lesion masks/ATROPHY/P0001.BMP")
-    plant(tmp_path, "Training/disc masks/P0001.png", "Training/Fovea Masks/V2.bmp", "Validation/Images/Person1.jpg")
+    plant(
+        tmp_path,
+        "Training/Images/P0001.JPG",
+        "Training/Images/V2.jpg",
+        "Training/lesion masks/ATROPHY/P0001.BMP",
+    )
+    plant(
+        tmp_path,
+        "Training/disc masks/P0001.png",
+        "Training/Fovea Masks/V2.bmp",
+        "Validation/Images/Person1.jpg",
+    )
     plant(tmp_path, "Validation/Disc Masks/P0009.bmp")
     cases = layouts.scan_palm(tmp_path, ["Fovea", "atrophy", "Disc"]).set_index("case")
-    assert list(cases.columns) == ["patient", "split", "image", "Fovea", "atrophy", "Disc", "finding"]
-    assert [Path(cases.loc["P0001", name]).name for name in ("atrophy", "Disc")] == ["P0001.BMP", "P0001.png"]
-    assert cases.loc["V2", ["atrophy", "Disc"]].tolist() == ["", ""] and cases.loc["V2", "Fovea"].endswith("V2.bmp")
+    assert list(cases.columns) == [
+        "patient",
+        "split",
+        "image",
+        "Fovea",
+        "atrophy",
+        "Disc",
+        "finding",
+    ]
+    assert [Path(cases.loc["P0001", name]).name for name in ("atrophy", "Disc")] == [
+        "P0001.BMP",
+        "P0001.png",
+    ]
+    assert cases.loc["V2", ["atrophy", "Disc"]].tolist() == ["", ""] and cases.loc[
+        "V2", "Fovea"
+    ].endswith("V2.bmp")
     assert cases["finding"].to_dict() == {"P0001": "pathological myopia", "V2": "", "Person1": ""}
     assert cases["split"].to_dict() == {"P0001": "train", "V2": "train", "Person1": "val"}
     assert cases.attrs["notes"] == [
@@ -256,7 +337,9 @@ def test_real_palm_has_no_masks(real, tmp_path):
     assert set(cases["finding"]) == {"normal", "high myopia", "pathological myopia"}
     assert set(cases["split"]) == {"train"}
     assert cases.attrs["notes"] == [f"Training: no folder with masks of {name}" for name in CLASSES]
-    assert prepare.build(cases.head(3), palm(root, tmp_path)).info["inverted"] == dict.fromkeys(CLASSES, False)
+    assert prepare.build(cases.head(3), palm(root, tmp_path)).info["inverted"] == dict.fromkeys(
+        CLASSES, False
+    )
 
 
 # ---- store, batches, training
@@ -278,7 +361,9 @@ def test_polarity_is_found_for_every_class(built, roots):
     assert len(store.report.problems) == 0 and len(store.cases) == 24
     facts = store.report.facts.set_index("case")
     for name, masks in drawn(roots["palm"]).items():
-        assert facts[f"share {name}"].dropna().to_dict() == pytest.approx({s: m.mean() for s, m in masks.items()})
+        assert facts[f"share {name}"].dropna().to_dict() == pytest.approx(
+            {s: m.mean() for s, m in masks.items()}
+        )
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -311,8 +396,13 @@ def test_masks_of_the_store(built, roots):
             if drawn_mask is None:
                 assert (mask == 255).all(), (case.case, name)
                 continue
-            assert (mask[padding] == 255).all() and set(np.unique(mask[~padding])) == {0, 1}, (case.case, name)
-            small = np.array(Image.fromarray(drawn_mask).resize((64, 62 if padding.any() else 64), Image.NEAREST))
+            assert (mask[padding] == 255).all() and set(np.unique(mask[~padding])) == {0, 1}, (
+                case.case,
+                name,
+            )
+            small = np.array(
+                Image.fromarray(drawn_mask).resize((64, 62 if padding.any() else 64), Image.NEAREST)
+            )
             assert np.array_equal(mask[inside] == 1, small), (case.case, name)
             assert (mask[~padding] == 1).mean() == pytest.approx(drawn_mask.mean(), abs=0.01)
 
@@ -338,7 +428,9 @@ def test_two_epochs_and_a_report(built):
     assert np.isfinite(run.history[["train_loss", "val_loss"]]).all(axis=None)
     for grid in ("store", "original"):
         report = evaluation.evaluate(run, batches["val"], grid=grid)
-        dice = report.summary.query("metric == 'dice' and average == 'per image'").set_index("class")
+        dice = report.summary.query("metric == 'dice' and average == 'per image'").set_index(
+            "class"
+        )
         assert dice["n_missing"].to_dict() == {"atrophy": 2, "detachment": 5, "disc": 1, "mean": 8}
         assert dice["n"].to_dict() == {"atrophy": 4, "detachment": 1, "disc": 5, "mean": 6}
         scored = report.per_image[report.per_image["annotated"]]
@@ -359,4 +451,7 @@ def test_skin_lesions_reach_the_store(roots, tmp_path):
 def test_the_tree_can_be_moved(roots, tmp_path):
     shutil.copytree(roots["palm"] / "PALM", tmp_path / "elsewhere")
     cases = layouts.scan(palm(tmp_path / "elsewhere", tmp_path))
-    assert len(cases) == 24 and cases["image"].str.startswith(str((tmp_path / "elsewhere").resolve())).all()
+    assert (
+        len(cases) == 24
+        and cases["image"].str.startswith(str((tmp_path / "elsewhere").resolve())).all()
+    )

@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from seglib import phantom_chest, phantoms
+from seglib import phantoms
 from seglib.errors import ConfigError, DataError
+from seglib.phantoms import chest
 
 
 def read(path):
@@ -91,7 +92,10 @@ def test_no_grey_threshold_finds_the_lungs(cases):
 
 def test_tuberculosis_is_no_matter_of_mean_brightness(cases):
     """The classes' mean lung grey overlaps: a classifier has to look at texture."""
-    grey = {finding: [i[r | s].mean() for stem, i, r, s in cases if stem[-1] == finding] for finding in "01"}
+    grey = {
+        finding: [i[r | s].mean() for stem, i, r, s in cases if stem[-1] == finding]
+        for finding in "01"
+    }
     assert min(grey["1"]) < np.median(grey["0"]) < max(grey["1"])
 
 
@@ -143,13 +147,15 @@ def test_killed_call_leaves_no_half_tree(tmp_path, monkeypatch):
     def stop(i, rng):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(phantom_chest, "lung_case", stop)
+    monkeypatch.setattr(chest, "lung_case", stop)
     with pytest.raises(KeyboardInterrupt):
         phantoms.write("lung", tmp_path / "set", n=1)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "options", "words"), [("lungs", {}, "'lung'"), ("lung", {"n": 0}, "n=0")])
+@pytest.mark.parametrize(
+    ("name", "options", "words"), [("lungs", {}, "'lung'"), ("lung", {"n": 0}, "n=0")]
+)
 def test_wrong_calls_say_what_to_do(tmp_path, name, options, words):
     with pytest.raises(ConfigError, match=words):
         phantoms.write(name, tmp_path / "set", **options)

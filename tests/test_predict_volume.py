@@ -6,8 +6,9 @@ import pydicom
 import pytest
 import torch
 
-from seglib import config, phantoms, volumes
+from seglib import config, phantoms
 from seglib.errors import DataError
+from seglib.formats import volumes
 from seglib.inference import Predictor
 
 
@@ -20,7 +21,9 @@ class Bright(torch.nn.Module):
 
     def forward(self, image):
         score = 20 * (image[:, :1] - 0.5)
-        return torch.cat([-score, score, *[score - 99] * (self.n_classes - 2)], dim=1)[:, : max(self.n_classes, 2)]
+        return torch.cat([-score, score, *[score - 99] * (self.n_classes - 2)], dim=1)[
+            :, : max(self.n_classes, 2)
+        ]
 
 
 def predictor(**changes):
@@ -33,7 +36,9 @@ def predictor(**changes):
         "std": (1,) * 3,
         "resize": "letterbox",
     }
-    return Predictor(Bright(), config.preset("rsna", "smoke", **{**fields, **changes}), "cpu", "fp32")
+    return Predictor(
+        Bright(), config.preset("rsna", "smoke", **{**fields, **changes}), "cpu", "fp32"
+    )
 
 
 AFFINES = {
@@ -61,7 +66,9 @@ def test_the_mask_lies_on_the_volume_whatever_its_axes(tmp_path, name):
     np.testing.assert_allclose(saved.affine, AFFINES[name], atol=1e-4)
     assert saved.header.get_xyzt_units()[0] == "mm"
     truth, mask = array > 0, np.asarray(saved.dataobj) == 1
-    assert 2 * (truth & mask).sum() / (truth.sum() + mask.sum()) > 0.9  # the grid of 128 is not that of the file
+    assert (
+        2 * (truth & mask).sum() / (truth.sum() + mask.sum()) > 0.9
+    )  # the grid of 128 is not that of the file
     assert mask[5:20, 9:16, 4:17].mean() > 0.9 and mask[25:, 20:].sum() == 0
     voxel = abs(np.linalg.det(AFFINES[name][:3, :3])) / 1000
     assert found.millilitres == {"liver": pytest.approx(mask.sum() * voxel, rel=0.01)}
@@ -75,7 +82,9 @@ def test_a_dicom_series_gives_a_nifti_on_its_place(tmp_path):
     found = predictor().predict_volume(series, tmp_path / "here.nii.gz")
     saved = nibabel.load(tmp_path / "here.nii.gz")
     np.testing.assert_allclose(saved.affine, found.grid.affine, atol=1e-3)
-    assert volumes.align(volumes.read_grid(series), tmp_path / "here.nii.gz")[2] == ""  # no half voxel off
+    assert (
+        volumes.align(volumes.read_grid(series), tmp_path / "here.nii.gz")[2] == ""
+    )  # no half voxel off
     again = volumes.read_labels_like(volumes.read_grid(series), tmp_path / "here.nii.gz")
     np.testing.assert_array_equal(again, found.mask)
     assert volumes.read_labels_like(volumes.read_grid(series), labels).shape == found.mask.shape
@@ -90,8 +99,12 @@ def test_a_dicom_series_also_gives_a_dicom_segmentation(tmp_path):
         f"{series.name}_mask.{e}" for e in ("dcm", "nii.gz")
     ]
     saved = highdicom.seg.segread(tmp_path / "out" / f"{series.name}_mask.dcm")
-    uids = [pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID for file in found.grid.files]
-    pixels = saved.get_pixels_by_source_instance(uids, combine_segments=True, assert_missing_frames_are_empty=True)
+    uids = [
+        pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID for file in found.grid.files
+    ]
+    pixels = saved.get_pixels_by_source_instance(
+        uids, combine_segments=True, assert_missing_frames_are_empty=True
+    )
     np.testing.assert_array_equal(pixels, found.grid.restore(found.mask))
     assert pixels.any() and [segment.SegmentLabel for segment in saved.SegmentSequence] == ["liver"]
 
@@ -108,20 +121,33 @@ def test_a_damaged_slice_is_named_and_its_series_is_not_half_done(tmp_path, harm
 
 
 def test_unknown_spacing_gives_no_millilitres(tmp_path):
-    nibabel.save(nibabel.Nifti1Image(np.zeros((12, 13, 5), np.int16), np.eye(4)), tmp_path / "mri.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(np.zeros((12, 13, 5), np.int16), np.eye(4)), tmp_path / "mri.nii.gz"
+    )
     cfg = config.preset("cardiac", "smoke", mean=(0,), std=(1,))
-    found = Predictor(Bright(4), cfg, "cpu", "fp32").predict_volume(tmp_path / "mri.nii.gz", tmp_path)
-    assert list(found.millilitres) == list(cfg.class_names[1:]) and np.isnan(list(found.millilitres.values())).all()
+    found = Predictor(Bright(4), cfg, "cpu", "fp32").predict_volume(
+        tmp_path / "mri.nii.gz", tmp_path
+    )
+    assert (
+        list(found.millilitres) == list(cfg.class_names[1:])
+        and np.isnan(list(found.millilitres.values())).all()
+    )
     assert nibabel.load(tmp_path / "mri_mask.nii.gz").shape == (12, 13, 5)
 
 
 def test_classes_that_overlap_have_a_file_each(tmp_path):
     nibabel.save(
-        nibabel.Nifti1Image(np.random.default_rng(0).random((12, 13, 5)), np.diag([1, 1, 3, 1])), tmp_path / "a.nii"
+        nibabel.Nifti1Image(np.random.default_rng(0).random((12, 13, 5)), np.diag([1, 1, 3, 1])),
+        tmp_path / "a.nii",
     )
     cfg = config.preset("palm", "smoke", class_names=("one", "two"), mean=(0,) * 3, std=(1,) * 3)
-    found = Predictor(Bright(), cfg, "cpu", "fp32").predict_volume(tmp_path / "a.nii", tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_mask_one.nii.gz", "a_mask_two.nii.gz"]
+    found = Predictor(Bright(), cfg, "cpu", "fp32").predict_volume(
+        tmp_path / "a.nii", tmp_path / "out"
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a_mask_one.nii.gz",
+        "a_mask_two.nii.gz",
+    ]
     assert found.mask.shape == (2, 5, 13, 12)
     two = np.asarray(nibabel.load(tmp_path / "out" / "a_mask_two.nii.gz").dataobj)
     np.testing.assert_array_equal(found.grid.display(two), found.mask[1])
@@ -145,6 +171,10 @@ def test_the_real_ct_comes_back_on_its_place(real, tmp_path):
             image = nibabel.load(folder / name)
             assert saved.shape == image.shape and np.allclose(saved.affine, image.affine, atol=1e-4)
             assert saved.header.get_zooms() == pytest.approx(image.header.get_zooms(), abs=1e-5)
-        labels = folder / ("example_seg.nii.gz" if name.endswith(".gz") else "example_seg_dicom.nii.gz")
+        labels = folder / (
+            "example_seg.nii.gz" if name.endswith(".gz") else "example_seg_dicom.nii.gz"
+        )
         laid = volumes.read_labels_like(found.grid, labels)
-        assert (found.mask[laid == 5] == 1).mean() > 0.9  # the liver is soft tissue: bright in this window
+        assert (
+            found.mask[laid == 5] == 1
+        ).mean() > 0.9  # the liver is soft tissue: bright in this window

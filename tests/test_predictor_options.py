@@ -43,13 +43,20 @@ def noise(shape, seed=0):
 
 @pytest.mark.parametrize(
     ("augment", "flips"),
-    [({"hflip": 0.5}, [(3,)]), ({"hflip": 0.5, "vflip": 0.5}, [(3,), (2,), (2, 3)]), ({"vflip": 1}, [(2,)]), ({}, [])],
+    [
+        ({"hflip": 0.5}, [(3,)]),
+        ({"hflip": 0.5, "vflip": 0.5}, [(3,), (2,), (2, 3)]),
+        ({"vflip": 1}, [(2,)]),
+        ({}, []),
+    ],
 )
 def test_tta_is_the_mean_over_the_flips_of_training(augment, flips):
     model = predictor(augment=augment)
     batch = torch.rand(2, 1, 24, 32)
     plain = model.probabilities(batch)
-    expected = torch.stack([plain, *(model.probabilities(batch.flip(axes)).flip(axes) for axes in flips)]).mean(dim=0)
+    expected = torch.stack(
+        [plain, *(model.probabilities(batch.flip(axes)).flip(axes) for axes in flips)]
+    ).mean(dim=0)
     model.tta = True
     torch.testing.assert_close(model.probabilities(batch), expected)
     assert bool(flips) != torch.equal(expected, plain)
@@ -63,7 +70,9 @@ def test_turned_views_come_back_to_their_places(shape):
     """A network that sees single pixels gives the same for every view, but for the smoothing of two interpolations."""
     model = predictor("cardiac", reach=0)
     rows, columns = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape), indexing="ij")
-    batch = torch.stack([rows + columns, rows - columns])[:, None]  # smooth: interpolation changes next to nothing
+    batch = torch.stack([rows + columns, rows - columns])[
+        :, None
+    ]  # smooth: interpolation changes next to nothing
     plain = model.probabilities(batch)
     turned, seen = model._turned(batch, 30)
     everywhere = seen > 0.999
@@ -73,7 +82,7 @@ def test_turned_views_come_back_to_their_places(shape):
         for end in (slice(0, 2), slice(-2, None)):
             inside.movedim(axis, 0)[end] = False
     torch.testing.assert_close(turned[inside], plain[inside], atol=0.02, rtol=0)
-    model.turn = 30
+    model.tta_rotation = 30
     torch.testing.assert_close(model.probabilities(batch).sum(dim=1), torch.ones(2, *shape))
 
 
@@ -86,14 +95,16 @@ def test_a_quarter_turn_is_exact_and_counts_with_the_flips():
 
     quarter = [alone(batch.rot90(k, (2, 3))).rot90(-k, (2, 3)) for k in (1, 3)]
     expected = torch.stack([alone(batch), alone(batch.flip(3)).flip(3), *quarter]).mean(dim=0)
-    model.tta, model.turn = True, 90
+    model.tta, model.tta_rotation = True, 90
     torch.testing.assert_close(model.probabilities(batch), expected, atol=1e-5, rtol=0)
 
 
 def test_what_a_turn_brings_in_is_black():
     model, seen = predictor(), []
-    model.logits = lambda images: seen.append(images) or torch.zeros(len(images), 1, *images.shape[2:])
-    model.turn = 45
+    model.logits = lambda images: (
+        seen.append(images) or torch.zeros(len(images), 1, *images.shape[2:])
+    )
+    model.tta_rotation = 45
     model.probabilities(torch.ones(1, 1, 16, 16))
     black = (0 - model.config.mean[0]) / model.config.std[0]
     assert [float(images[0, 0, 0, 0]) for images in seen] == pytest.approx([1, black, black])
@@ -116,7 +127,11 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
     monkeypatch.setattr(Predictor, "logits", small)
     torch.testing.assert_close(model.probabilities(batch), whole)
     assert seen[0] == 7 and max(n for n in seen if n <= 2) == 2
-    monkeypatch.setattr(Predictor, "logits", lambda self, images: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    monkeypatch.setattr(
+        Predictor,
+        "logits",
+        lambda self, images: (_ for _ in ()).throw(torch.OutOfMemoryError("no")),
+    )
     with pytest.raises(torch.OutOfMemoryError):
         model.probabilities(batch[:1])
 
@@ -132,7 +147,9 @@ def test_tiles_equal_the_whole_where_the_network_sees_no_farther(shape, overlap)
     assert found.prob.shape == (1, *shape) and found.mask.shape == shape
     padded = np.zeros([max(64, n) for n in shape], np.float32)
     padded[: shape[0], : shape[1]] = (image / 255 - 0.5) / 0.25
-    whole = model.probabilities(torch.from_numpy(padded)[None, None])[0].numpy()[:, : shape[0], : shape[1]]
+    whole = model.probabilities(torch.from_numpy(padded)[None, None])[0].numpy()[
+        :, : shape[0], : shape[1]
+    ]
     np.testing.assert_allclose(found.prob, whole, atol=1e-5)
 
 
@@ -167,14 +184,14 @@ def test_cleaning_keeps_large_pieces_and_nothing_else(mask, smallest, fill):
 
 @given(MASKS, st.integers(0, 12), st.booleans())
 def test_largest_keeps_one_piece(mask, smallest, fill):
-    found = clean(mask, smallest, largest=True)
+    found = clean(mask, smallest, keep_largest_component=True)
     pieces, n = ndimage.label(mask)
     sizes = [(pieces == k).sum() for k in range(1, n + 1)]
     there = n > 0 and max(sizes) >= smallest
     expected = pieces == 1 + int(np.argmax(sizes)) if there else np.zeros_like(mask)
     np.testing.assert_array_equal(found, expected)
     filled = ndimage.binary_fill_holes(expected) if fill else expected
-    np.testing.assert_array_equal(clean(mask, smallest, fill, largest=True), filled)
+    np.testing.assert_array_equal(clean(mask, smallest, fill, keep_largest_component=True), filled)
 
 
 def test_largest_is_of_every_class_but_the_background():
@@ -184,10 +201,15 @@ def test_largest_is_of_every_class_but_the_background():
     prob[1, 2:8, 2:8] = prob[1, 12, 2:4] = 0.9
     prob[2, 10:13, 10:13] = prob[2, 4, 4] = 0.95  # a speck inside class 1, which is then neither
     prob[0, :, 9] = 0.99
-    model.largest = True
+    model.keep_largest_component = True
     labels = model.mask(prob)
-    assert labels[12, 2] == 0 and labels[4, 4] == 0 and (labels == 1).sum() == 35 and (labels == 2).sum() == 9
-    model.largest = False
+    assert (
+        labels[12, 2] == 0
+        and labels[4, 4] == 0
+        and (labels == 1).sum() == 35
+        and (labels == 2).sum() == 9
+    )
+    model.keep_largest_component = False
     assert (model.mask(prob) == 1).sum() == 37 and model.mask(prob)[4, 4] == 2
 
 
@@ -202,10 +224,10 @@ def test_cleaning_of_classes_leaves_one_class_a_pixel():
     model.fill_holes = True
     labels = model.mask(prob)
     assert labels[4, 4] == 2 and labels[5, 5] == 1 and labels[15, 15] == 3
-    model.smallest = 4
+    model.min_component_size = 4
     labels = model.mask(prob)
     assert labels[15, 15] == 0 and labels[2, 2] == 1 and model.decide(prob).sum(axis=0).max() == 1
-    model.smallest, model.fill_holes = 0, False
+    model.min_component_size, model.fill_holes = 0, False
     assert model.mask(prob)[5, 5] == 0 and model.mask(prob)[15, 15] == 3
 
 
@@ -213,5 +235,5 @@ def test_cleaning_of_overlapping_classes_is_by_class():
     model = predictor("palm")
     prob = np.zeros((3, 12, 12), np.float32)
     prob[0, 1:6, 1:6] = prob[1, 1, 1] = 0.9
-    model.smallest = 3
+    model.min_component_size = 3
     assert model.mask(prob).sum(axis=(1, 2)).tolist() == [25, 0, 0]

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from seglib import config, images, layouts, prepare
+from seglib import config, layouts, prepare
 from seglib.errors import DataError
-from seglib.images import IGNORE
+from seglib.formats import images
+from seglib.formats.images import IGNORE
 
 HEIGHT, WIDTH = 40, 56
 N = 10
@@ -51,7 +52,9 @@ def tree(tmp_path):
 
 
 def settings(tree, name="binary", **changes):
-    return config.preset(name, "smoke", data_root=str(tree), work_dir=str(tree.parent / "work"), **changes)
+    return config.preset(
+        name, "smoke", data_root=str(tree), work_dir=str(tree.parent / "work"), **changes
+    )
 
 
 def build(tree, **changes):
@@ -83,13 +86,16 @@ def test_lung_store(lung_cfg, lung_tree):
     assert (pictures.shape, pictures.dtype) == ((16, 64, 64, 1), np.uint8)
     assert (masks.shape, masks.dtype) == ((16, 64, 64, 1), np.uint8)
     assert set(np.unique(masks)) == {0, 1}, "a stretched image has no padding"
-    assert len(store.cases) == 16 and len(store.report.problems) == 0 and store.report.set_aside == []
+    assert (
+        len(store.cases) == 16 and len(store.report.problems) == 0 and store.report.set_aside == []
+    )
     assert store.folder.parent == Path(lung_cfg.work_dir) / "stores"
     for case in store.cases.itertuples():
         with Image.open(case.image) as file:
             assert (case.height, case.width) == file.size[::-1]
             np.testing.assert_array_equal(
-                pictures[case.row][..., 0], np.array(file.resize((64, 64), Image.Resampling.BILINEAR))
+                pictures[case.row][..., 0],
+                np.array(file.resize((64, 64), Image.Resampling.BILINEAR)),
             )
         left, right = (pixels(path) for path in case.lung.split("|"))
         union = Image.fromarray(np.maximum(left, right)).resize((64, 64), Image.Resampling.NEAREST)
@@ -139,7 +145,10 @@ def test_facts_and_summary(tree):
     assert list(facts.index) == [f"c{i}" for i in range(N)]
     assert (facts.loc["c5", "height"], facts.loc["c5", "width"]) == (60, 30)
     assert facts.loc["c3", "share structure"] == pytest.approx(blob(3).mean())
-    assert (facts.loc["c3", "how structure"], facts.loc["c5", "how structure"]) == ("values 0/255", "values 0/1")
+    assert (facts.loc["c3", "how structure"], facts.loc["c5", "how structure"]) == (
+        "values 0/255",
+        "values 0/1",
+    )
     found = summary(store)
     assert found["images read"] == N
     assert found["sizes (height x width)"] == "40x56 (9), 60x30 (1)"
@@ -160,8 +169,12 @@ def test_notes_of_the_scan_are_in_the_report(tree):
 
 def palm_table(tree):
     """A multilabel case table, at first without any mask."""
-    cases = pd.DataFrame({"case": [f"c{i}" for i in range(N)]}).assign(split="", atrophy="", detachment="", disc="")
-    return cases.assign(patient=cases["case"], image=[str(tree / f"images/c{i}.png") for i in range(N)])
+    cases = pd.DataFrame({"case": [f"c{i}" for i in range(N)]}).assign(
+        split="", atrophy="", detachment="", disc=""
+    )
+    return cases.assign(
+        patient=cases["case"], image=[str(tree / f"images/c{i}.png") for i in range(N)]
+    )
 
 
 def test_multilabel_store_with_missing_masks(tree):
@@ -172,7 +185,11 @@ def test_multilabel_store_with_missing_masks(tree):
     store = prepare.build(cases, cfg)
     assert len(store.report.problems) == 0
     assert store.open()[1].shape == (N, 64, 64, 3)
-    for case, there in (("c0", (True, False, True)), ("c1", (False, False, True)), ("c2", (False, False, False))):
+    for case, there in (
+        ("c0", (True, False, True)),
+        ("c1", (False, False, True)),
+        ("c2", (False, False, False)),
+    ):
         mask = row_of(store, case)[1]
         assert tuple((mask[..., k] != IGNORE).any() for k in range(3)) == there
     box = (slice(9, 55), slice(None))
@@ -211,7 +228,9 @@ def test_multiclass_store(tree):
 def table(n_rows, start=0):
     """A case table with so many rows for each patient."""
     patients = np.repeat([f"p{start + i}" for i in range(len(n_rows))], n_rows)
-    return pd.DataFrame({"case": [f"c{i}" for i in range(len(patients))], "patient": patients, "split": ""})
+    return pd.DataFrame(
+        {"case": [f"c{i}" for i in range(len(patients))], "patient": patients, "split": ""}
+    )
 
 
 def split_settings(test, val, **changes):
@@ -228,7 +247,13 @@ def sizes(cases, parts):
 SHARES = st.floats(0, 0.9) | st.integers(2, 30)
 
 
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=60), SHARES, SHARES, st.integers(0, 99), st.randoms())
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=60),
+    SHARES,
+    SHARES,
+    st.integers(0, 99),
+    st.randoms(),
+)
 def test_split_of_any_table(n_rows, test, val, seed, random):
     cases, n = table(n_rows), len(n_rows)
     cfg = split_settings(test, val, seed=seed)
@@ -289,13 +314,18 @@ def test_the_seed_decides_and_nothing_else():
     parts, _ = prepare.split(cases, split_settings(0.2, 0.25, seed=1))
     other, _ = prepare.split(cases, split_settings(0.2, 0.25, seed=2))
     assert (parts != other).any()
-    same, _ = prepare.split(cases.assign(extra=1), split_settings(0.2, 0.25, seed=1, epochs=3, image_size=64))
+    same, _ = prepare.split(
+        cases.assign(extra=1), split_settings(0.2, 0.25, seed=1, epochs=3, image_size=64)
+    )
     assert (parts == same).all()
 
 
 def test_the_test_part_does_not_depend_on_the_size_of_the_validation_part():
     cases = table([1] * 60)
-    tests = [set(cases["case"][prepare.split(cases, split_settings(0.2, val))[0] == "test"]) for val in (0, 0.2, 9)]
+    tests = [
+        set(cases["case"][prepare.split(cases, split_settings(0.2, val))[0] == "test"])
+        for val in (0, 0.2, 9)
+    ]
     assert tests[0] == tests[1] == tests[2]
 
 
@@ -365,11 +395,18 @@ def test_an_equal_store_is_reused(tree, monkeypatch):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"image_size": 32}, {"resize": "stretch"}, {"seed": 1}, {"val_split": 0.3}, {"test_split": 0.3},
-        {"mask_inverted": False}, {"mask_encoding": "threshold"}, {"percentiles": (1, 99)}, {"keep_split": False},
+        {"image_size": 32},
+        {"resize": "stretch"},
+        {"seed": 1},
+        {"val_split": 0.3},
+        {"test_split": 0.3},
+        {"mask_inverted": False},
+        {"mask_encoding": "threshold"},
+        {"percentiles": (1, 99)},
+        {"keep_split": False},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_changed_setting_makes_another_store(tree, changes):
     first = build(tree)
     second = build(tree, **changes)
@@ -513,7 +550,9 @@ def test_the_table_of_a_store_can_be_filtered_and_prepared_again(tree):
 
 def test_columns_of_ones_own_are_kept(tree):
     cfg = settings(tree)
-    cases = layouts.scan(cfg).assign(spacing_row_mm=0.5, finding="normal", hospital=[f"h{i}" for i in range(N)])
+    cases = layouts.scan(cfg).assign(
+        spacing_row_mm=0.5, finding="normal", hospital=[f"h{i}" for i in range(N)]
+    )
     store = prepare.build(cases, cfg)
     assert (store.cases["spacing_row_mm"] == 0.5).all()
     assert list(store.cases["hospital"]) == list(cases["hospital"])
@@ -545,20 +584,35 @@ DAMAGE = {
     "image cut short": ("images/c3.png", cut, "not readable as an image"),
     "mask cut short": ("masks/c3.png", cut, "not readable as an image"),
     "image empty": ("images/c3.png", lambda p: p.write_bytes(b""), r"empty \(0 bytes\)"),
-    "image is text": ("images/c3.png", lambda p: p.write_text("<html>"), "not readable as an image"),
+    "image is text": (
+        "images/c3.png",
+        lambda p: p.write_text("<html>"),
+        "not readable as an image",
+    ),
     "image missing": ("images/c3.png", lambda p: p.unlink(), "no such file"),
     "mask missing": ("masks/c3.png", lambda p: p.unlink(), "no such file"),
     "mask transposed": (
-        "masks/c3.png", lambda p: save(p, blob(3).T * np.uint8(255)),
+        "masks/c3.png",
+        lambda p: save(p, blob(3).T * np.uint8(255)),
         r"mask is 56x40 but its image is 40x56 \(height x width\); it looks transposed",
     ),
     "mask of another size": (
-        "masks/c3.png", lambda p: save(p, blob(3, 80, 112) * np.uint8(255)), r"mask is 80x112 but its image is 40x56",
+        "masks/c3.png",
+        lambda p: save(p, blob(3, 80, 112) * np.uint8(255)),
+        r"mask is 80x112 but its image is 40x56",
     ),
-    "mask of several colours": ("masks/c3.png", two_colours, r"ambiguous mask.*several colours.*mask_encoding"),
-    "mask inverted": ("masks/c3.png", lambda p: save(p, ~blob(3) * np.uint8(255)), "looks inverted"),
+    "mask of several colours": (
+        "masks/c3.png",
+        two_colours,
+        r"ambiguous mask.*several colours.*mask_encoding",
+    ),
+    "mask inverted": (
+        "masks/c3.png",
+        lambda p: save(p, ~blob(3) * np.uint8(255)),
+        "looks inverted",
+    ),
     "image twice": ("images/c3.png", lambda p: save(p, picture(1)), r"same content as c1\.png"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -604,7 +658,9 @@ def test_an_image_without_a_mask(tree):
     (tree / "masks/c3.png").unlink()
     store = build(tree)
     assert store.report.set_aside == ["c3"]
-    assert store.report.problems["problem"][0].startswith(f"{tree / 'images/c3.png'}: no mask exists for this image")
+    assert store.report.problems["problem"][0].startswith(
+        f"{tree / 'images/c3.png'}: no mask exists for this image"
+    )
     whole = build(tree, missing_weight=0.5)
     assert whole.report.set_aside == [], "a missing mask counts there"
     assert (row_of(whole, "c3")[1] == IGNORE).all()
@@ -613,7 +669,9 @@ def test_an_image_without_a_mask(tree):
 def test_several_bad_files_are_all_listed(tree):
     cfg = settings(tree)
     cases = layouts.scan(cfg)
-    for case, (file, damage, _) in zip("c1 c2 c4".split(), [DAMAGE["image cut short"], DAMAGE["mask missing"]]):
+    for case, (file, damage, _) in zip(
+        "c1 c2 c4".split(), [DAMAGE["image cut short"], DAMAGE["mask missing"]]
+    ):
         damage(tree / file.replace("c3", case))
     store = prepare.build(cases, cfg)
     assert store.report.set_aside == ["c1", "c2"]
@@ -654,7 +712,9 @@ def test_a_palette_mask_is_decoded_and_reported(tree):
 
 
 def test_a_grey_edged_mask_is_decoded_and_reported(tree):
-    grey = Image.fromarray(blob(3, 20, 28) * np.uint8(255)).resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
+    grey = Image.fromarray(blob(3, 20, 28) * np.uint8(255)).resize(
+        (WIDTH, HEIGHT), Image.Resampling.BILINEAR
+    )
     grey.save(tree / "masks/c3.png")
     assert len(np.unique(np.array(grey))) > 5
     store = build(tree, image_size=(HEIGHT, WIDTH), augment={})
@@ -668,9 +728,13 @@ def test_one_error_of_many_does_not_hide_a_wrong_setting(tree):
         two_colours(tree / f"masks/c{i}.png")
     with pytest.raises(DataError, match="mask_encoding"):
         build(tree)
-    store = build(tree, mask_encoding={"255,0,0": 1, "0,255,0": 0}, image_size=(HEIGHT, WIDTH), augment={})
+    store = build(
+        tree, mask_encoding={"255,0,0": 1, "0,255,0": 0}, image_size=(HEIGHT, WIDTH), augment={}
+    )
     assert len(store.cases) == N
-    np.testing.assert_array_equal(row_of(store, "c3")[1][0, :, 0], np.arange(WIDTH) * 3 // WIDTH == 1)
+    np.testing.assert_array_equal(
+        row_of(store, "c3")[1][0, :, 0], np.arange(WIDTH) * 3 // WIDTH == 1
+    )
 
 
 # Polarity
@@ -689,10 +753,16 @@ def test_a_class_that_is_inverted_is_turned_and_noted(tree):
     assert store.report.set_aside == []
     [note] = [note for note in store.report.notes if "0 is the structure" in note]
     assert note.startswith("structure: 10 of 10 masks")
-    assert store.info["inverted"] == {"structure": True} and good.info["inverted"] == {"structure": False}
-    pd.testing.assert_series_equal(store.report.facts["share structure"], good.report.facts["share structure"])
+    assert store.info["inverted"] == {"structure": True} and good.info["inverted"] == {
+        "structure": False
+    }
+    pd.testing.assert_series_equal(
+        store.report.facts["share structure"], good.report.facts["share structure"]
+    )
     case = store.cases.iloc[3]
-    truth, _, _, _ = prepare.read_truth(case, settings(tree), store.info["inverted"], (case.height, case.width))
+    truth, _, _, _ = prepare.read_truth(
+        case, settings(tree), store.info["inverted"], (case.height, case.width)
+    )
     np.testing.assert_array_equal(truth[..., 0], blob(3))
 
 
@@ -761,8 +831,12 @@ def test_of_equal_images_the_one_in_the_test_part_stays(tmp_path):
             save(tree / part / f"masks/c{i}.png", blob(i) * np.uint8(255))
     store = build(tree)
     assert dict(zip(store.cases["case"], store.cases["split"])) == {
-        "c0": "train", "c3": "train", "c10": "val", "c20": "test", "c21": "test",
-    }  # fmt: skip
+        "c0": "train",
+        "c3": "train",
+        "c10": "val",
+        "c20": "test",
+        "c21": "test",
+    }
     assert store.report.set_aside == ["c1", "c11", "c2"]
     problems = store.report.problems.set_index("case")["problem"]
     assert "same content as c10.png in val" in problems["c1"]
@@ -785,12 +859,18 @@ def test_export_png(tree, tmp_path):
     store = build(tree, test_split=0.2)
     folder = store.export_png(tmp_path / "out")
     found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.png"))
-    expected = [f"{c.split}/{kind}/{c.case}.png" for c in store.cases.itertuples() for kind in ("images", "masks")]
+    expected = [
+        f"{c.split}/{kind}/{c.case}.png"
+        for c in store.cases.itertuples()
+        for kind in ("images", "masks")
+    ]
     assert found == sorted(expected)
     assert {name.split("/")[0] for name in found} == {"train", "val", "test"}
     for case in store.cases.itertuples():
         image, mask = row_of(store, case.case)
-        np.testing.assert_array_equal(pixels(folder / case.split / "images" / f"{case.case}.png"), image)
+        np.testing.assert_array_equal(
+            pixels(folder / case.split / "images" / f"{case.case}.png"), image
+        )
         written = pixels(folder / case.split / "masks" / f"{case.case}.png")
         assert written.shape == (64, 64) and set(np.unique(written)) == {0, 255}
         np.testing.assert_array_equal(written == 255, mask[..., 0] == 1)
@@ -800,7 +880,9 @@ def test_what_was_exported_can_be_read_again(tree, tmp_path):
     store = build(tree, test_split=0.2, resize="stretch")
     folder = store.export_png(tmp_path / "out")
     again = prepare.build(layouts.scan(settings(folder)), settings(folder))
-    assert dict(zip(again.cases["case"], again.cases["split"])) == dict(zip(store.cases["case"], store.cases["split"]))
+    assert dict(zip(again.cases["case"], again.cases["split"])) == dict(
+        zip(store.cases["case"], store.cases["split"])
+    )
     for case in store.cases["case"]:
         for one, other in zip(row_of(store, case), row_of(again, case)):
             np.testing.assert_array_equal(one, other)
@@ -808,7 +890,11 @@ def test_what_was_exported_can_be_read_again(tree, tmp_path):
 
 def test_export_of_several_classes(tree, tmp_path):
     cfg = settings(tree, "palm", mask_inverted=False)
-    cases = layouts.scan(settings(tree)).rename(columns={"structure": "disc"}).assign(atrophy="", detachment="")
+    cases = (
+        layouts.scan(settings(tree))
+        .rename(columns={"structure": "disc"})
+        .assign(atrophy="", detachment="")
+    )
     cases.loc[0, "atrophy"] = cases.loc[1, "disc"]
     store = prepare.build(cases, cfg)
     folder = store.export_png(tmp_path / "out")
@@ -816,9 +902,13 @@ def test_export_of_several_classes(tree, tmp_path):
     for k, name in enumerate(cfg.class_names):
         written = folder / split / "masks" / name / "c0.png"
         if name == "detachment":
-            assert not written.exists(), "no mask exists; an empty one would say that nothing is there"
+            assert not written.exists(), (
+                "no mask exists; an empty one would say that nothing is there"
+            )
         else:
-            np.testing.assert_array_equal(pixels(written) == 255, row_of(store, "c0")[1][..., k] == 1)
+            np.testing.assert_array_equal(
+                pixels(written) == 255, row_of(store, "c0")[1][..., k] == 1
+            )
 
 
 def test_export_of_label_maps(tree, tmp_path):
@@ -854,7 +944,9 @@ def test_real_montgomery_truth_at_original_size(montgomery, real):
     unions = real("montgomery") / "masks_union_original"
     facts = store.report.facts.set_index("case")["share lung"]
     for case in store.cases.to_dict("records"):
-        truth, annotated, _, _ = prepare.read_truth(case, cfg, store.info["inverted"], (case["height"], case["width"]))
+        truth, annotated, _, _ = prepare.read_truth(
+            case, cfg, store.info["inverted"], (case["height"], case["width"])
+        )
         union = pixels(unions / f"{case['case']}.png") > 127
         np.testing.assert_array_equal(truth[..., 0], union)
         assert annotated == [True]
@@ -863,18 +955,32 @@ def test_real_montgomery_truth_at_original_size(montgomery, real):
 
 def test_real_covid_busi_and_spleen(real, tmp_path):
     """Mixed sizes, modes and formats: everything is decoded, nothing is set aside."""
-    sets = {"covid_cxr_leftright": ("lung", 23), "busi": ("binary", 22), "msd_spleen_ct": ("binary", 13)}
+    sets = {
+        "covid_cxr_leftright": ("lung", 23),
+        "busi": ("binary", 22),
+        "msd_spleen_ct": ("binary", 13),
+    }
     for name, (preset, n) in sets.items():
-        cfg = config.preset(preset, "smoke", data_root=str(real(name)), work_dir=str(tmp_path / name))
+        cfg = config.preset(
+            preset, "smoke", data_root=str(real(name)), work_dir=str(tmp_path / name)
+        )
         store = prepare.build(layouts.scan(cfg), cfg)
-        assert (len(store.cases), store.report.set_aside) == (n, []), store.report.problems.to_string()
+        assert (len(store.cases), store.report.set_aside) == (n, []), (
+            store.report.problems.to_string()
+        )
         masks = store.open()[1]
         assert ((masks == 1).any(axis=(1, 2, 3))).all(), name
 
 
 def test_read_truth_without_a_mask(tree):
     cfg = settings(tree, "palm")
-    case = {"case": "c0", "image": "", "atrophy": "", "detachment": "", "disc": str(tree / "masks/c0.png")}
+    case = {
+        "case": "c0",
+        "image": "",
+        "atrophy": "",
+        "detachment": "",
+        "disc": str(tree / "masks/c0.png"),
+    }
     truth, annotated, hows, _ = prepare.read_truth(case, cfg, {}, (HEIGHT, WIDTH))
     assert truth.shape == (HEIGHT, WIDTH, 3) and truth.dtype == np.uint8
     assert annotated == [False, False, True]
@@ -883,6 +989,8 @@ def test_read_truth_without_a_mask(tree):
     np.testing.assert_array_equal(truth[..., 2], blob(0))
     save(tree / "masks/other.png", np.zeros((5, 5), np.uint8))
     with pytest.raises(DataError, match=r"c0: its masks have different sizes.*\(5, 5\)"):
-        prepare.read_truth({**case, "atrophy": str(tree / "masks/other.png")}, cfg, {}, (HEIGHT, WIDTH))
+        prepare.read_truth(
+            {**case, "atrophy": str(tree / "masks/other.png")}, cfg, {}, (HEIGHT, WIDTH)
+        )
     blank, annotated, _, _ = prepare.read_truth({**case, "disc": ""}, cfg, {}, (7, 9))
     assert blank.shape == (7, 9, 3) and (blank == IGNORE).all() and annotated == [False] * 3

@@ -12,12 +12,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SPACE = 14  # GB: an environment with torch's CUDA libraries, and the wheels that it is unpacked from
+SPACE = (
+    14  # GB: an environment with torch's CUDA libraries, and the wheels that it is unpacked from
+)
 # What hosts bring and keep. Colab: its package list of June 2026. Kaggle: its list holds matplotlib, scikit-learn and
 # seaborn back, and that scikit-learn needs a numpy before 2.
 COLAB = "torch==2.11.* numpy==2.0.2 pandas==2.2.2 matplotlib==3.10.0 scikit-learn==1.6.1 scipy==1.16.3 pillow==11.3.0"
-COLAB += " opencv-python-headless==4.13.0.92 accelerate==1.13.0 timm==1.0.27 huggingface-hub==1.17.0"
-KAGGLE = "torch==2.8.* numpy==1.26.4 pandas==2.2.2 matplotlib==3.7.5 scikit-learn==1.2.2 seaborn==0.12.2"
+COLAB += (
+    " opencv-python-headless==4.13.0.92 accelerate==1.13.0 timm==1.0.27 huggingface-hub==1.17.0"
+)
+KAGGLE = (
+    "torch==2.8.* numpy==1.26.4 pandas==2.2.2 matplotlib==3.7.5 scikit-learn==1.2.2 seaborn==0.12.2"
+)
 ENVIRONMENTS = {  # the oldest torch of pyproject.toml, the newest for each Python, the hosts
     "oldest": ("3.10", "torch==2.5.*"),
     "3.10": ("3.10", "torch"),
@@ -27,7 +33,10 @@ ENVIRONMENTS = {  # the oldest torch of pyproject.toml, the newest for each Pyth
     "kaggle": ("3.11", KAGGLE),
 }
 # These need no package beside those of the ranges, pytest and hypothesis, and forgive warnings of older libraries.
-TESTS = [f"tests/test_{name}.py" for name in "config data hosts inference models phantoms prepare training".split()]
+TESTS = [
+    f"tests/test_{name}.py"
+    for name in "config data hosts inference models phantoms prepare training".split()
+]
 SMOKE = """
 import sys
 
@@ -55,10 +64,15 @@ print("trained with Python", sys.version.split()[0], "and torch", torch.__versio
 
 def interpreter(version):
     """A working Python of a version, on the path or kept by pyenv; None where there is none."""
-    kept = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions").glob(f"{version}.*/bin/python")
+    kept = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions").glob(
+        f"{version}.*/bin/python"
+    )
     for path in filter(None, [shutil.which(f"python{version}"), *sorted(kept)]):
         # pyenv puts stand-ins on the path for versions that are not switched on too.
-        if subprocess.run([path, "-c", "import ensurepip, ssl"], capture_output=True).returncode == 0:
+        if (
+            subprocess.run([path, "-c", "import ensurepip, ssl"], capture_output=True).returncode
+            == 0
+        ):
             return path
     return None
 
@@ -67,7 +81,9 @@ def call(*command, folder):
     """Run a command outside of the repository; its output is part of the message where it fails."""
     names = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     environment = {name: value for name, value in os.environ.items() if name not in names}
-    done = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 

@@ -8,7 +8,9 @@ from seglib import config, data, evaluation, inference, layouts, prepare, traini
 
 @pytest.mark.parametrize("name", ["montgomery", "shenzhen"])
 def test_from_real_xrays_to_scores(real, tmp_path, name):
-    cfg = config.preset("lung", "smoke", data_root=str(real(name)), work_dir=str(tmp_path), epochs=8, test_split=4)
+    cfg = config.preset(
+        "lung", "smoke", data_root=str(real(name)), work_dir=str(tmp_path), epochs=8, test_split=4
+    )
     cases = layouts.scan(cfg).head(20)
     store = prepare.build(cases, cfg)
     assert len(store.cases) == 20 and not len(store.report.problems)

@@ -14,7 +14,7 @@ import sklearn.metrics as sk
 import torch
 from PIL import Image
 
-from seglib import curves, data, evaluation, intervals
+from seglib import bootstrap, curves, data, evaluation
 from seglib.errors import DataError
 from tests.test_data import CLASSES
 from tests.test_evaluation import Fake, all_in, blurred, hearts, label_store, labelled, palm  # noqa: F401
@@ -26,14 +26,18 @@ PICTURES = """confusion_matrix roc_curves pr_curves calibration metrics_distribu
 
 def report_of(palm, say=blurred, **changes):  # noqa: F811
     cfg, store, _ = palm
-    return evaluation.evaluate(Fake(cfg.replace(**changes), say), data.loaders(all_in(store, "test"), cfg)["test"])
+    return evaluation.evaluate(
+        Fake(cfg.replace(**changes), say), data.loaders(all_in(store, "test"), cfg)["test"]
+    )
 
 
 def pixels_of(palm, k, say=blurred):  # noqa: F811
     """Scores, truth and patient of every pixel that counts, of class k."""
     _, store, _ = palm
     pictures, masks = store.open()
-    prob = np.stack([say(p.transpose(2, 0, 1)[None].astype(float))[0, k] for p in pictures]).astype(np.float32)
+    prob = np.stack([say(p.transpose(2, 0, 1)[None].astype(float))[0, k] for p in pictures]).astype(
+        np.float32
+    )
     valid = masks[..., k] != 255
     patients = np.broadcast_to(store.cases["patient"].to_numpy()[:, None, None], valid.shape)
     return prob[valid], masks[..., k][valid] == 1, patients[valid]
@@ -49,8 +53,12 @@ def test_scores_of_pixels_are_scikit_learns(palm):  # noqa: F811
         prob, truth, _ = pixels_of(palm, k)
         value = summary["value"][name]
         bound = report.curves[name].bound()
-        assert value["auc"] == pytest.approx(sk.roc_auc_score(truth, prob), abs=bound) and bound < 1e-5
-        assert value["average_precision"] == pytest.approx(sk.average_precision_score(truth, prob), abs=1e-5)
+        assert (
+            value["auc"] == pytest.approx(sk.roc_auc_score(truth, prob), abs=bound) and bound < 1e-5
+        )
+        assert value["average_precision"] == pytest.approx(
+            sk.average_precision_score(truth, prob), abs=1e-5
+        )
         assert value["brier"] == pytest.approx(sk.brier_score_loss(truth, prob), abs=1e-6)
         assert value["log_loss"] == pytest.approx(sk.log_loss(truth, prob.astype(float)), abs=1e-5)
         rows = report.per_image[(report.per_image["class"] == name) & report.per_image["annotated"]]
@@ -63,31 +71,59 @@ def test_intervals_of_pixel_scores_are_a_bootstrap_over_patients(palm):  # noqa:
     report = report_of(palm, bootstrap=400)
     summary = report.summary[report.summary["average"] == "pixels"].set_index(["class", "metric"])
     order = list(dict.fromkeys(palm[1].cases["patient"]))
-    _, drawn = intervals._redraws(np.arange(len(order)), 400, 0)
+    _, drawn = bootstrap._resample_weights(np.arange(len(order)), 400, 0)
     for k, name in enumerate(CLASSES):
         prob, truth, patients = pixels_of(palm, k)
-        weights = drawn[:, [order.index(p) for p in order]][:, pd.Categorical(patients, order).codes]
-        for metric, of in (("auc", sk.roc_auc_score), ("average_precision", sk.average_precision_score),
-                           ("brier", sk.brier_score_loss)):  # fmt: skip
-            found = [of(truth, prob, sample_weight=w) for w in weights if 0 < (w * truth).sum() < w.sum()]
+        weights = drawn[:, [order.index(p) for p in order]][
+            :, pd.Categorical(patients, order).codes
+        ]
+        for metric, of in (
+            ("auc", sk.roc_auc_score),
+            ("average_precision", sk.average_precision_score),
+            ("brier", sk.brier_score_loss),
+        ):
+            found = [
+                of(truth, prob, sample_weight=w) for w in weights if 0 < (w * truth).sum() < w.sum()
+            ]
             low, high = np.percentile(found, (2.5, 97.5))
             row = summary.loc[(name, metric)]
-            assert (row["low"], row["high"]) == pytest.approx((low, high), abs=0.004), (name, metric)
+            assert (row["low"], row["high"]) == pytest.approx((low, high), abs=0.004), (
+                name,
+                metric,
+            )
 
 
 def test_coarse_counts_are_a_histogram():
     rng = np.random.default_rng(0)
-    prob, target = rng.random(50_000).astype(np.float32), rng.integers(0, 2, 50_000).astype(np.uint8)
+    prob, target = (
+        rng.random(50_000).astype(np.float32),
+        rng.integers(0, 2, 50_000).astype(np.uint8),
+    )
     prob[:6] = [0, 1, 0.5, 1e-7, 1 - 1e-7, 0.25]
     target[::7] = 255
     negative, positive = curves.coarse(prob, target)
     assert (negative.sum(), positive.sum()) == ((target == 0).sum(), (target == 1).sum())
     scores = curves.coarse_scores()
-    assert len(scores) == len(negative) and (np.diff(scores) > 0).all() and 0 <= scores[0] and scores[-1] <= 1
-    for score in (1e-4, 0.03, 0.3, 0.5, 0.7, 0.97, 0.9999):  # a bin's middle is within 3 % of the odds
+    assert (
+        len(scores) == len(negative)
+        and (np.diff(scores) > 0).all()
+        and 0 <= scores[0]
+        and scores[-1] <= 1
+    )
+    for score in (
+        1e-4,
+        0.03,
+        0.3,
+        0.5,
+        0.7,
+        0.97,
+        0.9999,
+    ):  # a bin's middle is within 3 % of the odds
         one = curves.coarse(np.full(5, score, np.float32), np.ones(5, np.uint8))[1]
         middle = scores[one.argmax()]
-        assert middle / (1 - middle) == pytest.approx(score / (1 - score), rel=0.04) and one.sum() == 5
+        assert (
+            middle / (1 - middle) == pytest.approx(score / (1 - score), rel=0.04) and one.sum() == 5
+        )
 
 
 def test_confusion_is_scikit_learns(palm, tmp_path):  # noqa: F811
@@ -101,7 +137,9 @@ def test_confusion_is_scikit_learns(palm, tmp_path):  # noqa: F811
     fake = Fake(cfg, lambda pixels: np.roll(labelled(pixels), 3, axis=-1))
     report = evaluation.evaluate(fake, data.loaders(all_in(store, "test"), cfg)["test"])
     pictures, masks = store.open()
-    pred = np.stack([fake.say(p.transpose(2, 0, 1)[None].astype(float))[0].argmax(0) for p in pictures])
+    pred = np.stack(
+        [fake.say(p.transpose(2, 0, 1)[None].astype(float))[0].argmax(0) for p in pictures]
+    )
     known = masks[..., 0] != 255
     expected = sk.confusion_matrix(masks[..., 0][known], pred[known], labels=range(cfg.n_classes))
     assert (report.confusion["pixels"].to_numpy() == expected).all()
@@ -111,8 +149,12 @@ def test_confusion_is_scikit_learns(palm, tmp_path):  # noqa: F811
 def test_detection_counts_images(palm):  # noqa: F811
     report = report_of(palm)
     for row in report.detection().itertuples():
-        rows = report.per_image[(report.per_image["class"] == row[1]) & report.per_image["annotated"]]
-        tn, fp, fn, tp = sk.confusion_matrix(rows["n_true"] > 0, rows["n_pred"] > 0, labels=[False, True]).ravel()
+        rows = report.per_image[
+            (report.per_image["class"] == row[1]) & report.per_image["annotated"]
+        ]
+        tn, fp, fn, tp = sk.confusion_matrix(
+            rows["n_true"] > 0, rows["n_pred"] > 0, labels=[False, True]
+        ).ravel()
         assert (row.tp, row.fp, row.fn, row.tn) == (tp, fp, fn, tn)
 
 
@@ -143,15 +185,23 @@ def test_tuned_chooses_on_validation_and_says_so(palm):  # noqa: F811
         best = max(sk.f1_score(truth, prob >= t) for t in np.linspace(0.02, 0.98, 49))
         assert sk.f1_score(truth, scaled >= predictor.thresholds[k]) >= best - 1e-9
     report = evaluation.evaluate(predictor, loader)
-    assert "on the part 'val', 9 images" in report.about["threshold"] and "temperature" in report.about
+    assert (
+        "on the part 'val', 9 images" in report.about["threshold"] and "temperature" in report.about
+    )
     assert plain.temperature == 1 and plain.thresholds is None and not plain.chosen
 
 
 def test_temperature_of_a_run_is_the_minimum(palm):  # noqa: F811
     cfg, store, _ = palm
     loader = data.loaders(all_in(store, "val"), cfg)["val"]
-    fake = Fake(cfg, lambda pixels: 1 / (1 + np.exp(-3 * np.log(blurred(pixels) / (1 - blurred(pixels))))))
-    logits = torch.cat([fake.logits(batch["image"]) for batch in loader])[..., ::4, ::4].numpy().astype(float)
+    fake = Fake(
+        cfg, lambda pixels: 1 / (1 + np.exp(-3 * np.log(blurred(pixels) / (1 - blurred(pixels)))))
+    )
+    logits = (
+        torch.cat([fake.logits(batch["image"]) for batch in loader])[..., ::4, ::4]
+        .numpy()
+        .astype(float)
+    )
     target = torch.cat([batch["mask"] for batch in loader])[..., ::4, ::4].numpy()
     known = target != 255
 
@@ -189,13 +239,21 @@ class Page(HTMLParser):
 def test_save_writes_all_and_one_page_that_stands_alone(palm, tmp_path):  # noqa: F811
     palm[1].cases.loc[0, "case"] = "<script>alert(1)</script>"
     report = report_of(palm)
-    history = {"epoch": [1, 2], "train_loss": [1, 0.5], "val_loss": [1, 0.6], "val_dice": [0.1, 0.4]}
+    history = {
+        "epoch": [1, 2],
+        "train_loss": [1, 0.5],
+        "val_loss": [1, 0.6],
+        "val_dice": [0.1, 0.4],
+    }
     report.history = pd.DataFrame({**history, "val_accuracy": [0.8, 0.9], "best": [False, True]})
     folder = report.save(tmp_path / "results")
     names = {path.name for path in folder.iterdir()}
     assert names == {f"{name}.png" for name in [*PICTURES, "training_curves"]} | {
-        "evaluation_report.txt", "evaluation_report.json", "per_image.csv", "report.html",
-    }  # fmt: skip
+        "evaluation_report.txt",
+        "evaluation_report.json",
+        "per_image.csv",
+        "report.html",
+    }
     text = (folder / "report.html").read_text()
     page = Page(text)
     assert page.tags.count("img") == len(PICTURES) + 1 and "script" not in page.tags
@@ -209,15 +267,17 @@ def test_save_writes_all_and_one_page_that_stands_alone(palm, tmp_path):  # noqa
 def test_a_browser_shows_every_figure_and_has_no_complaint(palm, tmp_path):  # noqa: F811
     folder = report_of(palm).save(tmp_path / "results")
     page = folder / "report.html"
-    probe = (
-        "onload = () => { for (const i of document.images) console.log('shown', i.complete && i.naturalWidth > 200) }"
-    )
+    probe = "onload = () => { for (const i of document.images) console.log('shown', i.complete && i.naturalWidth > 200) }"
     probe = f"<script>{probe}</script>"
     (tmp_path / "probed.html").write_text(page.read_text().replace("</body>", probe + "</body>"))
     browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     options = [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'page.png'}"]
-    done = subprocess.run([*browser, *options, f"file://{tmp_path / 'probed.html'}"], capture_output=True, text=True,
-                          timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [*browser, *options, f"file://{tmp_path / 'probed.html'}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert len(said) == len(PICTURES) and all('"shown true"' in line for line in said), said
     assert np.asarray(Image.open(tmp_path / "page.png").convert("L")).std() > 10
@@ -243,14 +303,18 @@ def test_two_reports_are_compared_image_by_image(palm, tmp_path):  # noqa: F811
     table = evaluation.compare(a, b).set_index("class")
     assert list(table.index) == [*CLASSES, "mean"]
     for name in CLASSES:
-        rows = [r.per_image[(r.per_image["class"] == name) & r.per_image["annotated"]] for r in (a, b)]
-        expected = intervals.paired(rows[0]["dice"], rows[1]["dice"], rows[0]["patient"])
+        rows = [
+            r.per_image[(r.per_image["class"] == name) & r.per_image["annotated"]] for r in (a, b)
+        ]
+        expected = bootstrap.paired(rows[0]["dice"], rows[1]["dice"], rows[0]["patient"])
         found = table.loc[name]
         assert found["difference"] == pytest.approx(rows[1]["dice"].mean() - rows[0]["dice"].mean())
         assert [found[key] for key in ("low", "high", "better", "n")] == pytest.approx(
             [expected[key] for key in ("low", "high", "better", "n")]
         )
-    saved = evaluation.compare(a.save(tmp_path / "a"), b.save(tmp_path / "b") / "evaluation_report.json")
+    saved = evaluation.compare(
+        a.save(tmp_path / "a"), b.save(tmp_path / "b") / "evaluation_report.json"
+    )
     pd.testing.assert_frame_equal(saved, table.reset_index(), check_exact=False)
     same = evaluation.compare(a, a)
     assert (same["difference"] == 0).all() and (same["better"] == 0.5).all()

@@ -19,16 +19,32 @@ COMMON = (
 ).split()
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29653", "-m"],
-    "accelerate": ["accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no",
-                   "--dynamo_backend", "no", "-m"],  # on CPUs it begins one process
-}  # fmt: skip
+    "accelerate": [
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "-m",
+    ],  # on CPUs it begins one process
+}
 
 
 def train(folder, tree, launcher=None, *more):
     words = [sys.executable, "-m", *LAUNCHERS.get(launcher, []), "seglib", "train", *COMMON]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SEGLIB_PROGRESS": "0", "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "SEGLIB_PROGRESS": "0",
+        "PYTHONPATH": str(ROOT),
+    }
     words += ["--data_dir", str(tree), "--work_dir", str(folder), *more]
-    return subprocess.run(words, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=240)
+    return subprocess.run(
+        words, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=240
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +68,22 @@ def test_two_processes_are_one_that_accumulates(alone, launcher, accumulate):
         assert found[name].tolist() == pytest.approx(history[name].tolist(), rel=1e-5), name
     one, other = (torch.load(path / "final_model.pth") for path in (folder / "alone" / "lung", run))
     for name, tensor in one.items():
-        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):  # averaged, not seen in turn
+        if not name.endswith(
+            ("running_mean", "running_var", "num_batches_tracked")
+        ):  # averaged, not seen in turn
             torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-5)
-    assert done.stdout.count("best weights:") == done.stdout.count("images read") == 1  # one process speaks
-    assert sorted(p.name for p in run.parent.iterdir()) == ["lung", "stores"] and not list(run.glob(".*"))
+    assert (
+        done.stdout.count("best weights:") == done.stdout.count("images read") == 1
+    )  # one process speaks
+    assert sorted(p.name for p in run.parent.iterdir()) == ["lung", "stores"] and not list(
+        run.glob(".*")
+    )
     assert len(list((run.parent / "stores").iterdir())) == 1
-    assert json.loads((run / "run.json").read_text())["images"] == {"train": 16, "val": 4, "test": 0}
+    assert json.loads((run / "run.json").read_text())["images"] == {
+        "train": 16,
+        "val": 4,
+        "test": 0,
+    }
 
 
 def test_two_processes_resume(alone):
@@ -67,7 +93,9 @@ def test_two_processes_resume(alone):
     whole = torch.load(straight / "last.ckpt")
     cut = folder / "cut" / "lung"
     cut.mkdir(parents=True)
-    torch.save(torch.load(straight / "before.ckpt"), cut / "last.ckpt")  # as killed after the last epoch but one
+    torch.save(
+        torch.load(straight / "before.ckpt"), cut / "last.ckpt"
+    )  # as killed after the last epoch but one
     done = train(folder / "cut", tree, "torchrun", "--resume")
     assert done.returncode == 0, done.stderr[-3000:]
     again = torch.load(cut / "last.ckpt")
@@ -95,9 +123,16 @@ def test_a_loss_that_is_no_number_stops_all_and_only_its_process_names_cases(alo
         "sys.exit(main(['train', *sys.argv[1:]]))\n"
     )
     words = [sys.executable, "-m", *LAUNCHERS["torchrun"][:-1], str(script), *COMMON]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SEGLIB_PROGRESS": "0", "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "SEGLIB_PROGRESS": "0",
+        "PYTHONPATH": str(ROOT),
+    }
     words += ["--data_dir", str(tree), "--work_dir", str(tmp_path / "runs")]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
+    )
     assert done.returncode != 0
     assert done.stderr.count("the loss is nan in epoch 1, step 2, cases ") == 1, done.stderr[-2000:]
     assert done.stderr.count("epoch 1, step 2; another process names the cases") == 1

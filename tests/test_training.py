@@ -17,11 +17,32 @@ import sklearn.metrics
 import torch
 from torch import nn
 
-from seglib import config, data, layouts, losses, metrics, models, plots, prepare, runs, training, updates
+from seglib import (
+    config,
+    data,
+    layouts,
+    losses,
+    metrics,
+    models,
+    plots,
+    prepare,
+    runs,
+    training,
+    updates,
+)
 from seglib.errors import ConfigError, DataError, SeglibError
 from tests.test_data import hand_store, multilabel_store
 
-TINY = dict(base_channels=2, depth=2, epochs=2, batch_size=4, precision="fp32", device="cpu", num_workers=0, augment={})
+TINY = dict(
+    base_channels=2,
+    depth=2,
+    epochs=2,
+    batch_size=4,
+    precision="fp32",
+    device="cpu",
+    num_workers=0,
+    augment={},
+)
 TIMES = ["seconds", "images_per_second", "waiting"]
 
 
@@ -29,7 +50,9 @@ TIMES = ["seconds", "images_per_second", "waiting"]
 def prepared(lung_tree, tmp_path_factory):
     """(store, cfg) of 12 training and 4 validation phantoms of 64 x 64 pixels."""
     work = tmp_path_factory.mktemp("prepared")
-    cfg = config.preset("lung", "smoke", data_root=str(lung_tree), work_dir=str(work), test_split=0, val_split=4)
+    cfg = config.preset(
+        "lung", "smoke", data_root=str(lung_tree), work_dir=str(work), test_split=0, val_split=4
+    )
     return prepare.build(layouts.scan(cfg), cfg), cfg
 
 
@@ -39,7 +62,9 @@ def setting(prepared, tmp_path):
     store, cfg = prepared
 
     def make(under="work", **overrides):
-        made = cfg.replace(**{**TINY, "scheduler": "none", "work_dir": str(tmp_path / under), **overrides})
+        made = cfg.replace(
+            **{**TINY, "scheduler": "none", "work_dir": str(tmp_path / under), **overrides}
+        )
         return made, data.loaders(store, made)
 
     return make
@@ -94,7 +119,9 @@ def about(path):
 @pytest.fixture(scope="module")
 def learned(prepared, tmp_path_factory):
     store, cfg = prepared
-    fields = dict(base_channels=8, depth=3, epochs=10, batch_size=2, lr=5e-3, precision="fp32", device="cpu")
+    fields = dict(
+        base_channels=8, depth=3, epochs=10, batch_size=2, lr=5e-3, precision="fp32", device="cpu"
+    )
     cfg = cfg.replace(**fields, work_dir=str(tmp_path_factory.mktemp("learned")), save_every=1)
     return training.fit(cfg, data.loaders(store, cfg))
 
@@ -103,10 +130,16 @@ def test_it_learns_more_than_where_lungs_usually_are(learned, prepared):
     """The baseline: the best threshold, chosen on validation itself, of the mean training mask."""
     store, _ = prepared
     masks = store.open()[1][..., 0] == 1
-    rows = {part: store.cases[store.cases["split"] == part]["row"].to_numpy() for part in ("train", "val")}
+    rows = {
+        part: store.cases[store.cases["split"] == part]["row"].to_numpy()
+        for part in ("train", "val")
+    }
     mean = masks[rows["train"]].mean(axis=0)
     dice = lambda a, b: 2 * (a & b).sum() / (a.sum() + b.sum())  # noqa: E731
-    constant = max(np.mean([dice(mean > t, masks[v]) for v in rows["val"]]) for t in np.linspace(0.05, 0.95, 19))
+    constant = max(
+        np.mean([dice(mean > t, masks[v]) for v in rows["val"]])
+        for t in np.linspace(0.05, 0.95, 19)
+    )
     history = learned.history
     assert constant > 0.8  # or it would be no baseline
     assert 1 - history["val_dice"].iloc[-1] < 0.6 * (1 - constant)
@@ -131,7 +164,9 @@ def test_history_is_what_the_kept_weights_score(learned, prepared):
         assert row.val_dice == pytest.approx(np.mean(dice), abs=1e-6)
         assert row.val_accuracy == pytest.approx((pred == truth).mean(), abs=1e-6)
         loss_of = losses.build(cfg.loss, cfg.task, cfg.loss_weights)
-        loss = np.mean([loss_of(logits[i : i + 1], batch["mask"][i : i + 1]).item() for i in range(4)])
+        loss = np.mean(
+            [loss_of(logits[i : i + 1], batch["mask"][i : i + 1]).item() for i in range(4)]
+        )
         assert row.val_loss == pytest.approx(loss, abs=1e-5)
 
 
@@ -144,13 +179,17 @@ def test_history_has_a_row_an_epoch(learned):
 
 def test_train_loss_is_the_mean_over_images(setting, monkeypatch):
     """12 images in batches of 5, 5 and 2, each with a loss of its size: (25 + 25 + 4) / 12."""
-    monkeypatch.setattr(losses, "build", lambda *a: lambda logits, *rest: 0 * logits.sum() + float(len(logits)))
+    monkeypatch.setattr(
+        losses, "build", lambda *a: lambda logits, *rest: 0 * logits.sum() + float(len(logits))
+    )
     run = training.fit(*setting(batch_size=5, epochs=1))
     assert run.history["train_loss"].iloc[0] == pytest.approx(54 / 12)
 
 
 def test_a_seed_is_a_run(setting):
-    first, again, other = (training.fit(*setting(str(i), seed=seed)) for i, seed in enumerate((1, 1, 2)))
+    first, again, other = (
+        training.fit(*setting(str(i), seed=seed)) for i, seed in enumerate((1, 1, 2))
+    )
     final = [weights(run.folder / "final_model.pth") for run in (first, again, other)]
     assert same(final[0], final[1]) and not same(final[0], final[2])
 
@@ -167,18 +206,27 @@ def test_multilabel_scores_annotated_classes_only(tmp_path):
         pred = network.eval()(item["image"][None])[0] >= 0
     known = item["mask"] != 255
     found = [(pred[k][known[k]].numpy(), item["mask"][k][known[k]].numpy() == 1) for k in (0, 2)]
-    expected = np.mean([sklearn.metrics.f1_score(truth, guess, zero_division=1.0) for guess, truth in found])
+    expected = np.mean(
+        [sklearn.metrics.f1_score(truth, guess, zero_division=1.0) for guess, truth in found]
+    )
     last = run.history.iloc[-1]
     assert last["val_dice"] == pytest.approx(expected, abs=1e-6)
-    assert last["val_accuracy"] == pytest.approx(np.mean([guess == truth for guess, truth in found]), abs=1e-6)
+    assert last["val_accuracy"] == pytest.approx(
+        np.mean([guess == truth for guess, truth in found]), abs=1e-6
+    )
 
 
 def test_multiclass_accuracy_is_the_share_of_right_pixels(tmp_path):
     rng = np.random.default_rng(0)
-    images, masks = rng.integers(0, 256, (6, 32, 32, 1), np.uint8), rng.integers(0, 4, (6, 32, 32, 1), np.uint8)
+    images, masks = (
+        rng.integers(0, 256, (6, 32, 32, 1), np.uint8),
+        rng.integers(0, 4, (6, 32, 32, 1), np.uint8),
+    )
     masks[:, :4] = 255
     store = hand_store(tmp_path / "store", images, masks, ["train"] * 4 + ["val"] * 2, ("labels",))
-    cfg = config.preset("cardiac", "smoke", **TINY, architecture="unet", image_size=32, work_dir=str(tmp_path))
+    cfg = config.preset(
+        "cardiac", "smoke", **TINY, architecture="unet", image_size=32, work_dir=str(tmp_path)
+    )
     run = training.fit(cfg, data.loaders(store, cfg))
     network = runs.network(cfg)
     network.load_state_dict(weights(run.folder / "final_model.pth"))
@@ -196,18 +244,31 @@ def test_multiclass_accuracy_is_the_share_of_right_pixels(tmp_path):
 def test_files_of_a_run(setting, figures):
     run = training.fit(*setting(epochs=4, save_every=2))
     made = ["best_model", "final_model", "checkpoint_epoch_2", "checkpoint_epoch_4"]
-    others = {"history.csv", "run.json", "config.json", "training_history.png", "sample_predictions.png", "last.ckpt"}
+    others = {
+        "history.csv",
+        "run.json",
+        "config.json",
+        "training_history.png",
+        "sample_predictions.png",
+        "last.ckpt",
+    }
     others |= {"before.ckpt"}
-    assert {p.name for p in run.folder.iterdir()} == {f"{m}.{s}" for m in made for s in ("pth", "json")} | others
+    assert {p.name for p in run.folder.iterdir()} == {
+        f"{m}.{s}" for m in made for s in ("pth", "json")
+    } | others
     assert run.folder.name == "lung" and run.best == run.folder / "best_model.pth"
     assert (run.folder / "training_history.png").read_bytes().startswith(b"\x89PNG")
-    assert same(weights(run.folder / "final_model.pth"), weights(run.folder / "checkpoint_epoch_4.pth"))
+    assert same(
+        weights(run.folder / "final_model.pth"), weights(run.folder / "checkpoint_epoch_4.pth")
+    )
 
 
 def test_the_name_of_the_best_weights_is_a_setting(setting):
     run = training.fit(*setting(checkpoint_name="best_model_512.pth", epochs=1))
     assert run.best.name == "best_model_512.pth" and run.best.is_file()
-    assert not (run.folder / "best_model.pth").exists() and not list(run.folder.glob("checkpoint_*"))
+    assert not (run.folder / "best_model.pth").exists() and not list(
+        run.folder.glob("checkpoint_*")
+    )
 
 
 def test_json_beside_weights_describes_them(learned):
@@ -215,7 +276,9 @@ def test_json_beside_weights_describes_them(learned):
         found = about(path)
         assert found["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
         assert found["config"] == learned.config.to_dict()
-        assert found["class_names"] == ["lung"] and found["mean"] == [0.5] and found["std"] == [0.25]
+        assert (
+            found["class_names"] == ["lung"] and found["mean"] == [0.5] and found["std"] == [0.25]
+        )
         assert found["versions"]["torch"] == torch.__version__
     assert about(learned.folder / "final_model.pth")["epoch"] == 10
 
@@ -224,12 +287,18 @@ def test_run_info(learned):
     assert learned.info["device"] == "cpu" and learned.info["precision"] == "fp32"
     assert learned.info["images"] == {"train": 12, "val": 4, "test": 0}
     assert learned.info["parameters"] == models.n_parameters(runs.network(learned.config))
-    assert learned.info["seconds"] >= 0.99 * learned.history["seconds"].sum()  # the epochs, and saving between them
+    assert (
+        learned.info["seconds"] >= 0.99 * learned.history["seconds"].sum()
+    )  # the epochs, and saving between them
 
 
 def test_run_load_gives_the_run_back(learned):
     loaded = runs.Run.load(learned.folder)
-    assert (loaded.folder, loaded.config, loaded.info) == (learned.folder, learned.config, learned.info)
+    assert (loaded.folder, loaded.config, loaded.info) == (
+        learned.folder,
+        learned.config,
+        learned.info,
+    )
     pd.testing.assert_frame_equal(loaded.history, learned.history, check_exact=False, rtol=1e-12)
     assert loaded.best == learned.best
     with pytest.raises(DataError, match="no run here"):
@@ -243,7 +312,9 @@ def test_a_second_fit_moves_the_first_aside(setting):
         contents.append({p.name: p.read_bytes() for p in run.folder.iterdir()})
     assert sorted(p.name for p in run.folder.parent.iterdir()) == ["lung", "lung.1", "lung.2"]
     for number, expected in zip((1, 2), contents):
-        assert {p.name: p.read_bytes() for p in (run.folder.parent / f"lung.{number}").iterdir()} == expected
+        assert {
+            p.name: p.read_bytes() for p in (run.folder.parent / f"lung.{number}").iterdir()
+        } == expected
 
 
 # ---- which epoch is kept
@@ -264,7 +335,11 @@ def test_best_weights_are_those_of_the_best_epoch(setting, monkeypatch, monitor,
     assert run.history.loc[run.history["best"], "epoch"].iloc[-1] == best
     assert about(run.best)["epoch"] == about(run.best)["scores"]["epoch"] == best
     assert about(run.best)["scores"][monitor] == rows[best - 1][monitor == "val_dice"]
-    kept = [n for n in range(1, 5) if same(weights(run.best), weights(run.folder / f"checkpoint_epoch_{n}.pth"))]
+    kept = [
+        n
+        for n in range(1, 5)
+        if same(weights(run.best), weights(run.folder / f"checkpoint_epoch_{n}.pth"))
+    ]
     assert kept == [best]
 
 
@@ -280,7 +355,9 @@ def test_few_validation_images_smooth_the_monitor(setting, monkeypatch, no_steps
 def test_one_epoch_without_a_score_does_not_end_the_choice(setting, monkeypatch, no_steps, monitor):
     """A validation loss may overflow once in half precision; the better epochs after it must still be kept."""
     nan = float("nan")
-    monkeypatch.setattr(training, "_validate", scores((nan, nan), (0.9, 0.5), (0.5, 0.7), (0.4, 0.8)))
+    monkeypatch.setattr(
+        training, "_validate", scores((nan, nan), (0.9, 0.5), (0.5, 0.7), (0.4, 0.8))
+    )
     run = training.fit(*setting(epochs=4, monitor=monitor))
     assert run.history.loc[run.history["best"], "epoch"].iloc[-1] == 4
 
@@ -288,8 +365,12 @@ def test_one_epoch_without_a_score_does_not_end_the_choice(setting, monkeypatch,
 def test_validation_images_without_any_mask_still_leave_best_weights(tmp_path):
     """There is no Dice to choose by, but `run.best` is what every next step opens."""
     store = multilabel_store(tmp_path / "store")
-    store.cases = store.cases[~((store.cases["split"] == "val") & (store.cases["case"] != "case5"))]  # no mask at all
-    cfg = config.preset("palm", "smoke", **{**TINY, "batch_size": 2}, work_dir=str(tmp_path), monitor="val_dice")
+    store.cases = store.cases[
+        ~((store.cases["split"] == "val") & (store.cases["case"] != "case5"))
+    ]  # no mask at all
+    cfg = config.preset(
+        "palm", "smoke", **{**TINY, "batch_size": 2}, work_dir=str(tmp_path), monitor="val_dice"
+    )
     run = training.fit(cfg, data.loaders(store, cfg))
     assert run.info["images"]["val"] == 1 and run.history["val_dice"].isna().all()
     assert run.best.is_file() and run.history["best"].any()
@@ -330,13 +411,19 @@ def test_json_is_json_without_validation_images(prepared, tmp_path):
         json.loads(path.read_text(), parse_constant=refuse)
 
 
-def test_plateau_without_validation_images_follows_the_training_loss(prepared, tmp_path, monkeypatch):
+def test_plateau_without_validation_images_follows_the_training_loss(
+    prepared, tmp_path, monkeypatch
+):
     """The training loss falls all the time, so nothing is to be halved."""
     store = copy.copy(prepared[0])
     store.cases = store.cases.assign(split="train")
-    cfg = prepared[1].replace(**{**TINY, "epochs": 6}, work_dir=str(tmp_path), scheduler="plateau", patience=3)
+    cfg = prepared[1].replace(
+        **{**TINY, "epochs": 6}, work_dir=str(tmp_path), scheduler="plateau", patience=3
+    )
     falling = iter([1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
-    monkeypatch.setattr(training, "_train_epoch", lambda *a: {"train_loss": next(falling), "grad_norm": 1.0})
+    monkeypatch.setattr(
+        training, "_train_epoch", lambda *a: {"train_loss": next(falling), "grad_norm": 1.0}
+    )
     run = training.fit(cfg, data.loaders(store, cfg))
     assert list(run.history["lr"]) == [cfg.lr] * 6
 
@@ -362,8 +449,12 @@ def test_class_prior_starts_new_networks_only(setting):
     assert weights(run.best)["head.bias"].sigmoid().numpy() == pytest.approx(shares, abs=1e-3)
     plain = training.fit(*setting("plain", epochs=1, lr=1e-8))
     assert weights(plain.best)["head.bias"].sigmoid().numpy() != pytest.approx(shares, abs=1e-2)
-    tuned = training.fit(*setting("tuned", class_prior=True, init_from=str(plain.best), epochs=1, lr=1e-8))
-    assert torch.allclose(weights(tuned.best)["head.bias"], weights(plain.best)["head.bias"], atol=1e-5)
+    tuned = training.fit(
+        *setting("tuned", class_prior=True, init_from=str(plain.best), epochs=1, lr=1e-8)
+    )
+    assert torch.allclose(
+        weights(tuned.best)["head.bias"], weights(plain.best)["head.bias"], atol=1e-5
+    )
 
 
 def test_pieces_train_a_network_for_whole_frames(setting):
@@ -377,7 +468,9 @@ def test_pieces_train_a_network_for_whole_frames(setting):
 @pytest.mark.parametrize("scheduler", ["none", "cosine", "onecycle", "linear"])
 def test_a_schedule_ends_with_the_last_update(setting, scheduler, accumulate):
     """12 images, batches of 3: 4 steps an epoch are 4, 2 or 2 updates (the last of 3 + 1 steps)."""
-    run = training.fit(*setting(scheduler=scheduler, accumulate=accumulate, epochs=3, batch_size=3, lr=1e-2))
+    run = training.fit(
+        *setting(scheduler=scheduler, accumulate=accumulate, epochs=3, batch_size=3, lr=1e-2)
+    )
     checkpoint = runs.load_safely(run.folder / "last.ckpt")
     updates = 3 * {1: 4, 2: 2, 3: 2}[accumulate]
     assert {int(state["step"]) for state in checkpoint["optimizer"]["state"].values()} == {updates}
@@ -392,8 +485,12 @@ def test_a_schedule_ends_with_the_last_update(setting, scheduler, accumulate):
         assert last == pytest.approx(0, abs=1e-9)
     else:
         assert max(lrs) <= 1e-2
-        if scheduler == "onecycle" or updates > 10:  # a tenth of fewer updates is no update: nothing rises
-            assert lrs[0] == pytest.approx(1e-2 / {"onecycle": 25, "linear": 10}[scheduler]) and lrs[0] < max(lrs)
+        if (
+            scheduler == "onecycle" or updates > 10
+        ):  # a tenth of fewer updates is no update: nothing rises
+            assert lrs[0] == pytest.approx(
+                1e-2 / {"onecycle": 25, "linear": 10}[scheduler]
+            ) and lrs[0] < max(lrs)
 
 
 @pytest.mark.parametrize(("scheduler", "peak"), [("onecycle", 1 / 5), ("linear", 1 / 10)])
@@ -401,12 +498,17 @@ def test_a_rising_schedule_reaches_its_peak_and_its_end(setting, monkeypatch, sc
     seen, original = [], torch.optim.lr_scheduler.OneCycleLR.step
     group = lambda self: self.optimizer.param_groups[0]["lr"]  # noqa: E731
     monkeypatch.setattr(
-        torch.optim.lr_scheduler.OneCycleLR, "step", lambda s, *a: (seen.append(group(s)), original(s, *a))[1]
+        torch.optim.lr_scheduler.OneCycleLR,
+        "step",
+        lambda s, *a: (seen.append(group(s)), original(s, *a))[1],
     )
     training.fit(*setting(scheduler=scheduler, epochs=5, batch_size=2, lr=1e-2))
     used = seen[1:]  # the first call is the constructor's
     assert len(used) == 5 * 6
-    assert max(used) == pytest.approx(1e-2, rel=0.02) and used.index(max(used)) in (30 * peak - 1, 30 * peak)
+    assert max(used) == pytest.approx(1e-2, rel=0.02) and used.index(max(used)) in (
+        30 * peak - 1,
+        30 * peak,
+    )
     assert used[-1] < 1e-2 / 1000
     falls = np.diff(used[int(30 * peak) :])
     assert (falls < 0).all() and (np.ptp(falls) < 1e-9) == (scheduler == "linear")
@@ -433,7 +535,9 @@ def test_plateau_halves_where_nothing_improves(setting, monkeypatch, no_steps):
     rising = [(1 - 0.1 * i, 0.1 * i) for i in range(6)]
     for monitor in ("val_dice", "val_loss"):
         monkeypatch.setattr(training, "_validate", scores(*rising))
-        run = training.fit(*setting(scheduler="plateau", patience=3, epochs=6, lr=1e-2, monitor=monitor))
+        run = training.fit(
+            *setting(scheduler="plateau", patience=3, epochs=6, lr=1e-2, monitor=monitor)
+        )
         assert list(run.history["lr"]) == [1e-2] * 6
 
 
@@ -459,12 +563,19 @@ def test_accumulation_is_exact_where_masks_are_missing(tmp_path, monkeypatch, lo
     final = {}
     for name, sizes in {"large": (6, 1), "small": (1, 6), "halves": (3, 2), "mean": (1, 1)}.items():
         made = cfg.replace(
-            **{**fields, "batch_size": sizes[0], "accumulate": sizes[1], "work_dir": str(tmp_path / name)}
+            **{
+                **fields,
+                "batch_size": sizes[0],
+                "accumulate": sizes[1],
+                "work_dir": str(tmp_path / name),
+            }
         )
         run = training.fit(made, data.loaders(store, made))
         final[name] = (weights(run.folder / "final_model.pth")["weight"], run.history["train_loss"])
     for name in ("small", "halves"):
-        torch.testing.assert_close(final[name][0], final["large"][0], rtol=1e-4, atol=1e-5)  # sums in another order
+        torch.testing.assert_close(
+            final[name][0], final["large"][0], rtol=1e-4, atol=1e-5
+        )  # sums in another order
         np.testing.assert_allclose(final[name][1], final["large"][1], rtol=1e-5)
     assert (final["mean"][0] - final["large"][0]).abs().max() > 1e-3
 
@@ -474,7 +585,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_update(setting, monk
     monkeypatch.setattr(runs, "network", lambda cfg, **options: nn.Conv2d(1, 1, 5, padding=2))
     fields = dict(batch_size=6, optimizer="sgd", lr=0.1, loss="combined")
     roomy = training.fit(*setting("roomy", **fields))
-    original, sizes = updates.Gradients._backward, []
+    original, sizes = updates.GradientAccumulator._backward, []
 
     def small_card(self, batches, total):
         sizes.append(max(len(batch["image"]) for batch in batches))
@@ -483,21 +594,27 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_update(setting, monk
             raise torch.OutOfMemoryError("no more")
         return original(self, batches, total)
 
-    monkeypatch.setattr(updates.Gradients, "_backward", small_card)
+    monkeypatch.setattr(updates.GradientAccumulator, "_backward", small_card)
     with pytest.warns(UserWarning, match="micro-batches are halved"):
         cramped = training.fit(*setting("cramped", **fields))
     assert sizes == [6, 3, 2, 2, 2, 2]
     one, other = (weights(run.folder / "final_model.pth")["weight"] for run in (roomy, cramped))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     never = torch.OutOfMemoryError("never")
-    monkeypatch.setattr(updates.Gradients, "_backward", lambda *a: (_ for _ in ()).throw(never))
+    monkeypatch.setattr(
+        updates.GradientAccumulator, "_backward", lambda *a: (_ for _ in ()).throw(never)
+    )
     with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning):
         training.fit(*setting("hopeless", **fields))
 
 
 def test_compile_goes_on_without_a_compiler(setting, monkeypatch):
     plain = training.fit(*setting("plain", epochs=1))
-    monkeypatch.setattr(torch, "compile", lambda f, **k: lambda x: (_ for _ in ()).throw(RuntimeError("no g++\nhere")))
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda f, **k: lambda x: (_ for _ in ()).throw(RuntimeError("no g++\nhere")),
+    )
     with pytest.warns(UserWarning, match=r"compile=True has no effect here: no g\+\+$"):
         other = training.fit(*setting("other", epochs=1, compile=True))
     assert other.history["train_loss"].equals(plain.history["train_loss"])
@@ -515,12 +632,15 @@ def test_sync_batch_norm_of_several_gpus():
     changed = training._synchronised(network, gpus)
     kinds = {type(part) for part in changed.modules()}
     assert torch.nn.SyncBatchNorm in kinds and torch.nn.BatchNorm2d not in kinds
-    assert list(changed.state_dict()) == list(models.UNet(1, 1, base_channels=2, depth=2).state_dict())
+    assert list(changed.state_dict()) == list(
+        models.UNet(1, 1, base_channels=2, depth=2).state_dict()
+    )
 
 
 def test_checkpointing_trains_the_same_weights(setting):
     one, other = (
-        training.fit(*setting(name, epochs=2, checkpointing=value)) for name, value in (("a", False), ("b", True))
+        training.fit(*setting(name, epochs=2, checkpointing=value))
+        for name, value in (("a", False), ("b", True))
     )
     for name, value in weights(one.folder / "final_model.pth").items():
         assert torch.equal(value, weights(other.folder / "final_model.pth")[name]), name
@@ -546,7 +666,9 @@ def test_clip_limits_the_update(setting, monkeypatch):
     monkeypatch.setattr(runs, "network", lambda cfg, **options: nn.Conv2d(1, 1, 3, padding=1))
     moved, start = [], None
     for clip in (0.0, 1e-3):
-        cfg, batches = setting(optimizer="sgd", lr=1.0, epochs=1, clip=clip, batch_size=12, loss="bce")
+        cfg, batches = setting(
+            optimizer="sgd", lr=1.0, epochs=1, clip=clip, batch_size=12, loss="bce"
+        )
         torch.manual_seed(cfg.seed)
         start = runs.network(cfg).weight.detach()
         run = training.fit(cfg, batches)
@@ -582,7 +704,11 @@ def interrupted_after(epochs, monkeypatch, *setting):
 def test_a_resumed_run_is_the_uninterrupted_one(setting, monkeypatch, scheduler):
     """Same history, same weights to the last bit: order, augmentation, optimiser, schedule and monitor all go on."""
     fields = dict(scheduler=scheduler, epochs=4, accumulate=2, batch_size=3, lr=1e-2, patience=3)
-    fields |= dict(augment={"hflip": 0.5, "rotate": {"limit": 20, "p": 0.8}}, optimizer="adamw", weight_decay=1e-3)
+    fields |= dict(
+        augment={"hflip": 0.5, "rotate": {"limit": 20, "p": 0.8}},
+        optimizer="adamw",
+        weight_decay=1e-3,
+    )
     straight = training.fit(*setting("straight", **fields))
     interrupted_after(2, monkeypatch, *setting("cut", **fields))
     resumed = training.fit(*setting("cut", **fields), resume=True)
@@ -590,8 +716,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(setting, monkeypatch, scheduler)
     pd.testing.assert_frame_equal(*compared, check_exact=True, check_dtype=False)
     for name in ("final_model.pth", "best_model.pth"):
         assert same(weights(straight.folder / name), weights(resumed.folder / name))
-    assert sorted(p.name for p in resumed.folder.parent.iterdir()) == ["lung"]  # nothing was moved aside
-    pd.testing.assert_frame_equal(runs.Run.load(resumed.folder).history, resumed.history, rtol=1e-12)
+    assert sorted(p.name for p in resumed.folder.parent.iterdir()) == [
+        "lung"
+    ]  # nothing was moved aside
+    pd.testing.assert_frame_equal(
+        runs.Run.load(resumed.folder).history, resumed.history, rtol=1e-12
+    )
 
 
 def test_a_run_killed_within_an_epoch_repeats_that_epoch(setting, monkeypatch):
@@ -612,7 +742,9 @@ def test_a_run_killed_within_an_epoch_repeats_that_epoch(setting, monkeypatch):
     resumed = training.fit(*setting("cut", epochs=3), resume=True)
     timeless = [run.history.drop(columns=TIMES, errors="ignore") for run in (straight, resumed)]
     pd.testing.assert_frame_equal(*timeless, check_exact=True, check_dtype=False)
-    assert same(weights(straight.folder / "final_model.pth"), weights(resumed.folder / "final_model.pth"))
+    assert same(
+        weights(straight.folder / "final_model.pth"), weights(resumed.folder / "final_model.pth")
+    )
 
 
 def test_resume_reuses_what_was_probed(setting, monkeypatch):
@@ -639,7 +771,9 @@ def test_resume_of_a_finished_run_trains_nothing(setting):
     first = training.fit(cfg, batches)
     before = {name: weights(first.folder / name) for name in ("best_model.pth", "final_model.pth")}
     again = training.fit(cfg, batches, resume=True)
-    pd.testing.assert_frame_equal(again.history, first.history)  # with its types: an epoch is a whole number
+    pd.testing.assert_frame_equal(
+        again.history, first.history
+    )  # with its types: an epoch is a whole number
     assert all(same(weights(first.folder / name), state) for name, state in before.items())
     longer = training.fit(cfg.replace(epochs=3), batches, resume=True)
     assert list(longer.history["epoch"]) == [1, 2, 3]
@@ -671,9 +805,13 @@ def test_a_damaged_last_state_falls_back_to_the_one_before(setting, harm):
     whole = last.read_bytes()
     bad = {"torn": whole[: len(whole) // 2], "empty": b"", "overwritten": b"x" * len(whole)}[harm]
     last.write_bytes(bad)
-    with pytest.warns(UserWarning, match=r"last\.ckpt: refused to load.*before\.ckpt, an epoch earlier"):
+    with pytest.warns(
+        UserWarning, match=r"last\.ckpt: refused to load.*before\.ckpt, an epoch earlier"
+    ):
         resumed = training.fit(cfg, batches, resume=True)
-    assert same(weights(straight.folder / "final_model.pth"), weights(resumed.folder / "final_model.pth"))
+    assert same(
+        weights(straight.folder / "final_model.pth"), weights(resumed.folder / "final_model.pth")
+    )
     last.write_bytes(bad)
     before.write_bytes(bad)
     with pytest.raises(DataError, match=r"last\.ckpt"):
@@ -683,22 +821,32 @@ def test_a_damaged_last_state_falls_back_to_the_one_before(setting, harm):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"lr": 0.5}, "lr: .*begun with lr=0.001"), ({"optimizer": "sgd"}, "optimizer"), ({"depth": 3}, "depth"),
-     ({"batch_size": 6}, "batch_size: .*batch_size=4"), ({"epochs": 5}, "epochs: .*epochs=3"), ({"seed": 7}, "seed")],
-)  # fmt: skip
+    [
+        ({"lr": 0.5}, "lr: .*begun with lr=0.001"),
+        ({"optimizer": "sgd"}, "optimizer"),
+        ({"depth": 3}, "depth"),
+        ({"batch_size": 6}, "batch_size: .*batch_size=4"),
+        ({"epochs": 5}, "epochs: .*epochs=3"),
+        ({"seed": 7}, "seed"),
+    ],
+)
 def test_a_config_that_contradicts_the_run_is_refused(setting, monkeypatch, change, words):
     fields = dict(epochs=3, scheduler="onecycle", lr=1e-3)
     interrupted_after(1, monkeypatch, *setting(**fields))
     before = sorted(p.name for p in runs.folder_of(setting(**fields)[0]).iterdir())
     with pytest.raises(ConfigError, match=words):
         training.fit(*setting(**{**fields, **change}), resume=True)
-    assert sorted(p.name for p in runs.folder_of(setting(**fields)[0]).iterdir()) == before  # nothing lost
+    assert (
+        sorted(p.name for p in runs.folder_of(setting(**fields)[0]).iterdir()) == before
+    )  # nothing lost
 
 
 def test_what_else_changed_is_said(setting, monkeypatch, recwarn):
     interrupted_after(1, monkeypatch, *setting(epochs=3))
     with pytest.warns(UserWarning, match="augment .* -> .*hflip.*, loss 'combined' -> 'dice'"):
-        training.fit(*setting(epochs=3, loss="dice", augment={"hflip": 0.5}, patience=3), resume=True)
+        training.fit(
+            *setting(epochs=3, loss="dice", augment={"hflip": 0.5}, patience=3), resume=True
+        )
     recwarn.clear()
     cfg, batches = setting(epochs=4, loss="dice", augment={"hflip": 0.5}, bootstrap=50)
     training.fit(cfg, batches, resume=True)
@@ -828,7 +976,10 @@ def test_a_loss_that_is_no_number_names_its_cases(setting, monkeypatch, value):
     assert isinstance(caught.value, SeglibError)
     folder = runs.folder_of(cfg)
     kept = weights(folder / "best_model.pth")
-    assert all(v.isfinite().all() for v in kept.values()) and about(folder / "best_model.pth")["epoch"] == 1
+    assert (
+        all(v.isfinite().all() for v in kept.values())
+        and about(folder / "best_model.pth")["epoch"] == 1
+    )
     assert len(runs.Run.load(folder).history) == 1 and kept.keys() == weights(good.best).keys()
     run = training.fit(cfg, batches, resume=True)  # the images were looked at, and it goes on
     assert list(run.history["epoch"]) == [1, 2, 3] and np.isfinite(run.history["train_loss"]).all()
@@ -871,12 +1022,18 @@ def test_precisions_of_a_cpu(setting, precision):
     assert run.info["precision"] == precision
     assert run.history["train_loss"].iloc[-1] < run.history["train_loss"].iloc[0]
     kept = weights(run.best)
-    assert {v.dtype for v in kept.values()} == {torch.float32, torch.int64}  # the counter of batch norm
+    assert {v.dtype for v in kept.values()} == {
+        torch.float32,
+        torch.int64,
+    }  # the counter of batch norm
 
 
 def test_precisions_differ_and_a_second_fit_may_choose_another(setting):
     """Accelerate keeps its choice for the whole process; each fit must get what its config says."""
-    found = [training.fit(*setting(precision=p)).history["train_loss"].iloc[-1] for p in ("fp32", "bf16", "fp32")]
+    found = [
+        training.fit(*setting(precision=p)).history["train_loss"].iloc[-1]
+        for p in ("fp32", "bf16", "fp32")
+    ]
     assert found[0] == found[2] != found[1] and found[1] == pytest.approx(found[0], rel=0.05)
 
 
@@ -911,10 +1068,14 @@ def test_init_from_starts_with_those_weights(setting, learned):
 
 def test_weights_open_with_plain_torch_and_hold_tensors_only(learned):
     state = torch.load(learned.best)
-    assert isinstance(state, dict) and all(type(v) is torch.Tensor and v.device.type == "cpu" for v in state.values())
+    assert isinstance(state, dict) and all(
+        type(v) is torch.Tensor and v.device.type == "cpu" for v in state.values()
+    )
     network = models.UNet(1, 1, base_channels=8, depth=3)
     network.load_state_dict(state)
-    assert same(runs.load_weights(learned.best, models.UNet(1, 1, 8, 3)).state_dict(), network.state_dict())
+    assert same(
+        runs.load_weights(learned.best, models.UNet(1, 1, 8, 3)).state_dict(), network.state_dict()
+    )
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -947,7 +1108,9 @@ def test_torn_missing_and_foreign_weights(tmp_path, learned):
     foreign = {
         r"down\.3\.0\.weight": models.UNet(1, 1, 8, 4),
         r"unknown": models.UNet(1, 1, 8, 4),
-        r"first\.0\.weight is \(4, 1, 3, 3\), the network has \(8, 1, 3, 3\)": models.UNet(1, 1, 4, 3),
+        r"first\.0\.weight is \(4, 1, 3, 3\), the network has \(8, 1, 3, 3\)": models.UNet(
+            1, 1, 4, 3
+        ),
         r"head\.weight is \(3, 8, 1, 1\)": models.UNet(1, 3, 8, 3),
     }
     for found, other in foreign.items():

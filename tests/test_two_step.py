@@ -8,8 +8,9 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from seglib import images, inference, layouts, lungs, prepare, training, two_step
+from seglib import inference, layouts, lungs, prepare, training, two_step
 from seglib.errors import DataError
+from seglib.formats import images
 
 
 def test_folds_keep_patients_together_and_findings_apart():
@@ -17,7 +18,8 @@ def test_folds_keep_patients_together_and_findings_apart():
     labels = (patients % 3 == 0).astype(int)
     fold = two_step.patient_folds(labels, patients, 5)
     assert (
-        set(fold) == set(range(5)) and pd.DataFrame({"p": patients, "f": fold}).groupby("p")["f"].nunique().max() == 1
+        set(fold) == set(range(5))
+        and pd.DataFrame({"p": patients, "f": fold}).groupby("p")["f"].nunique().max() == 1
     )
     assert {labels[fold == number].sum() for number in range(5)} == {4}
     np.testing.assert_array_equal(fold, two_step.patient_folds(labels, patients, 5))
@@ -76,8 +78,12 @@ def test_the_network_learns_spots_and_repeats_itself():
     assert roc_auc_score(labels[32:], scores) > 0.95 and ((scores > 0) & (scores < 1)).all()
     again = two_step.network(pictures[:32], labels[:32], epochs=12)(pictures[32:])
     np.testing.assert_array_equal(scores, again)
-    np.testing.assert_allclose(scores, fit(pictures[32:, :, ::-1].copy()), atol=1e-5)  # the mirror image counts as well
-    np.testing.assert_allclose(scores, fit(np.clip(pictures[32:], 0, 254) + 1), atol=0.02)  # brightness cancels
+    np.testing.assert_allclose(
+        scores, fit(pictures[32:, :, ::-1].copy()), atol=1e-5
+    )  # the mirror image counts as well
+    np.testing.assert_allclose(
+        scores, fit(np.clip(pictures[32:], 0, 254) + 1), atol=0.02
+    )  # brightness cancels
 
 
 def test_the_network_takes_any_size():
@@ -85,11 +91,17 @@ def test_the_network_takes_any_size():
 
 
 def test_frames_keep_the_scale():
-    pictures = [np.full((40, 60), 9, np.uint8), np.full((50, 70), 9, np.uint8), np.full((90, 64), 9, np.uint8)]
+    pictures = [
+        np.full((40, 60), 9, np.uint8),
+        np.full((50, 70), 9, np.uint8),
+        np.full((90, 64), 9, np.uint8),
+    ]
     size = two_step.frame_size(pictures, 0.5)
     assert size == (32, 32)
     framed = two_step.frame(pictures, size)
-    assert framed.shape == (3, 32, 32) and framed.dtype == np.uint8 and (framed[2] == 9).mean() < 0.8
+    assert (
+        framed.shape == (3, 32, 32) and framed.dtype == np.uint8 and (framed[2] == 9).mean() < 0.8
+    )
 
 
 @pytest.fixture
@@ -106,7 +118,10 @@ def test_every_mask_is_by_a_network_that_never_saw_the_patient(halves, tmp_path,
     real_fit, real_predict = training.fit, inference.Predictor.predict_file
 
     def fit(cfg, batches, **options):
-        trained.append(set(batches["train"].dataset.cases["patient"]) | set(batches["val"].dataset.cases["patient"]))
+        trained.append(
+            set(batches["train"].dataset.cases["patient"])
+            | set(batches["val"].dataset.cases["patient"])
+        )
         return real_fit(cfg, batches, **options)
 
     def predict_file(self, path):
@@ -116,7 +131,9 @@ def test_every_mask_is_by_a_network_that_never_saw_the_patient(halves, tmp_path,
     monkeypatch.setattr(training, "fit", fit)
     monkeypatch.setattr(inference.Predictor, "predict_file", predict_file)
     found = two_step.segment_unseen(cases, cfg, fold, tmp_path / "out")
-    assert len(asked) == len(cases) == 16 and all(patient not in trained[number] for number, patient in asked)
+    assert len(asked) == len(cases) == 16 and all(
+        patient not in trained[number] for number, patient in asked
+    )
     assert [len(patients) for patients in trained] == [8, 8] and not trained[0] & trained[1]
     assert list(found["case"]) == list(cases["case"])
     for case in found.itertuples():
@@ -126,7 +143,9 @@ def test_every_mask_is_by_a_network_that_never_saw_the_patient(halves, tmp_path,
 
 def test_a_picture_that_cannot_be_read_is_left_out_and_named(halves, tmp_path):
     cases, cfg, fold = halves
-    run = training.fit(cfg, two_step.data.loaders(prepare.build(cases, cfg), cfg), folder=tmp_path / "run")
+    run = training.fit(
+        cfg, two_step.data.loaders(prepare.build(cases, cfg), cfg), folder=tmp_path / "run"
+    )
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
     cases.loc[3, "image"] = str(bad)

@@ -24,9 +24,12 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from seglib import cases as case_pixels
-from seglib import config, dicoms, grids, layouts, prepare, trees, volume_layouts, volumes
+from seglib import case_io as case_pixels
+from seglib import config, layouts, prepare
 from seglib.errors import DataError
+from seglib.formats import dicom, orientation, volumes
+from seglib.layouts import pairing
+from seglib.layouts import volumes as volume_layouts
 
 ORIENTATIONS = [
     np.array([[axis, sign] for axis, sign in zip(order, signs)], float)
@@ -41,7 +44,9 @@ TABLE = {"255,0,255": 1, "255,255,0": 2, "0,255,255": 3}
 def patient(shape=(7, 9, 5)):
     """A NIfTI image in R-A-S axes; every voxel has a number of its own."""
     array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape) - 1000
-    return nibabel.Nifti1Image(array, nibabel.affines.from_matvec(np.diag(SPACING), (-30, 12, -400)))
+    return nibabel.Nifti1Image(
+        array, nibabel.affines.from_matvec(np.diag(SPACING), (-30, 12, -400))
+    )
 
 
 def shown(array):
@@ -60,7 +65,15 @@ def labels_of(image, array, dtype=np.uint8):
 
 
 def write_series(
-    folder, stored, *, bits=12, signed=False, syntax=ExplicitVRLittleEndian, number=None, name=None, **tags
+    folder,
+    stored,
+    *,
+    bits=12,
+    signed=False,
+    syntax=ExplicitVRLittleEndian,
+    number=None,
+    name=None,
+    **tags,
 ):
     """A CT series: `stored` (S, H, W) are the stored numbers, slice k at z = 10 + 2.5 k; SliceThickness lies."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,14 +85,25 @@ def write_series(
         meta.MediaStorageSOPInstanceUID = generate_uid()
         path = folder / (name or "{}.dcm").format(k)
         data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-        data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        data.SOPClassUID, data.SOPInstanceUID = (
+            meta.MediaStorageSOPClassUID,
+            meta.MediaStorageSOPInstanceUID,
+        )
         data.SeriesInstanceUID, data.Modality, data.SeriesDescription = uid, "CT", "portal venous"
-        data.ImagePositionPatient, data.ImageOrientationPatient = [-20, -30, 10 + 2.5 * k], [1, 0, 0, 0, 1, 0]
+        data.ImagePositionPatient, data.ImageOrientationPatient = (
+            [-20, -30, 10 + 2.5 * k],
+            [1, 0, 0, 0, 1, 0],
+        )
         data.PixelSpacing, data.SliceThickness = [0.5, 0.7], 5
         data.InstanceNumber = k + 1 if number is None else number(k)
         data.Rows, data.Columns = plane.shape
         data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, bits, bits - 1, int(signed)
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = (
+            16,
+            bits,
+            bits - 1,
+            int(signed),
+        )
         data.RescaleSlope, data.RescaleIntercept = 1, -1024
         data.PixelData = plane.astype(np.int16 if signed else np.uint16).tobytes()
         for tag, value in tags.items():
@@ -119,7 +143,9 @@ def large():
 # ---- NIfTI: axes
 
 
-@pytest.mark.parametrize("orientation", ORIENTATIONS, ids=lambda o: "".join(nibabel.orientations.ornt2axcodes(o)))
+@pytest.mark.parametrize(
+    "orientation", ORIENTATIONS, ids=lambda o: "".join(nibabel.orientations.ornt2axcodes(o))
+)
 def test_every_orientation_is_shown_alike_and_restored(tmp_path, orientation):
     image = patient().as_reoriented(orientation)
     path = save(image, tmp_path / "ct.nii.gz")
@@ -135,10 +161,16 @@ def test_every_orientation_is_shown_alike_and_restored(tmp_path, orientation):
     np.testing.assert_array_equal(np.asarray(again.dataobj), np.asarray(patient().dataobj))
     np.testing.assert_allclose(again.affine, patient().affine, rtol=1e-6)
     grid = volumes.read_grid(path)
-    assert (grid.shape, grid.axes, grid.flips) == (volume.grid.shape, volume.grid.axes, volume.grid.flips)
+    assert (grid.shape, grid.axes, grid.flips) == (
+        volume.grid.shape,
+        volume.grid.axes,
+        volume.grid.flips,
+    )
 
 
-@pytest.mark.parametrize("orientation", ORIENTATIONS[::5], ids=lambda o: "".join(nibabel.orientations.ornt2axcodes(o)))
+@pytest.mark.parametrize(
+    "orientation", ORIENTATIONS[::5], ids=lambda o: "".join(nibabel.orientations.ornt2axcodes(o))
+)
 def test_labels_may_be_stored_in_any_orientation(tmp_path, orientation):
     image = patient()
     truth = (np.asarray(image.dataobj) % 7).astype(np.uint8)
@@ -172,23 +204,31 @@ def test_slice_axis_overrides(tmp_path, orientation):
     """Coronal: from back to front, head up, right at the left; sagittal: head up, front at the left."""
     path = save(patient().as_reoriented(orientation), tmp_path / "ct.nii")
     array = np.asarray(patient().dataobj)
-    axis = {int(way): i for i, way in enumerate(nibabel.io_orientation(nibabel.load(path).affine)[:, 0])}
+    axis = {
+        int(way): i for i, way in enumerate(nibabel.io_orientation(nibabel.load(path).affine)[:, 0])
+    }
     coronal, sagittal = (volumes.read_nifti(path, slice_axis=axis[way]) for way in (1, 0))
     np.testing.assert_array_equal(coronal.voxels, array[::-1, :, ::-1].transpose(1, 2, 0))
     np.testing.assert_array_equal(sagittal.voxels, array[:, ::-1, ::-1].transpose(0, 2, 1))
-    assert coronal.spacing_mm == pytest.approx((1.5, 4.0, 0.8)) and sagittal.spacing_mm == pytest.approx(
-        (0.8, 4.0, 1.5)
+    assert coronal.spacing_mm == pytest.approx(
+        (1.5, 4.0, 0.8)
+    ) and sagittal.spacing_mm == pytest.approx((0.8, 4.0, 1.5))
+    np.testing.assert_array_equal(
+        coronal.restore(coronal.voxels), np.asarray(nibabel.load(path).dataobj)
     )
-    np.testing.assert_array_equal(coronal.restore(coronal.voxels), np.asarray(nibabel.load(path).dataobj))
 
 
 @pytest.mark.parametrize(
     ("spacing", "slice_axis", "expected"),
     [
-        ((1.4, 1.4, 10.0), None, (2, 1, 0)), ((10.0, 1.4, 1.4), None, (0, 2, 1)), ((1.4, 8.0, 1.2), None, (1, 2, 0)),
-        ((2.0, 2.0, 2.0), None, (2, 1, 0)), ((5.0, 5.0, 1.0), None, (1, 2, 0)), ((1.4, 1.4, 10.0), 0, (0, 2, 1)),
+        ((1.4, 1.4, 10.0), None, (2, 1, 0)),
+        ((10.0, 1.4, 1.4), None, (0, 2, 1)),
+        ((1.4, 8.0, 1.2), None, (1, 2, 0)),
+        ((2.0, 2.0, 2.0), None, (2, 1, 0)),
+        ((5.0, 5.0, 1.0), None, (1, 2, 0)),
+        ((1.4, 1.4, 10.0), 0, (0, 2, 1)),
     ],
-)  # fmt: skip
+)
 def test_mri_is_never_turned(tmp_path, spacing, slice_axis, expected):
     array = np.asarray(patient().dataobj)
     affine = nibabel.affines.from_matvec(np.diag(spacing) * [-1, -1, 1], (3, 4, 5))
@@ -214,14 +254,24 @@ def header(path, affine, zooms, codes):
     image.header["qform_code"], image.header["sform_code"] = codes
     if affine is not None:
         image.header.set_sform(affine, code=codes[1])
-    return save(nibabel.Nifti1Image(image.dataobj, affine if codes[1] else None, image.header), path)
+    return save(
+        nibabel.Nifti1Image(image.dataobj, affine if codes[1] else None, image.header), path
+    )
 
 
 def test_unknown_spacing_is_unknown(tmp_path):
-    identity = save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4)), tmp_path / "a.nii")
+    identity = save(
+        nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4)), tmp_path / "a.nii"
+    )
     volume = volumes.read_nifti(identity, canonical=False)
-    assert volume.spacing_mm is None and "spacing unknown" in volume.notes[0] and not volume.grid.oriented
-    assert volumes.read_nifti(header(tmp_path / "b.nii", None, (1, 1, 1), (0, 0))).spacing_mm is None
+    assert (
+        volume.spacing_mm is None
+        and "spacing unknown" in volume.notes[0]
+        and not volume.grid.oriented
+    )
+    assert (
+        volumes.read_nifti(header(tmp_path / "b.nii", None, (1, 1, 1), (0, 0))).spacing_mm is None
+    )
     # One millimetre with a place in space is a measurement; sizes without a geometry are, too.
     moved = nibabel.affines.from_matvec(np.eye(3), (5, 0, 0))
     known = save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), moved), tmp_path / "c.nii")
@@ -237,14 +287,18 @@ def test_scaling_and_numbers(tmp_path):
     raw = nibabel.load(tmp_path / "scaled.nii")
     volume = volumes.read_nifti(tmp_path / "scaled.nii")
     np.testing.assert_allclose(volume.voxels, shown(raw.get_fdata()), atol=1e-3)
-    wide = nibabel.Nifti1Image(np.asarray(patient().dataobj).astype(np.int32) * 100, patient().affine)
+    wide = nibabel.Nifti1Image(
+        np.asarray(patient().dataobj).astype(np.int32) * 100, patient().affine
+    )
     assert volumes.read_nifti(save(wide, tmp_path / "wide.nii")).voxels.dtype == np.float32
 
 
 def test_voxels_that_are_no_numbers(tmp_path):
     array = np.asarray(patient().dataobj).astype(np.float32)
     array[0, 0, 0], array[1, 1, 1], array[2, 2, 2] = np.nan, np.inf, -np.inf
-    volume = volumes.read_nifti(save(nibabel.Nifti1Image(array, patient().affine), tmp_path / "ct.nii"))
+    volume = volumes.read_nifti(
+        save(nibabel.Nifti1Image(array, patient().affine), tmp_path / "ct.nii")
+    )
     assert np.isfinite(volume.voxels).all() and (volume.voxels == np.float32(-999)).sum() == 4
     assert "3 voxels are not finite" in volume.notes[0]
     empty = nibabel.Nifti1Image(np.full((3, 3, 3), np.nan, np.float32), np.eye(4))
@@ -256,7 +310,10 @@ def test_files_that_are_no_volume(tmp_path):
     save(nibabel.Nifti1Image(np.zeros((4, 5, 6, 3), np.int16), np.eye(4)), tmp_path / "cine.nii")
     with pytest.raises(DataError, match=r"cine\.nii: 4-D image of 4x5x6x3"):
         volumes.read_nifti(tmp_path / "cine.nii")
-    save(nibabel.Nifti1Image(np.zeros((4, 5, 6, 1), np.int16), patient().affine), tmp_path / "one.nii")
+    save(
+        nibabel.Nifti1Image(np.zeros((4, 5, 6, 1), np.int16), patient().affine),
+        tmp_path / "one.nii",
+    )
     assert volumes.read_nifti(tmp_path / "one.nii").voxels.shape == (6, 5, 4)
     colours = np.zeros((4, 5, 6), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     save(nibabel.Nifti1Image(colours, np.eye(4)), tmp_path / "rgb.nii")
@@ -302,16 +359,21 @@ def test_damage_inside_a_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, JPEGLSLossless, JPEG2000Lossless]
+    "syntax",
+    [ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, JPEGLSLossless, JPEG2000Lossless],
 )
 @pytest.mark.parametrize("signed", [False, True])
 def test_compressions(tmp_path, large, syntax, signed):
     stored = large - 2048 if signed else large
-    files = write_series(tmp_path / "s", stored, syntax=syntax, signed=signed, name="IM{}", number=lambda k: 99 - k)
+    files = write_series(
+        tmp_path / "s", stored, syntax=syntax, signed=signed, name="IM{}", number=lambda k: 99 - k
+    )
     volume = volumes.read_dicom(tmp_path / "s")
     np.testing.assert_array_equal(volume.voxels, stored - 1024)
     assert volume.voxels.dtype == np.int16
-    assert volume.spacing_mm == pytest.approx((2.5, 0.5, 0.7))  # of the positions, not SliceThickness
+    assert volume.spacing_mm == pytest.approx(
+        (2.5, 0.5, 0.7)
+    )  # of the positions, not SliceThickness
     assert volume.grid.files == tuple(str(f) for f in files) and volume.notes == ()
     np.testing.assert_array_equal(volume.restore(volume.voxels), volume.voxels)
 
@@ -347,7 +409,10 @@ def test_orientation_of_slices(tmp_path, stack, turn, view):
 
 
 def test_slices_of_mri_stay_as_they_are(tmp_path, stack):
-    places = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1], "ImagePositionPatient": lambda k: [-7.0 * k, 0, 0]}
+    places = {
+        "ImageOrientationPatient": [0, 1, 0, 0, 0, -1],
+        "ImagePositionPatient": lambda k: [-7.0 * k, 0, 0],
+    }
     write_series(tmp_path / "s", stack, Modality="MR", **places)
     volume = volumes.read_dicom(tmp_path / "s", canonical=False)
     np.testing.assert_array_equal(volume.voxels, stack - 1024)
@@ -404,20 +469,33 @@ def test_other_numbers_that_contradict_their_header(tmp_path):
     unsigned = np.array([[[0, 24, 4095, 63536]]])  # -2000, the padding of some scanners
     write_series(tmp_path / "padding", unsigned)
     volume = volumes.read_dicom(tmp_path / "padding")
-    assert volume.voxels[0, 0].tolist() == [-1024, -1000, 3071, -3024] and "read as signed" in volume.notes[-1]
+    assert (
+        volume.voxels[0, 0].tolist() == [-1024, -1000, 3071, -3024]
+        and "read as signed" in volume.notes[-1]
+    )
     overlay = np.array([[[0, 24, 4095, 0x8000 + 1024]]])
     write_series(tmp_path / "overlay", overlay)
     volume = volumes.read_dicom(tmp_path / "overlay")
-    assert volume.voxels[0, 0].tolist() == [-1024, -1000, 3071, 0] and "bits above the 12" in volume.notes[-1]
+    assert (
+        volume.voxels[0, 0].tolist() == [-1024, -1000, 3071, 0]
+        and "bits above the 12" in volume.notes[-1]
+    )
     write_series(tmp_path / "left", np.array([[[0, 24, 4095, 1000]]]) << 4, HighBit=15)
     volume = volumes.read_dicom(tmp_path / "left")
-    assert volume.voxels[0, 0].tolist() == [-1024, -1000, 3071, -24] and "4 bits too high" in volume.notes[-1]
+    assert (
+        volume.voxels[0, 0].tolist() == [-1024, -1000, 3071, -24]
+        and "4 bits too high" in volume.notes[-1]
+    )
 
 
 def test_several_series_are_refused_and_can_be_named(tmp_path, stack):
     write_series(tmp_path / "s", stack, series="1.2.3", name="a{}")
-    write_series(tmp_path / "s", stack[:2] // 2, series="1.2.4", name="b{}", SeriesDescription="arterial")
-    with pytest.raises(DataError, match=r"2 series.*1\.2\.3: 5 files, portal venous; 1\.2\.4: 2 files, arterial"):
+    write_series(
+        tmp_path / "s", stack[:2] // 2, series="1.2.4", name="b{}", SeriesDescription="arterial"
+    )
+    with pytest.raises(
+        DataError, match=r"2 series.*1\.2\.3: 5 files, portal venous; 1\.2\.4: 2 files, arterial"
+    ):
         volumes.read_dicom(tmp_path / "s")
     assert len(volumes.read_dicom(tmp_path / "s", series="1.2.4").voxels) == 2
     with pytest.raises(DataError, match=r"no series '1\.9'.*1\.2\.3"):
@@ -434,7 +512,10 @@ def test_missing_and_second_slices(tmp_path, stack):
     volume = volumes.read_dicom(tmp_path / "s")
     assert len(volume.voxels) == 4 and "copy" in volume.notes[0] and "dropped" in volume.notes[0]
     edit(tmp_path / "s" / "copy.dcm", PixelData=stack[0].astype(np.uint16).tobytes())
-    with pytest.raises(DataError, match=r"(copy|1)\.dcm: another image at the position of (copy|1)\.dcm \(12\.50 mm\)"):
+    with pytest.raises(
+        DataError,
+        match=r"(copy|1)\.dcm: another image at the position of (copy|1)\.dcm \(12\.50 mm\)",
+    ):
         volumes.read_dicom(tmp_path / "s")
 
 
@@ -443,7 +524,11 @@ def test_without_positions_the_numbers_count(tmp_path, stack):
     edit(files[3], ImagePositionPatient=None)
     volume = volumes.read_dicom(tmp_path / "s")
     np.testing.assert_array_equal(volume.voxels, stack[::-1] - 1024)
-    assert volume.spacing_mm is None and "InstanceNumber" in volume.notes[0] and not volume.grid.oriented
+    assert (
+        volume.spacing_mm is None
+        and "InstanceNumber" in volume.notes[0]
+        and not volume.grid.oriented
+    )
     for file in files:
         edit(file, SpacingBetweenSlices=3)
     assert volumes.read_dicom(tmp_path / "s").spacing_mm == pytest.approx((3, 0.5, 0.7))
@@ -462,26 +547,40 @@ def test_one_slice(tmp_path, stack):
 
 def test_files_that_are_no_slices_are_skipped(tmp_path, stack):
     write_series(tmp_path / "s", stack)
-    report = write_series(tmp_path / "s", stack[:1], name="report{}", SOPClassUID=EnhancedSRStorage, series="9")[0]
+    report = write_series(
+        tmp_path / "s", stack[:1], name="report{}", SOPClassUID=EnhancedSRStorage, series="9"
+    )[0]
     edit(report, Rows=None, Columns=None, PixelData=None)
     (tmp_path / "s" / "notes.txt").write_text("hello")
     (tmp_path / "s" / "DICOMDIR").write_bytes(b"nothing")
     (tmp_path / "s" / ".hidden").write_bytes(b"nothing")
     write_series(
-        tmp_path / "s", stack[:1] // 2, name="scout{}", series="8", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
+        tmp_path / "s",
+        stack[:1] // 2,
+        name="scout{}",
+        series="8",
+        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
     )
     volume = volumes.read_dicom(tmp_path / "s")
     np.testing.assert_array_equal(volume.voxels, stack - 1024)
     assert "3 files are no images" in volume.notes[0] and "1 localizer" in volume.notes[1]
 
 
-@pytest.mark.parametrize("damage", ["empty", "noise", "header", "pixels", "last bytes", "compressed"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "noise", "header", "pixels", "last bytes", "compressed"]
+)
 def test_a_damaged_file_in_a_good_series_is_named(tmp_path, large, damage):
     syntax = JPEG2000Lossless if damage == "compressed" else ExplicitVRLittleEndian
     file = write_series(tmp_path / "s", large, syntax=syntax)[2]
     content = file.read_bytes()
-    kept = {"empty": b"", "noise": bytes(range(256)) * 8, "header": content[:600], "pixels": content[:-4000],
-            "last bytes": content[:-2], "compressed": content[:-3000]}[damage]  # fmt: skip
+    kept = {
+        "empty": b"",
+        "noise": bytes(range(256)) * 8,
+        "header": content[:600],
+        "pixels": content[:-4000],
+        "last bytes": content[:-2],
+        "compressed": content[:-3000],
+    }[damage]
     file.write_bytes(kept)
     with pytest.raises(DataError, match=r"2\.dcm"):
         volumes.read_dicom(tmp_path / "s")
@@ -530,7 +629,9 @@ def dicom_and_labels(folder, stack, codes="LAS"):
     truth = (stack % 6).astype(np.uint8)
     affine = volumes.read_grid(folder / "ct").affine  # of (slice, row, column)
     image = nibabel.Nifti1Image(truth, affine)
-    turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(codes))
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(codes)
+    )
     save(image.as_reoriented(turn), folder / "seg.nii.gz")
     return truth
 
@@ -555,12 +656,20 @@ def test_labels_beside_their_volume_are_refused(tmp_path):
         affine = image.affine @ nibabel.affines.from_matvec(np.eye(3), voxels)
         return save(nibabel.Nifti1Image(array, affine), tmp_path / name)
 
-    np.testing.assert_array_equal(volumes.read_labels_like(volume, moved((0.4, 0, 0), "near.nii")), shown(truth))
-    with pytest.raises(DataError, match=r"far\.nii: lies up to 0\.6 voxels beside its volume ct\.nii"):
+    np.testing.assert_array_equal(
+        volumes.read_labels_like(volume, moved((0.4, 0, 0), "near.nii")), shown(truth)
+    )
+    with pytest.raises(
+        DataError, match=r"far\.nii: lies up to 0\.6 voxels beside its volume ct\.nii"
+    ):
         volumes.read_labels_like(volume, moved((0, 0.6, 0), "far.nii"))
-    with pytest.raises(DataError, match=r"short\.nii: labels of 4x9x7.*volume of 5x9x7 \(ct\.nii\)"):
+    with pytest.raises(
+        DataError, match=r"short\.nii: labels of 4x9x7.*volume of 5x9x7 \(ct\.nii\)"
+    ):
         volumes.read_labels_like(volume, moved((0, 0, 0), "short.nii", truth[..., 1:]))
-    wide = save(nibabel.Nifti1Image(truth, image.affine @ np.diag([1.2, 1, 1, 1])), tmp_path / "wide.nii")
+    wide = save(
+        nibabel.Nifti1Image(truth, image.affine @ np.diag([1.2, 1, 1, 1])), tmp_path / "wide.nii"
+    )
     with pytest.raises(DataError, match=r"wide\.nii: lies up to"):
         volumes.read_labels_like(volume, wide)
 
@@ -570,7 +679,9 @@ def test_labels_without_orientation(tmp_path, stack):
     truth = (np.asarray(image.dataobj) % 5).astype(np.uint8)
     volume = volumes.read_nifti(save(image, tmp_path / "ct.nii"))
     path = save(nibabel.Nifti1Image(truth, np.eye(4)), tmp_path / "seg.nii")
-    np.testing.assert_array_equal(volumes.read_labels_like(volume, path), volume.grid.display(truth))
+    np.testing.assert_array_equal(
+        volumes.read_labels_like(volume, path), volume.grid.display(truth)
+    )
     assert "no orientation" in volumes.align(volume.grid, path)[2]
     save(nibabel.Nifti1Image(truth[:-1], np.eye(4)), path)
     with pytest.raises(DataError, match=r"seg\.nii.*without orientation.*its volume is"):
@@ -585,21 +696,34 @@ def test_labels_must_be_whole_numbers(tmp_path):
     image = patient()
     volume = volumes.read_nifti(save(image, tmp_path / "ct.nii"))
     numbers = np.asarray(image.dataobj) % 400
-    read = volumes.read_labels_like(volume, save(labels_of(image, numbers, np.float64), tmp_path / "f.nii"))
+    read = volumes.read_labels_like(
+        volume, save(labels_of(image, numbers, np.float64), tmp_path / "f.nii")
+    )
     np.testing.assert_array_equal(read, shown(numbers))
     assert read.dtype == np.int32
     for name, array in (("half", numbers + 0.5), ("nan", np.where(numbers == 3, np.nan, numbers))):
         with pytest.raises(DataError, match=rf"{name}\.nii: labels are not whole"):
-            volumes.read_labels_like(volume, save(labels_of(image, array, np.float32), tmp_path / f"{name}.nii"))
+            volumes.read_labels_like(
+                volume, save(labels_of(image, array, np.float32), tmp_path / f"{name}.nii")
+            )
     with pytest.raises(DataError, match=r"minus\.nii: label -1 is negative"):
-        volumes.read_labels_like(volume, save(labels_of(image, numbers - 1, np.int16), tmp_path / "minus.nii"))
+        volumes.read_labels_like(
+            volume, save(labels_of(image, numbers - 1, np.int16), tmp_path / "minus.nii")
+        )
 
 
 def organs(folder, image, truth, leave=()):
     """One mask file an organ as TotalSegmentator writes them, float64; bowel is spread over three files."""
-    parts = {"liver": truth == 1, "spleen": truth == 2, "kidney_left": truth == 3, "kidney_right": truth == 4}
+    parts = {
+        "liver": truth == 1,
+        "spleen": truth == 2,
+        "kidney_left": truth == 3,
+        "kidney_right": truth == 4,
+    }
     row = np.indices(truth.shape)[0]
-    parts |= {n: (truth == 5) & (row % 3 == i) for i, n in enumerate(("colon", "small_bowel", "duodenum"))}
+    parts |= {
+        n: (truth == 5) & (row % 3 == i) for i, n in enumerate(("colon", "small_bowel", "duodenum"))
+    }
     parts["stomach"] = truth == 0
     for name in set(parts) - set(leave):
         save(labels_of(image, parts[name], np.float64), folder / f"{name}.nii.gz")
@@ -621,7 +745,12 @@ def test_one_mask_file_an_organ(tmp_path):
     expected = np.select([(truth == 3) | (truth == 4), truth == 1], [1, 2], 0)
     np.testing.assert_array_equal(volumes.read_labels_like(volume, named), shown(expected))
     (folder / "duodenum.nii.gz").unlink()
-    assert list(volumes.organ_files(folder, CLASSES)) == ["liver", "spleen", "left_kidney", "right_kidney"]
+    assert list(volumes.organ_files(folder, CLASSES)) == [
+        "liver",
+        "spleen",
+        "left_kidney",
+        "right_kidney",
+    ]
     with pytest.raises(DataError, match="no mask file of heart"):
         volumes.read_labels_like(volume, folder, ("background", "heart"))
 
@@ -633,7 +762,9 @@ def test_window():
     voxels = np.array([[[-2000, -150, 50, 250, 3000]]], np.int16)
     assert volumes.window(voxels, 50, 400).ravel().tolist() == [0, 0, 128, 255, 255]
     ramp = np.linspace(-150, 250, 1001, dtype=np.float32).reshape(1, 1, -1)
-    np.testing.assert_array_equal(volumes.window(ramp, 50, 400)[0, 0], np.rint((ramp[0, 0] + 150) / 400 * 255))
+    np.testing.assert_array_equal(
+        volumes.window(ramp, 50, 400)[0, 0], np.rint((ramp[0, 0] + 150) / 400 * 255)
+    )
 
 
 def test_percentiles_are_those_of_the_volume():
@@ -657,7 +788,9 @@ def test_a_volume_is_decoded_once(tmp_path, monkeypatch):
     image = patient()
     image = nibabel.Nifti1Image(np.asarray(image.dataobj) * 0 + 50, image.affine)
     save(image, Path(paths[0])).touch()
-    assert (volumes.bytes_of(paths[0], 50, 400, None, **cut) == 128).all()  # the file is another one now
+    assert (
+        volumes.bytes_of(paths[0], 50, 400, None, **cut) == 128
+    ).all()  # the file is another one now
     (tmp_path / "bad.nii").write_bytes(b"junk")
     for _ in range(2):
         with pytest.raises(DataError, match=r"bad\.nii"):
@@ -670,7 +803,9 @@ def test_a_volume_is_decoded_once(tmp_path, monkeypatch):
 
 def rsna(root, tmp_path, **changes):
     values = {"image_size": 16, "window_level": -500, "window_width": 1000, **changes}
-    return config.preset("rsna", "smoke", data_root=str(root), work_dir=str(tmp_path / "work"), **values)
+    return config.preset(
+        "rsna", "smoke", data_root=str(root), work_dir=str(tmp_path / "work"), **values
+    )
 
 
 def truth_of(store, cfg):
@@ -678,7 +813,10 @@ def truth_of(store, cfg):
     rows = [row for _, row in store.cases.iterrows()]
     sizes = [(int(row["height"]), int(row["width"])) for row in rows]
     return {
-        row["case"]: (case_pixels.read_image(row, cfg), prepare.read_truth(row, cfg, {}, size)[0][..., 0])
+        row["case"]: (
+            case_pixels.read_image(row, cfg),
+            prepare.read_truth(row, cfg, {}, size)[0][..., 0],
+        )
         for row, size in zip(rows, sizes)
     }
 
@@ -695,7 +833,11 @@ def test_dicom_tree(tmp_path, stack):
     shutil.copy(root / "segmentations" / "7.nii.gz", root / "segmentations" / "77.nii.gz")
     cfg = rsna(root, tmp_path)
     cases = layouts.scan(cfg)
-    assert len(cases) == 15 and cases["case"].iloc[0] == "100_7_000" and cases["case"].iloc[-1] == "200_9_004"
+    assert (
+        len(cases) == 15
+        and cases["case"].iloc[0] == "100_7_000"
+        and cases["case"].iloc[-1] == "200_9_004"
+    )
     assert sorted(set(cases["patient"])) == ["100", "200"] and (cases["split"] == "").all()
     assert list(cases["slice"][:6]) == [0, 1, 2, 3, 4, 0]
     assert (cases[["height", "width"]].iloc[0] == [8, 6]).all()
@@ -710,7 +852,9 @@ def test_dicom_tree(tmp_path, stack):
         volume, k = case.rsplit("_", 1)
         np.testing.assert_array_equal(labels, truths[volume][int(k)])
         assert image.shape == (8, 6, 3) and image.dtype == np.uint8
-    assert len(set(store.cases.groupby("patient")["split"].first())) == 2  # the two series of 100 stay together
+    assert (
+        len(set(store.cases.groupby("patient")["split"].first())) == 2
+    )  # the two series of 100 stay together
 
 
 def test_the_key_of_a_store_follows_every_file_of_a_series(tmp_path, stack):
@@ -728,7 +872,10 @@ def test_the_key_of_a_store_follows_every_file_of_a_series(tmp_path, stack):
     assert changed.folder != first.folder
     images, labels = truth_of(changed, cfg)["1_2_003"]
     assert (images == 0).all() and (labels == truth[3]).all()
-    assert prepare.build(layouts.scan(cfg), rsna(root, tmp_path, window_level=40)).folder != changed.folder
+    assert (
+        prepare.build(layouts.scan(cfg), rsna(root, tmp_path, window_level=40)).folder
+        != changed.folder
+    )
 
 
 def picture(path, array):
@@ -746,8 +893,12 @@ def test_png_tree(tmp_path, masks):
     cases = layouts.scan(cfg)
     assert list(cases["case"]) == ["100_7_012", "100_7_013", "200_9_003", "300_5_001"]
     assert list(cases["patient"]) == ["100", "100", "200", "300"]
-    assert list(cases["volume"]) == ["100_7", "100_7", "200_9", "300_5"] and list(cases["slice"]) == [12, 13, 3, 1]
-    assert (cases["label_numbers"] == "class").all()  # and not TotalSegmentator's, where 1 is the spleen
+    assert list(cases["volume"]) == ["100_7", "100_7", "200_9", "300_5"] and list(
+        cases["slice"]
+    ) == [12, 13, 3, 1]
+    assert (
+        cases["label_numbers"] == "class"
+    ).all()  # and not TotalSegmentator's, where 1 is the spleen
     store = prepare.build(cases, cfg)
     _, stored = store.open()
     for row in store.cases.itertuples():
@@ -760,26 +911,35 @@ def test_numbers_of_totalsegmentator_are_translated(tmp_path):
         picture(root / "images" / f"{name}.png", np.arange(64).reshape(8, 8))
         picture(root / "labels" / f"{name}.png", np.repeat([numbers], 4, axis=0))
         picture(
-            root / "images" / f"{name}.png", np.random.default_rng(len(numbers)).integers(0, 9, (4, 4)) + int(name[0])
+            root / "images" / f"{name}.png",
+            np.random.default_rng(len(numbers)).integers(0, 9, (4, 4)) + int(name[0]),
         )
     cfg = rsna(root, tmp_path)
     store = prepare.build(layouts.scan(cfg), cfg)
     found = [labels[0].tolist() for _, labels in truth_of(store, cfg).values()]
     assert found == [[0, 1, 2, 3], [4, 5, 5, 0]]
-    own = rsna(root, tmp_path, label_map={"5": 1, "90": 2})  # a table of one's own is always applied
+    own = rsna(
+        root, tmp_path, label_map={"5": 1, "90": 2}
+    )  # a table of one's own is always applied
     assert "label_numbers" not in layouts.scan(own)
-    found = [labels[0].tolist() for _, labels in truth_of(prepare.build(layouts.scan(own), own), own).values()]
+    found = [
+        labels[0].tolist()
+        for _, labels in truth_of(prepare.build(layouts.scan(own), own), own).values()
+    ]
     assert found == [[0, 1, 0, 0], [0, 0, 0, 2]]
 
 
 @pytest.mark.parametrize(
     ("name", "volume", "person", "number"),
     [
-        ("10004_21057_0007", "10004_21057", "10004", 7), ("10002_425", "10002", "10002", 425),
-        ("10019_spleen_3", "spleen_3", "spleen_3", 10019), ("patient_012_44", "patient_012", "patient_012", 44),
-        ("case01_ct2_5", "case01_ct2", "case01", 5), ("liver", "", "liver", ""),
+        ("10004_21057_0007", "10004_21057", "10004", 7),
+        ("10002_425", "10002", "10002", 425),
+        ("10019_spleen_3", "spleen_3", "spleen_3", 10019),
+        ("patient_012_44", "patient_012", "patient_012", 44),
+        ("case01_ct2_5", "case01_ct2", "case01", 5),
+        ("liver", "", "liver", ""),
     ],
-)  # fmt: skip
+)
 def test_names_of_slices(tmp_path, name, volume, person, number):
     for folder in ("images", "labels"):
         picture(tmp_path / folder / f"{name}.png", np.zeros((4, 4)))
@@ -794,7 +954,12 @@ def test_totalsegmentator_tree_with_a_missing_organ(tmp_path):
     for i, name in enumerate(("s0001", "s0002", "s0003")):
         voxels = np.asarray(patient().dataobj) + i
         save(nibabel.Nifti1Image(voxels, patient().affine), root / name / "ct.nii.gz")
-        organs(root / name / "segmentations", patient(), truth, leave=["spleen", "duodenum"] if i == 1 else [])
+        organs(
+            root / name / "segmentations",
+            patient(),
+            truth,
+            leave=["spleen", "duodenum"] if i == 1 else [],
+        )
     cfg = rsna(root, tmp_path)
     cases = layouts.scan(cfg)
     assert len(cases) == 15 and sorted(set(cases["volume"])) == sorted(set(cases["patient"])) == [
@@ -803,7 +968,10 @@ def test_totalsegmentator_tree_with_a_missing_organ(tmp_path):
         "s0003",
     ]
     annotated = cases.groupby("volume")["annotated"].first()
-    assert annotated["s0001"] == ",".join(CLASSES) and annotated["s0002"] == "liver,left_kidney,right_kidney"
+    assert (
+        annotated["s0001"] == ",".join(CLASSES)
+        and annotated["s0002"] == "liver,left_kidney,right_kidney"
+    )
     store = prepare.build(cases, cfg)
     for case, (_, labels) in truth_of(store, cfg).items():
         expected = shown(truth)[int(case[-3:])]
@@ -820,7 +988,10 @@ def test_pairs_by_name_and_by_grid(tmp_path):
     short = nibabel.Nifti1Image(np.asarray(image.dataobj)[..., :3], image.affine)
     save(image, root / "a_ct.nii.gz"), save(labels_of(image, zeros), root / "a_seg.nii.gz")
     save(image, root / "b.nii"), save(labels_of(image, zeros), root / "b_seg.nii.gz")
-    save(image, root / "c_ct_arterial.nii"), save(labels_of(image, zeros), root / "c_seg_arterial.nii")
+    (
+        save(image, root / "c_ct_arterial.nii"),
+        save(labels_of(image, zeros), root / "c_seg_arterial.nii"),
+    )
     (
         save(image, root / "d_ct.nii"),
         save(short, root / "d_ct_low.nii"),
@@ -830,9 +1001,11 @@ def test_pairs_by_name_and_by_grid(tmp_path):
     cases = volume_layouts.scan_rsna(root, rsna(root, tmp_path))
     pairs = {(Path(r.image).name, Path(r.labels).name, r.patient) for r in cases.itertuples()}
     assert pairs == {
-        ("a_ct.nii.gz", "a_seg.nii.gz", "a"), ("b.nii", "b_seg.nii.gz", "b"), ("d_ct_low.nii", "d_seg.nii", "d"),
+        ("a_ct.nii.gz", "a_seg.nii.gz", "a"),
+        ("b.nii", "b_seg.nii.gz", "b"),
+        ("d_ct_low.nii", "d_seg.nii", "d"),
         ("c_ct_arterial.nii", "c_seg_arterial.nii", "c"),
-    }  # fmt: skip
+    }
     notes = "\n".join(cases.attrs["notes"])
     assert "d_seg.nii: paired with d_ct_low.nii" in notes and "e_seg.nii: no volume" in notes
 
@@ -881,16 +1054,28 @@ def test_acdc_tree(tmp_path):
         [("training", "patient001"), ("training", "patient002"), ("testing", "patient101")]
     ):
         root = tmp_path / "acdc" / part
-        truths |= {f"{name}_{f}": heart(root, name, f, seed=10 * i + j) for j, f in enumerate(("frame01", "frame12"))}
+        truths |= {
+            f"{name}_{f}": heart(root, name, f, seed=10 * i + j)
+            for j, f in enumerate(("frame01", "frame12"))
+        }
         if i != 1:
             (root / name / "Info.cfg").write_text("ED: 1\nES: 12\nGroup: DCM\nHeight: 184.0\n")
-        save(nibabel.Nifti1Image(np.zeros((3, 3, 3, 2), np.int16), np.eye(4)), root / name / f"{name}_4d.nii.gz")
-    cfg = config.preset("cardiac", "smoke", data_root=str(tmp_path / "acdc"), work_dir=str(tmp_path / "work"))
+        save(
+            nibabel.Nifti1Image(np.zeros((3, 3, 3, 2), np.int16), np.eye(4)),
+            root / name / f"{name}_4d.nii.gz",
+        )
+    cfg = config.preset(
+        "cardiac", "smoke", data_root=str(tmp_path / "acdc"), work_dir=str(tmp_path / "work")
+    )
     cases = layouts.scan(cfg)
     assert len(cases) == 24 and list(cases["slice"][:5]) == [0, 1, 2, 3, 0]
     assert cases.groupby("volume")["phase"].first().tolist() == ["ED", "ES", "", "", "ED", "ES"]
     assert cases.groupby("patient")["split"].first().tolist() == ["train", "train", "test"]
-    assert cases[["spacing_slice_mm", "spacing_row_mm", "spacing_col_mm"]].iloc[0].tolist() == [9.0, 1.5, 1.5]
+    assert cases[["spacing_slice_mm", "spacing_row_mm", "spacing_col_mm"]].iloc[0].tolist() == [
+        9.0,
+        1.5,
+        1.5,
+    ]
     store = prepare.build(cases, cfg)
     for case, (image, labels) in truth_of(store, cfg).items():
         volume, k = case.rsplit("_", 1)
@@ -913,7 +1098,9 @@ def test_generic_tree_of_the_cardiac_system(tmp_path):
                 np.random.default_rng(10 * len(part) + i).integers(0, 99, (6, 6)),
             )
             picture(tmp_path / part / "masks" / f"{name}_mask.png", np.arange(36).reshape(6, 6) % 4)
-    cfg = config.preset("cardiac", "smoke", data_root=str(tmp_path), work_dir=str(tmp_path / "work"))
+    cfg = config.preset(
+        "cardiac", "smoke", data_root=str(tmp_path), work_dir=str(tmp_path / "work")
+    )
     cases = layouts.scan(cfg)
     assert list(cases["patient"]) == ["patient001", "patient001", "x", "y"]
     assert list(cases["split"]) == ["train", "train", "train", "val"]
@@ -950,7 +1137,9 @@ def test_a_bad_volume_is_set_aside_and_a_copy_found(tmp_path):
     store = prepare.build(cases, cfg)
     assert sorted(set(store.cases["volume"])) == ["a_ct", "c_ct"] and len(store.cases) == 10
     problems = store.report.problems
-    assert problems["problem"].str.contains("same content").sum() == 5  # b is a; the empty slices of c are no copies
+    assert (
+        problems["problem"].str.contains("same content").sum() == 5
+    )  # b is a; the empty slices of c are no copies
     assert problems["problem"].str.contains(r"d_ct\.nii\.gz.*cut short").sum() == 20
 
 
@@ -968,7 +1157,10 @@ def test_rows_in_any_order_decode_each_volume_once(tmp_path, monkeypatch):
     store = prepare.build(cases, cfg)
     assert len(calls) == 8 and list(store.cases["case"]) == list(cases["case"])
     for row in store.cases.itertuples():
-        assert set(np.unique(store.open()[1][row.row])) == {int(row.volume[1]) % 6, 255}  # 255: the letterbox
+        assert set(np.unique(store.open()[1][row.row])) == {
+            int(row.volume[1]) % 6,
+            255,
+        }  # 255: the letterbox
 
 
 def test_annotated_names_what_is_known(tmp_path):
@@ -979,7 +1171,11 @@ def test_annotated_names_what_is_known(tmp_path):
         picture(root / "labels" / f"{i}_1_1.png", truth)
     cfg = rsna(root, tmp_path, image_size=(9, 9))
     cases = layouts.scan(cfg)
-    cases["annotated"] = ["background,liver", "", None]  # None: all, as where tables are put together
+    cases["annotated"] = [
+        "background,liver",
+        "",
+        None,
+    ]  # None: all, as where tables are put together
     store = prepare.build(cases, cfg)
     found = [labels.tolist() for _, labels in truth_of(store, cfg).values()]
     assert found == [[[0, 1, 255], [255, 255, 255], [255, 1, 0]], [[255] * 3] * 3, truth.tolist()]
@@ -1000,11 +1196,18 @@ def test_what_decoding_corrects_stands_in_the_report(tmp_path):
 def test_threshold_for_two_classes(tmp_path):
     grey = np.array([[0, 20, 120], [130, 250, 255]])
     for i in range(2):
-        picture(tmp_path / "t" / "images" / f"{i}_1.png", np.random.default_rng(i).integers(0, 255, (2, 3)))
+        picture(
+            tmp_path / "t" / "images" / f"{i}_1.png",
+            np.random.default_rng(i).integers(0, 255, (2, 3)),
+        )
         picture(tmp_path / "t" / "masks" / f"{i}_1.png", grey)
-    cfg = rsna(tmp_path / "t", tmp_path, class_names=("background", "spleen"), mask_encoding="threshold")
+    cfg = rsna(
+        tmp_path / "t", tmp_path, class_names=("background", "spleen"), mask_encoding="threshold"
+    )
     store = prepare.build(layouts.scan(cfg), cfg)
-    assert [labels.tolist() for _, labels in truth_of(store, cfg).values()] == [(grey > 127).astype(int).tolist()] * 2
+    assert [labels.tolist() for _, labels in truth_of(store, cfg).values()] == [
+        (grey > 127).astype(int).tolist()
+    ] * 2
     cfg = rsna(tmp_path / "t", tmp_path, mask_encoding="threshold")
     with pytest.raises(DataError, match="tells two classes apart, and there are 6"):
         prepare.build(layouts.scan(cfg), cfg)
@@ -1039,17 +1242,29 @@ def translated(numbers):
     [
         ("example_ct.nii.gz", "example_seg", (112, 101, 122), (3, 3, 3), (-1207, 3382)),
         ("example_ct_sm.nii.gz", "example_seg.nii.gz", (30, 101, 122), (3, 3, 3), (-1207, 3382)),
-        ("example_ct_dicom", "example_seg_dicom.nii.gz", (20, 512, 512), (2, 0.9765625, 0.9765625), (-1024, 3071)),
+        (
+            "example_ct_dicom",
+            "example_seg_dicom.nii.gz",
+            (20, 512, 512),
+            (2, 0.9765625, 0.9765625),
+            (-1024, 3071),
+        ),
     ],
 )
 def test_real_ct(ct, real_series, name, labels, shape, spacing, limits):
     volume = real_series if name == "example_ct_dicom" else volumes.read(ct / name)
-    assert volume.voxels.shape == shape and volume.spacing_mm == pytest.approx(spacing) and volume.notes == ()
+    assert (
+        volume.voxels.shape == shape
+        and volume.spacing_mm == pytest.approx(spacing)
+        and volume.notes == ()
+    )
     assert limits[0] <= volume.voxels.min() <= -1000 and 800 <= volume.voxels.max() <= limits[1]
     truth = volumes.read_labels_like(volume, ct / labels)
     truth = truth if (ct / labels).is_dir() else translated(truth)
     liver, spleen = centre(truth, 1), centre(truth, 2)
-    assert liver[2] < 0.45 and spleen[2] > 0.6, "the liver lies on the patient's right, the image's left"
+    assert liver[2] < 0.45 and spleen[2] > 0.6, (
+        "the liver lies on the patient's right, the image's left"
+    )
     spine = np.argwhere(volume.voxels > 400).mean(axis=0)[1] / shape[1]
     assert liver[1] < spine + 0.05, "the spine is at the bottom"
     tissue = volume.voxels[truth == 1]
@@ -1057,13 +1272,20 @@ def test_real_ct(ct, real_series, name, labels, shape, spacing, limits):
     if (truth == 3).any():
         left, right = centre(truth, 3), centre(truth, 4)
         assert left[2] > 0.5 > right[2]
-        assert liver[0] > max(left[0], right[0]), "the liver lies above the kidneys, towards the head"
-    np.testing.assert_array_equal(volume.restore(volume.voxels).shape, np.array(shape)[np.argsort(volume.grid.axes)])
+        assert liver[0] > max(left[0], right[0]), (
+            "the liver lies above the kidneys, towards the head"
+        )
+    np.testing.assert_array_equal(
+        volume.restore(volume.voxels).shape, np.array(shape)[np.argsort(volume.grid.axes)]
+    )
 
 
 def test_real_dicom(ct, real_series):
     volume = real_series
-    heights = [float(pydicom.dcmread(f, stop_before_pixels=True).ImagePositionPatient[2]) for f in volume.grid.files]
+    heights = [
+        float(pydicom.dcmread(f, stop_before_pixels=True).ImagePositionPatient[2])
+        for f in volume.grid.files
+    ]
     assert heights == sorted(heights) and heights[0] == -804.5 and heights[-1] == -766.5
     seg = np.asarray(nibabel.load(ct / "example_seg_dicom.nii.gz").dataobj)
     truth = volumes.read_labels_like(volume, ct / "example_seg_dicom.nii.gz")
@@ -1078,12 +1300,27 @@ def test_real_organ_volumes(ct):
     volume = volumes.read(ct / "example_ct.nii.gz")
     truth = volumes.read_labels_like(volume, ct / "example_seg")
     for number, names in enumerate(
-        [["liver"], ["spleen"], ["kidney_left"], ["kidney_right"], ["colon", "small_bowel", "duodenum"]], 1
+        [
+            ["liver"],
+            ["spleen"],
+            ["kidney_left"],
+            ["kidney_right"],
+            ["colon", "small_bowel", "duodenum"],
+        ],
+        1,
     ):
-        own = np.any([np.asarray(nibabel.load(ct / "example_seg" / f"{n}.nii.gz").dataobj) > 0 for n in names], axis=0)
+        own = np.any(
+            [
+                np.asarray(nibabel.load(ct / "example_seg" / f"{n}.nii.gz").dataobj) > 0
+                for n in names
+            ],
+            axis=0,
+        )
         millilitres = (truth == number).sum() * np.prod(volume.spacing_mm) / 1000
         assert millilitres == pytest.approx(own.sum() * 27 / 1000) and millilitres > 10
-    seg = volumes.read_labels_like(volumes.read_grid(ct / "example_ct_dicom"), ct / "example_seg_dicom.nii.gz")
+    seg = volumes.read_labels_like(
+        volumes.read_grid(ct / "example_ct_dicom"), ct / "example_seg_dicom.nii.gz"
+    )
     stored = nibabel.load(ct / "example_seg_dicom.nii.gz")
     assert (seg == 5).sum() == (np.asarray(stored.dataobj) == 5).sum()
 
@@ -1091,24 +1328,41 @@ def test_real_organ_volumes(ct):
 def test_real_ct_to_store(ct, tmp_path):
     cfg = config.preset("rsna", "smoke", data_root=str(ct), work_dir=str(tmp_path))
     cases = layouts.scan(cfg)
-    assert cases["volume"].value_counts().to_dict() == {"example_ct": 112, "example_ct_sm": 30, "example_ct_dicom": 20}
+    assert cases["volume"].value_counts().to_dict() == {
+        "example_ct": 112,
+        "example_ct_sm": 30,
+        "example_ct_dicom": 20,
+    }
     assert "annotated" not in cases and "label_numbers" not in cases
     pair = cases.groupby("volume")["labels"].first().map(lambda p: Path(p).name).to_dict()
-    assert pair == {"example_ct": "example_seg", "example_ct_sm": "example_seg.nii.gz",
-                    "example_ct_dicom": "example_seg_dicom.nii.gz"}  # fmt: skip
+    assert pair == {
+        "example_ct": "example_seg",
+        "example_ct_sm": "example_seg.nii.gz",
+        "example_ct_dicom": "example_seg_dicom.nii.gz",
+    }
     store = prepare.build(cases, cfg)
     # The small volume is a part of the large one, byte for byte: its slices would leak.
-    assert sorted(store.report.set_aside) == sorted(cases.loc[cases["volume"] == "example_ct_sm", "case"])
+    assert sorted(store.report.set_aside) == sorted(
+        cases.loc[cases["volume"] == "example_ct_sm", "case"]
+    )
     images, masks = store.open()
     whole = store.cases[store.cases["volume"] == "example_ct"]
     counts = np.bincount(masks[whole["row"]].ravel(), minlength=256)
-    assert counts[1] > counts[2] > counts[3:5].min() > 0 and counts[5] > 0 and counts[255] > 0  # 255: letterbox
+    assert (
+        counts[1] > counts[2] > counts[3:5].min() > 0 and counts[5] > 0 and counts[255] > 0
+    )  # 255: letterbox
     assert images[whole["row"]].min() == 0 and images[whole["row"]].max() == 255
 
 
 def test_real_curvas(real, tmp_path):
-    cfg = config.preset("rsna", "smoke", data_root=str(real("curvas_ct")), work_dir=str(tmp_path), mask_encoding=TABLE,
-                        class_names=("background", "liver", "kidney", "pancreas"))  # fmt: skip
+    cfg = config.preset(
+        "rsna",
+        "smoke",
+        data_root=str(real("curvas_ct")),
+        work_dir=str(tmp_path),
+        mask_encoding=TABLE,
+        class_names=("background", "liver", "kidney", "pancreas"),
+    )
     cases = layouts.scan(cfg)
     assert len(cases) == 74 and cases["patient"].str.fullmatch(r"1\d{4}").all()
     store = prepare.build(cases, cfg)
@@ -1117,17 +1371,28 @@ def test_real_curvas(real, tmp_path):
     colours = np.array(Image.open(row["labels"]).convert("RGB"))
     truth = prepare.read_truth(row, cfg, {}, (512, 512))[0][..., 0]
     for colour, number in TABLE.items():
-        np.testing.assert_array_equal(truth == number, (colours == [int(c) for c in colour.split(",")]).all(axis=-1))
+        np.testing.assert_array_equal(
+            truth == number, (colours == [int(c) for c in colour.split(",")]).all(axis=-1)
+        )
     assert store.cases.groupby("patient")["split"].nunique().max() == 1
 
 
 def test_real_spleen(real, tmp_path):
-    cfg = config.preset("rsna", "smoke", data_root=str(real("msd_spleen_ct")), work_dir=str(tmp_path),
-                        mask_encoding="threshold", class_names=("background", "spleen"))  # fmt: skip
+    cfg = config.preset(
+        "rsna",
+        "smoke",
+        data_root=str(real("msd_spleen_ct")),
+        work_dir=str(tmp_path),
+        mask_encoding="threshold",
+        class_names=("background", "spleen"),
+    )
     cases = layouts.scan(cfg)
     assert len(cases) == 13 and cases.loc[cases["slice"] == 10003, "volume"].item() == "spleen_26"
     store = prepare.build(cases, cfg)
-    assert set(np.unique(store.open()[1])) == {0, 1} and store.report.facts["share labels"].between(0.001, 0.05).all()
+    assert (
+        set(np.unique(store.open()[1])) == {0, 1}
+        and store.report.facts["share labels"].between(0.001, 0.05).all()
+    )
 
 
 def test_real_acdc(real, tmp_path):
@@ -1137,8 +1402,12 @@ def test_real_acdc(real, tmp_path):
     sizes = [nibabel.load(path).shape[2] for path in cases.groupby("volume")["image"].first()]
     assert len(cases) == sum(sizes)
     first = cases["volume"].str.endswith("frame01").groupby(cases["patient"]).any()
-    assert first[~first].index.tolist() == ["patient090"]  # the one whose end diastole is not its first frame
-    assert (cases[["spacing_slice_mm", "spacing_row_mm", "spacing_col_mm"]] == "").all(axis=None), "it was lost"
+    assert first[~first].index.tolist() == [
+        "patient090"
+    ]  # the one whose end diastole is not its first frame
+    assert (cases[["spacing_slice_mm", "spacing_row_mm", "spacing_col_mm"]] == "").all(axis=None), (
+        "it was lost"
+    )
     four = cases[cases["patient"].isin(sorted(set(cases["patient"]))[:4])]
     store = prepare.build(four, cfg)
     assert len(store.cases) == len(four) and store.report.problems.empty
@@ -1152,6 +1421,14 @@ def test_real_acdc(real, tmp_path):
 
 
 def test_modules_say_where_things_are():
-    assert volumes.Grid is grids.Grid and dicoms.DECODERS and trees.SPLITS["training"] == "train"
+    assert (
+        volumes.Grid is orientation.Grid
+        and dicom.DECODERS
+        and pairing.SPLITS["training"] == "train"
+    )
     assert json.dumps(volumes.ORGANS)
-    assert set(volumes.ORGANS.values()) == set(CLASSES[1:]) == set(config.FULL["rsna"]["class_names"][1:])
+    assert (
+        set(volumes.ORGANS.values())
+        == set(CLASSES[1:])
+        == set(config.FULL["rsna"]["class_names"][1:])
+    )

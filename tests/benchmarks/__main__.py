@@ -13,7 +13,17 @@ import sys
 from pathlib import Path
 
 from tests import results
-from tests.benchmarks import epochs, evaluation, gpu, inference, limits, pipeline, quality, startup, training
+from tests.benchmarks import (
+    epochs,
+    evaluation,
+    gpu,
+    inference,
+    limits,
+    pipeline,
+    quality,
+    startup,
+    training,
+)
 
 GROUPS = {
     "training": training.rows,
@@ -27,12 +37,19 @@ GROUPS = {
 ASKED_FOR = {"gpu": gpu.rows}  # by name only, as it needs one
 BEGIN, END = "<!-- timings: written by make bench -->", "<!-- end of timings -->"
 FOLDER = Path(__file__).parent / "results"
-UNITS = {"fp32": "the float32 matrix rate", "bf16": "the bfloat16 matrix rate", "copy": "the copy rate"}
+UNITS = {
+    "fp32": "the float32 matrix rate",
+    "bf16": "the bfloat16 matrix rate",
+    "copy": "the copy rate",
+}
 
 
 def table() -> str:
     """The README's table, made from the JSON files alone."""
-    lines = ["| task | ours | of the machine's limit | peer | ratio | rounds |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| task | ours | of the machine's limit | peer | ratio | rounds |",
+        "|---|---|---|---|---|---|",
+    ]
     found_all = results.saved(FOLDER, [*GROUPS, *ASKED_FOR])
     for found in found_all:
         for row in found["rows"]:
@@ -43,13 +60,18 @@ def table() -> str:
             if "peer_seconds" in row:
                 peer += f": {row['peer_seconds']:.3g} s"
                 ratio = f"{row['peer_seconds'] / row['seconds']:.3g}"
-            lines.append(f"| {row['task']} | {row['seconds']:.3g} s | {share} | {peer} | {ratio} | {row['rounds']} |")
+            lines.append(
+                f"| {row['task']} | {row['seconds']:.3g} s | {share} | {peer} | {ratio} | {row['rounds']} |"
+            )
     return "\n".join([*lines, "", results.measured_by(found_all), *_limits(found_all)])
 
 
 def _limits(found_all: list[dict]) -> list[str]:
     """One line: the limits of the machine, as each group found them."""
-    rates = {name: [found["limits"][name] for found in found_all if name in found.get("limits", {})] for name in UNITS}
+    rates = {
+        name: [found["limits"][name] for found in found_all if name in found.get("limits", {})]
+        for name in UNITS
+    }
     words = [
         f"{UNITS[name]} {min(values) / 1e9:.0f} to {max(values) / 1e9:.0f} {'GB' if name == 'copy' else 'GFLOP'}/s"
         for name, values in rates.items()
@@ -64,8 +86,15 @@ def record(name: str) -> None:
     before = limits.measure(device)
     rows = (GROUPS | ASKED_FOR)[name]()
     after = limits.measure(device)
-    about = {"command": f"python -m tests.benchmarks {name}", "date": datetime.date.today().isoformat()}
-    found = {**about, "machine": results.machine(), "limits": {k: max(before[k], after[k]) for k in before}}
+    about = {
+        "command": f"python -m tests.benchmarks {name}",
+        "date": datetime.date.today().isoformat(),
+    }
+    found = {
+        **about,
+        "machine": results.machine(),
+        "limits": {k: max(before[k], after[k]) for k in before},
+    }
     text = json.dumps({**found, "rows": rows}, indent=1)
     (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 

@@ -17,9 +17,18 @@ def call(module: str, function: str, **arguments: Any) -> dict[str, Any]:
 
     Everything passes as JSON. The child's errors go to our error stream, its printed lines nowhere.
     """
-    command = [sys.executable, "-m", "tests.benchmarks.children", module, function, json.dumps(arguments)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.children",
+        module,
+        function,
+        json.dumps(arguments),
+    ]
     environment = {**os.environ, "SEGLIB_PROGRESS": "0", "MPLBACKEND": "agg"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

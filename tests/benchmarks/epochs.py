@@ -34,7 +34,14 @@ def whole_epoch(name: str, size: str, n_train: int, n_val: int, **overrides) -> 
     """One epoch of a preset, validation included, by training image."""
     with tempfile.TemporaryDirectory() as folder:
         found = children.call(
-            "epochs", "train", name=name, size=size, n_train=n_train, n_val=n_val, work_dir=folder, overrides=overrides
+            "epochs",
+            "train",
+            name=name,
+            size=size,
+            n_train=n_train,
+            n_val=n_val,
+            work_dir=folder,
+            overrides=overrides,
         )
     side = " in pieces of ".join(
         "x".join(map(str, sides)) for sides in (found["height_width"], found["piece"]) if sides
@@ -44,16 +51,29 @@ def whole_epoch(name: str, size: str, n_train: int, n_val: int, **overrides) -> 
         f"{found['precision']}{', checkpointing' * overrides.get('checkpointing', False)}, "
         f"{found['peak_gb']:.1f} GB at most: a training image"
     )
-    return {"task": task, "seconds": found["seconds"] / n_train, "rounds": 1, "peak_gb": found["peak_gb"],
-            "work": found["work"] / n_train, "limit": found["precision"]}  # fmt: skip
+    return {
+        "task": task,
+        "seconds": found["seconds"] / n_train,
+        "rounds": 1,
+        "peak_gb": found["peak_gb"],
+        "work": found["work"] / n_train,
+        "limit": found["precision"],
+    }
 
 
 def train(name: str, size: str, n_train: int, n_val: int, work_dir: str, overrides: dict) -> dict:
     """In the child: one epoch on phantoms, its seconds and floating-point operations."""
     cfg = config.preset(
-        name, size, epochs=1, test_split=0.0, encoder_weights="none", num_workers=0, device="cpu", work_dir=work_dir,
+        name,
+        size,
+        epochs=1,
+        test_split=0.0,
+        encoder_weights="none",
+        num_workers=0,
+        device="cpu",
+        work_dir=work_dir,
         **overrides,
-    )  # fmt: skip
+    )
     n = max(2, math.ceil((n_train + n_val) / 8)) if name in VOLUMES else n_train + n_val
     cfg.data_root = str(phantoms.write(name, Path(work_dir) / "phantoms", n=n))
     store = prepare.build(parts(layouts.scan(cfg), n_train, n_val), cfg)
@@ -62,11 +82,17 @@ def train(name: str, size: str, n_train: int, n_val: int, work_dir: str, overrid
     network = runs.network(cfg)
     pieces, frames = (limits.forward_work(network, cfg, sides) for sides in (data.piece(cfg), None))
     return {
-        "seconds": run.history["seconds"].iloc[0], "precision": run.info["precision"], "peak_gb": peak,
-        "parameters": run.info["parameters"], "height_width": cfg.height_width, "piece": data.piece(cfg),
-        "batch": f"{cfg.batch_size} x {cfg.accumulate}" if cfg.accumulate > 1 else str(cfg.batch_size),
+        "seconds": run.history["seconds"].iloc[0],
+        "precision": run.info["precision"],
+        "peak_gb": peak,
+        "parameters": run.info["parameters"],
+        "height_width": cfg.height_width,
+        "piece": data.piece(cfg),
+        "batch": f"{cfg.batch_size} x {cfg.accumulate}"
+        if cfg.accumulate > 1
+        else str(cfg.batch_size),
         "work": 3 * n_train * pieces + n_val * frames,
-    }  # fmt: skip
+    }
 
 
 def parts(cases, n_train: int, n_val: int):
@@ -109,8 +135,15 @@ def growth(counts: tuple[int, ...] = (100, 1000, 10_000)) -> list[dict]:
             beside = f"{times:.2f} of the time with {counts[0]}, " if n > counts[0] else ""
             memory = f"{now['peak_gb']:.2f} GB at most, {now['own_gb']:.2f} GB without mapped files at the end"
             task = f"{what}, {n} pictures, 64x64, smoke network: {beside}{memory}, a picture"
-            result.append({"task": task, "seconds": now["seconds"] / now["images"], "rounds": 1,
-                           "peak_gb": now["peak_gb"], "own_gb": now["own_gb"]})  # fmt: skip
+            result.append(
+                {
+                    "task": task,
+                    "seconds": now["seconds"] / now["images"],
+                    "rounds": 1,
+                    "peak_gb": now["peak_gb"],
+                    "own_gb": now["own_gb"],
+                }
+            )
     return result
 
 
@@ -120,9 +153,16 @@ def write_pictures(folder: Path, n: int, side: int = 96) -> None:
         (folder / part).mkdir(parents=True)
     for number in range(n):
         rng, mask = np.random.default_rng(number), np.zeros((side, side), np.uint8)
-        centre, axes = rng.integers(side // 3, 2 * side // 3, 2), rng.integers(side // 8, side // 4, 2)
-        cv2.ellipse(mask, centre.tolist(), axes.tolist(), float(rng.uniform(0, 180)), 0, 360, 255, -1)
-        ground = cv2.resize(rng.integers(0, 120, (8, 8, 3), np.uint8), (side, side), interpolation=cv2.INTER_CUBIC)
+        centre, axes = (
+            rng.integers(side // 3, 2 * side // 3, 2),
+            rng.integers(side // 8, side // 4, 2),
+        )
+        cv2.ellipse(
+            mask, centre.tolist(), axes.tolist(), float(rng.uniform(0, 180)), 0, 360, 255, -1
+        )
+        ground = cv2.resize(
+            rng.integers(0, 120, (8, 8, 3), np.uint8), (side, side), interpolation=cv2.INTER_CUBIC
+        )
         cv2.imwrite(str(folder / "images" / f"{number:05d}.png"), ground + mask[..., None] // 2)
         cv2.imwrite(str(folder / "masks" / f"{number:05d}.png"), mask)
 
@@ -130,7 +170,13 @@ def write_pictures(folder: Path, n: int, side: int = 96) -> None:
 def settings(folder: str):
     """The smoke network on the tree in that folder, for two epochs: the first warms up."""
     return config.preset(
-        "binary", "smoke", image_size=64, epochs=2, device="cpu", work_dir=folder, data_root=f"{folder}/tree"
+        "binary",
+        "smoke",
+        image_size=64,
+        epochs=2,
+        device="cpu",
+        work_dir=folder,
+        data_root=f"{folder}/tree",
     )
 
 

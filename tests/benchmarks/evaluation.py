@@ -66,13 +66,27 @@ def auc(millions: int = 100, rounds: int = 1) -> list[dict]:
     peers = {"scikit-learn": scikit_learn}
     peers |= {f"torchmetrics, {n} thresholds": partial(binned, n) for n in (200, 1000)}
     rows = []
-    for peer, its in peers.items():  # ours anew beside each: they take minutes, in which the machine's speed changes
+    for (
+        peer,
+        its,
+    ) in (
+        peers.items()
+    ):  # ours anew beside each: they take minutes, in which the machine's speed changes
         seconds = by_turns({"ours": ours, peer: its}, rounds)
         error = {name: abs(found[name] - found["scikit-learn"]) for name in ("ours", peer)}
         task = f"AUC of {millions} million scores ({error['ours']:.0e} from the exact one)"
-        rows.append({"task": task, "seconds": seconds["ours"], "peer": peer, "peer_seconds": seconds[peer],
-                     "rounds": rounds, "peer_error": error[peer], "work": n * (prob.itemsize + truth.itemsize),
-                     "limit": "copy"})  # fmt: skip
+        rows.append(
+            {
+                "task": task,
+                "seconds": seconds["ours"],
+                "peer": peer,
+                "peer_seconds": seconds[peer],
+                "rounds": rounds,
+                "peer_error": error[peer],
+                "work": n * (prob.itemsize + truth.itemsize),
+                "limit": "copy",
+            }
+        )
     return rows
 
 
@@ -81,7 +95,11 @@ def blobs(n: int, side: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng, pairs = np.random.default_rng(seed), []
     rows, columns = np.mgrid[:side, :side] / side
     for _ in range(n):
-        centre, radius, waves = rng.uniform(0.35, 0.65, 2), rng.uniform(0.1, 0.3), rng.uniform(0.01, 0.05, (2, 4))
+        centre, radius, waves = (
+            rng.uniform(0.35, 0.65, 2),
+            rng.uniform(0.1, 0.3),
+            rng.uniform(0.01, 0.05, (2, 4)),
+        )
         pair = []
         for wave in waves:
             angle = np.arctan2(rows - centre[0], columns - centre[1])
@@ -104,14 +122,24 @@ def distances(rounds: int = 3) -> list[dict]:
             values["ours"] = [metrics.surface_distances(p, t)["hd95"] for p, t in zip(pred, truth)]
 
         def monai(tensors=tensors, values=values):
-            values["monai"] = compute_hausdorff_distance(*tensors, include_background=True, percentile=95)[:, 0]
+            values["monai"] = compute_hausdorff_distance(
+                *tensors, include_background=True, percentile=95
+            )[:, 0]
 
         seconds = by_turns({"ours": ours, "monai": monai}, rounds)
         np.testing.assert_allclose(values["ours"], values["monai"], atol=1e-4)
         task = f"HD95 (ours: with average distance and NSD) of a pair of {side}x{side} masks"
-        found.append({"task": task, "seconds": seconds["ours"] / n, "peer": "MONAI (HD95 alone)",
-                      "peer_seconds": seconds["monai"] / n, "rounds": rounds,
-                      "work": 2 * side * side, "limit": "copy"})  # fmt: skip
+        found.append(
+            {
+                "task": task,
+                "seconds": seconds["ours"] / n,
+                "peer": "MONAI (HD95 alone)",
+                "peer_seconds": seconds["monai"] / n,
+                "rounds": rounds,
+                "work": 2 * side * side,
+                "limit": "copy",
+            }
+        )
     return found
 
 
@@ -124,7 +152,15 @@ class OnePixel(torch.nn.Module):
 
 def whole_report(n: int = 400, side: int = 512) -> dict:
     """Every score, curve and distance of `n` images with three classes, beyond the network's own time."""
-    cfg = config.preset("palm", "full", image_size=side, mean=(0.5,) * 3, std=(0.5,) * 3, batch_size=8, num_workers=0)
+    cfg = config.preset(
+        "palm",
+        "full",
+        image_size=side,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        batch_size=8,
+        num_workers=0,
+    )
     with tempfile.TemporaryDirectory() as folder:
         store = blob_store(Path(folder), cfg, n, side)
         loader = data.loaders(store, cfg)["test"]
@@ -138,8 +174,14 @@ def whole_report(n: int = 400, side: int = 512) -> dict:
         seconds = time.perf_counter() - begun - network
     task = f"report of {n} images of {side}x{side}, 3 classes, with distances, curves and intervals, beyond the network"
     read = n * side * side * (3 * 4 + 3)  # probabilities and truths of three classes
-    return {"task": task, "seconds": seconds, "rounds": 1, "network_and_loading_seconds": network, "work": read,
-            "limit": "copy"}  # fmt: skip
+    return {
+        "task": task,
+        "seconds": seconds,
+        "rounds": 1,
+        "network_and_loading_seconds": network,
+        "work": read,
+        "limit": "copy",
+    }
 
 
 def blob_store(folder: Path, cfg, n: int, side: int):

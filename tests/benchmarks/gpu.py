@@ -18,7 +18,10 @@ from tests.benchmarks import limits
 from tests.benchmarks.evaluation import by_turns
 from tests.benchmarks.training import Pairs, loop
 
-NETWORKS = {"31 M U-Net": ("binary", 256, 128), "RSNA network": ("rsna", 512, 8)}  # preset, side, pictures or volumes
+NETWORKS = {
+    "31 M U-Net": ("binary", 256, 128),
+    "RSNA network": ("rsna", 512, 8),
+}  # preset, side, pictures or volumes
 EPOCHS = 3  # the first ones choose algorithms and compile
 
 
@@ -30,8 +33,16 @@ def rows(device: str = "cuda", rounds: int = 3, **changes) -> list[dict]:
     found = []
     for name, (preset, side, n) in NETWORKS.items():
         with tempfile.TemporaryDirectory() as folder:
-            fields = {"image_size": side, "batch_size": 32, "accumulate": 1, "encoder_weights": "none", **changes}
-            cfg = config.preset(preset, "full", device=device, epochs=EPOCHS, work_dir=folder, **fields)
+            fields = {
+                "image_size": side,
+                "batch_size": 32,
+                "accumulate": 1,
+                "encoder_weights": "none",
+                **changes,
+            }
+            cfg = config.preset(
+                preset, "full", device=device, epochs=EPOCHS, work_dir=folder, **fields
+            )
             cfg.data_root = str(phantoms.write(preset, Path(folder) / "phantoms", n=n))
             batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
             about = f"{name}, {cfg.height_width[0]}x{cfg.height_width[1]}, batch {cfg.batch_size}"
@@ -45,18 +56,25 @@ def _training(cfg, batches, about: str, flop: float, rounds: int) -> list[dict]:
     seconds: dict[str, list[float]] = {"": [], ", compiled": [], "textbook": []}
     peak, run = dict.fromkeys(seconds, 0.0), None
     loader = DataLoader(
-        Pairs(batches["train"].dataset), cfg.batch_size, shuffle=True, num_workers=batches["train"].num_workers,
+        Pairs(batches["train"].dataset),
+        cfg.batch_size,
+        shuffle=True,
+        num_workers=batches["train"].num_workers,
         pin_memory=cfg.device == "cuda",
-    )  # fmt: skip
+    )
     loss_of = (
-        nn.BCEWithLogitsLoss() if cfg.task == "binary" else lambda logits, mask: F.cross_entropy(logits, mask.long())
+        nn.BCEWithLogitsLoss()
+        if cfg.task == "binary"
+        else lambda logits, mask: F.cross_entropy(logits, mask.long())
     )
     for _ in range(rounds):
         for way, measured in seconds.items():
             _forget_peak(cfg.device)
             if way == "textbook":
                 network = runs.network(cfg, pretrained=False)
-                measured.append(loop(network, loader, loss_of, cfg.lr, True, device=cfg.device, epochs=EPOCHS))
+                measured.append(
+                    loop(network, loader, loss_of, cfg.lr, True, device=cfg.device, epochs=EPOCHS)
+                )
             else:
                 run = training.fit(cfg.replace(compile=bool(way)), batches)
                 measured.append(1 / run.history["images_per_second"].iloc[-1])
@@ -66,10 +84,13 @@ def _training(cfg, batches, about: str, flop: float, rounds: int) -> list[dict]:
     precision = run.info["precision"]
     peer |= {"work": flop, "limit": _limit(precision)}
     return [
-        {"task": f"training an image, {about}, {precision}{way}, {peak[way]:.1f} GB",
-         "seconds": statistics.median(measured), **peer}
+        {
+            "task": f"training an image, {about}, {precision}{way}, {peak[way]:.1f} GB",
+            "seconds": statistics.median(measured),
+            **peer,
+        }
         for way, measured in seconds.items()
-    ]  # fmt: skip
+    ]
 
 
 def _prediction(cfg, about: str, flop: float, rounds: int) -> dict:
@@ -90,9 +111,15 @@ def _prediction(cfg, about: str, flop: float, rounds: int) -> dict:
     ours(), usual()
     seconds = by_turns({"ours": ours, "usual": usual}, rounds)
     each = {name: value / cfg.batch_size for name, value in seconds.items()}
-    return {"task": f"predicting an image, {about}, {predictor.precision}", "seconds": each["ours"], "rounds": rounds,
-            "peer": "the network in NCHW with autocast", "peer_seconds": each["usual"],
-            "work": flop, "limit": _limit(predictor.precision)}  # fmt: skip
+    return {
+        "task": f"predicting an image, {about}, {predictor.precision}",
+        "seconds": each["ours"],
+        "rounds": rounds,
+        "peer": "the network in NCHW with autocast",
+        "peer_seconds": each["usual"],
+        "work": flop,
+        "limit": _limit(predictor.precision),
+    }
 
 
 def _limit(precision: str) -> str:

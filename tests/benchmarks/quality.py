@@ -24,14 +24,20 @@ def rows(root=results.REAL / "montgomery", limit: float = 400, **changes) -> lis
     Network, data, split and machine are the same. The test part is only read off here: nothing is chosen by it.
     """
     if not root.is_dir():
-        raise SystemExit(f"{root}: the real X-rays are not here; set SEGLIB_TEST_DATA to the folder with montgomery/")
+        raise SystemExit(
+            f"{root}: the real X-rays are not here; set SEGLIB_TEST_DATA to the folder with montgomery/"
+        )
     with tempfile.TemporaryDirectory() as folder:
-        cfg = config.preset("lung", "small", data_root=str(root), work_dir=folder, save_every=1, **changes)
+        cfg = config.preset(
+            "lung", "small", data_root=str(root), work_dir=folder, save_every=1, **changes
+        )
         batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
         run = training.fit(cfg, batches)
         clock = run.history["seconds"].cumsum()
         mine = {
-            seconds: _dice(Predictor.load(run.folder / f"checkpoint_epoch_{epoch}.pth"), batches["test"])
+            seconds: _dice(
+                Predictor.load(run.folder / f"checkpoint_epoch_{epoch}.pth"), batches["test"]
+            )
             for epoch, seconds in zip(run.history["epoch"], clock)
         }
         best = _dice(Predictor.load(run.best), batches["test"], "original")
@@ -43,7 +49,11 @@ def rows(root=results.REAL / "montgomery", limit: float = 400, **changes) -> lis
         task = f"training with the small lung setting until the Dice {words} is {goal}{'' if ours else ': not reached'}"
         row = {"task": task, "seconds": ours or run.info["seconds"], "rounds": 1}
         reached = _first(theirs, goal)
-        peer = {"peer": RECIPE, "peer_seconds": reached} if reached else {"peer": f"{RECIPE}: not in {limit:.0f} s"}
+        peer = (
+            {"peer": RECIPE, "peer_seconds": reached}
+            if reached
+            else {"peer": f"{RECIPE}: not in {limit:.0f} s"}
+        )
         found.append({**row, **peer})
     task = f"all {cfg.epochs} epochs of it: Dice {best:.3f} {words} at the size of the files"
     return [*found, {"task": task, "seconds": run.info["seconds"], "rounds": 1, "dice": best}]
@@ -53,7 +63,12 @@ def textbook(cfg, batches, limit: float) -> Iterator[tuple[float, float]]:
     """(seconds of training, Dice of the test part) after each epoch, until the last goal or the limit is reached."""
     training.seed_everything(cfg.seed)
     network, plain = runs.network(cfg), batches["train"].dataset.plain()
-    optimizer, loss_of, spent, dice = torch.optim.Adam(network.parameters()), nn.BCEWithLogitsLoss(), 0.0, 0.0
+    optimizer, loss_of, spent, dice = (
+        torch.optim.Adam(network.parameters()),
+        nn.BCEWithLogitsLoss(),
+        0.0,
+        0.0,
+    )
     while spent < limit and dice < max(GOALS):
         begun = time.perf_counter()
         network.train()
@@ -63,14 +78,18 @@ def textbook(cfg, batches, limit: float) -> Iterator[tuple[float, float]]:
             loss.backward()
             optimizer.step()
         spent += time.perf_counter() - begun
-        dice = _dice(Predictor(copy.deepcopy(network), cfg), batches["test"])  # which lays its network out anew
+        dice = _dice(
+            Predictor(copy.deepcopy(network), cfg), batches["test"]
+        )  # which lays its network out anew
         yield spent, dice
 
 
 def _dice(predictor: Predictor, loader, grid: str = "store") -> float:
     report = evaluation.evaluate(predictor, loader, grid=grid, distances=False)
     table = report.summary
-    return float(table[(table["metric"] == "dice") & (table["average"] == "per image")]["value"].iloc[0])
+    return float(
+        table[(table["metric"] == "dice") & (table["average"] == "per image")]["value"].iloc[0]
+    )
 
 
 def _first(dices: dict[float, float], goal: float) -> float | None:

@@ -46,16 +46,23 @@ def imports(rounds: int) -> list[dict]:
     codes = {"import seglib": "import seglib", "import of the seven modules": SEVEN}
     seconds = by_turns({**codes, "torch": "import torch"}, rounds)
     return [
-        {"task": f"start of Python and {name}", "seconds": seconds[name], "peer": "import torch alone",
-         "peer_seconds": seconds["torch"], "rounds": rounds}
+        {
+            "task": f"start of Python and {name}",
+            "seconds": seconds[name],
+            "peer": "import torch alone",
+            "peer_seconds": seconds["torch"],
+            "rounds": rounds,
+        }
         for name in codes
-    ]  # fmt: skip
+    ]
 
 
 def firsts(size: str, rounds: int) -> list[dict]:
     """From a prepared store of the lung preset to its first batch, and to the end of a training of one step."""
     with tempfile.TemporaryDirectory() as folder:
-        cfg = config.preset("lung", size, epochs=1, test_split=0.0, device="cpu", work_dir=folder, num_workers=0)
+        cfg = config.preset(
+            "lung", size, epochs=1, test_split=0.0, device="cpu", work_dir=folder, num_workers=0
+        )
         cfg.val_split = 1 / (cfg.batch_size + 1)
         cfg.data_root = str(phantoms.write("lung", Path(folder) / "phantoms", n=cfg.batch_size + 1))
         store = prepare.build(layouts.scan(cfg), cfg)
@@ -65,14 +72,22 @@ def firsts(size: str, rounds: int) -> list[dict]:
             "the end of fit with one step and one validation": FIRST_STEP,
         }
         codes = {what: code.format(**paths) for what, code in steps.items()}
-        alone = {"import torch alone": "import torch", "one step of Adam in PyTorch alone": TORCH_STEP}
+        alone = {
+            "import torch alone": "import torch",
+            "one step of Adam in PyTorch alone": TORCH_STEP,
+        }
         seconds = by_turns({**codes, **alone}, rounds)
     about = f"lung {size}, {cfg.image_size}x{cfg.image_size}, batch {cfg.batch_size}"
     return [
-        {"task": f"from the start of Python to {what}, {about}", "seconds": seconds[what], "peer": peer,
-         "peer_seconds": seconds[peer], "rounds": rounds}
+        {
+            "task": f"from the start of Python to {what}, {about}",
+            "seconds": seconds[what],
+            "peer": peer,
+            "peer_seconds": seconds[peer],
+            "rounds": rounds,
+        }
         for what, peer in zip(codes, alone)
-    ]  # fmt: skip
+    ]
 
 
 def by_turns(codes: dict[str, str], rounds: int) -> dict[str, float]:
@@ -87,9 +102,19 @@ def by_turns(codes: dict[str, str], rounds: int) -> dict[str, float]:
 
 def reached(code: str) -> float:
     """Seconds from the start of a process to the end of its code; what it does after that is not counted."""
-    environment = {**os.environ, "SEGLIB_PROGRESS": "0", "MPLBACKEND": "agg", "PYTHONDONTWRITEBYTECODE": ""}
+    environment = {
+        **os.environ,
+        "SEGLIB_PROGRESS": "0",
+        "MPLBACKEND": "agg",
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
     begun = time.time()
     done = subprocess.run(
-        [sys.executable, "-c", code + REACHED], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-c", code + REACHED],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     return float(done.stdout.splitlines()[-1]) - begun

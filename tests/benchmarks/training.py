@@ -41,9 +41,18 @@ def rows(rounds: int = 3, images: int = 8, side: int = 256, base_channels: int =
 def prepared(folder: Path, images: int, side: int, base_channels: int) -> None:
     """Write the config of all contestants, and beside it so many phantoms to train on and one to validate on."""
     cfg = config.preset(
-        "lung", "full", image_size=side, base_channels=base_channels, batch_size=BATCH, epochs=EPOCHS, test_split=0.0,
-        val_split=1 / (images + 1), work_dir=str(folder), num_workers=0, device="cpu",
-    )  # fmt: skip
+        "lung",
+        "full",
+        image_size=side,
+        base_channels=base_channels,
+        batch_size=BATCH,
+        epochs=EPOCHS,
+        test_split=0.0,
+        val_split=1 / (images + 1),
+        work_dir=str(folder),
+        num_workers=0,
+        device="cpu",
+    )
     cfg.data_root = str(phantoms.write("lung", folder / "phantoms", n=images + 1))
     prepare.build(layouts.scan(cfg), cfg)
     cfg.save(folder / "config.json")
@@ -55,16 +64,24 @@ def of_network(network: str, folder: str | Path, rounds: int) -> list[dict]:
     found |= {peer: [] for peer, (its_network, _) in PEERS.items() if its_network == network}
     for _ in range(rounds):
         for contestant, measured in found.items():
-            measured.append(children.call("training", "measure", contestant=contestant, folder=str(folder)))
+            measured.append(
+                children.call("training", "measure", contestant=contestant, folder=str(folder))
+            )
     mine, side = found.pop(network), config.load(Path(folder) / "config.json").image_size
     precisions = [one["precision"] for one in mine]  # each process probes anew
     about = {
         "task": f"training an image, {network}, {side}x{side}, batch {BATCH}, {' or '.join(sorted(set(precisions)))}",
-        "seconds": statistics.median(one["seconds"] for one in mine), "rounds": rounds,
-        "work": mine[0]["work"], "limit": statistics.mode(precisions),
-    }  # fmt: skip
+        "seconds": statistics.median(one["seconds"] for one in mine),
+        "rounds": rounds,
+        "work": mine[0]["work"],
+        "limit": statistics.mode(precisions),
+    }
     return [
-        {**about, "peer": peer, "peer_seconds": statistics.median(one["seconds"] for one in measured)}
+        {
+            **about,
+            "peer": peer,
+            "peer_seconds": statistics.median(one["seconds"] for one in measured),
+        }
         for peer, measured in found.items()
     ]
 
@@ -85,7 +102,11 @@ def ours(cfg, batches: dict[str, DataLoader], build) -> dict:
         with mock.patch.object(runs, "network", lambda cfg, pretrained=True: build(cfg)):
             run = training.fit(cfg, batches, folder=folder)
     speed = run.history["images_per_second"].iloc[-1]
-    return {"seconds": 1 / speed, "precision": run.info["precision"], "work": 3 * limits.forward_work(build(cfg), cfg)}
+    return {
+        "seconds": 1 / speed,
+        "precision": run.info["precision"],
+        "work": 3 * limits.forward_work(build(cfg), cfg),
+    }
 
 
 # ---- networks
@@ -102,14 +123,18 @@ def smp_unet(cfg) -> nn.Module:
     """The U-Net of segmentation-models-pytorch with its default encoder, untrained."""
     import segmentation_models_pytorch as smp
 
-    return smp.Unet("resnet34", encoder_weights=None, in_channels=cfg.in_channels, classes=cfg.n_classes)
+    return smp.Unet(
+        "resnet34", encoder_weights=None, in_channels=cfg.in_channels, classes=cfg.n_classes
+    )
 
 
 def fastai_unet(cfg) -> nn.Module:
     """The network that `unet_learner` makes in `fastai_learner`."""
     from fastai.vision.all import create_unet_model, resnet34
 
-    return create_unet_model(resnet34, cfg.n_classes, cfg.height_width, pretrained=False, n_in=cfg.in_channels)
+    return create_unet_model(
+        resnet34, cfg.n_classes, cfg.height_width, pretrained=False, n_in=cfg.in_channels
+    )
 
 
 # ---- peers
@@ -131,7 +156,14 @@ class Pairs(Dataset):
 
 
 def loop(
-    network: nn.Module, loader, loss_of, lr: float, autocast=False, channels_last=False, device="cpu", epochs=EPOCHS
+    network: nn.Module,
+    loader,
+    loss_of,
+    lr: float,
+    autocast=False,
+    channels_last=False,
+    device="cpu",
+    epochs=EPOCHS,
 ) -> float:
     """Seconds an image in the usual loop: Adam, the loss's value read at every step."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -160,7 +192,9 @@ def monai_loop(cfg, batches: dict[str, DataLoader]) -> float:
     """The loop of MONAI's tutorials, with its loader and its loss."""
     import monai
 
-    loader = monai.data.DataLoader(Pairs(batches["train"].dataset), batch_size=BATCH, shuffle=True, num_workers=0)
+    loader = monai.data.DataLoader(
+        Pairs(batches["train"].dataset), batch_size=BATCH, shuffle=True, num_workers=0
+    )
     return loop(basic_unet(cfg), loader, monai.losses.DiceLoss(sigmoid=True), cfg.lr)
 
 
@@ -196,9 +230,14 @@ def lightning_trainer(cfg, batches: dict[str, DataLoader]) -> float:
 
     loader, module = DataLoader(Pairs(batches["train"].dataset), BATCH, shuffle=True), Module()
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=EPOCHS, default_root_dir=cfg.work_dir, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+        accelerator="cpu",
+        max_epochs=EPOCHS,
+        default_root_dir=cfg.work_dir,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(module, loader)
     return module.seconds / len(loader.dataset)
 
@@ -217,9 +256,14 @@ def fastai_learner(cfg, batches: dict[str, DataLoader]) -> float:
     pairs, clock = [Pairs(batches[part].dataset) for part in ("train", "val")], Clock()
     loaders = DataLoaders.from_dsets(*pairs, bs=BATCH, num_workers=0, device=torch.device("cpu"))
     learner = unet_learner(
-        loaders, resnet34, n_out=cfg.n_classes, pretrained=False, n_in=cfg.in_channels,
-        loss_func=nn.BCEWithLogitsLoss(), cbs=clock,
-    )  # fmt: skip
+        loaders,
+        resnet34,
+        n_out=cfg.n_classes,
+        pretrained=False,
+        n_in=cfg.in_channels,
+        loss_func=nn.BCEWithLogitsLoss(),
+        cbs=clock,
+    )
     with learner.no_bar(), learner.no_logging():
         learner.fit_one_cycle(EPOCHS, cfg.lr)
     return clock.seconds / len(pairs[0])
@@ -234,9 +278,15 @@ NETWORKS = {  # how our `fit` gets the same network as the peer
 PEERS = {  # what the table calls it, with the versions of `PACKAGES`: its network and its loop
     "textbook loop, float32, NCHW": ("31 M U-Net", textbook),
     "textbook loop, bf16 autocast, NCHW": ("31 M U-Net", partial(textbook, autocast=True)),
-    "textbook loop, bf16 autocast, channels-last": ("31 M U-Net", partial(textbook, autocast=True, channels_last=True)),
+    "textbook loop, bf16 autocast, channels-last": (
+        "31 M U-Net",
+        partial(textbook, autocast=True, channels_last=True),
+    ),
     "Lightning {lightning} Trainer, float32": ("31 M U-Net", lightning_trainer),
     "MONAI {monai} loop, float32": ("MONAI BasicUNet", monai_loop),
-    "segmentation-models-pytorch {segmentation-models-pytorch} loop, float32": ("smp.Unet resnet34", smp_loop),
+    "segmentation-models-pytorch {segmentation-models-pytorch} loop, float32": (
+        "smp.Unet resnet34",
+        smp_loop,
+    ),
     "fastai {fastai} unet_learner, float32": ("fastai U-Net resnet34", fastai_learner),
 }

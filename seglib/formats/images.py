@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageFile
 
-from . import files
-from .errors import DataError
+from .. import files
+from ..errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
 IGNORE = 255  # mask value of pixels that no loss, metric or curve may count
@@ -86,7 +86,9 @@ def exif_orientation(path: str | Path) -> int:
     return value if value in range(1, 9) else 1
 
 
-def read_image(path: str | Path, channels: int = 3, percentiles: tuple[float, float] | None = None) -> np.ndarray:
+def read_image(
+    path: str | Path, channels: int = 3, percentiles: tuple[float, float] | None = None
+) -> np.ndarray:
     """An image as (H, W, channels) uint8, RGB order. Palettes become colours, alpha is cut off, more than 8 bits are
     stretched (see `to_uint8`). Colour becomes grey by the luma weights 0.299, 0.587, 0.114 where channels is 1."""
     pixels, mode, palette = read_pixels(path)
@@ -109,7 +111,9 @@ def to_uint8(image: np.ndarray, percentiles: tuple[float, float] | None = None) 
         return image
     finite = image[np.isfinite(image)] if image.dtype.kind == "f" else image
     if finite.size == 0:
-        raise DataError("the image holds no finite number; nothing can be shown or learned from it: export it again")
+        raise DataError(
+            "the image holds no finite number; nothing can be shown or learned from it: export it again"
+        )
     low, high = np.percentile(finite, percentiles or (0, 100))
     scaled = (np.nan_to_num(image.astype(np.float32), nan=low) - low) / max(high - low, 1e-12)
     return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
@@ -126,8 +130,12 @@ def as_channels(image: np.ndarray, channels: int) -> np.ndarray:
     if found in (2, 4):  # alpha last
         return as_channels(image[..., : found - 1], channels)
     if found == 3 and channels == 1:
-        return np.rint(image @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)[..., None]
-    raise DataError(f"the image has {found} channels, the network takes {channels}; set in_channels={found}")
+        return np.rint(image @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)[
+            ..., None
+        ]
+    raise DataError(
+        f"the image has {found} channels, the network takes {channels}; set in_channels={found}"
+    )
 
 
 # ---- masks
@@ -148,7 +156,9 @@ def read_mask(paths: str, encoding: str | dict[str, int] = "auto", inverted: boo
     parts = [_read_part(path, encoding) for path in paths.split(UNION)]
     shapes = {part.pixels.shape for part in parts}
     if len(shapes) > 1:
-        raise DataError(f"{paths}: the parts of one mask have different sizes {sorted(shapes)}; they must agree")
+        raise DataError(
+            f"{paths}: the parts of one mask have different sizes {sorted(shapes)}; they must agree"
+        )
     pixels = np.bitwise_or.reduce([1 - part.pixels if inverted else part.pixels for part in parts])
     how = " + ".join(dict.fromkeys(part.how for part in parts))
     return Mask(pixels, how + (", inverted" if inverted else ""), looks_inverted(pixels))
@@ -160,7 +170,9 @@ def looks_inverted(pixels: np.ndarray) -> bool:
     return bool(border.mean() > 0.8)
 
 
-def read_labels(path: str, encoding: str | dict[str, int], n_classes: int, label_map: dict[str, int]) -> Mask:
+def read_labels(
+    path: str, encoding: str | dict[str, int], n_classes: int, label_map: dict[str, int]
+) -> Mask:
     """A label map, (H, W) uint8 of class numbers; 255 stays 255 = ignored.
 
     Args:
@@ -214,7 +226,9 @@ def _check_numbers(path: str, labels: np.ndarray, n_classes: int) -> None:
 def _read_part(path: str, encoding: str | dict[str, int]) -> Mask:
     pixels, mode, palette = read_pixels(path)
     if isinstance(encoding, dict):
-        return Mask((_by_colour(path, pixels, palette, encoding) > 0).astype(np.uint8), "table of colours")
+        return Mask(
+            (_by_colour(path, pixels, palette, encoding) > 0).astype(np.uint8), "table of colours"
+        )
     if mode == "1":
         return Mask(pixels.astype(np.uint8), "1 bit")
     if encoding in ("threshold", "index"):
@@ -224,14 +238,23 @@ def _read_part(path: str, encoding: str | dict[str, int]) -> Mask:
         grey = pixels[..., :-1].max(axis=2) if grey.ndim == 3 else grey  # LA, RGBA: alpha last
         top = grey.max()
         limit = 127 if top > 1 else 0.5  # 0..255, or 0..1 in whole numbers or fractions
-        return Mask((grey > (0 if encoding == "index" else top / 2 if top > 255 else limit)).astype(np.uint8), encoding)
+        return Mask(
+            (grey > (0 if encoding == "index" else top / 2 if top > 255 else limit)).astype(
+                np.uint8
+            ),
+            encoding,
+        )
     if mode == "P":
         return _auto_palette(path, pixels, palette)
     if mode in ("LA", "RGBA"):
         alpha, pixels = pixels[..., -1], pixels[..., :-1]
         if alpha.min() != alpha.max():
             if (pixels != pixels[:1, :1]).any():
-                raise _ambiguous(path, "both its colours and its transparency vary", "save it without transparency")
+                raise _ambiguous(
+                    path,
+                    "both its colours and its transparency vary",
+                    "save it without transparency",
+                )
             return _auto_grey(path, alpha, "transparency, ")
     if pixels.ndim == 3:
         if (pixels == pixels[..., :1]).all():
@@ -246,14 +269,20 @@ def _auto_palette(path: str, pixels: np.ndarray, palette: np.ndarray) -> Mask:
         if (palette[present] == palette[present][:, :1]).all():
             return _auto_grey(path, palette[pixels][..., 0], "grey palette, ")
         raise _ambiguous(
-            path, f"a palette image with {len(present)} colours", "mask_encoding='index' takes every number above 0"
+            path,
+            f"a palette image with {len(present)} colours",
+            "mask_encoding='index' takes every number above 0",
         )
     brightness = palette[present].astype(int).sum(axis=1)
     if len(present) == 2 and brightness[0] > brightness[1]:
         raise _ambiguous(
-            path, f"its palette shows number {present[1]} darker than number {present[0]}", "mask_encoding='index'"
+            path,
+            f"its palette shows number {present[1]} darker than number {present[0]}",
+            "mask_encoding='index'",
         )
-    return Mask((pixels > (present[0] if len(present) == 2 else 0)).astype(np.uint8), "palette index")
+    return Mask(
+        (pixels > (present[0] if len(present) == 2 else 0)).astype(np.uint8), "palette index"
+    )
 
 
 def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
@@ -277,12 +306,17 @@ def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
     thick = _inner(between).sum() / max(between.sum(), 1)
     if thick > 0.002:  # grey areas, not the grey rim that resizing or JPEG leaves
         raise _ambiguous(
-            path, f"{between.mean():.0%} of its pixels are neither dark nor bright (soft mask or label map)",
+            path,
+            f"{between.mean():.0%} of its pixels are neither dark nor bright (soft mask or label map)",
             "mask_encoding='threshold' cuts at 127",
-        )  # fmt: skip
+        )
     if len(values) <= 8 and sum(_inner(grey == v).any() for v in values) > 2:
         shown = ", ".join(f"{v:g}" for v in values)
-        raise _ambiguous(path, f"areas of {len(values)} values ({shown})", "mask_encoding='index' takes all above 0")
+        raise _ambiguous(
+            path,
+            f"areas of {len(values)} values ({shown})",
+            "mask_encoding='index' takes all above 0",
+        )
     return Mask((scaled > 127).astype(np.uint8), f"{prefix}grey edges, cut at 127")
 
 
@@ -294,7 +328,9 @@ def _auto_colour(path: str, pixels: np.ndarray) -> Mask:
     if one_hue and (brightest < brightest.max() / 8).any():
         return _auto_grey(path, brightest, "one colour on black, ")
     raise _ambiguous(
-        path, f"several colours ({_colours(pixels)})", 'mask_encoding={"255,0,0": 1} names the structure\'s'
+        path,
+        f"several colours ({_colours(pixels)})",
+        'mask_encoding={"255,0,0": 1} names the structure\'s',
     )
 
 
@@ -314,13 +350,19 @@ def _inner(mask: np.ndarray) -> np.ndarray:
 def _colours(pixels: np.ndarray) -> str:
     colours, counts = np.unique(pixels[..., :3].reshape(-1, 3), axis=0, return_counts=True)
     common = colours[np.argsort(-counts)][:5]
-    return ", ".join(str(tuple(int(c) for c in colour)) for colour in common) + ("…" if len(colours) > 5 else "")
+    return ", ".join(str(tuple(int(c) for c in colour)) for colour in common) + (
+        "…" if len(colours) > 5 else ""
+    )
 
 
-def _by_colour(path: str, pixels: np.ndarray, palette: np.ndarray | None, table: dict[str, int]) -> np.ndarray:
+def _by_colour(
+    path: str, pixels: np.ndarray, palette: np.ndarray | None, table: dict[str, int]
+) -> np.ndarray:
     if palette is not None:
         pixels = palette[pixels]
-    pixels = as_channels(to_uint8(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels), 3)
+    pixels = as_channels(
+        to_uint8(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels), 3
+    )
     code = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     labels = np.full(code.shape, -1, np.int16)
     labels[code == 0] = 0  # black is background unless the table says otherwise
@@ -329,14 +371,18 @@ def _by_colour(path: str, pixels: np.ndarray, palette: np.ndarray | None, table:
         labels[code == red * 65536 + green * 256 + blue] = number
     if (labels < 0).any():
         unknown = _colours(pixels[labels < 0][None])
-        raise DataError(f"{path}: colours {unknown} are not in the mask_encoding table {list(table)}; add them")
+        raise DataError(
+            f"{path}: colours {unknown} are not in the mask_encoding table {list(table)}; add them"
+        )
     return labels.astype(np.uint8)
 
 
 # ---- geometry
 
 
-def fit_box(original: tuple[int, int], size: tuple[int, int], how: str) -> tuple[int, int, int, int]:
+def fit_box(
+    original: tuple[int, int], size: tuple[int, int], how: str
+) -> tuple[int, int, int, int]:
     """Where an image of `original` (height, width) lies in a frame of `size`: (top, left, height, width)."""
     if how == "stretch":
         return 0, 0, *size
@@ -348,7 +394,10 @@ def fit_box(original: tuple[int, int], size: tuple[int, int], how: str) -> tuple
 def fit_image(image: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
     """(H, W, C) uint8 -> (*size, C): bilinear with antialiasing; a letterbox pads with black."""
     top, left, height, width = fit_box(image.shape[:2], size, how)
-    planes = [_resample(image[..., c], (height, width), Image.Resampling.BILINEAR) for c in range(image.shape[2])]
+    planes = [
+        _resample(image[..., c], (height, width), Image.Resampling.BILINEAR)
+        for c in range(image.shape[2])
+    ]
     frame = np.zeros((*size, image.shape[2]), np.uint8)
     frame[top : top + height, left : left + width] = np.stack(planes, axis=-1)
     return frame
@@ -358,7 +407,9 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int], how: str) -> np.ndarray:
     """(H, W) uint8 -> size: nearest neighbour; the padding of a letterbox is `IGNORE`."""
     top, left, height, width = fit_box(mask.shape, size, how)
     frame = np.full(size, IGNORE, np.uint8)
-    frame[top : top + height, left : left + width] = _resample(mask, (height, width), Image.Resampling.NEAREST)
+    frame[top : top + height, left : left + width] = _resample(
+        mask, (height, width), Image.Resampling.NEAREST
+    )
     return frame
 
 
@@ -375,7 +426,9 @@ def unfit(prob: np.ndarray, original: tuple[int, int], how: str) -> np.ndarray:
 def _resample(plane: np.ndarray, size: tuple[int, int], filter: Any) -> np.ndarray:
     if plane.shape == tuple(size):
         return plane
-    return np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize((size[1], size[0]), filter))
+    return np.asarray(
+        Image.fromarray(np.ascontiguousarray(plane)).resize((size[1], size[0]), filter)
+    )
 
 
 # ---- writing
@@ -392,11 +445,4 @@ def write_png(path: str | Path, pixels: np.ndarray) -> Path:
 def sha256(path: str | Path) -> str:
     """The hash of a file's content, which tells equal files under different names."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file: Any) -> str:  # Python 3.10
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

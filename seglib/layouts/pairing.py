@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from .errors import DataError
-from .images import SUFFIXES, UNION
+from ..errors import DataError
+from ..formats.images import SUFFIXES, UNION
 
 MASK_SUFFIXES = ("", "_mask", "_segmentation", "_masks", "_seg", "-mask")
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 
 
 def pair(images: Path, masks: Iterable[Path], class_name: str) -> pd.DataFrame:
@@ -29,10 +36,20 @@ def pair(images: Path, masks: Iterable[Path], class_name: str) -> pd.DataFrame:
                 f"{path.name}: only {len(cell)} of its {len(by_folder)} masks exist ({Path(cell[0]).parent.name})"
             )
             cell = []  # half a union would teach a wrong truth
-        rows.append({"case": stem, "patient": stem, "split": "", "image": str(path), class_name: UNION.join(cell)})
+        rows.append(
+            {
+                "case": stem,
+                "patient": stem,
+                "split": "",
+                "image": str(path),
+                class_name: UNION.join(cell),
+            }
+        )
     for found in by_folder:
         notes += [
-            f"{p.parent.name}/{p.name}: mask without an image" for s, p in found.items() if (id(found), s) not in used
+            f"{p.parent.name}/{p.name}: mask without an image"
+            for s, p in found.items()
+            if (id(found), s) not in used
         ]
     cases = pd.DataFrame(rows, columns=["case", "patient", "split", "image", class_name])
     cases.attrs["notes"] = notes
@@ -42,15 +59,27 @@ def pair(images: Path, masks: Iterable[Path], class_name: str) -> pd.DataFrame:
 def pictures(folder: Path) -> dict[str, Path]:
     """Stem -> file of all pictures in a folder, in natural order (2 before 10)."""
     found: dict[str, Path] = {}
-    files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
-    for file in sorted(files, key=lambda f: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", f.name)]):
+    files = [
+        f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
+    ]
+    for file in sorted(
+        files, key=lambda f: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", f.name)]
+    ):
         if UNION in str(file):
-            raise DataError(f"{file}: the character {UNION!r} separates mask files; rename the file or its folder")
+            raise DataError(
+                f"{file}: the character {UNION!r} separates mask files; rename the file or its folder"
+            )
         if not _is_text(file.name):
-            raise DataError(f"{file.parent}: the name {ascii(file.name)} is not valid UTF-8; rename that file")
+            raise DataError(
+                f"{file.parent}: the name {ascii(file.name)} is not valid UTF-8; rename that file"
+            )
         if file.stem in found:
-            raise DataError(f"{file}: {found[file.stem].name} has the same name before the suffix; keep one of the two")
-        found[file.stem] = file.resolve() if file.exists() else file.absolute()  # a broken link keeps its name
+            raise DataError(
+                f"{file}: {found[file.stem].name} has the same name before the suffix; keep one of the two"
+            )
+        found[file.stem] = (
+            file.resolve() if file.exists() else file.absolute()
+        )  # a broken link keeps its name
     return found
 
 
@@ -69,7 +98,12 @@ def folders(root: Path, depth: int) -> list[Path]:
         raise DataError(f"{root}: no such folder; expected one with images and masks")
     level, found = [root], [root]
     for _ in range(depth):
-        level = [f for parent in level for f in sorted(parent.iterdir()) if f.is_dir() and not f.name.startswith(".")]
+        level = [
+            f
+            for parent in level
+            for f in sorted(parent.iterdir())
+            if f.is_dir() and not f.name.startswith(".")
+        ]
         found += level
     return found
 
@@ -79,4 +113,7 @@ def contents(root: Path) -> str:
     if not root.is_dir():
         return "no such folder"
     names = sorted(f.name + ("/" if f.is_dir() else "") for f in root.iterdir())
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "an empty folder"
+    return (
+        ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        or "an empty folder"
+    )

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import hosts, trees, volume_layouts
-from .errors import DataError
-from .images import SUFFIXES
+from .. import hosts
+from ..errors import DataError
+from ..formats.images import SUFFIXES
+from . import pairing, volumes
 
 
 def scan(cfg) -> pd.DataFrame:
@@ -26,22 +27,29 @@ def scan(cfg) -> pd.DataFrame:
         "palm": lambda root: scan_palm(root, cfg.class_names),
         "lung": lambda root: scan_lung(root, cfg.class_names[0]),
         "binary": lambda root: scan_binary(root, cfg.class_names[0]),
-        "rsna": lambda root: volume_layouts.scan_rsna(root, cfg),
-        "cardiac": lambda root: volume_layouts.scan_cardiac(root, cfg),
+        "rsna": lambda root: volumes.scan_rsna(root, cfg),
+        "cardiac": lambda root: volumes.scan_cardiac(root, cfg),
     }
     root = hosts.find_data(cfg) if cfg.local else hosts.wait_for_data(cfg)
-    if root is None and cfg.data_root and cfg.preset in ("rsna", "cardiac") and Path(cfg.data_root).is_dir():
-        root = Path(cfg.data_root)  # the forms of NIfTI trees are too many for markers; their scan says what it expects
+    if (
+        root is None
+        and cfg.data_root
+        and cfg.preset in ("rsna", "cardiac")
+        and Path(cfg.data_root).is_dir()
+    ):
+        root = Path(
+            cfg.data_root
+        )  # the forms of NIfTI trees are too many for markers; their scan says what it expects
     if root is None:
         raise DataError(hosts.explain_missing(cfg))
     cases = scanners[cfg.preset](root)
     if cfg.data_root and Path(cfg.data_root).resolve() != root.resolve():
-        beside = [f for f in sorted(root.parent.iterdir()) if f.is_dir() and f.resolve() != root.resolve()]
+        beside = [
+            f for f in sorted(root.parent.iterdir()) if f.is_dir() and f.resolve() != root.resolve()
+        ]
         others = [f.name for f in beside if hosts.find_data(cfg.replace(data_root=str(f)))]
         if others:
-            note = (
-                f"{root.name} was read, {', '.join(others)} beside it was not: set data_root to the one that you mean"
-            )
+            note = f"{root.name} was read, {', '.join(others)} beside it was not: set data_root to the one that you mean"
             cases.attrs["notes"] = [*cases.attrs["notes"], note]
     if cases.empty:
         raise DataError(f"{root}: no image found; expected files ending in {', '.join(SUFFIXES)}")
@@ -54,7 +62,7 @@ def scan_lung(root: str | Path, class_name: str = "lung") -> pd.DataFrame:
     The finding is the last character of the stem: `_0` normal, `_1` tuberculosis. Left and right masks are united.
     """
     root, tables, notes = Path(root), [], []
-    for folder in trees.folders(root, depth=3):
+    for folder in pairing.folders(root, depth=3):
         for images, masks in (
             ("CXR_png", "ManualMask"),
             ("images", "."),
@@ -66,15 +74,15 @@ def scan_lung(root: str | Path, class_name: str = "lung") -> pd.DataFrame:
             if not (folder / images).is_dir():
                 continue
             if all(side.is_dir() for side in sides):
-                tables.append(trees.pair(folder / images, sides, class_name))
+                tables.append(pairing.pair(folder / images, sides, class_name))
                 break
             if masks in ("mask", "masks") and (folder / masks).is_dir():
-                tables.append(trees.pair(folder / images, [folder / masks], class_name))
+                tables.append(pairing.pair(folder / images, [folder / masks], class_name))
                 break
     if not tables:
         raise DataError(
             f"{root}: no chest X-rays; expected MontgomerySet/CXR_png with ManualMask/leftMask and rightMask, or img "
-            f"with mask (Shenzhen); found {trees.contents(root)}"
+            f"with mask (Shenzhen); found {pairing.contents(root)}"
         )
     for table in tables:
         notes += table.attrs["notes"]
@@ -82,7 +90,9 @@ def scan_lung(root: str | Path, class_name: str = "lung") -> pd.DataFrame:
     ending = cases["case"].str.extract(r"_([01])$")[0]
     cases["finding"] = ending.map({"0": "normal", "1": "tuberculosis"}).fillna("")
     cases["patient"] = cases["case"].str.replace(r"_[01]$", "", regex=True)
-    cases["patient"] = cases["patient"].str.replace(r"-(day-?\d+|admission|\d+-(hours|days))(-PA)?$", "", regex=True)
+    cases["patient"] = cases["patient"].str.replace(
+        r"-(day-?\d+|admission|\d+-(hours|days))(-PA)?$", "", regex=True
+    )
     cases.attrs["notes"] = notes
     return cases
 
@@ -94,18 +104,33 @@ def scan_binary(root: str | Path, class_name: str = "structure") -> pd.DataFrame
     own; where several show one patient, set `cases["patient"]` before the split.
     """
     root, tables = Path(root), []
-    for folder in [root, *(f for f in trees.folders(root, depth=1)[1:] if f.name.lower() in trees.SPLITS)]:
-        for images, masks in (("images", "masks"), ("train", "train_masks"), ("ISIC*_Input", "ISIC*_GroundTruth")):
+    for folder in [
+        root,
+        *(f for f in pairing.folders(root, depth=1)[1:] if f.name.lower() in pairing.SPLITS),
+    ]:
+        for images, masks in (
+            ("images", "masks"),
+            ("train", "train_masks"),
+            ("ISIC*_Input", "ISIC*_GroundTruth"),
+        ):
             found = [sorted(f for f in folder.glob(name) if f.is_dir()) for name in (images, masks)]
             for source, target in zip(*found):
-                table = trees.pair(source, [target], class_name)
-                words = [folder.name.lower()] if folder != root else re.split("[-_]", source.name.lower())[1:]
-                table["split"] = next((trees.SPLITS[word] for word in words if word in trees.SPLITS), "")
+                table = pairing.pair(source, [target], class_name)
+                words = (
+                    [folder.name.lower()]
+                    if folder != root
+                    else re.split("[-_]", source.name.lower())[1:]
+                )
+                table["split"] = next(
+                    (pairing.SPLITS[word] for word in words if word in pairing.SPLITS), ""
+                )
                 tables.append(table)
             if all(found):
                 break
     if not tables:
-        raise DataError(f"{root}: no pair of folders images and masks; found {trees.contents(root)}")
+        raise DataError(
+            f"{root}: no pair of folders images and masks; found {pairing.contents(root)}"
+        )
     cases = pd.concat(tables, ignore_index=True)
     if cases["case"].duplicated().any():
         cases["case"] = cases["patient"] = cases["split"] + "_" + cases["case"]
@@ -113,7 +138,9 @@ def scan_binary(root: str | Path, class_name: str = "structure") -> pd.DataFrame
     return cases
 
 
-def scan_palm(root: str | Path, class_names: Iterable[str] = ("atrophy", "detachment", "disc")) -> pd.DataFrame:
+def scan_palm(
+    root: str | Path, class_names: Iterable[str] = ("atrophy", "detachment", "disc")
+) -> pd.DataFrame:
     """PALM: `Training` and `Validation`, or `PALM` with them; in each `Images` and the masks, a folder a class.
 
     A class lies in `Lesion Masks/<Class>` or `<Class> Masks`, upper or lower case. An empty cell only says that there
@@ -125,11 +152,19 @@ def scan_palm(root: str | Path, class_names: Iterable[str] = ("atrophy", "detach
         DataError: no such tree, or some class has masks but one of `class_names` has no folder.
     """
     root, class_names, tables, notes = Path(root), list(class_names), [], []
-    folders = [f for base in (root, root / "PALM") if base.is_dir() for f in trees.folders(base, depth=1)]
-    parts = {f: _mask_folders(f) for f in folders if f.name.lower() in trees.SPLITS and (f / "Images").is_dir()}
+    folders = [
+        f for base in (root, root / "PALM") if base.is_dir() for f in pairing.folders(base, depth=1)
+    ]
+    parts = {
+        f: _mask_folders(f)
+        for f in folders
+        if f.name.lower() in pairing.SPLITS and (f / "Images").is_dir()
+    }
     if not parts:
-        found = trees.contents(root)
-        raise DataError(f"{root}: no PALM tree; expected Training/Images and Validation/Images; found {found}")
+        found = pairing.contents(root)
+        raise DataError(
+            f"{root}: no PALM tree; expected Training/Images and Validation/Images; found {found}"
+        )
     known = sorted({name for masks in parts.values() for name in masks})
     for name in class_names:
         if known and name.lower() not in known:
@@ -138,16 +173,25 @@ def scan_palm(root: str | Path, class_names: Iterable[str] = ("atrophy", "detach
                 f"found those of {', '.join(known)}; rename the folder or set class_names"
             )
     for part, masks in parts.items():
-        notes += [f"{part.name}: no folder with masks of {name}" for name in class_names if name.lower() not in masks]
+        notes += [
+            f"{part.name}: no folder with masks of {name}"
+            for name in class_names
+            if name.lower() not in masks
+        ]
         pairs = {
-            n: trees.pair(part / "Images", [masks[n.lower()]] if n.lower() in masks else [], n) for n in class_names
+            n: pairing.pair(part / "Images", [masks[n.lower()]] if n.lower() in masks else [], n)
+            for n in class_names
         }
         notes += [note for table in pairs.values() for note in table.attrs["notes"]]
         columns = {name: table[name] for name, table in pairs.items()}
-        tables.append(pairs[class_names[0]].assign(split=trees.SPLITS[part.name.lower()], **columns))
+        tables.append(
+            pairs[class_names[0]].assign(split=pairing.SPLITS[part.name.lower()], **columns)
+        )
     cases = pd.concat(tables, ignore_index=True)
     letter = cases["case"].str.extract(r"^([NHP])\d")[0]
-    cases["finding"] = letter.map({"N": "normal", "H": "high myopia", "P": "pathological myopia"}).fillna("")
+    cases["finding"] = letter.map(
+        {"N": "normal", "H": "high myopia", "P": "pathological myopia"}
+    ).fillna("")
     cases.attrs["notes"] = notes
     return cases
 
@@ -155,10 +199,10 @@ def scan_palm(root: str | Path, class_names: Iterable[str] = ("atrophy", "detach
 def _mask_folders(part: Path) -> dict[str, Path]:
     """Class in lower case -> its folder `Lesion Masks/<Class>` or `<Class> Masks` in one part of PALM."""
     found: dict[str, Path] = {}
-    for folder in trees.folders(part, depth=1)[1:]:
+    for folder in pairing.folders(part, depth=1)[1:]:
         name = folder.name.lower()
         if name == "lesion masks":
-            found |= {f.name.lower(): f for f in trees.folders(folder, depth=1)[1:]}
+            found |= {f.name.lower(): f for f in pairing.folders(folder, depth=1)[1:]}
         elif name.endswith(" masks"):
             found[name.removesuffix(" masks")] = folder
     return found

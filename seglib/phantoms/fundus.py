@@ -30,10 +30,16 @@ class _Photo:
         self.turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         self.turn = np.diag([rng.choice([-1.0, 1.0]), 1.0]) @ self.turn
         on_macula = rng.random() < 0.7
-        self.aim = rng.uniform([0.65, -0.15], [0.95, 0.15]) if on_macula else rng.uniform([0.05, -0.2], [0.4, 0.2])
+        self.aim = (
+            rng.uniform([0.65, -0.15], [0.95, 0.15])
+            if on_macula
+            else rng.uniform([0.05, -0.2], [0.4, 0.2])
+        )
         self.centre = np.array([width, height]) / 2
         pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1) - self.centre
-        self.out = np.float32(np.hypot(*pixels.transpose(2, 0, 1)) / self.radius)  # 1 at the rim of the field
+        self.out = np.float32(
+            np.hypot(*pixels.transpose(2, 0, 1)) / self.radius
+        )  # 1 at the rim of the field
         self.x, self.y = np.float32(pixels / self.scale @ self.turn.T + self.aim).transpose(2, 0, 1)
 
     def stroke(self, width, *curves):
@@ -43,7 +49,15 @@ class _Photo:
             column_row = (curve - self.aim) @ self.turn * self.scale + self.centre
             # With shift=4 OpenCV counts in 1/16 pixel.
             points = np.int32(np.round(column_row * 16))
-            cv2.polylines(layer, [points], False, int(255 * min(1, pixels)), max(1, round(pixels)), cv2.LINE_AA, 4)
+            cv2.polylines(
+                layer,
+                [points],
+                False,
+                int(255 * min(1, pixels)),
+                max(1, round(pixels)),
+                cv2.LINE_AA,
+                4,
+            )
         return layer.astype(np.float32) / 255
 
     def oval(self, x, y, a, b, turn=0.0):
@@ -84,7 +98,9 @@ def _choroid(photo, rng):
     for bands, width in ((11, 0.22), (18, 0.3), (26, 0.3)):
         noise = photo.clouds(rng, bands, bands // 2)
         net = np.maximum(net, 1 - np.abs(noise) / width)
-    bent = cv2.remap(net, columns + shift[0], rows + shift[1], cv2.INTER_LINEAR, None, cv2.BORDER_REFLECT)
+    bent = cv2.remap(
+        net, columns + shift[0], rows + shift[1], cv2.INTER_LINEAR, None, cv2.BORDER_REFLECT
+    )
     return np.clip(1.6 * bent, 0, 1)
 
 
@@ -104,23 +120,36 @@ def _vessels(photo, rng):
         curves = []
         for up in (-1, 1):
             reach, bend, end = rng.uniform([0.5, 0.3, 0.2], [0.85, 0.5, 0.6])
-            temporal = [(0.03, 0.2), (bend, 0.85 * reach), (1, reach), (1.7, 0.75 * reach), (2.8, end)]
+            temporal = [
+                (0.03, 0.2),
+                (bend, 0.85 * reach),
+                (1, reach),
+                (1.7, 0.75 * reach),
+                (2.8, end),
+            ]
             nasal = [(-0.03, 0.15), (-0.4, rng.uniform(0.4, 0.8)), (-1.3, rng.uniform(0.5, 1.6))]
             curves += [_arcade(rng, up, temporal), _arcade(rng, up, nasal)]
         for thinner in (1, 0.7, 0.45, 0.3):
             # Vessels taper: the whole line thin, its first part thick.
             for share, part in ((1, 0.65), (0.5, 1)):
                 lines = [curve[: int(share * len(curve))] for curve in curves]
-                total = np.maximum(total, depth * min(1, thinner + 0.3) * photo.stroke(width * thinner * part, *lines))
+                total = np.maximum(
+                    total,
+                    depth * min(1, thinner + 0.3) * photo.stroke(width * thinner * part, *lines),
+                )
             parents = np.repeat(curves, 4 if thinner == 1 else 2, axis=0)  # (branches, points, 2)
             n, points = parents.shape[:2]
             forks = np.arange(n), rng.integers(points // 6, points - 2, n)
             x, y = (parents[forks[0], forks[1] + 1] - parents[forks]).T
             turns = rng.choice([-1, 1], (n, 1)) * rng.uniform(0.4, 0.9, (n, 1))
             bends = np.arctan2(y, x)[:, None] + turns + np.cumsum(rng.normal(0, 0.14, (n, 18)), 1)
-            curves = parents[forks][:, None] + 0.035 * np.cumsum(np.stack([np.cos(bends), np.sin(bends)], -1), 1)
+            curves = parents[forks][:, None] + 0.035 * np.cumsum(
+                np.stack([np.cos(bends), np.sin(bends)], -1), 1
+            )
     # None in the middle of the fovea, and narrow where they leave the disc.
-    return photo.soft(total, 0.006) * (1 - photo.glow(1, 0, 0.28)) * (1 - 0.4 * photo.glow(0, 0, 0.2))
+    return (
+        photo.soft(total, 0.006) * (1 - photo.glow(1, 0, 0.28)) * (1 - 0.4 * photo.glow(0, 0, 0.2))
+    )
 
 
 def _disc(photo, rng, myopic):
@@ -128,7 +157,12 @@ def _disc(photo, rng, myopic):
     a, b = rng.uniform([0.2, 0.225], [0.23, 0.26])
     turn = rng.normal(0, 0.15 + 0.25 * myopic)
     a *= 1 - rng.uniform(0, 0.3) * myopic  # a tilted disc looks narrow
-    cup = photo.oval(rng.uniform(0, 0.03), rng.normal(0, 0.01), *(rng.uniform(0.35, 0.65) * np.array([a, b])), turn)
+    cup = photo.oval(
+        rng.uniform(0, 0.03),
+        rng.normal(0, 0.01),
+        *(rng.uniform(0.35, 0.65) * np.array([a, b])),
+        turn,
+    )
     return photo.oval(0, 0, a, b, turn) + 0.01 * photo.clouds(rng, 30), _edge(cup, 0.06)
 
 
@@ -138,7 +172,10 @@ def _atrophy(photo, rng, finding, disc):
     size = rng.uniform(0.25, 0.33) if finding == "H" else rng.uniform(0.3, 0.58)
     lean = rng.normal(0, 0.5)
     x, y = (size - 0.1) * np.array([np.cos(lean), np.sin(lean)])
-    depth = photo.oval(x, y, size * rng.uniform(0.7, 0.95), size * rng.uniform(0.85, 1.15), lean) + ragged
+    depth = (
+        photo.oval(x, y, size * rng.uniform(0.7, 0.95), size * rng.uniform(0.85, 1.15), lean)
+        + ragged
+    )
     for _ in range(rng.integers(0, 4) if finding == "P" else 0):
         x, y = rng.uniform([0.5, -0.6], [1.5, 0.6])
         a, b = rng.uniform(0.06, 0.24, 2)
@@ -152,10 +189,14 @@ def _detachment(photo, rng):
     along = np.cos(towards) * photo.x + np.sin(towards) * photo.y
     across = np.cos(towards) * photo.y - np.sin(towards) * photo.x
     bulge = rng.uniform(-0.3, 0.4) * (across - rng.uniform(-0.3, 0.3)) ** 2
-    far = np.cos(towards) * photo.aim[0] + np.sin(towards) * photo.aim[1] + photo.radius / photo.scale
+    far = (
+        np.cos(towards) * photo.aim[0] + np.sin(towards) * photo.aim[1] + photo.radius / photo.scale
+    )
     line = max(0.35, far - rng.uniform(0.7, 1.15))
     depth = along - line - bulge + 0.1 * photo.clouds(rng, 6) + 0.02 * photo.clouds(rng, 25)
-    phase = rng.uniform(8, 14) * (0.6 * along + rng.uniform(-0.6, 0.6) * across) + 3 * photo.clouds(rng, 5)
+    phase = rng.uniform(8, 14) * (0.6 * along + rng.uniform(-0.6, 0.6) * across) + 3 * photo.clouds(
+        rng, 5
+    )
     folds = 1 - 2 * np.abs(np.sin(phase / 2 + photo.clouds(rng, 9)))
     return depth, folds * np.clip(photo.clouds(rng, 5) + 0.7, 0, 1)
 
@@ -169,12 +210,16 @@ def _bright_spots(photo, rng, disc):
         widths = rng.choice([0.02, 0.035, 0.06], len(spots))
         for width in set(widths):
             # A line without length is a dot.
-            dots = np.maximum(dots, photo.stroke(width, *[np.array([s, s]) for s in spots[widths == width]]))
+            dots = np.maximum(
+                dots, photo.stroke(width, *[np.array([s, s]) for s in spots[widths == width]])
+            )
     share = 0.9 * photo.soft(dots, 0.012)
     if rng.random() < 0.2:
         headings = rng.choice([-1, 1]) * rng.uniform(0.9, 1.7) + rng.uniform(-0.6, 0.6, 120)
         starts = 0.15 * np.stack([np.cos(headings), np.sin(headings)], 1)
-        fibres = photo.stroke(0.01, *[np.array([s, t * s]) for s, t in zip(starts, rng.uniform(1.5, 4, 120))])
+        fibres = photo.stroke(
+            0.01, *[np.array([s, t * s]) for s, t in zip(starts, rng.uniform(1.5, 4, 120))]
+        )
         fibres = 2.5 * photo.soft(fibres, 0.015) * photo.glow(0, 0, rng.uniform(0.35, 0.5))
         share = np.maximum(share, fibres.clip(0, 0.9) * (disc < 0.02))
     return share
@@ -183,16 +228,24 @@ def _bright_spots(photo, rng, disc):
 def _expose(photo, rng, colour):
     """Reflected colour (H, W, 3) -> photograph (H, W, 3) uint8: light, haze, reflexes, camera, black surround."""
     glow = rng.normal(0, 0.3, 2) + photo.aim
-    light = 1 - rng.uniform(0.25, 0.75) * np.minimum(photo.out, 1) ** 2 + rng.uniform(0, 0.3) * photo.glow(*glow, 0.9)
+    light = (
+        1
+        - rng.uniform(0.25, 0.75) * np.minimum(photo.out, 1) ** 2
+        + rng.uniform(0, 0.3) * photo.glow(*glow, 0.9)
+    )
     light *= 1 + 0.12 * photo.clouds(rng, 3)
     tint = rng.uniform([0.9, 0.85, 0.6], [1.05, 1.1, 1.1])
     colour = colour * np.float32(tint) * light[..., None]
     # Light scattered in lens and vitreous, greener than the fundus; more of it towards the rim.
     haze = rng.choice([0.02, 0.1, 0.3], p=[0.5, 0.35, 0.15]) * rng.uniform(0.7, 1.2)
     haze = haze * (0.6 + rng.uniform(0, 1.2) * photo.out**3) * (1 + 0.2 * photo.clouds(rng, 3))
-    colour = _blend(colour, np.float32(rng.uniform([0.35, 0.4, 0.3], [0.6, 0.55, 0.45])), np.clip(haze, 0, 0.6))
+    colour = _blend(
+        colour, np.float32(rng.uniform([0.35, 0.4, 0.3], [0.6, 0.55, 0.45])), np.clip(haze, 0, 0.6)
+    )
     if rng.random() < 0.45:  # a reflex of lid or lens: an arc at the rim
-        reflex = photo.glow(*photo.aim + photo.radius / photo.scale * rng.normal(0, 0.8, 2), rng.uniform(0.4, 0.9))
+        reflex = photo.glow(
+            *photo.aim + photo.radius / photo.scale * rng.normal(0, 0.8, 2), rng.uniform(0.4, 0.9)
+        )
         reflex *= _edge(photo.out - rng.uniform(0.8, 0.95) + 0.05 * photo.clouds(rng, 8), 0.15)
         colour = _blend(colour, np.float32([1.0, 0.8, 0.55]), reflex)
     gain, gamma, grain = rng.uniform([0.65, 0.75, 1], [1.15, 1.1, 3.5])
@@ -214,15 +267,21 @@ def _eye(photo, rng, finding, detached):
     myopic = finding != "N"
     disc, cup = _disc(photo, rng, myopic)
     net, texture = _choroid(photo, rng), photo.clouds(rng, 60) + photo.clouds(rng, 25)
-    thin = rng.uniform(0.4, 1) if myopic else rng.uniform(0, 0.4)  # how far the choroid shows through
+    thin = (
+        rng.uniform(0.4, 1) if myopic else rng.uniform(0, 0.4)
+    )  # how far the choroid shows through
     blood = rng.uniform(0.65, 0.95) + 0.15 * thin * (net - 0.5) + 0.04 * texture
-    pigment = rng.uniform(0.15, 0.6) * (1 + 0.1 * texture + 0.2 * photo.clouds(rng, 5)) - 0.6 * thin * (net - 0.7)
+    pigment = rng.uniform(0.15, 0.6) * (
+        1 + 0.1 * texture + 0.2 * photo.clouds(rng, 5)
+    ) - 0.6 * thin * (net - 0.7)
     pigment += rng.uniform(0.15, 0.5) * photo.glow(1, rng.uniform(0, 0.12), 0.2)
     masks = {"Disc Masks": disc > 0}
     if myopic:
         depth = _atrophy(photo, rng, finding, disc)
         mottled = 1 + 0.35 * photo.clouds(rng, 12) + 0.25 * photo.clouds(rng, 45)
-        bare = _edge(depth, rng.uniform(0.03, 0.12)) * (rng.uniform(0.6, 0.95) * mottled).clip(0.25, 1)
+        bare = _edge(depth, rng.uniform(0.03, 0.12)) * (rng.uniform(0.6, 0.95) * mottled).clip(
+            0.25, 1
+        )
         blood = _blend(blood, 0.05 + rng.uniform(0.25, 0.5) * net, bare)
         # Pigment heaps up at the rim.
         heaps = np.clip(photo.clouds(rng, 35) - 0.2, 0, 1) * np.exp(-((depth / 0.06) ** 2))
@@ -230,15 +289,24 @@ def _eye(photo, rng, finding, detached):
         masks["Lesion Masks/Atrophy"] = depth > 0
     # The nerve is paler in its cup and on the side of the fovea.
     tissue = rng.uniform(0.1, 0.32)
-    blood = _blend(blood, tissue - 0.85 * tissue * cup - 0.3 * photo.x + 0.02 * texture, _edge(disc, 0.025))
+    blood = _blend(
+        blood, tissue - 0.85 * tissue * cup - 0.3 * photo.x + 0.02 * texture, _edge(disc, 0.025)
+    )
     pigment = _blend(pigment, np.float32(rng.uniform(0, 0.1)), _edge(disc, 0.025))
-    colour = SCLERA * np.exp(-BLOOD * blood[..., None].clip(0) - PIGMENT * pigment[..., None].clip(0))
+    colour = SCLERA * np.exp(
+        -BLOOD * blood[..., None].clip(0) - PIGMENT * pigment[..., None].clip(0)
+    )
     colour = _blend(colour, FAT, _bright_spots(photo, rng, disc))
     if detached:
         depth, folds = _detachment(photo, rng)
-        veil = np.float32(rng.uniform([0.5, 0.4, 0.3], [0.75, 0.62, 0.52])) * (1 + 0.45 * folds)[..., None]
+        veil = (
+            np.float32(rng.uniform([0.5, 0.4, 0.3], [0.75, 0.62, 0.52]))
+            * (1 + 0.45 * folds)[..., None]
+        )
         rim = 0.25 * np.exp(-((depth / 0.03) ** 2)) - 0.3 * np.exp(-(((depth + 0.06) / 0.05) ** 2))
-        colour = _blend(colour, veil, rng.uniform(0.6, 0.85) * _edge(depth, 0.06)) * (1 + rim)[..., None]
+        colour = (
+            _blend(colour, veil, rng.uniform(0.6, 0.85) * _edge(depth, 0.06)) * (1 + rim)[..., None]
+        )
         # Nobody sees what lies behind it.
         masks = {folder: mask & (depth <= 0) for folder, mask in masks.items()}
         masks["Lesion Masks/Detachment"] = depth > 0
@@ -256,7 +324,9 @@ def palm_case(i, rng):
     colour, masks = _eye(photo, rng, finding, detached=i % 5 == 0)
     missing = {"Disc Masks": i % 9 == 5, "Lesion Masks/Atrophy": i % 7 == 1}
     part, name = "Validation" if i % 4 == 3 else "Training", f"{finding}{i + 1:04d}"
-    files = {f"PALM/{part}/Images/{name}.jpg": _file(_expose(photo, rng, colour), "JPEG", quality=90)}
+    files = {
+        f"PALM/{part}/Images/{name}.jpg": _file(_expose(photo, rng, colour), "JPEG", quality=90)
+    }
     for folder, mask in masks.items():
         if not missing.get(folder):
             inverted = np.where(mask & (photo.out < 1), 0, 255).astype(np.uint8)

@@ -7,8 +7,9 @@ import tempfile
 import numpy as np
 from PIL import Image
 
-from . import hosts, phantom_abdomen, phantom_chest, phantom_fundus, phantom_heart, phantom_skin
-from .errors import ConfigError, DataError
+from .. import hosts
+from ..errors import ConfigError, DataError
+from . import abdomen, chest, fundus, heart, skin
 
 
 def write(name, folder, n=24, seed=0):
@@ -35,15 +36,17 @@ def write(name, folder, n=24, seed=0):
     no phantom wrote; they are left alone). Every notebook calls this when there is no real data.
     """
     drawers = {
-        "palm": phantom_fundus.palm_case,
-        "lung": phantom_chest.lung_case,
-        "binary": phantom_skin.binary_case,
-        "rsna": phantom_abdomen.rsna_case,
-        "cardiac": phantom_heart.cardiac_case,
+        "palm": fundus.palm_case,
+        "lung": chest.lung_case,
+        "binary": skin.binary_case,
+        "rsna": abdomen.rsna_case,
+        "cardiac": heart.cardiac_case,
     }
     if name not in drawers:
         near = difflib.get_close_matches(str(name), drawers, n=1, cutoff=0)[0]
-        raise ConfigError(f"phantom {name!r} is unknown; did you mean {near!r}? Known: {', '.join(drawers)}")
+        raise ConfigError(
+            f"phantom {name!r} is unknown; did you mean {near!r}? Known: {', '.join(drawers)}"
+        )
     if n < 1 or seed < 0:
         raise ConfigError(f"n={n}, seed={seed}: expected n of 1 or more and seed of 0 or more")
     folder = pathlib.Path(folder).expanduser().absolute()
@@ -72,7 +75,10 @@ def write(name, folder, n=24, seed=0):
 
 def _count(folder):
     """Number of files below `folder`, without the marker and what file browsers drop."""
-    return sum(p.is_file() and p.name not in (hosts.PHANTOM, ".DS_Store", "Thumbs.db") for p in folder.rglob("*"))
+    return sum(
+        p.is_file() and p.name not in (hosts.PHANTOM, ".DS_Store", "Thumbs.db")
+        for p in folder.rglob("*")
+    )
 
 
 def _is_written(folder, line):
@@ -80,14 +86,20 @@ def _is_written(folder, line):
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     if not (folder / hosts.PHANTOM).is_file():
-        raise DataError(f"{folder}: holds something else than phantoms (no {hosts.PHANTOM}); choose another folder")
-    line_found, _, files = (folder / hosts.PHANTOM).read_text(encoding="utf-8").strip().rpartition(" files=")
+        raise DataError(
+            f"{folder}: holds something else than phantoms (no {hosts.PHANTOM}); choose another folder"
+        )
+    line_found, _, files = (
+        (folder / hosts.PHANTOM).read_text(encoding="utf-8").strip().rpartition(" files=")
+    )
     found, expected = _count(folder), int(files) if files.isdigit() else -1
     if line_found == line and found >= expected >= 0:
         return True
     # A wrong count means that somebody put real data there or lost a file: never replace such a folder.
     if found != expected:
-        raise DataError(f"{folder}: {found} files, but {hosts.PHANTOM} says {files}; move that folder away yourself")
+        raise DataError(
+            f"{folder}: {found} files, but {hosts.PHANTOM} says {files}; move that folder away yourself"
+        )
     return False
 
 
@@ -102,11 +114,15 @@ def data_or_phantoms(cfg, n: int = 48, seed: int = 0) -> bool:
     except DataError:
         found = None
     if found is None:
-        cfg.data_root = str(write(cfg.preset, pathlib.Path(hosts.run_root(cfg)) / "phantoms" / cfg.preset, n, seed))
+        cfg.data_root = str(
+            write(cfg.preset, pathlib.Path(hosts.run_root(cfg)) / "phantoms" / cfg.preset, n, seed)
+        )
         print(f"PHANTOMS: no {cfg.preset} data was found, so {n} synthetic images are used.")
         print("The scores below show that the code works; they say nothing about patients.")
         return False
     cfg.data_root = str(found)
     synthetic = (found / hosts.PHANTOM).is_file() or (found.parent / hosts.PHANTOM).is_file()
-    print(f"{'PHANTOMS (synthetic images)' if synthetic else 'REAL DATA'}: {cfg.preset}, from the folder {found.name}")
+    print(
+        f"{'PHANTOMS (synthetic images)' if synthetic else 'REAL DATA'}: {cfg.preset}, from the folder {found.name}"
+    )
     return not synthetic

@@ -37,14 +37,18 @@ class _Film:
 
     def bone(self, width, *curves):
         """Tubes with a brighter rim, the cortex."""
-        return self.soft(self.stroke(width, *curves) - 0.5 * self.stroke(0.6 * width, *curves), 0.008)
+        return self.soft(
+            self.stroke(width, *curves) - 0.5 * self.stroke(0.6 * width, *curves), 0.008
+        )
 
     def soft(self, layer, sigma):
         return cv2.GaussianBlur(layer, (0, 0), sigma * self.scale[0])
 
     def depth(self, layer, reach):
         """0 at the rim of a filled shape, rising like a ball's thickness to 1 at `reach` body units."""
-        inside = cv2.distanceTransform(np.uint8(layer > 0.5), cv2.DIST_L2, 3) / (reach * self.scale[0])
+        inside = cv2.distanceTransform(np.uint8(layer > 0.5), cv2.DIST_L2, 3) / (
+            reach * self.scale[0]
+        )
         return np.sqrt(1 - (1 - np.minimum(inside, 1)) ** 2)
 
     def clouds(self, rng, cells):
@@ -73,11 +77,23 @@ def _lung_shapes(rng):
     neck, knob, atrium, heart = rng.uniform([0.13, 0.17, 0.17, 0.36], [0.18, 0.27, 0.26, 0.54])
     lower = dome + rng.uniform(0.02, 0.07)  # the heart pushes the left dome down
     right = [(atrium, dome + 0.06), (atrium + 0.03, dome - 0.1), (0.19, 0.45), (neck + 0.02, 0.25)]
-    left = [(heart, lower + 0.05), (heart, lower - 0.1), (0.66 * heart, 0.52), (0.2, 0.38), (knob, 0.24)]
+    left = [
+        (heart, lower + 0.05),
+        (heart, lower - 0.1),
+        (0.66 * heart, 0.52),
+        (0.2, 0.38),
+        (knob, 0.24),
+    ]
     shapes = []
     for sign, medial, top in ((-1, right, dome), (1, left, lower)):
         tip, wall, end = rng.uniform([-0.02, 0.94, angle - 0.04], [0.03, 1.01, angle + 0.04])
-        over = [(neck, 0.12), (neck + 0.06, 0.03 + tip), (apex, tip), (0.8 * upper, 0.09), (upper, 0.26)]
+        over = [
+            (neck, 0.12),
+            (neck + 0.06, 0.03 + tip),
+            (apex, tip),
+            (0.8 * upper, 0.09),
+            (upper, 0.26),
+        ]
         side = _curve(*medial, *over, (0.97 * wall, 0.6), (wall, end))
         crest = (0.7, top + 0.02), (0.5 + medial[0][0] / 5, top)
         base = _curve((wall, end), (0.88, (top + end) / 2), *crest, medial[0])
@@ -89,8 +105,22 @@ def _soft_tissue(film, rng, shapes, lungs, shoulder):
     """Absorption of trunk, arms, breasts, heart and belly, less the air in lungs, windpipe and stomach."""
     (right, right_base), (left, left_base) = shapes
     pit, flank, bust = rng.uniform([0.35, 1.06, 0.0], [0.6, 1.2, 0.45])
-    half = [(0.34, -0.9), (0.32, -0.3), (0.7, shoulder - 0.07), (1.4, shoulder), (2.4, 0.4), (2.4, 0.9)]
-    half += [(1.55, 0.6), (1.2, pit), (flank + 0.06, 0.68), (flank + bust / 4, 0.85), (flank, 1.4), (1.4, 2)]
+    half = [
+        (0.34, -0.9),
+        (0.32, -0.3),
+        (0.7, shoulder - 0.07),
+        (1.4, shoulder),
+        (2.4, 0.4),
+        (2.4, 0.9),
+    ]
+    half += [
+        (1.55, 0.6),
+        (1.2, pit),
+        (flank + 0.06, 0.68),
+        (flank + bust / 4, 0.85),
+        (flank, 1.4),
+        (1.4, 2),
+    ]
     body = film.soft(film.fill(np.r_[half, half[::-1] * np.array([-1, 1])]), 0.03)
     total = rng.uniform(0.9, 1.15) * film.depth(body, 0.6)
     belly = film.fill(np.r_[right_base, left_base[::-1], [(1.0, 2.5), (-1.0, 2.5)]])
@@ -100,9 +130,14 @@ def _soft_tissue(film, rng, shapes, lungs, shoulder):
     total += rng.uniform(0.05, 0.25) * film.soft(film.fill(between), 0.015)
     total += 0.2 * film.soft(film.fill(_oval(0.12, 0.72, 0.42, 0.3)) * (1 - lungs), 0.02)
     for x in rng.uniform([-0.7, 0.55], [-0.55, 0.7]):
-        total += bust * film.depth(film.fill(_oval(x, 0.74, 0.5, 0.28, rng.normal(0, 0.05, 2))), 0.4) ** 2
+        total += (
+            bust
+            * film.depth(film.fill(_oval(x, 0.74, 0.5, 0.28, rng.normal(0, 0.05, 2))), 0.4) ** 2
+        )
     # Air also lies before and behind heart and diaphragm: the second, wide term.
-    air = film.soft(lungs, 0.01) * (0.4 + 0.2 * film.depth(lungs, 0.25)) + 0.5 * film.soft(lungs, 0.1)
+    air = film.soft(lungs, 0.01) * (0.4 + 0.2 * film.depth(lungs, 0.25)) + 0.5 * film.soft(
+        lungs, 0.1
+    )
     total -= rng.uniform(0.5, 0.8) * air
     total -= 0.25 * film.soft(film.stroke(0.13, [(0, -1), (0.01, 0.1), (0.04, 0.33)]), 0.015)
     x, y = left_base[38] + rng.uniform([-0.1, 0.1], [0.1, 0.2])
@@ -114,7 +149,9 @@ def _soft_tissue(film, rng, shapes, lungs, shoulder):
 
 def _bones(film, rng, shoulder):
     """Absorption of spine, ribs, clavicles, shoulder blades and upper arms."""
-    discs = film.stroke(0.02, *[np.array([(-0.12, y), (0.12, y)]) for y in np.arange(-0.6, 1.6, 0.085)])
+    discs = film.stroke(
+        0.02, *[np.array([(-0.12, y), (0.12, y)]) for y in np.arange(-0.6, 1.6, 0.085)]
+    )
     spine = film.soft(film.stroke(0.24, [(0, -1), (0, 2.5)]), 0.02) - 0.3 * film.soft(discs, 0.012)
     collar = [_curve((0.1, 0.1), (0.4, 0.05), (0.8, shoulder + 0.03), (1.25, shoulder + 0.06))]
     gap, sag, elbow = rng.uniform([0.088, 0.16, 0.4], [0.105, 0.26, 0.8])
@@ -125,7 +162,9 @@ def _bones(film, rng, shoulder):
         wall, end = 1.01 - 2.2 * max(0.36 - y - sag / 2, 0) ** 2, y + sag
         turn = (0.95 * wall, y + 0.6 * sag), (wall, end), (0.96 * wall, end + 0.06)
         behind += [_curve((0.1, y), (0.4 * wall, y - 0.03), (0.8 * wall, y + 0.25 * sag), *turn)]
-        before += [_curve(*turn[1:], (0.78 * wall, end + 0.12), (0.52, end + 0.16), (0.36, end + 0.15))]
+        before += [
+            _curve(*turn[1:], (0.78 * wall, end + 0.12), (0.52, end + 0.16), (0.36, end + 0.15))
+        ]
     for bones in (collar, arm, behind, before):
         bones += [bone * [-1, 1] for bone in bones]
     total = rng.uniform(0.3, 0.5) * spine + 0.16 * film.bone(0.05, *arm)
@@ -146,10 +185,14 @@ def _vessels(film, rng, lungs):
             steps = np.stack([np.sign(start[0]) * np.cos(bends), np.sin(bends)], 1)
             paths += [start + rng.uniform(0.015, 0.028) * np.cumsum(steps, 0)]
             # Two thinner vessels leave somewhere on this one.
-            buds += [(paths[-1][rng.integers(3, 8)], heading + turn) for turn in rng.normal(0, 0.5, 2)]
+            buds += [
+                (paths[-1][rng.integers(3, 8)], heading + turn) for turn in rng.normal(0, 0.5, 2)
+            ]
         total += (0.05 + 2 * width) * film.soft(film.stroke(width, *paths), 0.006)
         tips = buds
-    return (total + 0.04 * film.clouds(rng, 70) + 0.06 * film.clouds(rng, 30)) * film.soft(lungs, 0.02)
+    return (total + 0.04 * film.clouds(rng, 70) + 0.06 * film.clouds(rng, 30)) * film.soft(
+        lungs, 0.02
+    )
 
 
 def _opacities(film, rng, lungs, sick):
@@ -165,7 +208,9 @@ def _opacities(film, rng, lungs, sick):
         haze *= film.soft(film.fill(shape), 0.3 * radius)
         total += strength * haze * {"patch": 1.5, "cavity": 0.6, "nodules": 0.3, "spot": 0}[kind]
         if kind == "cavity":
-            total += strength * film.soft(film.stroke(0.035, 0.6 * shape + [0.4 * x, 0.4 * y]), 0.012)
+            total += strength * film.soft(
+                film.stroke(0.035, 0.6 * shape + [0.4 * x, 0.4 * y]), 0.012
+            )
         elif kind != "patch":
             spots = rng.normal([x, y], 0.6 * radius, (rng.integers(6, 25) if sick else 1, 2))
             dots = [_oval(*spot, *rng.uniform(0.01, 0.025, 2)) for spot in spots]
@@ -176,16 +221,22 @@ def _opacities(film, rng, lungs, sick):
 def _expose(film, rng, absorbed, lungs):
     """Absorption (H, W) -> film (H, W) uint8: blur, exposure, noise, labels, black edges of the beam."""
     height, width = film.size
-    absorbed = film.soft(np.maximum(absorbed + 0.15 * film.clouds(rng, 4), 0), rng.uniform(0.003, 0.006))
+    absorbed = film.soft(
+        np.maximum(absorbed + 0.15 * film.clouds(rng, 4), 0), rng.uniform(0.003, 0.006)
+    )
     # The law of absorption; exposure differs from film to film, so that no one threshold fits all.
     gain, gamma, base, peak, grain = rng.uniform([1.1, 1.3, 0, 245, 1.5], [1.8, 2.2, 12, 300, 4])
-    grey = base + peak * (1 - np.exp(-gain * absorbed)) ** gamma + grain * rng.normal(size=film.size)
+    grey = (
+        base + peak * (1 - np.exp(-gain * absorbed)) ** gamma + grain * rng.normal(size=film.size)
+    )
     grey = grey.clip(0, 255).astype(np.uint8)
     if rng.random() < 0.7:
         x, y = width * 85 // 100, height * rng.integers(3, 7) // 100
         grey[y : y + 16, x : x + 27] = 250
         cv2.putText(grey, "PA", (x + 3, y + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 10, 1, cv2.LINE_AA)
-        cv2.putText(grey, "R", (width // 20, y + 15), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 200, 1, cv2.LINE_AA)
+        cv2.putText(
+            grey, "R", (width // 20, y + 15), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 200, 1, cv2.LINE_AA
+        )
     # The beam is never so narrow that it cuts a lung.
     left, top, wide, high = cv2.boundingRect(np.uint8(lungs))
     free = np.array([left, top, width - left - wide, height - top - high]) - 6

@@ -25,15 +25,24 @@ class _Skin:
         self.size = height, width = tuple(int(s) for s in rng.integers(240, 321, 2))
         self.short = min(self.size)
         self.middle = np.array([width, height]) * rng.uniform(0.42, 0.58, 2)
-        columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-        self.x, self.y = (columns - self.middle[0]) / self.short, (rows - self.middle[1]) / self.short
+        columns, rows = np.meshgrid(
+            np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+        )
+        self.x, self.y = (
+            (columns - self.middle[0]) / self.short,
+            (rows - self.middle[1]) / self.short,
+        )
         corner = np.hypot(columns - width / 2, rows - height / 2)
         self.out = corner / np.hypot(width / 2, height / 2)  # 1 in the corners
 
     def clouds(self, rng, cells):
         """Smooth noise (H, W), about -1..1, with so many bumps along the shorter side."""
         shape = [max(2, round(cells * side / self.short)) for side in self.size]
-        return cv2.resize(rng.normal(0, 0.5, shape).astype(np.float32), self.size[::-1], interpolation=cv2.INTER_CUBIC)
+        return cv2.resize(
+            rng.normal(0, 0.5, shape).astype(np.float32),
+            self.size[::-1],
+            interpolation=cv2.INTER_CUBIC,
+        )
 
     def oval(self, x, y, a, b, turn=0.0):
         """Depth below the rim of an ellipse, negative outside."""
@@ -70,15 +79,23 @@ def _lesion(skin, rng):
     for _ in range(rng.integers(0, 3)):
         angle, reach = rng.uniform(0, 2 * np.pi), size * rng.uniform(0.3, 0.7)
         lobe = size * rng.uniform(0.4, 0.7, 2)
-        depth = np.maximum(depth, skin.oval(reach * np.cos(angle), reach * np.sin(angle), *lobe, angle))
-    ragged = rng.uniform(0.1, 0.5) * skin.clouds(rng, 8) + rng.uniform(0.02, 0.2) * skin.clouds(rng, 22)
+        depth = np.maximum(
+            depth, skin.oval(reach * np.cos(angle), reach * np.sin(angle), *lobe, angle)
+        )
+    ragged = rng.uniform(0.1, 0.5) * skin.clouds(rng, 8) + rng.uniform(0.02, 0.2) * skin.clouds(
+        rng, 22
+    )
     depth = depth + size * 0.4 * ragged
     # One piece without holes, as an expert outlines it.
     _, labels = cv2.connectedComponents(np.uint8(depth > 0), connectivity=4)
     largest = np.bincount(labels.ravel())[1:].argmax() + 1
-    outline, _ = cv2.findContours(np.uint8(labels == largest), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outline, _ = cv2.findContours(
+        np.uint8(labels == largest), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
     mask = cv2.drawContours(np.zeros(skin.size, np.uint8), outline, -1, 1, cv2.FILLED)
-    inside = cv2.distanceTransform(mask, cv2.DIST_L2, 3) - cv2.distanceTransform(1 - mask, cv2.DIST_L2, 3)
+    inside = cv2.distanceTransform(mask, cv2.DIST_L2, 3) - cv2.distanceTransform(
+        1 - mask, cv2.DIST_L2, 3
+    )
     return mask > 0, inside / skin.short
 
 
@@ -95,8 +112,12 @@ def _pigment(skin, rng, depth, kind):
     strength = rng.uniform(0.35, 1.3)
     # A brown net whose meshes widen to the rim, dots, darker and redder parts.
     net = 1 - np.minimum(1, np.abs(skin.clouds(rng, 30)) / 0.35)
-    dots = _edge(skin.clouds(rng, 45) - rng.uniform(0.55, 0.9), 0.3) * _edge(skin.clouds(rng, 5), 0.3)
-    melanin = strength * (0.55 + 0.2 * grain + rng.uniform(0.1, 0.9) * patches + rng.uniform(0, 0.35) * net)
+    dots = _edge(skin.clouds(rng, 45) - rng.uniform(0.55, 0.9), 0.3) * _edge(
+        skin.clouds(rng, 5), 0.3
+    )
+    melanin = strength * (
+        0.55 + 0.2 * grain + rng.uniform(0.1, 0.9) * patches + rng.uniform(0, 0.35) * net
+    )
     melanin += rng.uniform(0, 1.2) * dots
     if rng.random() < 0.35:  # a part that vanished
         melanin *= 1 - 0.85 * _edge(skin.clouds(rng, 4) - 0.2, 0.3)
@@ -134,7 +155,11 @@ def _marks(skin, rng, picture):
         picture = _blend(picture, np.float32(0.12), 0.8 * skin.strokes(1, ticks))
     if rng.random() < 0.2:
         angle, t = rng.uniform(0, 2 * np.pi), np.linspace(-0.5, 0.5, 20)
-        arc = np.stack([np.cos(angle + t), np.sin(angle + t)], 1) * rng.uniform(0.42, 0.5) * skin.short
+        arc = (
+            np.stack([np.cos(angle + t), np.sin(angle + t)], 1)
+            * rng.uniform(0.42, 0.5)
+            * skin.short
+        )
         ink = skin.soft(skin.strokes(8, [arc + skin.middle]), 0.006)
         picture = picture * (1 - ink[..., None] * np.float32([0.6, 0.75, 0.25]))
     if rng.random() < 0.3:
@@ -142,7 +167,9 @@ def _marks(skin, rng, picture):
         for _ in range(rng.integers(2, 10)):
             place = tuple(int(p) for p in rng.uniform(0, [width, height]))
             cv2.circle(rings, place, int(rng.integers(3, 14)), 255, 1, cv2.LINE_AA)
-        picture = _blend(picture, np.float32(0.95), skin.soft(rings.astype(np.float32) / 255, 0.004))
+        picture = _blend(
+            picture, np.float32(0.95), skin.soft(rings.astype(np.float32) / 255, 0.004)
+        )
     return picture
 
 
@@ -166,8 +193,16 @@ def binary_case(i, rng):
     # Fixed by i, so that small sets hold both.
     kind = "pale" if i % 4 == 2 else "brown"
     mask, depth = _lesion(skin, rng)
-    tone = rng.uniform(0.7, 1.3) if kind == "pale" else rng.choice([0.15, 0.4, 0.75], p=[0.45, 0.35, 0.2])
-    melanin = tone * rng.uniform(0.8, 1.25) * (1 + 0.12 * skin.clouds(rng, 6) + 0.1 * skin.clouds(rng, 40))
+    tone = (
+        rng.uniform(0.7, 1.3)
+        if kind == "pale"
+        else rng.choice([0.15, 0.4, 0.75], p=[0.45, 0.35, 0.2])
+    )
+    melanin = (
+        tone
+        * rng.uniform(0.8, 1.25)
+        * (1 + 0.12 * skin.clouds(rng, 6) + 0.1 * skin.clouds(rng, 40))
+    )
     blood = rng.uniform(0.1, 0.4) * (1 + 0.25 * skin.clouds(rng, 4) + 0.1 * skin.clouds(rng, 25))
     more_melanin, more_blood, blue = _pigment(skin, rng, depth, kind)
     melanin, blood = (melanin + more_melanin).clip(0.03), (blood + more_blood).clip(0)
@@ -177,7 +212,9 @@ def binary_case(i, rng):
     colour = GROUND * np.exp(-BLOOD * blood[..., None] - MELANIN * melanin[..., None])
     colour = _blend(colour, DEEP * rng.uniform(0.7, 1.1), blue)
     if rng.random() < 0.5:
-        shade = np.float32([0.13, 0.09, 0.07]) if rng.random() < 0.8 else np.float32([0.75, 0.62, 0.45])
+        shade = (
+            np.float32([0.13, 0.09, 0.07]) if rng.random() < 0.8 else np.float32([0.75, 0.62, 0.45])
+        )
         colour = _blend(colour, shade, 0.85 * _hair(skin, rng))
     picture = _expose(skin, rng, _marks(skin, rng, colour), mask)
     buffer = io.BytesIO()

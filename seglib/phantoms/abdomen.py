@@ -31,19 +31,34 @@ class _Scan:
 
     def __init__(self, rng, shift):
         n, scale = int(rng.integers(17, 21)), rng.uniform(0.95, 1.05)
-        self.fat, self.thick = rng.uniform([5, 9], [30, 14]).tolist()  # mm under the skin, and of the muscle wall
+        self.fat, self.thick = rng.uniform(
+            [5, 9], [30, 14]
+        ).tolist()  # mm under the skin, and of the muscle wall
         self.half = rng.uniform([122, 82], [132, 92]).tolist()  # half width and depth of the cavity
         gap = round(float(np.clip(rng.uniform(190, 204) * scale / n, 8, 12)), 1)
-        pixel = round(float(np.clip((2 * scale * (134 + self.fat + self.thick) + 24) / 128, 2.5, 3.2)), 3)
+        pixel = round(
+            float(np.clip((2 * scale * (134 + self.fat + self.thick) + 24) / 128, 2.5, 3.2)), 3
+        )
         self.shape, self.spacing, self.scale = (n, 128, 128), np.array([gap, pixel, pixel]), scale
         self.origin = np.array([10 + shift - gap * (n - 1) / 2, *rng.normal([-60, -64], 2) * pixel])
-        sides = ((np.arange(k) * step + at) / scale for k, step, at in zip(self.shape, self.spacing, self.origin))
+        sides = (
+            (np.arange(k) * step + at) / scale
+            for k, step, at in zip(self.shape, self.spacing, self.origin)
+        )
         z, y, x = np.meshgrid(*(np.float32(side) for side in sides), indexing="ij")
         angle = np.deg2rad(rng.normal(0, 2.5))
-        x, y = x * float(np.cos(angle)) - y * float(np.sin(angle)), y * float(np.cos(angle)) + x * float(np.sin(angle))
+        x, y = (
+            x * float(np.cos(angle)) - y * float(np.sin(angle)),
+            y * float(np.cos(angle)) + x * float(np.sin(angle)),
+        )
         # Space itself is bent, so that no two patients have one shape and no organ runs into another.
-        self.x, self.y, self.z = (c + 5 * self.clouds(rng, 4) + 1.5 * self.clouds(rng, 10) for c in (x, y, z))
-        self.hu, self.solid = np.full(self.shape, -1000, np.float32), np.full(self.shape, FAR, np.float32)
+        self.x, self.y, self.z = (
+            c + 5 * self.clouds(rng, 4) + 1.5 * self.clouds(rng, 10) for c in (x, y, z)
+        )
+        self.hu, self.solid = (
+            np.full(self.shape, -1000, np.float32),
+            np.full(self.shape, FAR, np.float32),
+        )
         self.labels = np.zeros(self.shape, np.uint8)
 
     def clouds(self, rng, cells):
@@ -58,7 +73,10 @@ class _Scan:
         """The box of voxels around a point, and their distance vectors."""
         at = (np.array(centre[::-1]) * self.scale - self.origin) / self.spacing
         wide = (np.broadcast_to(reach, 3)[::-1] * self.scale + 16) / self.spacing
-        box = tuple(slice(max(0, int(low)), max(0, int(high) + 2)) for low, high in zip(at - wide, at + wide))
+        box = tuple(
+            slice(max(0, int(low)), max(0, int(high) + 2))
+            for low, high in zip(at - wide, at + wide)
+        )
         return box, [c[box] - float(place) for c, place in zip((self.x, self.y, self.z), centre)]
 
     def oval(self, centre, axes, power=2.0, turn=0.0):
@@ -67,7 +85,9 @@ class _Scan:
         box, (u, v, w) = self.ball(centre, (max(axes[:2]), max(axes[:2]), axes[2]))
         cos, sin = float(np.cos(turn)), float(np.sin(turn))
         sides = u * cos + v * sin, v * cos - u * sin, w
-        rim = sum(np.abs(side / float(axis)) ** power for side, axis in zip(sides, axes)) ** (1 / power)
+        rim = sum(np.abs(side / float(axis)) ** power for side, axis in zip(sides, axes)) ** (
+            1 / power
+        )
         depth[box] = (1 - rim) * float(np.sqrt(np.prod(np.sort(axes)[:2])))
         return depth
 
@@ -139,7 +159,11 @@ def _trunk(scan, rng, hu):
 def _spine(scan, rng, hu):
     """Vertebrae with discs, the muscles beside them, aorta and vena cava."""
     flesh = hu["muscle"] - rng.uniform(40, 120) * np.maximum(scan.clouds(rng, 30) - 0.2, 0)
-    for x, *place, a, b, c in ((34, 79, 0, 31, 20, 900), (64, 77, -70, 20, 10, 75), (35, 48, -105, 18, 22, 95)):
+    for x, *place, a, b, c in (
+        (34, 79, 0, 31, 20, 900),
+        (64, 77, -70, 20, 10, 75),
+        (35, 48, -105, 18, 22, 95),
+    ):
         for sign in (-1, 1):
             scan.put(scan.oval((sign * x, *place), (a + 1.5, b + 1.5, c), 2.3), -80, over=True)
             scan.put(scan.oval((sign * x, *place), (a, b, c), 2.3), flesh, over=True)
@@ -148,7 +172,12 @@ def _spine(scan, rng, hu):
     arch = np.where(disc & (np.abs(scan.x) < 9), hu["muscle"], bone + 250)
     body = np.where(disc, rng.uniform(75, 105), bone)
     across = np.where(level > 0.75, bone + 150, flesh)
-    parts = (84, 4.5, 22, arch), (74, 40, 4.5, across), (66, 20, 14, arch), (42, 23, 17, body + 250 * ~disc)
+    parts = (
+        (84, 4.5, 22, arch),
+        (74, 40, 4.5, across),
+        (66, 20, 14, arch),
+        (42, 23, 17, body + 250 * ~disc),
+    )
     for y, a, b, value in (*parts, (42, 20, 14, body), (65, 10, 8, 25)):
         scan.put(scan.oval((0, y, 0), (a, b, 900), 2.4), value, over=True)
     artery, vein = rng.uniform([8.5, 9], [11, 13])
@@ -164,7 +193,9 @@ def _kidneys(scan, rng, hu):
         x, y, z, *axes = rng.normal([64, 38, high, 28, 25.5, 54], [2, 2, 5, 1.3, 1.3, 3])
         turn = sign * rng.uniform(0.3, 0.9)  # the hilum looks to the middle and forward
         hilum = sign * (x - 15), y - 7, z
-        depth = np.minimum(scan.oval((sign * x, y, z), axes, 2.3, turn), -scan.oval(hilum, (15, 9, 19), turn=turn))
+        depth = np.minimum(
+            scan.oval((sign * x, y, z), axes, 2.3, turn), -scan.oval(hilum, (15, 9, 19), turn=turn)
+        )
         deep = _edge(np.minimum(depth - 7, 4 * scan.clouds(rng, 26) + 2))
         scan.put(depth, hu["cortex"] + deep * (hu["medulla"] - hu["cortex"]), label, rim=3)
         for target, radius, vessel in ((14, 4, "veins"), (22, 3, "aorta")):
@@ -199,17 +230,23 @@ def _upper_organs(scan, rng, hu):
     x, y, z, *axes = rng.normal([98, 30, 52, 31, 52, 51], [3, 4, 6, 2, 3, 4])
     depth = scan.oval((x, y, z), axes, 2.2, turn=rng.uniform(0.3, 0.6))
     # Soon after the injection its pulp takes up the contrast medium in stripes.
-    stripes = ((hu["aorta"] - hu["veins"]) * rng.uniform(0.1, 0.25) * scan.clouds(rng, 22)).clip(-40, 40)
+    stripes = ((hu["aorta"] - hu["veins"]) * rng.uniform(0.1, 0.25) * scan.clouds(rng, 22)).clip(
+        -40, 40
+    )
     depth = np.minimum(depth, -scan.oval((x - 42, y - 30, z - 4), (42, 36, 60)))
     scan.put(depth, hu["spleen"] + 5 * grain + stripes, SPLEEN, rim=1.5)
-    course = _path(rng.normal([(-30, -14, -12), (-12, -14, 0), (18, -16, 8), (50, 2, 18), (78, 10, 28)], 3))
+    course = _path(
+        rng.normal([(-30, -14, -12), (-12, -14, 0), (18, -16, 8), (50, 2, 18), (78, 10, 28)], 3)
+    )
     depth, _ = scan.tube(course, np.linspace(13, 8, len(course)))
     scan.put(depth - 2 * np.abs(grain), 0.8 * hu["liver"] + 20 * grain, rim=1)
     full = rng.uniform(0.75, 1.1)
     outlet = _path([(60, -35, 25), (40, -48, 5), (8, -46, 0), (-22, -38, 6)])
     depth, _ = scan.tube(outlet, np.linspace(24, 13, len(outlet)) * full)
     depth = np.maximum(depth, scan.oval((58, -25, 55), full * np.array([46, 44, 48]), turn=0.6))
-    _hollow(scan, rng, hu, depth, float(rng.choice([8, 35, 60, 180])), rng.uniform(-52, -10), 0, 4.0)
+    _hollow(
+        scan, rng, hu, depth, float(rng.choice([8, 35, 60, 180])), rng.uniform(-52, -10), 0, 4.0
+    )
 
 
 def _hollow(scan, rng, hu, depth, content, level, label, wall):
@@ -222,14 +259,34 @@ def _hollow(scan, rng, hu, depth, content, level, label, wall):
 
 def _bowel(scan, rng, hu):
     """The colon's frame around loops of small bowel; each part holds stool, fluid, contrast medium or gas."""
-    colon = [(-88, 6, -125), (-94, 16, -80), (-96, 12, -42), (-74, -22, -30), (-40, -58, -44), (0, -70, -56)]
-    colon += [(48, -62, -36), (84, -22, 6), (100, 4, 24), (104, 22, -14), (102, 24, -70), (98, 18, -125)]
+    colon = [
+        (-88, 6, -125),
+        (-94, 16, -80),
+        (-96, 12, -42),
+        (-74, -22, -30),
+        (-40, -58, -44),
+        (0, -70, -56),
+    ]
+    colon += [
+        (48, -62, -36),
+        (84, -22, 6),
+        (100, 4, 24),
+        (104, 22, -14),
+        (102, 24, -70),
+        (98, 18, -125),
+    ]
     loops = []
     for k, z in enumerate(range(-130, 0, 21)):
         turns = np.linspace(-68, 68, 6)[:: 1 - 2 * (k % 2)]
-        loops += [(x, y, z) for j, x in enumerate(turns) for y in ((-52, -4) if (j + k) % 2 else (-4, -52))]
+        loops += [
+            (x, y, z)
+            for j, x in enumerate(turns)
+            for y in ((-52, -4) if (j + k) % 2 else (-4, -52))
+        ]
     colon, loops = _path(rng.normal(colon, 5)), _path(rng.normal(loops, [8, 9, 6]), 7)
-    wide = np.interp(np.linspace(0, 3, len(colon)), range(4), rng.uniform([19, 16, 12, 10], [27, 23, 17, 15]))
+    wide = np.interp(
+        np.linspace(0, 3, len(colon)), range(4), rng.uniform([19, 16, 12, 10], [27, 23, 17, 15])
+    )
     wide = wide * (1 + 0.13 * np.sin(1.3 * np.arange(len(colon))))  # haustra
     narrow = rng.uniform(9.5, 12) + 1.5 * np.sin(np.arange(len(loops)) / 3)
     brightest = rng.choice([75, 330], p=[0.65, 0.35])  # contrast medium was drunk
@@ -258,38 +315,79 @@ def _expose(scan, rng, skin):
     noise = rng.uniform(16, 28) * rng.standard_normal(values.shape, np.float32)
     soft = rng.uniform(0.4, 0.55)
     planes = zip(values.astype(np.float32), noise)
-    return np.stack([cv2.GaussianBlur(a, (0, 0), soft) + cv2.GaussianBlur(b, (0, 0), 0.6) for a, b in planes])
+    return np.stack(
+        [cv2.GaussianBlur(a, (0, 0), soft) + cv2.GaussianBlur(b, (0, 0), 0.6) for a, b in planes]
+    )
 
 
 def _series(rng, i, values, spacing, corner, phase):
     """Number in the file name -> DICOM file, a slice each; `corner` is the place of the first voxel, x, y, z in mm."""
     import pydicom
     from pydicom.pixels import get_encoder
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
+    from pydicom.uid import (
+        CTImageStorage,
+        ExplicitVRLittleEndian,
+        JPEG2000Lossless,
+        RLELossless,
+        generate_uid,
+    )
 
     key, n, signed = rng.bytes(16).hex(), len(values), i % 2
     syntax = (ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless)[i % 3]
     # Unsigned numbers cut the noise of air at the intercept, signed ones keep it.
-    stored = np.clip(np.rint(values) + 1024, -2048 if signed else 0, 4095).astype(np.int16 if signed else np.uint16)
+    stored = np.clip(np.rint(values) + 1024, -2048 if signed else 0, 4095).astype(
+        np.int16 if signed else np.uint16
+    )
     bits = 16 if signed else 12
-    study, series, frame = (generate_uid(entropy_srcs=[key, name]) for name in ("study", "series", "frame"))
+    study, series, frame = (
+        generate_uid(entropy_srcs=[key, name]) for name in ("study", "series", "frame")
+    )
     tags = dict.fromkeys(EMPTY, None) | dict(
-        SOPClassUID=CTImageStorage, StudyInstanceUID=study, SeriesInstanceUID=series, FrameOfReferenceUID=frame,
-        PatientID=f"PHANTOM-{i + 1:04d}", PatientName=f"PHANTOM-{i + 1:04d}", PatientIdentityRemoved="YES",
-        DeidentificationMethod="synthetic, no patient", Modality="CT", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"],
-        SeriesNumber=2, SeriesDescription=f"ABDOMEN {phase}", PatientPosition="HFS", KVP=120,
-        ImageOrientationPatient=[1, 0, 0, 0, 1, 0], PixelSpacing=list(spacing[1:]), SliceThickness=spacing[0],
-        SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2", Rows=128, Columns=128, PixelRepresentation=signed,
-        BitsAllocated=16, BitsStored=bits, HighBit=bits - 1, RescaleSlope=1, RescaleIntercept=-1024, RescaleType="HU",
-        WindowCenter=50, WindowWidth=400,
-    )  # fmt: skip
+        SOPClassUID=CTImageStorage,
+        StudyInstanceUID=study,
+        SeriesInstanceUID=series,
+        FrameOfReferenceUID=frame,
+        PatientID=f"PHANTOM-{i + 1:04d}",
+        PatientName=f"PHANTOM-{i + 1:04d}",
+        PatientIdentityRemoved="YES",
+        DeidentificationMethod="synthetic, no patient",
+        Modality="CT",
+        ImageType=["ORIGINAL", "PRIMARY", "AXIAL"],
+        SeriesNumber=2,
+        SeriesDescription=f"ABDOMEN {phase}",
+        PatientPosition="HFS",
+        KVP=120,
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        PixelSpacing=list(spacing[1:]),
+        SliceThickness=spacing[0],
+        SamplesPerPixel=1,
+        PhotometricInterpretation="MONOCHROME2",
+        Rows=128,
+        Columns=128,
+        PixelRepresentation=signed,
+        BitsAllocated=16,
+        BitsStored=bits,
+        HighBit=bits - 1,
+        RescaleSlope=1,
+        RescaleIntercept=-1024,
+        RescaleType="HU",
+        WindowCenter=50,
+        WindowWidth=400,
+    )
     files = {}
     for k, plane in enumerate(stored):
         image, image.file_meta = pydicom.Dataset(), pydicom.dataset.FileMetaDataset()
         number = n - k if i % 4 in (1, 2) else k + 1  # some scanners count from the head down
         uid, height = generate_uid(entropy_srcs=[key, str(k)]), round(corner[2] + k * spacing[0], 2)
-        place = dict(InstanceNumber=number, SliceLocation=height, ImagePositionPatient=[*corner[:2], height])
-        for name, value in {**tags, **place, "SOPInstanceUID": uid, "PixelData": plane.tobytes()}.items():
+        place = dict(
+            InstanceNumber=number, SliceLocation=height, ImagePositionPatient=[*corner[:2], height]
+        )
+        for name, value in {
+            **tags,
+            **place,
+            "SOPInstanceUID": uid,
+            "PixelData": plane.tobytes(),
+        }.items():
             setattr(image, name, value)
         image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         if syntax.is_compressed and get_encoder(syntax).is_available:
@@ -315,10 +413,15 @@ def rsna_case(i, rng):
     # Scanners measure from a mark on the skin.
     corner = np.round(scan.origin[::-1] + [0, 0, rng.uniform(-900, 200)], 2).tolist()
     files = _series(rng, i, _expose(scan, rng, skin), spacing, corner, phase)
-    affine = np.diag([-1, -1, 1, 1]) @ nibabel.affines.from_matvec(np.diag([pixel, pixel, gap]), corner)
+    affine = np.diag([-1, -1, 1, 1]) @ nibabel.affines.from_matvec(
+        np.diag([pixel, pixel, gap]), corner
+    )
     labels = nibabel.Nifti1Image(scan.labels.transpose(2, 1, 0), affine)
     labels = nibabel.as_closest_canonical(labels) if i % 2 else labels
     labels.set_qform(labels.affine, code="aligned")
     patient, series = 10004 + 17 * i, 21057 + 89 * i
-    tree = {f"train_images/{patient}/{series}/{number}.dcm": content for number, content in files.items()}
+    tree = {
+        f"train_images/{patient}/{series}/{number}.dcm": content
+        for number, content in files.items()
+    }
     return {**tree, f"segmentations/{series}.nii": labels.to_bytes()}

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from . import files
-from .errors import DataError
+from .. import files
+from ..errors import DataError
 
 _DENSEST = 1032  # gzip makes nothing smaller than by this factor
 _MARGIN = 1 << 20  # bytes that a file may be off without a word: extensions, padding
@@ -45,7 +45,9 @@ def open_file(path: str | Path) -> Any:
             f"{path}: {len(image.shape)}-D image of {shape}; expected one volume of three axes: split it first"
         )
     if image.get_data_dtype().kind not in "iufb":
-        raise DataError(f"{path}: voxels of type {image.get_data_dtype()}; expected one number a voxel")
+        raise DataError(
+            f"{path}: voxels of type {image.get_data_dtype()}; expected one number a voxel"
+        )
     return image
 
 
@@ -54,22 +56,30 @@ def load(path: str | Path, image: Any) -> np.ndarray:
     whole = image
     try:
         if str(path).lower().endswith(".gz"):
-            with gzip.open(path) as file:  # to the end: nibabel stops before the check sum, which finds damage
+            with gzip.open(
+                path
+            ) as file:  # to the end: nibabel stops before the check sum, which finds damage
                 content = file.read(declared(image) + _MARGIN)
                 if file.read(1):  # may unpack to any size
-                    raise DataError(f"{path}: goes on behind the voxels that its header declares; write it anew")
+                    raise DataError(
+                        f"{path}: goes on behind the voxels that its header declares; write it anew"
+                    )
             whole = type(image).from_bytes(content)
         return np.asanyarray(whole.dataobj).reshape(image.shape)
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{path}: cut short or damaged ({type(error).__name__}: {error}); copy it again") from error
+        raise DataError(
+            f"{path}: cut short or damaged ({type(error).__name__}: {error}); copy it again"
+        ) from error
 
 
 def declared(image: Any) -> int:
     """The bytes that a file needs to hold what its header declares; taken before anything is allocated for them."""
     start = int(getattr(image.dataobj, "offset", 352))
-    return start + int(np.prod(image.shape, dtype=np.float64)) * image.header.get_data_dtype().itemsize
+    return (
+        start + int(np.prod(image.shape, dtype=np.float64)) * image.header.get_data_dtype().itemsize
+    )
 
 
 def _check_size(path: str | Path, image: Any) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from . import niftis
-from .dicoms import Series
-from .errors import DataError
+from ..errors import DataError
+from . import nifti
+from .dicom import Series
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Grid:
     def restore(self, array: np.ndarray) -> np.ndarray:
         """(S, H, W) as displayed -> the file's axes; `nibabel.Nifti1Image(grid.restore(mask), grid.affine)` fits."""
         if array.shape != self.shape:
-            raise DataError(f"{self.path}: cannot lay an array {array.shape} over slices {self.shape}; they must agree")
+            raise DataError(
+                f"{self.path}: cannot lay an array {array.shape} over slices {self.shape}; they must agree"
+            )
         array = array[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
         return np.ascontiguousarray(array.transpose(np.argsort(self.axes)))
 
@@ -50,7 +52,9 @@ class Grid:
 
 def turned(array: np.ndarray, axes: Iterable[int], flips: Iterable[bool]) -> np.ndarray:
     """A view whose axis i is axis `axes[i]` of the array, backwards where `flips[i]`."""
-    return array.transpose(tuple(axes))[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+    return array.transpose(tuple(axes))[
+        tuple(slice(None, None, -1 if flip else 1) for flip in flips)
+    ]
 
 
 def index_map(axes: Iterable[int], flips: Iterable[bool], shape: Iterable[int]) -> np.ndarray:
@@ -69,14 +73,20 @@ def orientation(path: Any, affine: np.ndarray) -> np.ndarray:
     good = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-12
     turns = nibabel.io_orientation(affine) if good else None
     if turns is None or np.isnan(turns).any():
-        raise DataError(f"{path}: the affine is no geometry: {np.round(affine, 3).tolist()}; write a correct header")
+        raise DataError(
+            f"{path}: the affine is no geometry: {np.round(affine, 3).tolist()}; write a correct header"
+        )
     return turns
 
 
-def radiological(path: Any, affine: np.ndarray, slice_axis: int | None) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+def radiological(
+    path: Any, affine: np.ndarray, slice_axis: int | None
+) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """Axes and flips of the usual display: slices go up, forward or right, rows down or back, columns to the left."""
     turns = orientation(path, affine)
-    of = {int(way): axis for axis, way in enumerate(turns[:, 0])}  # 0 left-right, 1 back-front, 2 foot-head
+    of = {
+        int(way): axis for axis, way in enumerate(turns[:, 0])
+    }  # 0 left-right, 1 back-front, 2 foot-head
     cut = 2 if slice_axis is None else int(turns[slice_axis, 0])
     ways = (cut, *{2: (1, 0), 1: (2, 0), 0: (2, 1)}[cut])
     axes = tuple(of[way] for way in ways)
@@ -92,12 +102,22 @@ def dicom_grid(path: Any, found: Series, slice_axis: int | None, canonical: bool
     affine = np.eye(4) if found.affine is None else found.affine
     spacing = found.spacing_mm and tuple(found.spacing_mm[axis] for axis in axes)
     shape = tuple(found.shape[axis] for axis in axes)
-    return Grid(str(path), shape, spacing, axes, flips, affine, found.affine is not None, found.files, found.notes)
+    return Grid(
+        str(path),
+        shape,
+        spacing,
+        axes,
+        flips,
+        affine,
+        found.affine is not None,
+        found.files,
+        found.notes,
+    )
 
 
 def nifti_grid(path: Any, image: Any, slice_axis: int | None, canonical: bool) -> Grid:
     zooms = np.abs(np.array(image.header.get_zooms()[:3], np.float64))
-    known_place, notes = niftis.oriented(image), []
+    known_place, notes = nifti.oriented(image), []
     # Converters that lost the geometry leave an identity affine; the sizes in the header may still be right.
     spacing = np.linalg.norm(image.affine[:3, :3], axis=0) if known_place else zooms
     unit = {"meter": 1000.0, "micron": 0.001}.get(image.header.get_xyzt_units()[0], 1.0)
@@ -105,7 +125,11 @@ def nifti_grid(path: Any, image: Any, slice_axis: int | None, canonical: bool) -
         axes, flips = radiological(path, image.affine, slice_axis)
     else:
         orientation(path, image.affine)  # to refuse what is none
-        cut = slice_axis if slice_axis is not None else int(np.flatnonzero(spacing >= spacing.max() * 0.999)[-1])
+        cut = (
+            slice_axis
+            if slice_axis is not None
+            else int(np.flatnonzero(spacing >= spacing.max() * 0.999)[-1])
+        )
         axes, flips = (cut, *(axis for axis in (2, 1, 0) if axis != cut)), (False, False, False)
     known = known_place or not (zooms == 1).all()
     if not known:

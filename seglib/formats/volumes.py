@@ -14,16 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from . import dicoms, images, niftis
-from .errors import DataError
-from .grids import Grid, dicom_grid, index_map, nifti_grid, orientation, turned
+from ..errors import DataError
+from . import dicom, images, nifti
+from .orientation import Grid, dicom_grid, index_map, nifti_grid, orientation, turned
 
 SUFFIXES = (".nii", ".nii.gz")
 # TotalSegmentator's name of a mask file -> class of the RSNA system; several files of one class are united
 ORGANS = {
-    "liver": "liver", "spleen": "spleen", "kidney_left": "left_kidney", "kidney_right": "right_kidney",
-    "colon": "bowel", "small_bowel": "bowel", "duodenum": "bowel",
-}  # fmt: skip
+    "liver": "liver",
+    "spleen": "spleen",
+    "kidney_left": "left_kidney",
+    "kidney_right": "right_kidney",
+    "colon": "bowel",
+    "small_bowel": "bowel",
+    "duodenum": "bowel",
+}
 _CACHED = 4  # arrays that a thread keeps in memory: image and labels of two volumes
 
 
@@ -74,8 +79,8 @@ def read(path: str | Path, slice_axis: int | None = None, canonical: bool = True
 def read_grid(path: str | Path, slice_axis: int | None = None, canonical: bool = True) -> Grid:
     """Only the `Grid` of a volume: headers are read, pixels are not."""
     if str(path).lower().endswith(SUFFIXES):
-        return nifti_grid(path, niftis.open_file(path), slice_axis, canonical)
-    return dicom_grid(path, dicoms.open_series(path), slice_axis, canonical)
+        return nifti_grid(path, nifti.open_file(path), slice_axis, canonical)
+    return dicom_grid(path, dicom.open_series(path), slice_axis, canonical)
 
 
 def read_nifti(path: str | Path, slice_axis: int | None = None, canonical: bool = True) -> Volume:
@@ -93,9 +98,9 @@ def read_nifti(path: str | Path, slice_axis: int | None = None, canonical: bool 
     Raises:
         DataError: no such file, cut short, not three-dimensional, colours, or an affine that is no geometry.
     """
-    image = niftis.open_file(path)
+    image = nifti.open_file(path)
     grid = nifti_grid(path, image, slice_axis, canonical)
-    array, notes = niftis.load(path, image), list(grid.notes)
+    array, notes = nifti.load(path, image), list(grid.notes)
     wrong = int(array.size - np.isfinite(array).sum()) if array.dtype.kind == "f" else 0
     if wrong == array.size:
         raise DataError(f"{path}: no voxel is a finite number; nothing can be learned from it")
@@ -114,7 +119,7 @@ def read_dicom(
     slice_axis: int | None = None,
     canonical: bool = True,
 ) -> Volume:
-    """The one DICOM series of a folder or a list of files, as values (CT: HU); see `dicoms.open_series`.
+    """The one DICOM series of a folder or a list of files, as values (CT: HU); see `dicom.open_series`.
 
     `canonical` as in `read_nifti`; False keeps rows and columns as they are stored. `slice_axis` counts the axes
     (slice, row, column) of the series.
@@ -122,10 +127,14 @@ def read_dicom(
     Raises:
         DataError: several series, a damaged file, two images at one position, no decoder (names the package).
     """
-    found = dicoms.open_series(source, series)
-    grid = dicom_grid(source if isinstance(source, str | Path) else found.files[0], found, slice_axis, canonical)
-    array, notes = dicoms.values(found.files)
-    return Volume(np.ascontiguousarray(grid.display(array)), _with_notes(grid, [*grid.notes, *notes]))
+    found = dicom.open_series(source, series)
+    grid = dicom_grid(
+        source if isinstance(source, str | Path) else found.files[0], found, slice_axis, canonical
+    )
+    array, notes = dicom.values(found.files)
+    return Volume(
+        np.ascontiguousarray(grid.display(array)), _with_notes(grid, [*grid.notes, *notes])
+    )
 
 
 # ---- labels
@@ -151,10 +160,14 @@ def read_labels_like(
     grid = getattr(volume, "grid", volume)
     if not isinstance(labels, dict) and not Path(labels).is_dir():
         return _labels_on(grid, labels)
-    class_names = class_names or (() if isinstance(labels, dict) else ("background", *dict.fromkeys(ORGANS.values())))
+    class_names = class_names or (
+        () if isinstance(labels, dict) else ("background", *dict.fromkeys(ORGANS.values()))
+    )
     masks = labels if isinstance(labels, dict) else organ_files(labels, class_names)
     if not masks:
-        raise DataError(f"{labels}: no mask file of {', '.join(class_names[1:])}; expected names such as liver.nii.gz")
+        raise DataError(
+            f"{labels}: no mask file of {', '.join(class_names[1:])}; expected names such as liver.nii.gz"
+        )
     result = np.zeros(grid.shape, np.uint8)
     for number, (name, paths) in enumerate(masks.items(), 1):
         for path in [paths] if isinstance(paths, str | Path) else paths:
@@ -167,7 +180,10 @@ def organ_files(folder: str | Path, class_names: Iterable[str]) -> dict[str, lis
 
     A class of which only some files are there is left out: half a union would teach a wrong truth.
     """
-    there = {file.name[: file.name.lower().index(".nii")]: file for file in sorted(Path(folder).glob("*.nii*"))}
+    there = {
+        file.name[: file.name.lower().index(".nii")]: file
+        for file in sorted(Path(folder).glob("*.nii*"))
+    }
     found = {}
     for name in class_names:
         parts = [organ for organ, of in ORGANS.items() if of == name]
@@ -178,31 +194,45 @@ def organ_files(folder: str | Path, class_names: Iterable[str]) -> dict[str, lis
     return found
 
 
-def align(grid: Grid, path: str | Path) -> tuple[tuple[int, int, int], tuple[bool, bool, bool], str]:
+def align(
+    grid: Grid, path: str | Path
+) -> tuple[tuple[int, int, int], tuple[bool, bool, bool], str]:
     """How the axes of a label file become the displayed axes of `grid`: (axes, flips, note), from headers only.
 
     Raises:
         DataError: the two grids do not coincide.
     """
-    image = niftis.open_file(path)
+    image = nifti.open_file(path)
     shape, affine = image.shape[:3], image.affine
     size = "{}x{}x{}".format
-    if not grid.oriented or not niftis.oriented(image):
+    if not grid.oriented or not nifti.oriented(image):
         own = tuple(np.array(grid.shape)[np.argsort(grid.axes)].tolist())
         if grid.files or shape != own:
-            why = "a DICOM series cannot be matched without it" if grid.files else f"and its volume is {size(*own)}"
+            why = (
+                "a DICOM series cannot be matched without it"
+                if grid.files
+                else f"and its volume is {size(*own)}"
+            )
             raise DataError(
                 f"{path}: {size(*shape)} voxels without orientation, {why}; write the volume's affine to it"
             )
         same = np.allclose(affine, grid.affine, atol=1e-3)
-        return grid.axes, grid.flips, "" if same else f"{Path(path).name}: no orientation; taken as that of its volume"
+        return (
+            grid.axes,
+            grid.flips,
+            "" if same else f"{Path(path).name}: no orientation; taken as that of its volume",
+        )
     orientation(path, affine)  # to refuse what is none
-    turn = np.linalg.solve(affine, grid.displayed_affine)  # displayed index -> index in the label file
+    turn = np.linalg.solve(
+        affine, grid.displayed_affine
+    )  # displayed index -> index in the label file
     axes = tuple(np.abs(turn[:3, :3]).argmax(axis=0).tolist())
     flips = tuple(bool(turn[axis, i] < 0) for i, axis in enumerate(axes))
     if sorted(axes) != [0, 1, 2] or tuple(shape[axis] for axis in axes) != grid.shape:
         found = (
-            size(*(shape[axis] for axis in axes)) if sorted(axes) == [0, 1, 2] else f"{size(*shape)}, turned obliquely"
+            size(*(shape[axis] for axis in axes))
+            if sorted(axes) == [0, 1, 2]
+            else f"{size(*shape)}, turned obliquely"
         )
         raise DataError(
             f"{path}: labels of {found} (slices x rows x columns) for a volume of {size(*grid.shape)} "
@@ -215,14 +245,18 @@ def align(grid: Grid, path: str | Path) -> tuple[tuple[int, int, int], tuple[boo
     if off > 0.5:
         raise DataError(
             f"{path}: lies up to {off:.1f} voxels beside its volume {Path(grid.path).name}, by their affines; "
-            + ("make both on one grid" if grid.spacing_mm else "the volume has no PixelSpacing: correct its headers")
+            + (
+                "make both on one grid"
+                if grid.spacing_mm
+                else "the volume has no PixelSpacing: correct its headers"
+            )
         )
     return axes, flips, ""
 
 
 def read_numbers(path: str | Path) -> np.ndarray:
     """The numbers of a NIfTI file as they are stored, in its own axes."""
-    return niftis.load(path, niftis.open_file(path))
+    return nifti.load(path, nifti.open_file(path))
 
 
 def _labels_on(grid: Grid, path: str | Path) -> np.ndarray:
@@ -232,12 +266,16 @@ def _labels_on(grid: Grid, path: str | Path) -> np.ndarray:
         whole = np.empty(array.shape, np.int32)
         for i, plane in enumerate(array):
             if not np.isfinite(plane).all() or np.abs(np.rint(plane) - plane).max() > 1e-3:
-                raise DataError(f"{path}: labels are not whole numbers; were they resampled with interpolation?")
+                raise DataError(
+                    f"{path}: labels are not whole numbers; were they resampled with interpolation?"
+                )
             whole[i] = np.rint(plane)
         array = whole
     if array.min() < 0:
         raise DataError(f"{path}: label {array.min():g} is negative; expected 0, 1, 2 …")
-    return np.ascontiguousarray(turned(array, axes, flips)).astype(np.uint8 if array.max() < 256 else np.int32)
+    return np.ascontiguousarray(turned(array, axes, flips)).astype(
+        np.uint8 if array.max() < 256 else np.int32
+    )
 
 
 # ---- eight bits
@@ -246,8 +284,12 @@ def _labels_on(grid: Grid, path: str | Path) -> np.ndarray:
 def window(voxels: np.ndarray, level: float, width: float) -> np.ndarray:
     """uint8: `level` - `width` / 2 becomes 0, `level` + `width` / 2 becomes 255, linearly between, clipped outside."""
     low, result = np.float32(level - width / 2), np.empty(voxels.shape, np.uint8)
-    for i in range(len(voxels)):  # a slice at a time: floats of a whole volume need four times its memory
-        result[i] = np.rint(np.clip((voxels[i].astype(np.float32) - low) * np.float32(255 / width), 0, 255))
+    for i in range(
+        len(voxels)
+    ):  # a slice at a time: floats of a whole volume need four times its memory
+        result[i] = np.rint(
+            np.clip((voxels[i].astype(np.float32) - low) * np.float32(255 / width), 0, 255)
+        )
     return result
 
 
@@ -264,7 +306,11 @@ decoded: dict[str, tuple[str, ...]] = {}  # path -> notes on what `bytes_of` fou
 
 
 def bytes_of(
-    path: str, level: float | None, width: float | None, percentiles: tuple[float, float] | None, **cut: Any
+    path: str,
+    level: float | None,
+    width: float | None,
+    percentiles: tuple[float, float] | None,
+    **cut: Any,
 ) -> np.ndarray:
     """A volume as uint8 (S, H, W), by window (where there is a level) or percentiles; the last few are remembered."""
 
@@ -272,7 +318,9 @@ def bytes_of(
         volume = read(path, **cut)
         decoded[path], voxels = volume.notes, volume.voxels
         return (
-            window(voxels, level, width) if level is not None else clip_percentiles(voxels, *(percentiles or (0, 100)))
+            window(voxels, level, width)
+            if level is not None
+            else clip_percentiles(voxels, *(percentiles or (0, 100)))
         )
 
     return _remembered((path, stamp(path), level, width, percentiles, *cut.values()), make)
@@ -290,7 +338,9 @@ def stamp(path: str | Path) -> tuple[Any, ...]:
         found = [(str(path), os.stat(path))] if os.path.exists(path) else []
     else:
         with os.scandir(path) as entries:  # asked once a slice, of folders of a thousand slices
-            found = sorted(((entry.name, entry.stat()) for entry in entries), key=lambda item: item[0])
+            found = sorted(
+                ((entry.name, entry.stat()) for entry in entries), key=lambda item: item[0]
+            )
     return tuple((name, status.st_size, status.st_mtime_ns) for name, status in found)
 
 

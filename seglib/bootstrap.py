@@ -32,13 +32,15 @@ def pooled_interval(
     table = np.asarray(table, np.float64)
     if not len(table):
         return float("nan"), float("nan"), float("nan"), 0
-    inverse, drawn = _redraws(groups, resamples, seed)
+    inverse, drawn = _resample_weights(groups, resamples, seed)
     sums = np.stack([np.bincount(inverse, column) for column in table.T], axis=1)  # (patients, 4)
     value, found = float(ratios(*table.sum(axis=0))[metric]), ratios(*(drawn @ sums).T)[metric]
     return value, *_ends(found), len(table)
 
 
-def curve_intervals(counts: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[str, np.ndarray]:
+def curve_intervals(
+    counts: np.ndarray, resamples: int = 2000, seed: int = 0
+) -> dict[str, np.ndarray]:
     """95 % intervals over patients of what is computed from pixels: auc, average_precision, brier, log_loss.
 
     Args:
@@ -48,7 +50,7 @@ def curve_intervals(counts: np.ndarray, resamples: int = 2000, seed: int = 0) ->
         (classes + 1, 2) for each: how far below and above the value the interval reaches, to be added to the exact
         value of the fine histogram; the last row is of the mean of the classes that have a value.
     """
-    _, drawn = _redraws(np.arange(len(counts)), resamples, seed)
+    _, drawn = _resample_weights(np.arange(len(counts)), resamples, seed)
     score, flat = curves.coarse_scores(), counts.reshape(len(counts), -1).astype(np.float64)
     spread = np.ones(len(score), bool)
     kinds = {
@@ -59,12 +61,16 @@ def curve_intervals(counts: np.ndarray, resamples: int = 2000, seed: int = 0) ->
     }
 
     def reduce(weights: np.ndarray) -> dict[str, np.ndarray]:
-        negative, positive = np.moveaxis((weights @ flat).reshape(len(weights), *counts.shape[1:]), 2, 0)
+        negative, positive = np.moveaxis(
+            (weights @ flat).reshape(len(weights), *counts.shape[1:]), 2, 0
+        )
         each = {name: of(negative, positive) for name, of in kinds.items()}  # (resamples, classes)
         return {name: np.column_stack([values, _mean(values)]) for name, values in each.items()}
 
     whole = reduce(np.ones((1, len(counts))))
-    parts = [reduce(part) for part in np.array_split(drawn, len(drawn) // 100 + 1)]  # bounded memory
+    parts = [
+        reduce(part) for part in np.array_split(drawn, len(drawn) // 100 + 1)
+    ]  # bounded memory
     found = {name: np.concatenate([part[name] for part in parts]) for name in kinds}
     return {n: np.array([_ends(column) for column in found[n].T]) - whole[n].T for n in kinds}
 
@@ -73,10 +79,17 @@ def _mean(values: np.ndarray) -> np.ndarray:
     """Mean of each row over what is a number; NaN where nothing is."""
     known = np.isfinite(values)
     total = known.sum(axis=1)
-    return np.divide(np.where(known, values, 0).sum(axis=1), total, out=np.full(len(values), np.nan), where=total > 0)
+    return np.divide(
+        np.where(known, values, 0).sum(axis=1),
+        total,
+        out=np.full(len(values), np.nan),
+        where=total > 0,
+    )
 
 
-def _redraws(groups: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _resample_weights(
+    groups: np.ndarray, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Number of each value's group, and how often each resample drew each group: (n,), (resamples, groups).
 
     One group gives no resample: nothing is known of how others would differ.
@@ -94,7 +107,9 @@ def _columns(*columns) -> list[np.ndarray]:
     *numbers, groups = (np.asarray(column) for column in columns)
     numbers = [column.astype(np.float64) for column in numbers]
     if len({column.shape for column in (*numbers, groups)}) > 1:
-        raise ValueError(f"values and groups have the lengths {[len(c) for c in columns]}; expected one a row")
+        raise ValueError(
+            f"values and groups have the lengths {[len(c) for c in columns]}; expected one a row"
+        )
     there = np.logical_and.reduce([~np.isnan(column) for column in numbers])
     return [column[there] for column in (*numbers, groups)]
 
@@ -110,7 +125,11 @@ def _compare(value: float, drawn: np.ndarray, n: int, total: int) -> dict[str, f
     drawn = drawn[np.isfinite(drawn)]
     better = (np.mean(drawn > 0) + np.mean(drawn == 0) / 2) if len(drawn) else np.nan
     found = {"value": value, "low": low, "high": high, "better": better}
-    return {**{name: float(number) for name, number in found.items()}, "n": n, "n_left_out": total - n}
+    return {
+        **{name: float(number) for name, number in found.items()},
+        "n": n,
+        "n_left_out": total - n,
+    }
 
 
 def paired(a, b, groups, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
@@ -128,7 +147,7 @@ def paired(a, b, groups, resamples: int = 2000, seed: int = 0) -> dict[str, floa
     a, b, groups = _columns(a, b, groups)
     if not len(a):
         return _compare(np.nan, np.empty(0), 0, total)
-    inverse, drawn = _redraws(groups, resamples, seed)
+    inverse, drawn = _resample_weights(groups, resamples, seed)
     means = (drawn @ np.bincount(inverse, b - a)) / (drawn @ np.bincount(inverse))
     return _compare((b - a).mean(), means, len(a), total)
 
@@ -141,20 +160,27 @@ def _aucs(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.nda
     return curves.area(*(np.add.reduceat(side, starts, axis=-1) for side in sides))
 
 
-def _auc_draws(scores: list[np.ndarray], labels, groups, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _auc_draws(
+    scores: list[np.ndarray], labels, groups, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """AUCs of some columns of scores, and of the same resamples of each: (columns,), (columns, resamples)."""
     if not np.isin(labels, (0, 1)).all():
         raise ValueError(f"labels: found {np.unique(labels)[:9]}; expected 0 and 1")
     if not len(labels):
         return np.full(len(scores), np.nan), np.empty((len(scores), 0))
     values = [_aucs(column, labels, np.ones(len(labels))) for column in scores]
-    inverse, drawn = _redraws(groups, resamples, seed)
+    inverse, drawn = _resample_weights(groups, resamples, seed)
     blocks = np.array_split(drawn, len(drawn) * len(labels) // 2**22 + 1)  # bounded memory
-    found = [np.concatenate([_aucs(column, labels, part[:, inverse]) for part in blocks]) for column in scores]
+    found = [
+        np.concatenate([_aucs(column, labels, part[:, inverse]) for part in blocks])
+        for column in scores
+    ]
     return np.array(values), np.array(found)
 
 
-def auc_interval(scores, labels, groups, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float, int]:
+def auc_interval(
+    scores, labels, groups, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float, int]:
     """AUC of images or patients and its 95 % percentile bootstrap interval over groups: value, low, high, n.
 
     `labels` 0 or 1; rows with a NaN are left out. NaN where one label only; one patient gives no interval.

@@ -38,23 +38,37 @@ class _Scan:
         self.gap = round(rng.uniform(max(8, length / 9.4), 10), 2)
         # Every third stack or so begins above the valves.
         self.z = self.gap * (np.arange(-(rng.random() < 0.35), int(length / self.gap + 0.5)) + 0.5)
-        columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+        columns, rows = np.meshgrid(
+            np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+        )
         middle = np.array([width, height]) * rng.uniform([0.52, 0.44], [0.58, 0.52])
-        x, y, turn = (columns - middle[0]) * self.pixel, (rows - middle[1]) * self.pixel, rng.uniform(-0.3, 0.3)
+        x, y, turn = (
+            (columns - middle[0]) * self.pixel,
+            (rows - middle[1]) * self.pixel,
+            rng.uniform(-0.3, 0.3),
+        )
         self.x = np.float32(x * np.cos(turn) + y * np.sin(turn))
         self.y = np.float32(y * np.cos(turn) - x * np.sin(turn))
 
     def clouds(self, rng, cells):
         """Smooth noise, about -1..1, with `cells` bumps across the slice."""
-        return cv2.resize(np.float32(rng.normal(0, 0.5, [cells] * 2)), self.size[::-1], interpolation=cv2.INTER_CUBIC)
+        return cv2.resize(
+            np.float32(rng.normal(0, 0.5, [cells] * 2)),
+            self.size[::-1],
+            interpolation=cv2.INTER_CUBIC,
+        )
 
     def oval(self, x, y, a, b):
         """Depth in mm below the rim of an ellipse, negative outside."""
-        return np.float32(min(a, b)) * (1 - np.hypot((self.x - np.float32(x)) / a, (self.y - np.float32(y)) / b))
+        return np.float32(min(a, b)) * (
+            1 - np.hypot((self.x - np.float32(x)) / a, (self.y - np.float32(y)) / b)
+        )
 
     def put(self, under, value, depth, width=1.0):
         """`under` with `value` where the depth is positive, mixed along a rim of `width` pixels."""
-        return under + (value - under) * np.clip(depth / np.float32(width * self.pixel) + np.float32(0.5), 0, 1)
+        return under + (value - under) * np.clip(
+            depth / np.float32(width * self.pixel) + np.float32(0.5), 0, 1
+        )
 
     def vessel(self, under, value, *oval):
         """A bright oval in a thin dark wall."""
@@ -76,10 +90,19 @@ def _bump(middle, width):
 
 def _radii(scan, group, rng, length):
     """Radii (slices, angles) of cavity, muscle and right ventricle at end diastole and end systole; 0 = none there."""
-    left, fraction, muscle, right, right_fraction = (rng.uniform(*limits) for limits in RANGES[group])
-    sinks = 0, rng.uniform(2, 4) if group == "DCM" else rng.uniform(3, 9)  # the base moves to the apex
+    left, fraction, muscle, right, right_fraction = (
+        rng.uniform(*limits) for limits in RANGES[group]
+    )
+    sinks = (
+        0,
+        rng.uniform(2, 4) if group == "DCM" else rng.uniform(3, 9),
+    )  # the base moves to the apex
     waves = np.stack([np.arange(2, 6), rng.normal(0, 0.02, 4), rng.uniform(0, 2 * np.pi, 4)], 1)
-    twist, scar_at, span = rng.uniform(-0.5, 0.5), rng.uniform(1, 4), rng.uniform(1.25, 1.45) + 0.1 * (group == "RV")
+    twist, scar_at, span = (
+        rng.uniform(-0.5, 0.5),
+        rng.uniform(1, 4),
+        rng.uniform(1.25, 1.45) + 0.1 * (group == "RV"),
+    )
     end, lean, blunt = rng.uniform([0.78, -0.15, 0.7], [0.95, 0.25, 1.0])
     phases = []
     for systole, sink in enumerate(sinks):
@@ -125,11 +148,15 @@ def _body(scan, rng, reach):
         inside = front - wall
         picture = scan.put(picture, LUNG + 0.5 * np.maximum(scan.clouds(rng, 45) - 0.9, 0), inside)
         for x, y, a, b in vessels:
-            picture = scan.put(picture, 0.6 * BLOOD, scan.oval(x, y + 0.3 * z * np.sign(x - 50), a, b))
+            picture = scan.put(
+                picture, 0.6 * BLOOD, scan.oval(x, y + 0.3 * z * np.sign(x - 50), a, b)
+            )
         # Fat behind the breast bone.
         cushion = scan.oval(12 - reach, -10, 45, 55) + 16 * bumps + 8 * ribs
         picture = scan.put(picture, spread * FAT + 0.2 * grain, np.minimum(cushion, inside), 3)
-        picture = scan.put(picture, MUSCLE + 0.35 * grain, np.minimum(scan.oval(*spine), inside + 6), 2)
+        picture = scan.put(
+            picture, MUSCLE + 0.35 * grain, np.minimum(scan.oval(*spine), inside + 6), 2
+        )
         picture = scan.vessel(picture, BLOOD, aorta[0], aorta[1] + 0.1 * z, *aorta[2:])
         # The belly, below the diaphragm.
         top = floor - rise * z
@@ -143,7 +170,9 @@ def _body(scan, rng, reach):
         filled = np.minimum(scan.oval(x, top + y, a, b) + 4 * bumps, below - 2)
         picture = scan.put(picture, LIVER + 0.05 * grain, filled)
         for x, y, a, b in veins:
-            picture = scan.put(picture, BLOOD, np.minimum(scan.oval(x + 0.2 * z, top + y, a, b), filled))
+            picture = scan.put(
+                picture, BLOOD, np.minimum(scan.oval(x + 0.2 * z, top + y, a, b), filled)
+            )
         slices.append(picture)
     return slices
 
@@ -164,7 +193,9 @@ def _heart(scan, under, rho, index, radii, papillary, weave, tone):
     cavity, outer, other = radii
     rim = other + 3.5 * np.minimum((other - outer) / 4, 1)
     halo = rim + 2 + 5 * _bump(1.3, 0.4) + 5 * _bump(-1.2, 0.4) + 2 * _bump(0, 1.2)
-    inner, epi, free, rim, halo = (np.float32(curve)[index] for curve in (cavity, outer, other, rim, halo))
+    inner, epi, free, rim, halo = (
+        np.float32(curve)[index] for curve in (cavity, outer, other, rim, halo)
+    )
     picture = scan.put(under, 0.85 * FAT, halo - rho, 2)
     picture = scan.put(picture, tone[0], rim - rho)
 
@@ -178,7 +209,10 @@ def _heart(scan, under, rho, index, radii, papillary, weave, tone):
     blood = tone[1] - 0.8 * np.maximum(pattern(share) - 1.1 + share, 0) * (share > 0.5)
     picture = scan.put(picture, blood, inner - rho, 1.5)
     for angle, size in papillary:
-        turn, away = np.float32(ANGLES - angle)[index], np.float32(0.66 * np.interp(angle, ANGLES, cavity))
+        turn, away = (
+            np.float32(ANGLES - angle)[index],
+            np.float32(0.66 * np.interp(angle, ANGLES, cavity)),
+        )
         muscle = size - np.hypot(rho * np.cos(turn) - away, rho * np.sin(turn))
         picture = scan.put(picture, 1.15 * tone[0], np.minimum(muscle, inner - rho))
     return picture, np.uint8(rho < free) + (rho < epi) + (rho < inner)
@@ -195,7 +229,9 @@ def _expose(scan, rng, pictures, coil, gain):
 
 def _nifti(array, scan, dtype):
     """Slices (S, H, W) -> bytes of a .nii.gz with the axes x, y, slice."""
-    image = nibabel.Nifti1Image(array.transpose(2, 1, 0).astype(dtype), np.diag([scan.pixel, scan.pixel, scan.gap, 1]))
+    image = nibabel.Nifti1Image(
+        array.transpose(2, 1, 0).astype(dtype), np.diag([scan.pixel, scan.pixel, scan.gap, 1])
+    )
     image.header.set_xyzt_units("mm")
     return gzip.compress(image.to_bytes(), 3, mtime=0)
 
@@ -214,19 +250,41 @@ def cardiac_case(i, rng):
     # Atria, root of the aorta, pulmonary artery: places and sizes in radii of the heart.
     chambers = np.float32([[4, 3, 8, 6], [-11, 3, 7, 8], [-3.5, -2, 4, 4], [-3, -9, 4.5, 3.5]])
     chambers *= _any(rng, 0.075, 0.12, (4, 4))
-    tone = _any(rng, [0.9 * MUSCLE, 0.95 * BLOOD, 0.82 * BLOOD], [1.25 * MUSCLE, 1.15 * BLOOD, 1.02 * BLOOD])
+    tone = _any(
+        rng, [0.9 * MUSCLE, 0.95 * BLOOD, 0.82 * BLOOD], [1.25 * MUSCLE, 1.15 * BLOOD, 1.02 * BLOOD]
+    )
     posts = np.float32(np.stack([rng.normal([1.9, -2.0], 0.2), rng.uniform(3.5, 5.5, 2)], 1))
-    coil = [*_any(rng, [-0.5, 130, 0.5, 0.015, 0.05], [0.7, 260, 0.8, 0.04, 0.2]), scan.clouds(rng, 3)]
-    frames, es, gain = int(rng.integers(25, 31)), int(rng.integers(8, 15)), np.exp(rng.uniform(4.6, 7))
+    coil = [
+        *_any(rng, [-0.5, 130, 0.5, 0.015, 0.05], [0.7, 260, 0.8, 0.04, 0.2]),
+        scan.clouds(rng, 3),
+    ]
+    frames, es, gain = (
+        int(rng.integers(25, 31)),
+        int(rng.integers(8, 15)),
+        np.exp(rng.uniform(4.6, 7)),
+    )
     height, weight = (f"{size:.1f}" for size in rng.normal([170, 76], [9, 12]))
     patient = f"patient{i + 1:03d}"
-    info = {"ED": 1, "ES": es, "Group": group, "Height": height, "NbFrame": frames, "Weight": weight}
-    files = {f"training/{patient}/Info.cfg": "".join(f"{key}: {value}\n" for key, value in info.items()).encode()}
+    info = {
+        "ED": 1,
+        "ES": es,
+        "Group": group,
+        "Height": height,
+        "NbFrame": frames,
+        "Weight": weight,
+    }
+    files = {
+        f"training/{patient}/Info.cfg": "".join(
+            f"{key}: {value}\n" for key, value in info.items()
+        ).encode()
+    }
     for frame, phase in zip((1, es), phases):
         slices = []
         for k, z in enumerate(np.float32(scan.z)):
             if not phase[0, k].any():
-                slices.append((_valves(scan, body[k], chambers, radius), np.zeros(scan.size, np.uint8)))
+                slices.append(
+                    (_valves(scan, body[k], chambers, radius), np.zeros(scan.size, np.uint8))
+                )
                 continue
             x, y = scan.x - tilt[0] * z, scan.y - tilt[1] * z
             angle = (np.arctan2(y, -x) - turn + np.pi) % (2 * np.pi)

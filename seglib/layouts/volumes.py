@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import config, hosts, images, niftis, trees, volumes
-from .errors import DataError
+from .. import config, hosts
+from ..errors import DataError
+from ..formats import images, nifti, volumes
+from . import pairing
 
 COLUMNS = """case patient split image labels volume slice phase finding height width spacing_row_mm spacing_col_mm
     spacing_slice_mm annotated label_numbers""".split()
@@ -49,11 +51,13 @@ def scan_rsna(root: str | Path, cfg) -> pd.DataFrame:
     if (root / "train_images").is_dir() and (root / "segmentations").is_dir():
         rows = _rsna_dicom(root, cfg, notes)
     else:
-        for folder in trees.folders(root, depth=2) if root.is_dir() else ():
-            rows += _slices_and_volumes(folder, cfg, notes, "", folder.parent == root or folder == root)
+        for folder in pairing.folders(root, depth=2) if root.is_dir() else ():
+            rows += _slices_and_volumes(
+                folder, cfg, notes, "", folder.parent == root or folder == root
+            )
             rows += _paired_by_name(folder, cfg, notes)
     if not rows:
-        found = trees.contents(root)
+        found = pairing.contents(root)
         raise DataError(
             f"{root}: no CT of the rsna system; expected train_images with segmentations, images with labels, "
             f"*_ct.nii.gz with *_seg.nii.gz, or <case>/ct.nii.gz with <case>/segmentations; found {found}"
@@ -73,25 +77,33 @@ def scan_cardiac(root: str | Path, cfg) -> pd.DataFrame:
         DataError: no such tree.
     """
     root, rows, notes = Path(root), [], []
-    below = trees.folders(root, depth=3) if root.is_dir() else []
+    below = pairing.folders(root, depth=3) if root.is_dir() else []
     patients = [folder for folder in below if re.fullmatch(r"patient\d+", folder.name)]
     patients.sort(key=lambda folder: folder.name)
     tested = any(folder.parent.name == "testing" for folder in patients)
     for folder in hosts.progress(patients, desc="scan", leave=False):
-        split = {"training": "train", "testing": "test"}.get(folder.parent.name, "") if tested else ""
+        split = (
+            {"training": "train", "testing": "test"}.get(folder.parent.name, "") if tested else ""
+        )
         rows += _acdc_patient(folder, split, cfg, notes)
     if not patients:
         for folder in (
-            [root, *(f for f in below if f.parent == root and f.name.lower() in trees.SPLITS)] if below else ()
+            [root, *(f for f in below if f.parent == root and f.name.lower() in pairing.SPLITS)]
+            if below
+            else ()
         ):
-            rows += _slices_and_volumes(folder, cfg, notes, trees.SPLITS.get(folder.name.lower(), ""), True, plain=True)
-        if len({row["case"] for row in rows}) < len(rows):  # train and val number their images alike
+            rows += _slices_and_volumes(
+                folder, cfg, notes, pairing.SPLITS.get(folder.name.lower(), ""), True, plain=True
+            )
+        if len({row["case"] for row in rows}) < len(
+            rows
+        ):  # train and val number their images alike
             for row in rows:
                 row |= {name: f"{row['split']}_{row[name]}" for name in ("case", "patient")}
         for row in rows:
             row["patient"] = (re.match(r"patient\d+", row["patient"]) or [row["patient"]])[0]
     if not rows:
-        found = trees.contents(root)
+        found = pairing.contents(root)
         raise DataError(
             f"{root}: no MRI of the cardiac system; expected patient001/patient001_frame01.nii.gz with _gt, or "
             f"train/images with train/masks; found {found}"
@@ -112,7 +124,9 @@ def _table(rows: list[dict[str, Any]], notes: list[str], cfg) -> pd.DataFrame:
             cases = cases.drop(columns=column)
     if "label_numbers" in cases:
         numbers = f"0 to {cfg.n_classes - 1}"
-        notes.append(f"labels: numbers {numbers} are taken as class numbers, not as TotalSegmentator's (label_map)")
+        notes.append(
+            f"labels: numbers {numbers} are taken as class numbers, not as TotalSegmentator's (label_map)"
+        )
     cases.attrs["notes"] = notes
     return cases
 
@@ -121,7 +135,11 @@ def _table(rows: list[dict[str, Any]], notes: list[str], cfg) -> pd.DataFrame:
 
 
 def _rsna_dicom(root: Path, cfg, notes: list[str]) -> list[dict[str, Any]]:
-    series = {f.name: f for patient in trees.folders(root / "train_images", depth=1)[1:] for f in _subfolders(patient)}
+    series = {
+        f.name: f
+        for patient in pairing.folders(root / "train_images", depth=1)[1:]
+        for f in _subfolders(patient)
+    }
     labels = _nifti_files(root / "segmentations")
     rows, direct = [], _are_classes(labels.values(), cfg)
     for name, path in hosts.progress(labels.items(), desc="scan", leave=False):
@@ -129,10 +147,14 @@ def _rsna_dicom(root: Path, cfg, notes: list[str]) -> list[dict[str, Any]]:
             notes.append(f"segmentations/{path.name}: no series of that number in train_images")
             continue
         patient = series[name].parent.name
-        rows += _volume_rows(f"{patient}_{name}", patient, series[name], path, cfg, notes, label_numbers=direct)
+        rows += _volume_rows(
+            f"{patient}_{name}", patient, series[name], path, cfg, notes, label_numbers=direct
+        )
     if left := [name for name in series if name not in labels]:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        notes.append(f"{len(left)} series without a segmentation were left out: {', '.join(left[:3])}{more}")
+        notes.append(
+            f"{len(left)} series without a segmentation were left out: {', '.join(left[:3])}{more}"
+        )
     return rows
 
 
@@ -144,41 +166,66 @@ def _slices_and_volumes(
     pairs = [pair for pair in pairs if near and all(part.is_dir() for part in pair)][:1]
     rows = []
     for pictures, labels in pairs:
-        table = trees.pair(pictures, [labels], "labels")
+        table = pairing.pair(pictures, [labels], "labels")
         notes += table.attrs["notes"]
         maps = _nifti_files(labels)
         direct = _are_classes([path for path in [*table["labels"], *maps.values()] if path], cfg)
         for case in table.to_dict("records"):
-            found = None if plain else next(filter(None, (re.fullmatch(n, case["case"]) for n in SLICE_NAMES)), None)
+            found = (
+                None
+                if plain
+                else next(filter(None, (re.fullmatch(n, case["case"]) for n in SLICE_NAMES)), None)
+            )
             if found:
                 parts = found.groupdict()
                 case |= {"volume": parts["volume"], "slice": int(parts["slice"])}
                 case |= {"case": f"{parts['volume']}_{case['slice']:03d}"}
                 case["patient"] = parts.get("patient") or parts["volume"]
-            rows.append({**case, "split": split, "label_numbers": direct, "annotated": ",".join(cfg.class_names)})
+            rows.append(
+                {
+                    **case,
+                    "split": split,
+                    "label_numbers": direct,
+                    "annotated": ",".join(cfg.class_names),
+                }
+            )
         for name, path in _nifti_files(pictures).items():
-            label = maps.get(name) or maps.get(name.removesuffix("_0000"))  # nnU-Net numbers its channels
+            label = maps.get(name) or maps.get(
+                name.removesuffix("_0000")
+            )  # nnU-Net numbers its channels
             if label is None:
                 notes.append(f"{path.name}: no label map of that name in {labels.name}")
                 continue
             maps = {key: file for key, file in maps.items() if file != label}
-            rows += _volume_rows(name, name, path, label, cfg, notes, split=split, label_numbers=direct)
-        notes += [f"{label.name}: labels with no volume of that name in {pictures.name}" for label in maps.values()]
+            rows += _volume_rows(
+                name, name, path, label, cfg, notes, split=split, label_numbers=direct
+            )
+        notes += [
+            f"{label.name}: labels with no volume of that name in {pictures.name}"
+            for label in maps.values()
+        ]
     return rows
 
 
 def _paired_by_name(folder: Path, cfg, notes: list[str]) -> list[dict[str, Any]]:
     """Volumes with `_ct` in their name (or called `ct`) and their labels with `_seg`, in one folder."""
     there = {**{f.name: f for f in _subfolders(folder)}, **_nifti_files(folder, whole=True)}
-    stems = {name: niftis.stem(name) for name in there}
+    stems = {name: nifti.stem(name) for name in there}
     is_label = re.compile(r".*_seg(_.*)?|seg|segmentations?").fullmatch
     labels = [name for name, stem in stems.items() if is_label(stem)]
     grids: dict[str, volumes.Grid | None] = {}
     taken: dict[str, str] = {}
-    for exact in (True, False):  # by its name first; else by its grid, among volumes that share its beginning
+    for exact in (
+        True,
+        False,
+    ):  # by its name first; else by its grid, among volumes that share its beginning
         for label in labels:
             stem = stems[label]
-            wanted = ["ct"] if "_seg" not in stem else [stem.replace("_seg", "_ct"), stem.replace("_seg", "")]
+            wanted = (
+                ["ct"]
+                if "_seg" not in stem
+                else [stem.replace("_seg", "_ct"), stem.replace("_seg", "")]
+            )
             begin = stem.split("_seg")[0] if "_seg" in stem else "ct"
             for name, other in stems.items():
                 if name in taken or label in taken.values() or name in labels:
@@ -186,10 +233,14 @@ def _paired_by_name(folder: Path, cfg, notes: list[str]) -> list[dict[str, Any]]
                 if (other in wanted) if exact else other.startswith(begin):
                     if name not in grids:
                         grids[name] = _grid(there[name], cfg, notes)
-                    unread = exact and grids[name] is None and there[name].is_file()  # preparation will say why
+                    unread = (
+                        exact and grids[name] is None and there[name].is_file()
+                    )  # preparation will say why
                     if unread or (grids[name] and _fits(grids[name], there[label], cfg)):
                         taken[name] = label
-                        notes += [] if exact else [f"{label}: paired with {name}, whose grid it has"]
+                        notes += (
+                            [] if exact else [f"{label}: paired with {name}, whose grid it has"]
+                        )
     for label in labels:
         if label not in taken.values():
             notes.append(f"{label}: no volume with its name and its grid")
@@ -198,14 +249,18 @@ def _paired_by_name(folder: Path, cfg, notes: list[str]) -> list[dict[str, Any]]
         own = stems[name] == "ct"
         volume = folder.name if own else stems[name]
         patient = folder.name if own else re.split(r"_ct(?=_|$)", volume)[0]
-        rows += _volume_rows(volume, patient, there[name], there[label], cfg, notes, grid=grids[name])
+        rows += _volume_rows(
+            volume, patient, there[name], there[label], cfg, notes, grid=grids[name]
+        )
     return rows
 
 
 def _acdc_patient(folder: Path, split: str, cfg, notes: list[str]) -> list[dict[str, Any]]:
     about = folder / "Info.cfg"
     said = about.read_text(encoding="utf-8", errors="replace") if about.is_file() else ""
-    phases = {int(n): phase for phase, n in re.findall(r"^\s*(ED|ES)\s*:\s*(\d+)", said, re.MULTILINE)}
+    phases = {
+        int(n): phase for phase, n in re.findall(r"^\s*(ED|ES)\s*:\s*(\d+)", said, re.MULTILINE)
+    }
     group = (re.findall(r"^\s*Group\s*:\s*(\w+)", said, re.MULTILINE) or [""])[0]
     files, rows = _nifti_files(folder), []
     for name, path in files.items():
@@ -218,8 +273,13 @@ def _acdc_patient(folder: Path, split: str, cfg, notes: list[str]) -> list[dict[
         phase = phases.get(int(frame[1]), "")
         known = {"split": split, "phase": phase, "finding": group}
         rows += _volume_rows(name, folder.name, path, files[f"{name}_gt"], cfg, notes, **known)
-    alone = [path for name, path in files.items() if name.endswith("_gt") and name[:-3] not in files]
-    notes += [f"{path.name}: labels with no volume {path.name.replace('_gt', '')} beside them" for path in alone]
+    alone = [
+        path for name, path in files.items() if name.endswith("_gt") and name[:-3] not in files
+    ]
+    notes += [
+        f"{path.name}: labels with no volume {path.name.replace('_gt', '')} beside them"
+        for path in alone
+    ]
     return rows
 
 
@@ -227,10 +287,22 @@ def _acdc_patient(folder: Path, split: str, cfg, notes: list[str]) -> list[dict[
 
 
 def _volume_rows(
-    volume: str, patient: str, image: Path, labels: Path, cfg, notes: list[str], grid: Any = None, **more: str
+    volume: str,
+    patient: str,
+    image: Path,
+    labels: Path,
+    cfg,
+    notes: list[str],
+    grid: Any = None,
+    **more: str,
 ) -> list[dict[str, Any]]:
     """A row a slice, in the displayed order; one row for a volume that cannot be read: preparation sets it aside."""
-    same = {"patient": patient, "image": str(image.resolve()), "labels": str(labels.resolve()), "volume": volume}
+    same = {
+        "patient": patient,
+        "image": str(image.resolve()),
+        "labels": str(labels.resolve()),
+        "volume": volume,
+    }
     try:
         grid = grid or volumes.read_grid(image, **volumes.options(cfg))
     except DataError:
@@ -251,7 +323,12 @@ def _volume_rows(
 def _are_classes(labels: Iterable[str | Path], cfg, most: int = 8) -> str:
     """ "class" where the numbers in label files are class numbers, although the preset's label_map is set."""
     labels, usual = [str(path) for path in labels], config.FULL[cfg.preset].get("label_map")
-    if not usual or cfg.label_map != usual or cfg.mask_encoding not in ("auto", "index") or not labels:
+    if (
+        not usual
+        or cfg.label_map != usual
+        or cfg.mask_encoding not in ("auto", "index")
+        or not labels
+    ):
         return ""
     chosen = [labels[i] for i in np.unique(np.linspace(0, len(labels) - 1, most).astype(int))]
     larger = labelled = 0
@@ -259,7 +336,11 @@ def _are_classes(labels: Iterable[str | Path], cfg, most: int = 8) -> str:
         chosen = chosen[:1]  # a whole volume tells enough, and takes a second
     for path in chosen:
         try:
-            numbers = volumes.read_numbers(path) if volumes.is_volume(path) else images.read_pixels(path)[0]
+            numbers = (
+                volumes.read_numbers(path)
+                if volumes.is_volume(path)
+                else images.read_pixels(path)[0]
+            )
         except DataError:
             continue  # preparation will name it
         if numbers.ndim > 3:
@@ -282,7 +363,11 @@ def _grid(path: Path, cfg, notes: list[str]) -> Any:
 def _fits(grid: Any, labels: Path, cfg) -> bool:
     """Whether labels lie on a grid: a label map, or the first of the organ masks in a folder."""
     if labels.is_dir():
-        files = [file for files in volumes.organ_files(labels, cfg.class_names).values() for file in files]
+        files = [
+            file
+            for files in volumes.organ_files(labels, cfg.class_names).values()
+            for file in files
+        ]
         if not files:
             return False
         labels = files[0]
@@ -295,8 +380,12 @@ def _fits(grid: Any, labels: Path, cfg) -> bool:
 
 def _nifti_files(folder: Path, whole: bool = False) -> dict[str, Path]:
     """Name without `.nii.gz` (or the `whole` name) -> file."""
-    files = [f for f in sorted(folder.iterdir()) if f.name.lower().endswith(volumes.SUFFIXES) and f.is_file()]
-    return {f.name if whole else niftis.stem(f.name): f for f in files if not f.name.startswith(".")}
+    files = [
+        f
+        for f in sorted(folder.iterdir())
+        if f.name.lower().endswith(volumes.SUFFIXES) and f.is_file()
+    ]
+    return {f.name if whole else nifti.stem(f.name): f for f in files if not f.name.startswith(".")}
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import DataError
+from ..errors import DataError
 
 # transfer syntax (its beginning) -> package that brings a decoder
 DECODERS = {
@@ -17,16 +17,17 @@ DECODERS = {
     "1.2.840.10008.1.2.4.5": "pylibjpeg-libjpeg (GPL; the extra 'gpl')",  # JPEG
     "1.2.840.10008.1.2.4.7": "pylibjpeg-libjpeg (GPL; the extra 'gpl')",  # JPEG lossless
 }
-FOREIGN = (
-    """.txt .csv .json .xml .html .md .pdf .png .jpg .jpeg .gif .nii .gz .zip .db .ini .log .py .npy .yaml .xlsx"""
-)
+FOREIGN = """.txt .csv .json .xml .html .md .pdf .png .jpg .jpeg .gif .nii .gz .zip .db .ini .log .py .npy .yaml .xlsx"""
 NUMBERS = {  # attribute -> how many numbers it holds, where it is there
-    "PixelSpacing": 2, "ImagePositionPatient": 3, "ImageOrientationPatient": 6,
+    "PixelSpacing": 2,
+    "ImagePositionPatient": 3,
+    "ImageOrientationPatient": 6,
     **dict.fromkeys(
         "Rows Columns NumberOfFrames SamplesPerPixel InstanceNumber SliceThickness SpacingBetweenSlices RescaleSlope "
-        "RescaleIntercept BitsAllocated BitsStored HighBit PixelRepresentation".split(), 1,
+        "RescaleIntercept BitsAllocated BitsStored HighBit PixelRepresentation".split(),
+        1,
     ),
-}  # fmt: skip
+}
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -63,20 +64,31 @@ def open_series(source: str | Path | Iterable[str | Path], series: str | None = 
             found.append((path, header))
     where = source if isinstance(source, str | Path) else paths[0].parent if paths else "no files"
     if not found:
-        raise DataError(f"{where}: no DICOM image among {len(paths)} files; expected the files of one series")
+        raise DataError(
+            f"{where}: no DICOM image among {len(paths)} files; expected the files of one series"
+        )
     if len(found) < len(paths):
         named = {path for path, _ in found}
         others = [path.name for path in paths if path not in named]
         notes.append(f"{len(others)} files are no images and were skipped: {', '.join(others[:3])}")
-    plain = [(path, header) for path, header in found if "LOCALIZER" not in (header.get("ImageType") or ())]
+    plain = [
+        (path, header)
+        for path, header in found
+        if "LOCALIZER" not in (header.get("ImageType") or ())
+    ]
     if plain and len(plain) < len(found):
         notes.append(f"{len(found) - len(plain)} localizer images were skipped")
         found = plain
     found = _one_series(where, found, series)
     first = found[0][1]
     for path, header in found:
-        if int(header.get("NumberOfFrames") or 1) > 1 or int(header.get("SamplesPerPixel") or 1) > 1:
-            raise DataError(f"{path}: a multi-frame or colour image; expected one grey slice a file: convert it first")
+        if (
+            int(header.get("NumberOfFrames") or 1) > 1
+            or int(header.get("SamplesPerPixel") or 1) > 1
+        ):
+            raise DataError(
+                f"{path}: a multi-frame or colour image; expected one grey slice a file: convert it first"
+            )
         if (header.Rows, header.Columns) != (first.Rows, first.Columns):
             raise DataError(
                 f"{path}: {header.Rows}x{header.Columns} pixels but {found[0][0].name} has {first.Rows}x"
@@ -103,12 +115,17 @@ def values(files: Iterable[str]) -> tuple[np.ndarray, list[str]]:
         DataError: a file is damaged, or no decoder for its compression is installed (names the package).
     """
     headers, planes = zip(*(_decode(Path(file)) for file in files))
-    kinds = [(int(h.PixelRepresentation), h.BitsAllocated, h.BitsStored, h.get("HighBit")) for h in headers]
+    kinds = [
+        (int(h.PixelRepresentation), h.BitsAllocated, h.BitsStored, h.get("HighBit"))
+        for h in headers
+    ]
     result: list[Any] = [None] * len(planes)
     notes = []
     for kind in dict.fromkeys(kinds):
         rows = [i for i, other in enumerate(kinds) if other == kind]
-        stack, note = _corrected(np.stack([planes[i] for i in rows]), *kind, headers[rows[0]].get("Modality") == "CT")
+        stack, note = _corrected(
+            np.stack([planes[i] for i in rows]), *kind, headers[rows[0]].get("Modality") == "CT"
+        )
         notes += [note] if note else []
         for i, plane in zip(rows, stack):
             result[i] = _rescaled(plane, headers[i], stack.dtype.kind == "i", kind[2])
@@ -137,17 +154,27 @@ def _header(path: Path) -> Any:
         for name in ("ImageType", "SeriesInstanceUID", "Modality", "PhotometricInterpretation"):
             header.get(name)  # pydicom converts a value, and fails, when it is first asked for it
     except pydicom.errors.InvalidDicomError as error:
-        if path.suffix.lower() in FOREIGN.split() or path.name.upper() in ("DICOMDIR", "LICENSE", "README"):
+        if path.suffix.lower() in FOREIGN.split() or path.name.upper() in (
+            "DICOMDIR",
+            "LICENSE",
+            "README",
+        ):
             return None
-        raise DataError(f"{path}: not a DICOM file, or damaged (no DICM mark); remove it or copy it again") from error
+        raise DataError(
+            f"{path}: not a DICOM file, or damaged (no DICM mark); remove it or copy it again"
+        ) from error
     except Exception as error:  # pydicom raises what its parser stumbles over
-        raise DataError(f"{path}: damaged DICOM header ({type(error).__name__}: {error}); copy it again") from error
+        raise DataError(
+            f"{path}: damaged DICOM header ({type(error).__name__}: {error}); copy it again"
+        ) from error
     name = getattr(kind, "name", "")  # a damaged one may be a list
     if name.endswith("Storage") and "Image" not in name:
         return None
     _check_numbers(path, header)
     if not header.get("Rows") or not header.get("Columns"):
-        raise DataError(f"{path}: {name or 'a DICOM file'} without rows or columns; it is cut short: copy it again")
+        raise DataError(
+            f"{path}: {name or 'a DICOM file'} without rows or columns; it is cut short: copy it again"
+        )
     return header
 
 
@@ -184,7 +211,9 @@ def _one_series(where: Any, found: list, series: str | None) -> list:
     return groups[series] if series is not None else found
 
 
-def _place(found: list, notes: list[str]) -> tuple[list, np.ndarray | None, tuple[float, float, float] | None]:
+def _place(
+    found: list, notes: list[str]
+) -> tuple[list, np.ndarray | None, tuple[float, float, float] | None]:
     """The files in order, the affine of (slice, row, column) and the spacing."""
     first = found[0][1]
     plane = _sides(first)
@@ -194,14 +223,18 @@ def _place(found: list, notes: list[str]) -> tuple[list, np.ndarray | None, tupl
         notes.append(
             "no positions: slices ordered by InstanceNumber, orientation unknown; look whether the feet come first"
         )
-        found = sorted(found, key=lambda item: (int(item[1].get("InstanceNumber") or 0), item[0].name))
+        found = sorted(
+            found, key=lambda item: (int(item[1].get("InstanceNumber") or 0), item[0].name)
+        )
         gap = float(first.get("SpacingBetweenSlices") or 0)
         return found, None, (gap, *plane) if gap and plane else None
     if any(len(t) != 6 for t in turns) or any(len(s) != 3 for s in spots):
         return found, None, None
     for (path, _), turn in zip(found, turns):
         if np.abs(turn - turns[0]).max() > 1e-2:
-            raise DataError(f"{path}: oriented differently from {found[0][0].name}; slices of two stacks in one series")
+            raise DataError(
+                f"{path}: oriented differently from {found[0][0].name}; slices of two stacks in one series"
+            )
     along_row, along_column = turns[0][:3], turns[0][3:]
     normal = np.cross(along_row, along_column)
     places = np.array([spot @ normal for spot in spots])
@@ -225,7 +258,9 @@ def _place(found: list, notes: list[str]) -> tuple[list, np.ndarray | None, tupl
             f"{round(gaps[i] / gap) - 1} slices are missing between {before} and {after} ({gaps[i]:g} mm, else {gap:g})"
         )
     if len(gaps) and gaps.min() < 0.75 * gap:
-        notes.append(f"uneven slice distances: {gaps.min():g} to {gaps.max():g} mm; the middle one, {gap:g}, is used")
+        notes.append(
+            f"uneven slice distances: {gaps.min():g} to {gaps.max():g} mm; the middle one, {gap:g}, is used"
+        )
     if len(kept) == 1:
         notes.append("one slice: its thickness stands for the slice distance")
     rows, columns = plane or (1.0, 1.0)
@@ -257,7 +292,10 @@ def _decode(path: Path) -> tuple[Any, np.ndarray]:
         header = pydicom.dcmread(path)
         _check_numbers(path, header)
         syntax = header.file_meta.TransferSyntaxUID
-        package = next((DECODERS[s] for s in sorted(DECODERS, key=len, reverse=True) if syntax.startswith(s)), "")
+        package = next(
+            (DECODERS[s] for s in sorted(DECODERS, key=len, reverse=True) if syntax.startswith(s)),
+            "",
+        )
         if get_decoder(syntax).is_available:
             # Correcting unused bits slice by slice would break values above what BitsStored says: see _corrected.
             plane = pixel_array(header, raw=True, correct_unused_bits=False)
@@ -265,10 +303,20 @@ def _decode(path: Path) -> tuple[Any, np.ndarray]:
             return header, plane
     except (DataError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # decoders raise errors of their own; one in Rust panics outside of Exception
-        hint = f"; if other files open, copy it again, else install {package}" if package else "; copy it again"
-        raise DataError(f"{path}: pixels not readable ({type(error).__name__}: {error}){hint}") from error
-    raise DataError(f"{path}: no decoder for {syntax.name} is installed; pip install {package or 'a pydicom plugin'}")
+    except (
+        BaseException
+    ) as error:  # decoders raise errors of their own; one in Rust panics outside of Exception
+        hint = (
+            f"; if other files open, copy it again, else install {package}"
+            if package
+            else "; copy it again"
+        )
+        raise DataError(
+            f"{path}: pixels not readable ({type(error).__name__}: {error}){hint}"
+        ) from error
+    raise DataError(
+        f"{path}: no decoder for {syntax.name} is installed; pip install {package or 'a pydicom plugin'}"
+    )
 
 
 def _corrected(
@@ -281,13 +329,27 @@ def _corrected(
     """
     shift = 0 if high is None else high + 1 - stored
     if shift > 0 and raw.any() and not (raw & ((1 << shift) - 1)).any():
-        return raw >> shift, f"numbers stood {shift} bits too high (HighBit {high}, BitsStored {stored}): shifted"
+        return (
+            raw >> shift,
+            f"numbers stood {shift} bits too high (HighBit {high}, BitsStored {stored}): shifted",
+        )
     low, top, half = int(raw.min()), int(raw.max()), 1 << (stored - 1)
     if signed and (low < -half or top >= half):
         if low >= 0 and top < 2 * half:
-            return np.where(raw >= half, raw - 2 * half, raw).astype(raw.dtype), f"signs of {stored}-bit numbers added"
-        return raw, f"numbers need more than the {stored} bits of the header (from {low} to {top}): taken as they are"
-    if not signed and ct and allocated == 16 and top >= 0xF000 and not ((raw >= 0x8000) & (raw < 0xF000)).any():
+            return np.where(raw >= half, raw - 2 * half, raw).astype(
+                raw.dtype
+            ), f"signs of {stored}-bit numbers added"
+        return (
+            raw,
+            f"numbers need more than the {stored} bits of the header (from {low} to {top}): taken as they are",
+        )
+    if (
+        not signed
+        and ct
+        and allocated == 16
+        and top >= 0xF000
+        and not ((raw >= 0x8000) & (raw < 0xF000)).any()
+    ):
         return raw.view(np.int16), "negative numbers in unsigned pixels: read as signed"
     if not signed and top >= 2 * half:
         return raw & (2 * half - 1), f"bits above the {stored} of the header (old overlays) removed"
@@ -298,7 +360,14 @@ def _rescaled(plane: np.ndarray, header: Any, signed: bool, stored: int) -> np.n
     plane = plane.astype(np.int32)
     if header.get("PhotometricInterpretation") == "MONOCHROME1":
         plane = -1 - plane if signed else (1 << stored) - 1 - plane
-    slope, intercept = (float(header.get(f"Rescale{n}") or d) for n, d in (("Slope", 1), ("Intercept", 0)))
+    slope, intercept = (
+        float(header.get(f"Rescale{n}") or d) for n, d in (("Slope", 1), ("Intercept", 0))
+    )
     scaled = plane * slope + intercept  # float64
-    whole = slope.is_integer() and intercept.is_integer() and scaled.min() >= -32768 and scaled.max() <= 32767
+    whole = (
+        slope.is_integer()
+        and intercept.is_integer()
+        and scaled.min() >= -32768
+        and scaled.max() <= 32767
+    )
     return scaled.astype(np.int16 if whole else np.float32)

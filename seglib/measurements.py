@@ -21,10 +21,14 @@ def organ_volumes(report, cases: pd.DataFrame) -> pd.DataFrame:
         ValueError: the report was made on another grid.
     """
     if report.about["grid"] != "original":
-        raise ValueError(f"the report's grid is {report.about['grid']!r}; evaluate with grid='original' to measure mL")
+        raise ValueError(
+            f"the report's grid is {report.about['grid']!r}; evaluate with grid='original' to measure mL"
+        )
     columns = ["volume", *(name for name in ("phase", *SPACING) if name in cases)]
     about = cases[columns].drop_duplicates("volume").set_index("volume")
-    table = report.per_volume[["volume", "patient", "class", "n_true", "n_pred"]].join(about, on="volume")
+    table = report.per_volume[["volume", "patient", "class", "n_true", "n_pred"]].join(
+        about, on="volume"
+    )
     table = table.rename(columns={"n_true": "true_voxels", "n_pred": "predicted_voxels"})
     spacing = table.reindex(columns=SPACING).apply(pd.to_numeric, errors="coerce")
     millilitres = spacing.prod(axis=1, skipna=False) / 1000
@@ -54,14 +58,21 @@ def ejection_fractions(volumes: pd.DataFrame, cavity: str = "left_ventricle") ->
         if len(pair) != 2:
             continue
         told = "phase" in pair and set(pair["phase"]) == {"ED", "ES"}
-        ed, es = pair.sort_values("phase" if told else "true_voxels", ascending=told).to_dict("records")
+        ed, es = pair.sort_values("phase" if told else "true_voxels", ascending=told).to_dict(
+            "records"
+        )
         row = {"patient": patient, "ed": ed["volume"], "es": es["volume"]}
         for who in ("true", "predicted"):
             row |= {f"edv_{who}_ml": ed[f"{who}_ml"], f"esv_{who}_ml": es[f"{who}_ml"]}
             full, left = ed[f"{who}_voxels"], es[f"{who}_voxels"]
             row[f"ef_{who}"] = 100 * (full - left) / full if full else np.nan
         rows.append({**row, "error": row["ef_predicted"] - row["ef_true"]})
-    names = ["patient", "ed", "es", *(f"{v}_{who}_ml" for who in ("true", "predicted") for v in ("edv", "esv"))]
+    names = [
+        "patient",
+        "ed",
+        "es",
+        *(f"{v}_{who}_ml" for who in ("true", "predicted") for v in ("edv", "esv")),
+    ]
     return pd.DataFrame(rows, columns=[*names, "ef_true", "ef_predicted", "error"])
 
 
@@ -70,10 +81,23 @@ def agreement(true: pd.Series, predicted: pd.Series) -> dict[str, float]:
     and Pearson's r of two measurements; pairs with a NaN are left out, `n` counts the others."""
     pairs = pd.concat([true, predicted], axis=1).dropna().to_numpy(float)
     if len(pairs) < 2:
-        return {"bias": np.nan, "low": np.nan, "high": np.nan, "mae": np.nan, "r": np.nan, "n": len(pairs)}
+        return {
+            "bias": np.nan,
+            "low": np.nan,
+            "high": np.nan,
+            "mae": np.nan,
+            "r": np.nan,
+            "n": len(pairs),
+        }
     error = pairs[:, 1] - pairs[:, 0]
     spread = 1.96 * error.std(ddof=1)
     r = float(np.corrcoef(pairs.T)[0, 1]) if (pairs.std(axis=0) > 0).all() else np.nan
     bias = float(error.mean())
-    found = {"bias": bias, "low": bias - spread, "high": bias + spread, "mae": float(np.abs(error).mean()), "r": r}
+    found = {
+        "bias": bias,
+        "low": bias - spread,
+        "high": bias + spread,
+        "mae": float(np.abs(error).mean()),
+        "r": r,
+    }
     return {**{name: float(value) for name, value in found.items()}, "n": len(pairs)}

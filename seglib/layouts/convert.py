@@ -10,10 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import files, hosts, images, trees
-from .errors import DataError
+from .. import files, hosts
+from ..errors import DataError
+from ..formats import images
+from . import pairing
 
-OTHER = (".webp", ".ppm", ".pgm", ".tga", ".jp2")  # read here only: such images are rewritten as PNG
+OTHER = (
+    ".webp",
+    ".ppm",
+    ".pgm",
+    ".tga",
+    ".jp2",
+)  # read here only: such images are rewritten as PNG
 
 Pairs = dict[str, tuple[Path, list[Path]]]  # name -> its image and the files of its mask
 
@@ -31,15 +39,23 @@ class Imported(NamedTuple):
 
     def text(self) -> str:
         """The summary in a few lines."""
-        lines = [f"images with mask: {self.pairs}", f"images without mask, left out: {_some(self.without_mask)}"]
+        lines = [
+            f"images with mask: {self.pairs}",
+            f"images without mask, left out: {_some(self.without_mask)}",
+        ]
         lines += [f"masks without image, or of another suffix, left out: {_some(self.left_out)}"]
-        lines += ["masks decoded by: " + ("; ".join(f"{how} ({n})" for how, n in self.decoded.items()) or "none")]
+        lines += [
+            "masks decoded by: "
+            + ("; ".join(f"{how} ({n})" for how, n in self.decoded.items()) or "none")
+        ]
         if self.inverted:
-            lines.append(f"masks with a foreground border: {self.inverted}; if 0 is the structure, set mask_inverted")
+            lines.append(
+                f"masks with a foreground border: {self.inverted}; if 0 is the structure, set mask_inverted"
+            )
         return "\n".join(lines)
 
 
-def bring(
+def to_images_and_masks(
     source_images: str | Path,
     source_masks: str | Path | None,
     output: str | Path,
@@ -67,7 +83,9 @@ def bring(
     source, truths, output = Path(source_images), Path(source_masks or source_images), Path(output)
     for folder in (source, truths):
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; expected one with {'images' if folder == source else 'masks'}")
+            raise DataError(
+                f"{folder}: no such folder; expected one with {'images' if folder == source else 'masks'}"
+            )
     if not _pictures(source) and any(source.glob("*/images")):
         pairs, without_mask, left_out = _instances(source, truths)
     else:
@@ -76,11 +94,15 @@ def bring(
 
     def one(name: str) -> tuple[str, bool, str]:
         image, parts = pairs[name]
-        target = output / "images" / f"{name}{'.png' if image.suffix.lower() in OTHER else image.suffix}"
+        target = (
+            output / "images" / f"{name}{'.png' if image.suffix.lower() in OTHER else image.suffix}"
+        )
         try:
             mask = images.read_mask(images.UNION.join(map(str, parts)), encoding, inverted)
             if there.get(name, target.name) != target.name:
-                raise DataError(f"{target.with_name(there[name])}: there already, and {image.name} has the same name")
+                raise DataError(
+                    f"{target.with_name(there[name])}: there already, and {image.name} has the same name"
+                )
             if image.suffix.lower() in OTHER:
                 _write(target, _plain(image))
             else:
@@ -91,11 +113,15 @@ def bring(
             return "", False, str(error)
 
     with ThreadPoolExecutor(hosts.n_cores()) as pool:  # decoding releases the interpreter lock
-        done = list(hosts.progress(pool.map(one, pairs), total=len(pairs), desc="prepare", leave=False))
+        done = list(
+            hosts.progress(pool.map(one, pairs), total=len(pairs), desc="prepare", leave=False)
+        )
     problems = [problem for _, _, problem in done if problem]
     decoded = Counter(how for how, _, problem in done if not problem)
     inverted_ones = sum(looks for _, looks, _ in done)
-    return Imported(len(done) - len(problems), without_mask, left_out, dict(decoded), inverted_ones, problems)
+    return Imported(
+        len(done) - len(problems), without_mask, left_out, dict(decoded), inverted_ones, problems
+    )
 
 
 def _instances(source: Path, truths: Path) -> tuple[Pairs, list[str], list[str]]:
@@ -105,13 +131,17 @@ def _instances(source: Path, truths: Path) -> tuple[Pairs, list[str], list[str]]
         found, parts = _pictures(folder / "images"), truths / folder.name / "masks"
         masks = _pictures(parts) if parts.is_dir() else []
         if len(found) != 1:
-            raise DataError(f"{folder / 'images'}: {len(found)} images; expected one, with its masks in {parts}")
+            raise DataError(
+                f"{folder / 'images'}: {len(found)} images; expected one, with its masks in {parts}"
+            )
         if masks:
             pairs[folder.name] = (found[0], masks)
         else:
             without_mask.append(folder.name)
     if not pairs:
-        raise DataError(f"{truths}: no <name>/masks with a picture in it; found {trees.contents(truths)}")
+        raise DataError(
+            f"{truths}: no <name>/masks with a picture in it; found {pairing.contents(truths)}"
+        )
     return pairs, without_mask, []
 
 
@@ -123,14 +153,16 @@ def _by_name(
     pictures, masks = _pictures(source), _pictures(truths)
     for folder, found in ((source, pictures), (truths, masks)):
         if not found:
-            raise DataError(f"{folder}: no picture here; found {trees.contents(folder)}")
+            raise DataError(f"{folder}: no picture here; found {pairing.contents(folder)}")
     if mask_suffix is None:
         mask_suffix = _common_suffix(_named(pictures, image_suffix), masks, one_folder)
     named_masks = _named(masks, mask_suffix)
     if one_folder:
         pictures = [file for file in pictures if file not in set(named_masks.values())]
     named = _named(pictures, image_suffix)
-    pairs = {name: (image, [named_masks[name]]) for name, image in named.items() if name in named_masks}
+    pairs = {
+        name: (image, [named_masks[name]]) for name, image in named.items() if name in named_masks
+    }
     if not pairs:
         raise DataError(
             f"{source}: no image has a mask in {truths}; expected masks called <name of the image>{mask_suffix}, found "
@@ -154,7 +186,10 @@ def _common_suffix(names: Iterable[str], masks: list[Path], one_folder: bool) ->
             counts[mask.stem[len(owner) :]] += 1
     if len(counts) == 1:
         return next(iter(counts))
-    found = ", ".join(f"{suffix!r} ({n})" for suffix, n in counts.most_common(5)) or f"names such as {masks[0].name}"
+    found = (
+        ", ".join(f"{suffix!r} ({n})" for suffix, n in counts.most_common(5))
+        or f"names such as {masks[0].name}"
+    )
     raise DataError(
         f"{masks[0].parent}: which files are the masks is not clear: found {found} behind the names of images; set "
         "mask_suffix, for example '_mask', or '.png' where only the format differs (image_suffix, if images have one)"
@@ -188,7 +223,9 @@ def _named(files: list[Path], suffix: str) -> dict[str, Path]:
 
 def _pictures(folder: Path) -> list[Path]:
     suffixes = (*images.SUFFIXES, *OTHER)
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in suffixes and not f.name.startswith("."))
+    return sorted(
+        f for f in folder.iterdir() if f.suffix.lower() in suffixes and not f.name.startswith(".")
+    )
 
 
 def _plain(path: Path) -> np.ndarray:
@@ -215,8 +252,12 @@ def _write(target: Path, pixels: np.ndarray) -> None:
 
 
 def _taken(target: Path, other: str) -> DataError:
-    return DataError(f"{target}: there already, and it differs from {other}; move it away or choose another output")
+    return DataError(
+        f"{target}: there already, and it differs from {other}; move it away or choose another output"
+    )
 
 
 def _some(names: list[str]) -> str:
-    return f"{len(names)}" + (f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else "")
+    return f"{len(names)}" + (
+        f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
+    )

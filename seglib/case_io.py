@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from . import images, volumes
 from .errors import DataError
+from .formats import images, volumes
 
 
 def read_image(case: Any, cfg) -> np.ndarray:
@@ -15,7 +15,9 @@ def read_image(case: Any, cfg) -> np.ndarray:
     `window_level` and `window_width`, or clipped to `percentiles` of its whole volume."""
     if not volumes.is_volume(case["image"]):
         return images.read_image(case["image"], cfg.in_channels, cfg.percentiles)
-    shown = volumes.bytes_of(case["image"], cfg.window_level, cfg.window_width, cfg.percentiles, **volumes.options(cfg))
+    shown = volumes.bytes_of(
+        case["image"], cfg.window_level, cfg.window_width, cfg.percentiles, **volumes.options(cfg)
+    )
     return images.as_channels(_slice(case, shown), cfg.in_channels)
 
 
@@ -30,7 +32,9 @@ def read_truth(
     """
     if cfg.task == "multiclass":
         if not case["labels"]:
-            raise DataError(f"{case['case']}: no label map; a multiclass image without labels cannot be used")
+            raise DataError(
+                f"{case['case']}: no label map; a multiclass image without labels cannot be used"
+            )
         mask = _read_labels(case, cfg)
         annotated = [True] * cfg.n_classes
         if "annotated" in case:
@@ -39,12 +43,20 @@ def read_truth(
             # A pixel of no annotated class may belong to any of the others: nothing is known about it.
             mask.pixels[~np.isin(mask.pixels, np.flatnonzero(annotated))] = images.IGNORE
         return mask.pixels[..., None], annotated, [mask.how], [(False, False)]
-    planes, hows, looks = [], [], []
+    planes, hows, inverted_flags = [], [], []
     for name in cfg.class_names:
-        mask = images.read_mask(case[name], cfg.mask_encoding, inverted.get(name, False)) if case[name] else None
+        mask = (
+            images.read_mask(case[name], cfg.mask_encoding, inverted.get(name, False))
+            if case[name]
+            else None
+        )
         planes.append(mask and mask.pixels)
         hows.append(mask.how if mask else "")
-        looks.append((mask.looks_inverted, images.looks_inverted(1 - mask.pixels)) if mask else (False, False))
+        inverted_flags.append(
+            (mask.looks_inverted, images.looks_inverted(1 - mask.pixels))
+            if mask
+            else (False, False)
+        )
     shapes = {plane.shape for plane in planes if plane is not None}
     if len(shapes) > 1:
         sizes = ", ".join(
@@ -57,14 +69,21 @@ def read_truth(
         )
     blank = np.full(shapes.pop() if shapes else shape, images.IGNORE, np.uint8)
     annotated = [plane is not None for plane in planes]
-    return np.stack([blank if p is None else p for p in planes], axis=-1), annotated, hows, looks
+    return (
+        np.stack([blank if p is None else p for p in planes], axis=-1),
+        annotated,
+        hows,
+        inverted_flags,
+    )
 
 
 def _read_labels(case: Any, cfg) -> images.Mask:
     label_map = {} if case.get("label_numbers") == "class" else cfg.label_map
     if not volumes.is_volume(case["image"]):
         return images.read_labels(case["labels"], cfg.mask_encoding, cfg.n_classes, label_map)
-    labels = volumes.labels_of(case["image"], case["labels"], cfg.class_names, **volumes.options(cfg))
+    labels = volumes.labels_of(
+        case["image"], case["labels"], cfg.class_names, **volumes.options(cfg)
+    )
     plane = _slice(case, labels)
     if os.path.isdir(case["labels"]):
         return images.Mask(plane.copy(), "a mask file an organ")
@@ -85,7 +104,9 @@ def content(case: dict, image: np.ndarray) -> tuple[str, str]:
     """The hash of the file (of the slice's pixels where the file holds many), and one that equal images share, also
     where they were saved anew in another format."""
     whole = volumes.is_volume(case["image"])
-    blank = case["case"] if whole and image.min() == image.max() else ""  # an empty slice is no copy of another
+    blank = (
+        case["case"] if whole and image.min() == image.max() else ""
+    )  # an empty slice is no copy of another
     pixels = hashlib.sha256(f"{image.shape}{blank}".encode() + image.tobytes()).hexdigest()
     return pixels if whole else images.sha256(case["image"]), pixels
 
@@ -124,13 +145,15 @@ def agreement(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return result
 
 
-def oddities(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[str, str]:
+def warnings_of(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[str, str]:
     """What the pixels (H, W, C) and the masks (H, W, K) of a case show that may be right but mostly is not: sentence ->
     the file that it is about. Of a volume it counts only where all of its slices show it."""
     found = {}
     whole = volumes.is_volume(case["image"])
     if image.min() == image.max():
-        alike = "all voxels are alike" if whole else f"every pixel is {image.min()}"  # a volume is windowed by now
+        alike = (
+            "all voxels are alike" if whole else f"every pixel is {image.min()}"
+        )  # a volume is windowed by now
         found[f"{alike}: nothing can be seen; export it again"] = "image"
     turn = 1 if whole else images.exif_orientation(case["image"])
     if turn > 1:
@@ -147,7 +170,7 @@ def oddities(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[str,
                 "one? Correct them, or set label_map"
             ] = "labels"
         elif whole and (masks[known] > 0).all():
-            found["no background (0) anywhere; are its numbers shifted by one? Correct them, or set label_map"] = (
-                "labels"
-            )
+            found[
+                "no background (0) anywhere; are its numbers shifted by one? Correct them, or set label_map"
+            ] = "labels"
     return {text: os.path.basename(case[column]) for text, column in found.items()}

@@ -1,0 +1,1 @@
+"""How a file becomes pixels and back: pictures, DICOM, NIfTI."""
