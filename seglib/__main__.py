@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import config, fields
+from . import config, fields, presets
 from .errors import ConfigError, DataError, SeglibError
 
 SECTIONS = {  # the first field of a group of the help -> its title
@@ -31,11 +31,8 @@ BARE = {
     "save_every": "10",
 }  # what an option without a value means; "yes" for truth values
 # What may differ between training and use: where things lie and run, how masks are read, how scores are made.
-PLACE = ("work_dir", "local", "num_workers", "device", "precision")
-USE = (
-    *PLACE,
-    *"data_root mask_encoding mask_inverted label_map slice_axis batch_size threshold bootstrap".split(),
-)
+PLACE = config.fields_that("place")
+USE = (*PLACE, *config.fields_that("use"))
 
 
 class Parser(argparse.ArgumentParser):
@@ -298,8 +295,9 @@ def _run_folder(cfg: config.Config, named: str | None = None) -> Path:
 
     if named:
         return Path(named)
-    if cfg.preset == "binary" and cfg.work_dir == config.FIELDS["work_dir"].default:
-        return Path(hosts.run_root(cfg.replace(work_dir="checkpoints")))
+    folder = presets.PRESETS[cfg.preset].run_folder
+    if folder and cfg.work_dir == config.FIELDS["work_dir"].default:
+        return Path(hosts.run_root(cfg.replace(work_dir=folder)))
     return runs.folder_of(cfg)
 
 
@@ -373,7 +371,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         return sub
 
     shown = next(
-        (b for a, b in zip(argv, argv[1:]) if a == "--preset" and b in config.FULL), "binary"
+        (b for a, b in zip(argv, argv[1:]) if a == "--preset" and b in presets.PRESETS), "binary"
     )
     add = command(
         "phantoms", phantoms, "write a synthetic data set in the tree of a real one"
@@ -556,7 +554,7 @@ def _add_fields(parser: Parser, names: Iterable[str], preset: str | None = None)
         if name not in names:
             continue
         bare = "yes" if bool in fields.parts(hints[name]) else BARE.get(name)
-        kind = fields.describe_type(hints[name]).replace("bool", "yes | no") + (
+        kind = config.describe(name).replace("bool", "yes | no") + (
             f", alone: {bare}" if bare else ""
         )
         default = json.dumps(values[name]) if preset or name in PLACE else "as trained"

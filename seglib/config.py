@@ -5,11 +5,12 @@ import json
 import math
 import os
 import typing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from . import files
+from . import files, presets, tables
 from .errors import ConfigError
 from .fields import INVALID, coerce, describe_type, dump, from_text, nearest, parts, read
 
@@ -29,12 +30,52 @@ AUGMENTATIONS = {
 }
 
 
-def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
-    """A field with its help text and range; mutable defaults are copied for each object."""
-    metadata = {"help": help, "low": low, "high": high}
+def _setting(
+    default: Any,
+    help: str,
+    affects: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Callable[[], Iterable[str]] | None = None,
+    resume: Literal["fixed", "told", "free"] | None = None,
+) -> Any:
+    """A field with its help text and range, and what it affects. Every list of fields is derived from this.
+
+    Args:
+        affects: words of `AFFECTS`, separated by spaces.
+        low, high: the range of a number, or of every number of a list.
+        choices: returns the names that a text may be, where they are the keys of a table.
+        resume: what happens where a run is resumed with another value: it is refused (`fixed`), told (`told`) or
+            taken (`free`). By default a field that affects the network is fixed, one that affects only use and
+            place is free, and any other is told.
+    """
+    words = set(affects.split())
+    if not words <= set(AFFECTS):
+        raise ValueError(f"affects: {affects!r}; choose from {', '.join(AFFECTS)}")
+    if resume is None:
+        resume = "fixed" if "network" in words else "free" if words <= {"use", "place"} else "told"
+    metadata = {
+        "help": help,
+        "affects": frozenset(words),
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "resume": resume,
+    }
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+# What a setting can affect. A field may affect several of these.
+AFFECTS = {
+    "store": "the pixels and masks of the store",
+    "split": "which part (train, val, test) a patient is in",
+    "network": "the network: its input, its layers, its output",
+    "run": "how the network is trained",
+    "use": "how a trained network is used and scored: an option of evaluate and predict",
+    "place": "where things lie and what computes: always those of here, never those of the weights",
+}
 
 
 @dataclass
@@ -45,135 +86,192 @@ class Config:
     `cfg.save("run.json")`. Strings are used for choices, so that a reloaded module keeps working with old objects.
     """
 
-    preset: Literal["palm", "rsna", "cardiac", "lung", "binary"] = _setting(
-        "binary", "which of the five systems"
+    preset: str = _setting(
+        "binary", "which of the systems", "run", choices=lambda: presets.PRESETS, resume="fixed"
     )
     size: Literal["full", "small", "smoke"] = _setting(
-        "full", "full = as published, small = a laptop, smoke = seconds"
+        "full", "full = as published, small = a laptop, smoke = seconds", "run", resume="free"
     )
     task: Literal["binary", "multilabel", "multiclass"] = _setting(
-        "binary", "sigmoid of one, sigmoid of many, softmax"
+        "binary", "sigmoid of one, sigmoid of many, softmax", "store network"
     )
     class_names: tuple[str, ...] = _setting(
-        ("structure",), "one name a class; multiclass starts with the background"
+        ("structure",), "one name a class; multiclass starts with the background", "store network"
     )
     # data
     data_root: str | None = _setting(
-        None, "folder of the raw data; none = searched for, see hosts.find_data"
+        None, "folder of the raw data; none = searched for, see hosts.find_data", "use"
     )
-    work_dir: str = _setting("runs", "folder that receives stores and runs")
+    layout: str = _setting(
+        "auto",
+        "how the raw data lies in its folders; auto = by the names of folders and files",
+        "use",
+        choices=lambda: ("auto", *tables.LAYOUTS),
+    )
+    work_dir: str = _setting("runs", "folder that receives stores and runs", "place")
     local: bool = _setting(
-        True, "False on Kaggle and Colab: wait for the mounted data, keep runs where they survive"
+        True,
+        "False on Kaggle and Colab: wait for the mounted data, keep runs where they survive",
+        "place",
     )
     image_size: int | tuple[int, int] = _setting(
-        256, "pixels, one side or (height, width)", 8, 8192
+        256, "pixels, one side or (height, width)", "store", 8, 8192
     )
     resize: Literal["letterbox", "stretch"] = _setting(
-        "letterbox", "keep the aspect ratio and pad, or squeeze"
+        "letterbox", "keep the aspect ratio and pad, or squeeze", "store"
     )
-    in_channels: int = _setting(3, "channels of the network's input", 1, 16)
+    in_channels: int = _setting(3, "channels of the network's input", "store network", 1, 16)
     mask_encoding: Literal["auto", "threshold", "index"] | dict[str, int] = _setting(
-        "auto", 'how mask files hold classes; or a table of colours, {"255,0,0": 1}'
+        "auto", 'how mask files hold classes; or a table of colours, {"255,0,0": 1}', "store use"
     )
     mask_inverted: bool | Literal["auto"] = _setting(
-        "auto", "True where 0 is the structure; auto = found out by class"
+        "auto", "True where 0 is the structure; auto = found out by class", "store use"
     )
     label_map: dict[str, int] = _setting(
-        {}, "label number in the file -> class number; empty = as they are", 0, 65535
+        {}, "label number in the file -> class number; empty = as they are", "store use", 0, 65535
     )
     slice_axis: int | None = _setting(
-        None, "axis of a volume along which slices are cut; none = by spacing", 0, 2
+        None, "axis of a volume along which slices are cut; none = by spacing", "store use", 0, 2
     )
-    window_level: float | None = _setting(None, "CT window centre, HU")
-    window_width: float | None = _setting(None, "CT window width, HU", 1)
+    window_level: float | None = _setting(None, "CT window centre, HU", "store")
+    window_width: float | None = _setting(None, "CT window width, HU", "store", 1)
     percentiles: tuple[float, float] | None = _setting(
-        None, "intensities are clipped to these percentiles", 0, 100
+        None, "intensities are clipped to these percentiles", "store", 0, 100
     )
-    mean: tuple[float, ...] = _setting(IMAGENET_MEAN, "per channel, of images scaled to 0..1")
-    std: tuple[float, ...] = _setting(IMAGENET_STD, "per channel, of images scaled to 0..1", 1e-6)
+    mean: tuple[float, ...] = _setting(
+        IMAGENET_MEAN, "per channel, of images scaled to 0..1", "run"
+    )
+    std: tuple[float, ...] = _setting(
+        IMAGENET_STD, "per channel, of images scaled to 0..1", "run", 1e-6
+    )
     val_split: float = _setting(
-        0.2, "validation part of what the test leaves: a share up to 1, else patients", 0
+        0.2, "validation part of what the test leaves: a share up to 1, else patients", "split", 0
     )
     test_split: float = _setting(
-        0.0, "test part, taken first: a share up to 1, else a count of patients", 0
+        0.0, "test part, taken first: a share up to 1, else a count of patients", "split", 0
     )
-    keep_split: bool = _setting(True, "keep the split that the tree itself has")
-    augment: dict[str, Any] = _setting({}, "augmentation -> probability, or parameters with 'p'")
-    crop: float = _setting(
-        1.0, "share of the frame's sides in the pieces that training sees, see data.piece", 0.1, 1
+    keep_split: bool = _setting(True, "keep the split that the tree itself has", "split")
+    split_seed: int = _setting(0, "seed of the split: who is trained on, who is tested", "split", 0)
+    augment: dict[str, Any] = _setting(
+        {}, "augmentation -> probability, or parameters with 'p'", "run"
+    )
+    patch_size: int | tuple[int, int] | None = _setting(
+        None, "pixels of the patches that training sees; none = whole frames", "run", 8, 8192
     )
     # network
-    architecture: Literal["unet", "smp_unet", "aspp"] = _setting(
-        "unet", "own U-Net, smp's U-Net, own ASPP network"
+    architecture: str = _setting(
+        "unet",
+        "own U-Net, own ASPP network, smp's U-Net",
+        "network",
+        choices=lambda: tables.ARCHITECTURES,
     )
-    encoder: str = _setting("tu-tf_mobilenetv3_large_100", "encoder of smp_unet, by its smp name")
-    encoder_weights: str = _setting("none", "imagenet, none, or the path of a weights file")
+    encoder: str = _setting(
+        "tu-tf_mobilenetv3_large_100", "encoder of smp_unet, by its smp name", "network"
+    )
+    encoder_weights: str = _setting(
+        "none", "imagenet, none, or the path of a weights file", "run", resume="free"
+    )
     base_channels: int = _setting(
-        64, "channels of the first level, doubled at each pooling", 1, 512
+        64, "channels of the first level, doubled at each pooling", "network", 1, 512
     )
-    depth: int = _setting(4, "number of poolings", 1, 8)
-    bilinear: bool = _setting(False, "upsample bilinearly instead of by transposed convolution")
-    aspp_rates: tuple[int, ...] = _setting((6, 12, 18), "dilations of the ASPP branches", 1, 64)
-    attention: bool = _setting(False, "attention gates on the skip connections")
+    depth: int = _setting(4, "number of poolings", "network", 1, 8)
+    bilinear: bool = _setting(
+        False, "upsample bilinearly instead of by transposed convolution", "network"
+    )
+    aspp_rates: tuple[int, ...] = _setting(
+        (6, 12, 18), "dilations of the ASPP branches", "network", 1, 64
+    )
+    attention: bool = _setting(False, "attention gates on the skip connections", "network")
     class_prior: bool = _setting(
-        False, "start the output's bias at the classes' shares of the training masks"
+        False, "start the output's bias at the classes' shares of the training masks", "run"
     )
-    init_from: str | None = _setting(None, "weights file to start from")
+    init_from: str | None = _setting(None, "weights file to start from", "run", resume="free")
     # loss and optimisation
-    loss: Literal["bce", "dice", "combined", "weighted_bce", "dice_focal", "cross_entropy"] = (
-        _setting("bce", "loss")
-    )
+    loss: str = _setting("bce", "loss", "run", choices=lambda: tables.LOSSES)
     loss_weights: tuple[float, float] = _setting(
-        (0.5, 0.5), "weights of the two parts of combined and dice_focal", 0
+        (0.5, 0.5), "weights of the two parts of combined and dice_focal", "run", 0
     )
-    focal_gamma: float = _setting(2.0, "focusing exponent of the focal loss", 0, 10)
+    focal_gamma: float = _setting(2.0, "focusing exponent of the focal loss", "run", 0, 10)
     missing_weight: float = _setting(
-        0.0, "weight of a class without a mask: 0 = ignored, 1 = treated as empty", 0, 1
+        0.0,
+        "weight of a class without a mask: 0 = ignored, 1 = treated as empty",
+        "store run",
+        0,
+        1,
     )
     missing_normalisation: Literal["annotated", "plain"] = _setting(
-        "annotated", "divide by the weights, or plain mean"
+        "annotated", "divide by the weights, or plain mean", "run"
     )
-    optimizer: Literal["adam", "adamw", "sgd"] = _setting("adam", "optimiser")
-    lr: float = _setting(1e-3, "learning rate (the peak, for onecycle and linear)", 1e-8, 10)
-    weight_decay: float = _setting(0.0, "weight decay", 0, 1)
+    optimizer: Literal["adam", "adamw", "sgd"] = _setting(
+        "adam", "optimiser", "run", resume="fixed"
+    )
+    lr: float = _setting(
+        1e-3, "learning rate (the peak, for onecycle and linear)", "run", 1e-8, 10, resume="fixed"
+    )
+    weight_decay: float = _setting(0.0, "weight decay", "run", 0, 1, resume="fixed")
     scheduler: Literal["none", "cosine", "plateau", "onecycle", "linear"] = _setting(
-        "none", "learning-rate schedule"
+        "none", "learning-rate schedule", "run", resume="fixed"
     )
-    epochs: int = _setting(50, "passes over the training part", 1, 100_000)
-    batch_size: int = _setting(8, "images a step and process", 1, 4096)
-    accumulate: int = _setting(1, "steps whose gradients are added up before an update", 1, 4096)
-    clip: float = _setting(0.0, "largest gradient norm, 0 = not clipped", 0)
-    monitor: Literal["val_loss", "val_dice"] = _setting("val_dice", "what chooses the best weights")
+    epochs: int = _setting(50, "passes over the training part", "run", 1, 100_000, resume="free")
+    batch_size: int = _setting(8, "images a step and process", "run use", 1, 4096)
+    accumulate: int = _setting(
+        1, "steps whose gradients are added up before an update", "run", 1, 4096
+    )
+    clip: float = _setting(0.0, "largest gradient norm, 0 = not clipped", "run", 0)
+    monitor: Literal["val_loss", "val_dice"] = _setting(
+        "val_dice", "what chooses the best weights", "run", resume="fixed"
+    )
     early_stopping: bool = _setting(
-        False, "stop when the monitor has not improved for `patience` epochs"
+        False,
+        "stop when the monitor has not improved for `patience` epochs",
+        "run",
+        resume="free",
     )
-    patience: int = _setting(15, "epochs without improvement before stopping", 1)
-    save_every: int = _setting(0, "epochs between checkpoint_epoch_N.pth files, 0 = none", 0)
-    checkpoint_name: str = _setting("best_model.pth", "file name of the best weights")
+    patience: int = _setting(
+        15, "epochs without improvement before stopping", "run", 1, resume="free"
+    )
+    save_every: int = _setting(
+        0, "epochs between checkpoint_epoch_N.pth files, 0 = none", "run", 0, resume="free"
+    )
+    checkpoint_name: str = _setting(
+        "best_model.pth", "file name of the best weights", "run", resume="fixed"
+    )
+    seed: int = _setting(
+        0, "seed of the initial weights, the order and the augmentation", "run", 0, resume="fixed"
+    )
     # machine
     num_workers: int | Literal["auto"] = _setting(
-        "auto", "loader processes, never more than the machine has cores", 0
+        "auto", "loader processes, never more than the machine has cores", "place", 0
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _setting(
-        "auto", "arithmetic of the network; auto = by probing"
+        "auto", "arithmetic of the network; auto = by probing", "place"
     )
     device: Literal["auto", "cuda", "mps", "cpu"] = _setting(
-        "auto", "auto = the first that runs a tiny kernel"
+        "auto", "auto = the first that runs a tiny kernel", "place"
     )
     checkpointing: bool = _setting(
-        False, "compute features twice instead of keeping them: less memory, slower"
+        False,
+        "compute features twice instead of keeping them: less memory, slower",
+        "run",
+        resume="free",
     )
     sync_batch_norm: bool = _setting(
-        False, "batch norm over the images of all processes; GPUs only"
+        False, "batch norm over the images of all processes; GPUs only", "run"
     )
     compile: bool = _setting(
-        False, "torch.compile the network; worth its warm-up on long GPU runs only"
+        False,
+        "torch.compile the network; worth its warm-up on long GPU runs only",
+        "run",
+        resume="free",
     )
-    cudnn_benchmark: bool = _setting(True, "let cuDNN try its algorithms at fixed sizes")
-    seed: int = _setting(0, "seed of split, initial weights, order and augmentation", 0)
+    cudnn_benchmark: bool = _setting(
+        True, "let cuDNN try its algorithms at fixed sizes", "run", resume="free"
+    )
     # scoring
-    threshold: float = _setting(0.5, "probability from which a pixel belongs to the class", 0, 1)
-    bootstrap: int = _setting(2000, "resamples of the 95 % intervals", 10)
+    threshold: float = _setting(
+        0.5, "probability from which a pixel belongs to the class", "run use", 0, 1
+    )
+    bootstrap: int = _setting(2000, "resamples of the 95 % intervals", "use", 10)
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, check(name, value))
@@ -187,6 +285,16 @@ class Config:
     def height_width(self) -> tuple[int, int]:
         """`image_size` as (height, width) in pixels."""
         return (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+
+    @property
+    def patch_height_width(self) -> tuple[int, int] | None:
+        """`patch_size` as (height, width) in pixels; None where training sees whole frames."""
+        return (self.patch_size,) * 2 if isinstance(self.patch_size, int) else self.patch_size
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every field by its name, and `n_classes`: what losses and networks are built from."""
+        return {**{name: getattr(self, name) for name in FIELDS}, "n_classes": self.n_classes}
 
     def validate(self) -> "Config":
         """Check what only several fields together can break; returns the config, so that calls can be chained."""
@@ -211,14 +319,18 @@ class Config:
                 )
         if (self.window_level is None) != (self.window_width is None):
             raise ConfigError("window_level and window_width belong together: set both, or neither")
-        allowed = (
-            ("dice_focal", "cross_entropy")
-            if self.task == "multiclass"
-            else ("bce", "dice", "combined", "weighted_bce")
-        )
-        if self.loss not in allowed:
+        if self.task not in tables.LOSSES[self.loss].tasks:
+            fitting = [name for name, loss in tables.LOSSES.items() if self.task in loss.tasks]
             raise ConfigError(
-                f"loss: {self.loss!r} does not fit the task {self.task!r}; choose from {', '.join(allowed)}"
+                f"loss: {self.loss!r} does not fit the task {self.task!r}; "
+                f"choose from {', '.join(fitting)}"
+            )
+        if self.patch_size and any(
+            p > s for p, s in zip(self.patch_height_width, self.height_width)
+        ):
+            raise ConfigError(
+                f"patch_size: {self.patch_size} is larger than image_size {self.image_size}; "
+                "give at most that, or none for whole frames"
             )
         if "rot90" in self.augment and self.height_width[0] != self.height_width[1]:
             raise ConfigError(
@@ -260,214 +372,6 @@ RESERVED = set(
 FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 _HINTS = typing.get_type_hints(Config)
 
-_FLIPS = {"hflip": 0.5, "vflip": 0.5}
-
-FULL: dict[str, dict[str, Any]] = {
-    "palm": dict(
-        task="multilabel",
-        class_names=("atrophy", "detachment", "disc"),
-        image_size=256,
-        in_channels=3,
-        augment={**_FLIPS, "rot90": 0.5},
-        loss="weighted_bce",
-        optimizer="adam",
-        lr=1e-4,
-        batch_size=16,
-        epochs=100,
-        monitor="val_loss",
-    ),
-    "rsna": dict(
-        task="multiclass",
-        class_names=("background", "liver", "spleen", "left_kidney", "right_kidney", "bowel"),
-        image_size=512,
-        in_channels=3,
-        window_level=50.0,
-        window_width=400.0,
-        val_split=0.1,
-        mask_encoding="index",
-        mask_inverted=False,
-        label_map={"5": 1, "1": 2, "3": 3, "2": 4, "18": 5, "19": 5, "20": 5},
-        augment={
-            **_FLIPS,
-            "rotate": {"limit": 45, "p": 0.5},
-            "grid_distortion": 0.3,
-            "coarse_dropout": 0.2,
-        },
-        architecture="smp_unet",
-        encoder_weights="imagenet",
-        loss="dice_focal",
-        optimizer="adamw",
-        lr=1e-3,
-        scheduler="cosine",
-        epochs=30,
-        batch_size=32,
-        accumulate=16,
-        num_workers=16,
-        checkpoint_name="best_model_512.pth",
-    ),
-    "cardiac": dict(
-        task="multiclass",
-        class_names=("background", "right_ventricle", "myocardium", "left_ventricle"),
-        image_size=256,
-        in_channels=1,
-        mean=(0.5,),
-        std=(0.25,),
-        percentiles=(0.5, 99.5),
-        mask_encoding="index",
-        mask_inverted=False,
-        test_split=0.2,
-        val_split=0.25,
-        architecture="aspp",
-        base_channels=32,
-        augment={
-            **_FLIPS,
-            "affine": {"scale": [0.8, 1.2], "translate": 0.0, "rotate": 30, "p": 0.8},
-            "brightness_contrast": {
-                "brightness": 0.2,
-                "contrast": 0.4,
-                "p": 0.7,
-            },  # coils shade every patient anew
-        },
-        loss="cross_entropy",
-        optimizer="adam",
-        lr=1e-3,
-        batch_size=16,
-        epochs=50,
-        monitor="val_loss",
-    ),
-    "lung": dict(
-        task="binary",
-        class_names=("lung",),
-        image_size=512,
-        resize="stretch",
-        in_channels=1,
-        mean=(0.5,),
-        std=(0.25,),
-        test_split=50,
-        augment={"hflip": 0.5, "rotate": {"limit": 10, "p": 0.5}},
-        loss="bce",
-        optimizer="adam",
-        lr=1e-4,
-        batch_size=16,
-        epochs=50,
-    ),
-    "binary": dict(
-        task="binary",
-        class_names=("structure",),
-        image_size=256,
-        in_channels=3,
-        loss="combined",
-        optimizer="adam",
-        lr=1e-3,
-        weight_decay=1e-4,
-        batch_size=8,
-        epochs=50,
-        early_stopping=True,
-        patience=15,
-        save_every=10,
-        augment={
-            **_FLIPS,
-            "rot90": 0.5,
-            "affine": {"scale": [0.9, 1.1], "translate": 0.05, "rotate": 15, "p": 0.5},
-            "brightness_contrast": 0.3,
-            "gauss_noise": 0.2,
-        },
-    ),
-}
-
-# A laptop's few minutes: smaller pictures and networks; every change against FULL is listed here.
-SMALL: dict[str, dict[str, Any]] = {
-    "palm": dict(
-        base_channels=8,
-        depth=5,
-        loss="combined",
-        lr=2e-3,
-        scheduler="onecycle",
-        batch_size=4,
-        epochs=80,
-        clip=1.0,
-    ),
-    "rsna": dict(
-        image_size=256,
-        epochs=20,
-        batch_size=8,
-        accumulate=2,
-        scheduler="onecycle",
-        clip=1.0,
-        num_workers="auto",
-    ),
-    "cardiac": dict(
-        image_size=128,
-        base_channels=16,
-        aspp_rates=(1, 2, 3),
-        loss="dice_focal",
-        lr=3e-3,
-        scheduler="linear",
-        batch_size=8,
-        epochs=30,
-        clip=1.0,
-        crop=0.75,
-        class_prior=True,
-        augment={  # no flips: hearts lie one way; wider, as patients are few
-            "affine": {"scale": [0.7, 1.3], "translate": 0.05, "rotate": 45, "p": 1.0},
-            "brightness_contrast": {"brightness": 0.3, "contrast": 0.5, "p": 0.9},
-        },
-    ),
-    "lung": dict(
-        image_size=256,
-        base_channels=8,
-        depth=5,
-        loss="combined",
-        lr=2e-3,
-        scheduler="onecycle",
-        batch_size=4,
-        epochs=28,
-        clip=1.0,
-        augment={"rotate": {"limit": 10, "p": 0.3}},  # flips take more epochs than these
-    ),
-    "binary": dict(
-        base_channels=8,
-        depth=5,
-        lr=2e-3,
-        scheduler="onecycle",
-        early_stopping=False,
-        batch_size=4,
-        epochs=80,
-        clip=1.0,
-    ),
-}
-
-# Seconds: only to see that every step runs; the scores mean nothing.
-_SMOKE = dict(
-    image_size=64,
-    base_channels=4,
-    depth=3,
-    epochs=2,
-    batch_size=4,
-    accumulate=1,
-    bootstrap=200,
-    num_workers=0,
-    encoder_weights="none",
-)
-SMOKE: dict[str, dict[str, Any]] = {name: {**SMALL[name], **_SMOKE} for name in FULL}
-
-# The phases of the RSNA system: preset("rsna", **RSNA_PHASES["refined"], init_from=first.best)
-RSNA_PHASES: dict[str, dict[str, Any]] = {
-    "initial": dict(
-        lr=1e-3, epochs=30, batch_size=32, accumulate=16, checkpoint_name="best_model_512.pth"
-    ),
-    "refined": dict(
-        lr=5e-5,
-        epochs=10,
-        batch_size=64,
-        accumulate=1,
-        checkpoint_name="best_mobilenet_rsna_refined.pth",
-    ),
-    "base": dict(
-        lr=1e-3, epochs=30, batch_size=32, accumulate=1, checkpoint_name="best_mobilenet.pth"
-    ),
-}
-
 
 def pick_size(otherwise: str = "full") -> str:
     """The size to use where none is named: `smoke` while `SEGLIB_SMOKE=1` (tests), else `otherwise`."""
@@ -489,25 +393,37 @@ def preset(name: str, size: str | None = None, **overrides: Any) -> Config:
     check("preset", name)
     size = check("size", size or pick_size())
     known(overrides)
-    values = {
-        **FULL[name],
-        **({} if size == "full" else {"small": SMALL, "smoke": SMOKE}[size][name]),
-        **overrides,
-    }
+    values = {**presets.PRESETS[name].settings(size), **overrides}
     return Config(**{**values, "preset": name, "size": size}).validate()
 
 
 def load(path: str | Path, **overrides: Any) -> Config:
-    """Read a config from `.json`, `.toml` or `.cfg` (INI with any of the sections data, training, model, config).
+    """A config from a `.json`, `.toml` or `.cfg` file; what it leaves out has the values of its `preset` and `size`.
 
-    Fields that the file does not name keep the values of its `preset` (and `size`).
+    Raises:
+        ConfigError: no such file, not readable, no `preset` in it, or a value as `preset` refuses it.
     """
     path = Path(path)
     values = {**read(path, FIELDS, _HINTS), **overrides}
     if "preset" not in values:
-        raise ConfigError(
-            f"{path.name}: no 'preset'; add a line such as  preset = lung  ({', '.join(FULL)})"
-        )
+        known = ", ".join(presets.PRESETS)
+        raise ConfigError(f"{path.name}: no 'preset'; add a line such as  preset = lung  ({known})")
+    return from_dict(values)
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """The config of saved values, which hold at least `preset`; also of those that an older version saved.
+
+    Before version 0.2 `seed` also decided the split, and `crop` was the share of the frame that training saw.
+    """
+    values = dict(values)
+    if "crop" in values:
+        share = values.pop("crop")
+        size = values.get("image_size", 256)
+        sides = size if isinstance(size, (list, tuple)) else (size, size)
+        patch = [max(min(side, 32), int(side * share) // 32 * 32) for side in sides]
+        values["patch_size"] = patch if share < 1 else None
+        values.setdefault("split_seed", values.get("seed", 0))
     return preset(values.pop("preset"), values.pop("size", None), **values)
 
 
@@ -525,42 +441,56 @@ def check(name: str, value: Any) -> Any:
     known([name])
     hint, meta = _HINTS[name], FIELDS[name].metadata
     fitting = coerce(value, hint)
-    if fitting is INVALID:
-        choices = [
-            c
-            for part in parts(hint)
-            if typing.get_origin(part) is Literal
-            for c in typing.get_args(part)
-        ]
-        near = nearest(value, choices) if isinstance(value, str) else ""
+    if fitting is INVALID or (meta["choices"] and fitting not in choices_of(name)):
+        near = nearest(value, choices_of(name)) if isinstance(value, str) else ""
         raise ConfigError(
-            f"{name}: {value!r} is not allowed{near}; expected {describe_type(hint)} ({meta['help']})"
+            f"{name}: {value!r} is not allowed{near}; expected {describe(name)} ({meta['help']})"
         )
-    numbers = (
-        fitting.values()
-        if isinstance(fitting, dict)
-        else fitting
-        if isinstance(fitting, tuple)
-        else (fitting,)
-    )
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, (int, float)):
-            continue
-        low, high = meta["low"], meta["high"]
-        if (
-            not math.isfinite(number)
-            or (low is not None and number < low)
-            or (high is not None and number > high)
-        ):
-            limits = f"{'-inf' if low is None else low} to {'inf' if high is None else high}"
-            raise ConfigError(
-                f"{name}: {number!r} is out of range; expected {limits} ({meta['help']})"
-            )
+    _check_range(name, fitting)
     if name == "augment":
         _check_augment(fitting)
     if name in ("label_map", "mask_encoding") and isinstance(fitting, dict):
         _check_table(name, fitting)
     return fitting
+
+
+def choices_of(name: str) -> tuple[str, ...]:
+    """The texts that field `name` chooses from, by its type or by a table; none where it takes any."""
+    choices = FIELDS[name].metadata["choices"]
+    if choices:
+        return tuple(choices())
+    literals = (part for part in parts(_HINTS[name]) if typing.get_origin(part) is Literal)
+    return tuple(choice for literal in literals for choice in typing.get_args(literal))
+
+
+def describe(name: str) -> str:
+    """What field `name` takes, for an error message and the command line's help."""
+    if FIELDS[name].metadata["choices"]:
+        return " | ".join(map(repr, choices_of(name)))
+    return describe_type(_HINTS[name])
+
+
+def fields_that(affect: str) -> tuple[str, ...]:
+    """The fields that affect one of `AFFECTS`, in their order: `fields_that("store")`."""
+    return tuple(name for name, f in FIELDS.items() if affect in f.metadata["affects"])
+
+
+def _check_range(name: str, value: Any) -> None:
+    """Raise `ConfigError` where a number, or one of a list or table of numbers, is out of range."""
+    meta = FIELDS[name].metadata
+    low, high = meta["low"], meta["high"]
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            continue
+        below = low is not None and number < low
+        above = high is not None and number > high
+        if below or above or not math.isfinite(number):
+            limits = f"{'-inf' if low is None else low} to {'inf' if high is None else high}"
+            raise ConfigError(
+                f"{name}: {number!r} is out of range; expected {limits} ({meta['help']})"
+            )
 
 
 def parse(name: str, text: str) -> Any:

@@ -39,8 +39,8 @@ class SegmentationDataset(Dataset):
         self.class_names = tuple(cfg.class_names)
         self.annotated = _annotated(self.cases, cfg)
         self.augment = (
-            augmentation(cfg.augment, piece(cfg))
-            if training and (cfg.augment or cfg.crop < 1)
+            augmentation(cfg.augment, cfg.patch_height_width)
+            if training and (cfg.augment or cfg.patch_size)
             else None
         )
         self.table = normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
@@ -212,21 +212,14 @@ def normalise(image: np.ndarray, table: np.ndarray) -> np.ndarray:
 # ---- augmentation
 
 
-def piece(cfg) -> tuple[int, int] | None:
-    """(height, width) of the pieces that training sees: `cfg.crop` of the frame, in steps of 32 pixels, which every
-    network can halve; at least 32. None where it sees whole frames."""
-    sides = [max(min(side, 32), int(side * cfg.crop) // 32 * 32) for side in cfg.height_width]
-    return tuple(sides) if cfg.crop < 1 else None
-
-
-def augmentation(augment: dict[str, Any], piece: tuple[int, int] | None = None):
+def augmentation(augment: dict[str, Any], patch_size: tuple[int, int] | None = None):
     """The albumentations pipeline of `cfg.augment`; works on uint8 images (H, W, C) and lists of masks (H, W).
 
     New pixels at the border are black in the image and `IGNORE` in the mask. Masks keep their values (nearest
     neighbour).
 
     Args:
-        piece: (height, width) of what is cut out at the end: `FOREGROUND` of the pieces hold a pixel of a structure
+        patch_size: (height, width) of what is cut out at the end: `FOREGROUND` of the pieces hold a pixel of a structure
             (as nnU-Net forces it, Isensee et al., Nature Methods 2021), the others lie anywhere.
     """
     import albumentations as A  # heavy: loaded when training starts, not with the package
@@ -235,9 +228,9 @@ def augmentation(augment: dict[str, Any], piece: tuple[int, int] | None = None):
     for name, value in augment.items():
         options = dict(value) if isinstance(value, dict) else {"p": value}
         pipeline.append(_transform(A, name, options.pop("p", 1.0), options))
-    if piece is not None:
-        about = A.CropNonEmptyMaskIfExists(*piece, ignore_values=[IGNORE], p=1.0)
-        pipeline.append(A.OneOrOther(about, A.RandomCrop(*piece, p=1.0), p=FOREGROUND))
+    if patch_size is not None:
+        about = A.CropNonEmptyMaskIfExists(*patch_size, ignore_values=[IGNORE], p=1.0)
+        pipeline.append(A.OneOrOther(about, A.RandomCrop(*patch_size, p=1.0), p=FOREGROUND))
     return A.Compose(pipeline)
 
 

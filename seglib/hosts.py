@@ -15,26 +15,13 @@ import time
 import warnings
 from pathlib import Path
 
+from . import presets, tables
 from .errors import ConfigError, DataError
 
 KAGGLE_INPUT, KAGGLE_WORKING = Path("/kaggle/input"), Path("/kaggle/working")
 COLAB_CONTENT, COLAB_DRIVE = Path("/content"), Path("/content/drive/MyDrive")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 PHANTOM = "PHANTOM.txt"  # phantoms.write leaves it in a synthetic tree
-# preset -> alternatives; a tree is a folder that holds every name of one alternative, none of them empty
-MARKERS = {
-    "lung": [("MontgomerySet/CXR_png",), ("CXR_png", "ManualMask"), ("img/CHNCXR_*", "mask")]
-    + [("CXR_png/CHNCXR_*",), ("CXR_png", "masks"), ("images", "leftMask", "rightMask")],
-    "palm": [(f"{up}Training/Images", f"{up}Training/* Masks") for up in ("", "PALM/")],
-    "rsna": [("train_images", "segmentations"), ("images", "labels")],
-    "cardiac": [
-        ("patient*/*_gt.nii*",),
-        ("training/patient*/*_gt.nii*",),
-        ("train/images", "train/masks"),
-    ],
-    "binary": [("images", "masks"), ("train/images", "train/masks"), ("train", "train_masks")]
-    + [("ISIC*_Input", "ISIC*_GroundTruth")],
-}
 MAX_FOLDERS, MAX_SUBFOLDERS, MAX_ENTRIES = (
     5000,
     2000,
@@ -72,18 +59,18 @@ def find_data(cfg):
     name. Synthetic trees count in `cfg.data_root` and `SEGLIB_DATA` only, after real ones. `ConfigError`: a preset
     without markers. Taught in `00_start_here`.
     """
-    if cfg.preset not in MARKERS:
-        raise ConfigError(
-            f"preset={cfg.preset!r} has no data markers; choose one of {', '.join(MARKERS)}"
-        )
     for root, depth, named in _roots(cfg):
         for phantoms in (False, True) if named else (False,):
             for folder in _walk(root, depth, phantoms):
-                if any(
-                    all(_holds(folder, m, phantoms) for m in names) for names in MARKERS[cfg.preset]
-                ):
+                if any(all(_holds(folder, m, phantoms) for m in names) for names in _markers(cfg)):
                     return folder.absolute()
     return None
+
+
+def _markers(cfg):
+    """The alternatives of names by which the layouts are known that `cfg` may have."""
+    names = presets.PRESETS[cfg.preset].layouts if cfg.layout == "auto" else (cfg.layout,)
+    return [alternative for name in names for alternative in tables.LAYOUTS[name].markers]
 
 
 def wait_for_data(cfg, timeout=120, every=2.0):
@@ -108,7 +95,7 @@ def wait_for_data(cfg, timeout=120, every=2.0):
 
 def explain_missing(cfg):
     """Text for a `DataError`: what `cfg.preset` needs, where `find_data` looks, what is there, what to do."""
-    needs = ", or ".join(" + ".join(names) for names in MARKERS[cfg.preset])
+    needs = ", or ".join(" + ".join(names) for names in _markers(cfg))
     lines = [f"{cfg.preset}: no data found. Expected a folder that holds {needs}. Looked in:"]
     lines += [
         f"  {root.absolute()} ({n} levels): {_contents(root, n)}" for root, n, _ in _roots(cfg)

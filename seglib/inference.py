@@ -82,8 +82,7 @@ class Predictor:
             DataError: a file is missing, torn, tries to run code, or the weights are of another network.
         """
         about = runs.describe_weights(path)
-        values = dict(about["config"])
-        cfg = config.preset(values.pop("preset"), values.pop("size"), **values)
+        cfg = config.from_dict(about["config"])
         predictor = cls(
             runs.load_weights(path, runs.network(cfg, pretrained=False)), cfg, device, precision
         )

@@ -5,9 +5,14 @@ sigmoid tasks, (N, H, W) of class numbers and 255 for softmax. 255 = ignored: a 
 does not exist.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from . import tables
 
 IGNORE = 255
 
@@ -174,35 +179,48 @@ class WeightedSum(nn.Module):
         return self.weights[0] * first + self.weights[1] * second
 
 
-def build(
-    name: str,
+def bce() -> nn.Module:
+    """Binary cross-entropy; classes without a mask are ignored."""
+    return MaskedBCE()
+
+
+def weighted_bce(
+    missing_weight: float = 0.0, missing_normalisation: str = "annotated"
+) -> nn.Module:
+    """Binary cross-entropy in which a missing mask counts with `missing_weight`."""
+    return MaskedBCE(missing_weight, missing_normalisation)
+
+
+def combined(
     task: str = "binary",
     loss_weights: tuple[float, float] = (0.5, 0.5),
-    focal_gamma: float = 2.0,
     missing_weight: float = 0.0,
     missing_normalisation: str = "annotated",
 ) -> nn.Module:
-    """The loss of that name: bce, weighted_bce, dice, combined, cross_entropy or dice_focal.
+    """Binary cross-entropy plus Dice loss, weighted."""
+    bce = MaskedBCE(missing_weight, missing_normalisation)
+    return WeightedSum(bce, DiceLoss(task), loss_weights)
 
-    `bce` treats missing masks as `weighted_bce` does with a weight of 0.
+
+def dice_focal(
+    task: str = "multiclass",
+    loss_weights: tuple[float, float] = (0.5, 0.5),
+    focal_gamma: float = 2.0,
+) -> nn.Module:
+    """Dice loss plus focal loss, weighted."""
+    return WeightedSum(DiceLoss(task), FocalLoss(focal_gamma), loss_weights)
+
+
+def build(name: str, task: str = "binary", **settings: Any) -> Callable:
+    """The loss of that name in `tables.LOSSES`: `build("combined", "binary", loss_weights=(1, 1))`.
+
+    Args:
+        task: binary, multilabel or multiclass.
+        settings: fields of `Config` by their names; those that this loss has no parameter for are left out.
 
     Raises:
-        ValueError: another name.
+        ValueError: a name that is not in the table.
     """
-    if name == "bce":
-        return MaskedBCE()
-    if name == "weighted_bce":
-        return MaskedBCE(missing_weight, missing_normalisation)
-    if name == "dice":
-        return DiceLoss(task)
-    if name == "combined":
-        return WeightedSum(
-            MaskedBCE(missing_weight, missing_normalisation), DiceLoss(task), loss_weights
-        )
-    if name == "cross_entropy":
-        return CrossEntropy()
-    if name == "dice_focal":
-        return WeightedSum(DiceLoss(task), FocalLoss(focal_gamma), loss_weights)
-    raise ValueError(
-        f"loss: {name!r} is unknown; choose bce, weighted_bce, dice, combined, cross_entropy or dice_focal"
-    )
+    if name not in tables.LOSSES:
+        raise ValueError(f"loss: {name!r} is unknown; choose from {', '.join(tables.LOSSES)}")
+    return tables.call(tables.LOSSES[name].build, {**settings, "task": task})

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +11,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from . import encoders
+from . import tables
 from .errors import ConfigError
-
-ARCHITECTURES = ("unet", "smp_unet", "aspp")
 
 
 class DoubleConv(nn.Sequential):
@@ -222,7 +221,7 @@ class ASPPNet(UNet):
         in_channels: 1 for grey, 3 for RGB.
         n_classes: logits a pixel.
         base_channels: channels of the first level; every pooling doubles them, the last keeps them.
-        rates: dilations in pixels of the deepest features; a rate at or above their side acts as a 1x1 convolution.
+        aspp_rates: dilations in pixels of the deepest features; a rate at or above their side acts as a 1x1 convolution.
         attention, checkpointing: see `UNet`.
     """
 
@@ -231,51 +230,40 @@ class ASPPNet(UNet):
         in_channels: int = 1,
         n_classes: int = 4,
         base_channels: int = 32,
-        rates: tuple[int, ...] = (6, 12, 18),
+        aspp_rates: tuple[int, ...] = (6, 12, 18),
         attention: bool = False,
         checkpointing: bool = False,
     ):
         super().__init__(in_channels, n_classes, base_channels, 4, True, attention, checkpointing)
-        self.aspp = ASPP(8 * base_channels, 8 * base_channels, rates)
+        self.aspp = ASPP(8 * base_channels, 8 * base_channels, aspp_rates)
 
     def encode(self, image: Tensor) -> list[Tensor]:
         *features, deep = super().encode(image)
         return [*features, self.aspp(deep)]  # (N, 256, H/16, W/16)
 
 
-def build(architecture: str = "unet", *, in_channels: int, n_classes: int, **fields) -> nn.Module:
-    """A network from plain values: `build("unet", in_channels=1, n_classes=1, base_channels=64)`.
+def build(architecture: str = "unet", **settings: Any) -> nn.Module:
+    """The network of that name in `tables.ARCHITECTURES`: `build("unet", in_channels=1, n_classes=1)`.
 
-    Takes the fields of `Config` by their names and leaves out those of the other architectures: `unet` base_channels,
-    depth, bilinear, attention, checkpointing; `aspp` base_channels, aspp_rates, attention, checkpointing; `smp_unet`
-    encoder, encoder_weights.
+    Args:
+        settings: fields of `Config` by their names, and `n_classes`; those that this network has no parameter for are
+            left out.
 
     Raises:
-        ValueError: an architecture that this module does not have.
-        ConfigError, DataError: see `encoders.smp_unet`.
+        ValueError: a name that is not in the table.
+        ConfigError: a setting that asks for a part which this network does not have.
+        DataError: see `encoders.smp_unet`.
     """
-
-    def wanted(*names: str) -> dict:
-        return {name: fields[name] for name in names if name in fields}
-
-    if architecture == "unet":
-        own = wanted("base_channels", "depth", "bilinear", "attention", "checkpointing")
-        return UNet(in_channels, n_classes, **own)
-    if architecture == "aspp":
-        rates = {"rates": tuple(fields["aspp_rates"])} if "aspp_rates" in fields else {}
-        return ASPPNet(
-            in_channels, n_classes, **wanted("base_channels", "attention", "checkpointing"), **rates
-        )
-    if architecture == "smp_unet":
-        for name in ("attention", "checkpointing"):
-            if fields.get(name):
-                raise ConfigError(
-                    f"{name}: smp_unet does not have it; use the architecture unet or aspp"
-                )
-        return encoders.smp_unet(in_channels, n_classes, **wanted("encoder", "encoder_weights"))
-    raise ValueError(
-        f"architecture: {architecture!r} cannot be built; choose from {', '.join(ARCHITECTURES)}"
-    )
+    if architecture not in tables.ARCHITECTURES:
+        known = ", ".join(tables.ARCHITECTURES)
+        raise ValueError(f"architecture: {architecture!r} cannot be built; choose from {known}")
+    entry = tables.ARCHITECTURES[architecture]
+    for name in ("attention", "checkpointing"):
+        if settings.get(name) and name not in tables.parameters(entry.build):
+            raise ConfigError(
+                f"{name}: {architecture} does not have it; use the architecture unet or aspp"
+            )
+    return tables.call(entry.build, settings)
 
 
 def init_output_bias(model: nn.Module, shares: np.ndarray, task: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import hosts
+from . import config, hosts
 from .case_io import TURNS, agreement, content, read_image, read_truth, warnings_of
 from .errors import DataError
 from .formats import images, volumes
@@ -195,7 +195,7 @@ def split(cases: pd.DataFrame, cfg) -> tuple[pd.Series, list[str]]:
         result = result.replace("", "train")
     open_rows = result.isin(["train", ""])
     patients = np.array(sorted(set(cases.loc[open_rows, "patient"])), dtype=object)
-    order = np.random.default_rng(cfg.seed).permutation(len(patients))
+    order = np.random.default_rng(cfg.split_seed).permutation(len(patients))
     taken = 0
     for part, wanted in (("test", cfg.test_split), ("val", cfg.val_split)):
         if part in kept or wanted == 0:
@@ -227,10 +227,9 @@ def split(cases: pd.DataFrame, cfg) -> tuple[pd.Series, list[str]]:
 
 def _settings(cfg) -> dict[str, Any]:
     """The fields that decide what a store holds."""
-    names = "task class_names image_size resize in_channels percentiles mask_encoding mask_inverted label_map window_level "
-    names += "window_width slice_axis val_split test_split keep_split seed missing_weight"
     values = cfg.to_dict()
-    return {"version": VERSION, **{name: values[name] for name in names.split()}}
+    names = (*config.fields_that("store"), *config.fields_that("split"))
+    return {"version": VERSION, **{name: values[name] for name in names}}
 
 
 def _key(cases: pd.DataFrame, settings: dict[str, Any]) -> str:

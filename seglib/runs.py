@@ -22,11 +22,6 @@ from .files import load_safely
 
 # The checkpoint after the last epoch, and the one before: a damaged last one costs an epoch only.
 LAST, BEFORE = "last.ckpt", "before.ckpt"
-# Of a run that is resumed: what cannot change, and what may without a word.
-FIXED = "preset task class_names in_channels architecture base_channels depth bilinear attention aspp_rates encoder "
-FIXED += "optimizer lr weight_decay scheduler monitor seed checkpoint_name"
-MAY_CHANGE = "work_dir local data_root num_workers device precision cudnn_benchmark compile checkpointing size epochs "
-MAY_CHANGE += "save_every patience early_stopping bootstrap init_from encoder_weights"
 
 
 @dataclass
@@ -81,22 +76,16 @@ def move_aside(folder: Path) -> Path | None:
 
 
 def network(cfg, pretrained: bool = True) -> torch.nn.Module:
-    """The network that a config describes, with fresh weights; `pretrained=False` where others are loaded into it at
-    once, so that no encoder weights are read or downloaded in vain."""
-    names = (
-        "base_channels",
-        "depth",
-        "bilinear",
-        "encoder",
-        "aspp_rates",
-        "attention",
-        "checkpointing",
-    )
-    fields = {name: getattr(cfg, name) for name in names}
-    fields["encoder_weights"] = cfg.encoder_weights if pretrained else "none"
-    return models.build(
-        cfg.architecture, in_channels=cfg.in_channels, n_classes=cfg.n_classes, **fields
-    )
+    """The network that a config describes, with fresh weights.
+
+    Args:
+        pretrained: False where other weights are loaded into it at once, so that no encoder weights are read or
+            downloaded in vain.
+    """
+    settings = cfg.settings
+    if not pretrained:
+        settings["encoder_weights"] = "none"
+    return models.build(**settings)
 
 
 def save_weights(path: Path, model: torch.nn.Module, cfg, **facts: Any) -> Path:
@@ -220,25 +209,19 @@ def check_resumable(kept: dict[str, Any], cfg, n_images: int, by_step: bool) -> 
     Raises:
         ConfigError: they contradict the run.
     """
-    before = kept["config"]
-    changed = {
-        name: (before[name], value)
-        for name, value in cfg.to_dict().items()
-        if before.get(name, value) != value
-    }
-    fixed = {*FIXED.split(), *("epochs batch_size accumulate".split() if by_step else ())}
-    wrong = [name for name in changed if name in fixed]
-    if wrong:
-        begun = ", ".join(f"{name}={before[name]!r}" for name in wrong)
+    begun, now = config.from_dict(kept["config"]).to_dict(), cfg.to_dict()
+    changed = [name for name in now if begun[name] != now[name]]
+    rules = {name: config.FIELDS[name].metadata["resume"] for name in changed}
+    if by_step:
+        rules |= dict.fromkeys({"epochs", "batch_size", "accumulate"} & set(changed), "fixed")
+    refused = [name for name in changed if rules[name] == "fixed"]
+    if refused:
+        values = ", ".join(f"{name}={begun[name]!r}" for name in refused)
         raise ConfigError(
-            f"{', '.join(wrong)}: this run was begun with {begun}; resume with that, or start anew (init_from takes "
-            "over weights)"
+            f"{', '.join(refused)}: this run was begun with {values}; resume with that, or start "
+            "anew (init_from takes over weights)"
         )
-    told = [
-        f"{name} {a!r} -> {b!r}"
-        for name, (a, b) in changed.items()
-        if name not in MAY_CHANGE.split()
-    ]
+    told = [f"{n} {begun[n]!r} -> {now[n]!r}" for n in changed if rules[n] == "told"]
     if told:
         warnings.warn(f"resumed with changed settings: {', '.join(told)}", stacklevel=4)
     were = kept["info"]["images"]["train"]

@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import DataLoader
 
-from . import hosts, losses, memory, metrics, models, plots, runs, updates
+from . import hosts, losses, memory, metrics, models, plots, presets, runs, updates
 from .errors import DataError, SeglibError
 from .runs import Run
 
@@ -94,14 +94,7 @@ def fit(
     scheduler = _scheduler(
         cfg, optimizer.optimizer, -(-len(train) // cfg.accumulate), len(batches["val"].dataset)
     )
-    loss_of = losses.build(
-        cfg.loss,
-        cfg.task,
-        cfg.loss_weights,
-        cfg.focal_gamma,
-        cfg.missing_weight,
-        cfg.missing_normalisation,
-    )
+    loss_of = losses.build(cfg.loss, **cfg.settings)
     forward = _compiled(model, accelerator.device) if cfg.compile else model
     gradients = updates.GradientAccumulator(forward, loss_of, accelerator)
 
@@ -177,7 +170,7 @@ def fit(
             runs.save_weights(
                 run.best, network, cfg, epoch=state["epoch"], trained_on=info["trained_on"]
             )
-        curves = "training_progress.png" if cfg.preset == "palm" else "training_history.png"
+        curves = presets.PRESETS[cfg.preset].curves
         plots.save(plots.training_curves(run.history), folder / curves)
         _draw_samples(
             run, network, batches["val" if len(batches["val"].dataset) else "train"].dataset.plain()

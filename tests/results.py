@@ -33,6 +33,7 @@ from seglib import (
     measurements,
     phantoms,
     prepare,
+    presets,
     training,
     two_step,
 )
@@ -48,7 +49,7 @@ BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -
 # How the cardiac network is used: two views more, turned by half of the training's widest angle; a piece a class.
 USED = {"tta_rotation": 22.5, "keep_largest_component": True}
 # The small lung setting with flips, and the epochs that they take: for the segmenter of `tb`, and for test-time flips.
-LONGER = {"epochs": 40, "augment": config.FULL["lung"]["augment"]}
+LONGER = {"epochs": 40, "augment": presets.PRESETS["lung"].full["augment"]}
 
 
 def lung(work_dir: str) -> list[dict]:

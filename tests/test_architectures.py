@@ -54,8 +54,10 @@ def smp_unet(encoder=SMALL, **fields):
 def every_kind():
     """(name, function) of one small network of each kind."""
     return {
-        "aspp": lambda: models.ASPPNet(3, 2, base_channels=4, rates=(1, 2)),
-        "aspp, gated": lambda: models.ASPPNet(3, 2, base_channels=4, rates=(1, 2), attention=True),
+        "aspp": lambda: models.ASPPNet(3, 2, base_channels=4, aspp_rates=(1, 2)),
+        "aspp, gated": lambda: models.ASPPNet(
+            3, 2, base_channels=4, aspp_rates=(1, 2), attention=True
+        ),
         "unet, gated": lambda: models.UNet(3, 2, base_channels=4, depth=3, attention=True),
         "bilinear unet, gated": lambda: models.UNet(
             3, 2, base_channels=4, depth=3, bilinear=True, attention=True
@@ -156,7 +158,7 @@ def test_unknown_architecture_names_the_three():
 )
 def test_aspp_output_has_the_size_of_the_input(height, width, rates, attention):
     with torch.device("meta"):
-        network = models.ASPPNet(1, 4, base_channels=2, rates=rates, attention=attention)
+        network = models.ASPPNet(1, 4, base_channels=2, aspp_rates=rates, attention=attention)
         assert network(torch.empty(2, 1, height, width)).shape == (2, 4, height, width)
 
 
@@ -223,7 +225,7 @@ def test_dilation_widens_the_receptive_field():
     fields = {}
     for rates in ((1, 1, 1), (6, 12, 18)):
         torch.manual_seed(0)
-        network = models.ASPPNet(1, 1, base_channels=2, rates=rates)
+        network = models.ASPPNet(1, 1, base_channels=2, aspp_rates=rates)
         fields[rates] = models.receptive_field(network, 736, "aspp.local", n=1)
         assert (
             fields[rates].shape == (736, 736)
@@ -235,7 +237,7 @@ def test_dilation_widens_the_receptive_field():
 
 
 def test_image_mean_sees_everything():
-    network = models.ASPPNet(1, 1, base_channels=4, rates=(1,))
+    network = models.ASPPNet(1, 1, base_channels=4, aspp_rates=(1,))
     whole, local = (
         models.receptive_field(network, (256, 320), layer, n=2) for layer in ("aspp", "aspp.local")
     )

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seglib import config
+from seglib import config, presets
 from seglib.errors import ConfigError, SeglibError
 
 PRESETS = ("palm", "rsna", "cardiac", "lung", "binary")
@@ -204,7 +204,7 @@ def test_cardiac_is_split_60_20_20():
 
 
 def test_phases_of_rsna():
-    first = make("rsna", **config.RSNA_PHASES["initial"])
+    first = make("rsna", **presets.RSNA_PHASES["initial"])
     found = (first.optimizer, first.lr, first.scheduler, first.epochs, first.checkpoint_name)
     assert found == ("adamw", 1e-3, "cosine", 30, "best_model_512.pth")
     assert (first.batch_size, first.accumulate, first.batch_size * first.accumulate) == (
@@ -212,11 +212,11 @@ def test_phases_of_rsna():
         16,
         512,
     )
-    second = make("rsna", **config.RSNA_PHASES["refined"], init_from="best_model_512.pth")
+    second = make("rsna", **presets.RSNA_PHASES["refined"], init_from="best_model_512.pth")
     assert (second.lr, second.epochs, second.batch_size, second.accumulate) == (5e-5, 10, 64, 1)
     assert second.checkpoint_name == "best_mobilenet_rsna_refined.pth"
     assert second.init_from == "best_model_512.pth"
-    assert make("rsna", **config.RSNA_PHASES["base"]).checkpoint_name == "best_mobilenet.pth"
+    assert make("rsna", **presets.RSNA_PHASES["base"]).checkpoint_name == "best_mobilenet.pth"
 
 
 @pytest.mark.parametrize(("name", "size"), ALL)
@@ -588,7 +588,7 @@ def test_presets_share_no_dictionary():
         config.Config().augment["hflip"] = 1.0
         assert config.Config().augment == {}
     finally:  # a failure here must not change the preset for the other tests
-        config.FULL["lung"]["augment"]["rotate"]["limit"] = 10
+        presets.PRESETS["lung"].full["augment"]["rotate"]["limit"] = 10
 
 
 def test_the_callers_dictionary_is_not_kept():

@@ -133,7 +133,7 @@ def test_multiclass_batch_is_a_label_map(tmp_path):
     )
     masks[:, :5] = 255
     store = hand_store(tmp_path / "store", images, masks, ["train"] * 4, ("labels",))
-    cfg = config.preset("cardiac", "smoke", architecture="unet", augment={}, crop=1.0)
+    cfg = config.preset("cardiac", "smoke", architecture="unet", augment={})
     loader = data.loaders(store, cfg)["train"]
     batch = next(iter(loader))
     assert batch["mask"].shape == (4, 64, 64) and batch["mask"].dtype == torch.uint8
@@ -521,14 +521,14 @@ def test_training_sees_every_image_once_an_epoch():
         assert list(again) == numbers
 
 
-# ---- pieces
+# ---- patches
 
 
 @pytest.mark.parametrize(
     ("size", "crop", "expected"),
     [
         (128, 1.0, None),
-        (128, 0.75, (96, 96)),
+        ([128, 128], 0.75, (96, 96)),
         (64, 0.75, (32, 32)),
         ((256, 320), 0.5, (128, 160)),
         (100, 0.99, (96, 96)),
@@ -536,21 +536,23 @@ def test_training_sees_every_image_once_an_epoch():
         (20, 0.5, (20, 20)),
     ],
 )
-def test_sides_of_a_piece(size, crop, expected):
-    assert data.piece(config.preset("lung", image_size=size, crop=crop)) == expected
+def test_older_configs_say_the_patch_as_a_share(size, crop, expected):
+    saved = {"preset": "lung", "size": "small", "image_size": size, "crop": crop, "seed": 3}
+    cfg = config.from_dict(saved)
+    assert cfg.patch_height_width == expected and cfg.split_seed == 3
 
 
 @pytest.mark.parametrize("augment", [{}, AUGMENT])
-def test_training_sees_pieces_and_validation_whole_frames(tmp_path, augment):
+def test_training_sees_patches_and_validation_whole_frames(tmp_path, augment):
     rng = np.random.default_rng(0)
     masks = rng.integers(0, 4, (6, 64, 96, 1), np.uint8)
     splits = ["train"] * 4 + ["val"] * 2
     store = hand_store(
         tmp_path / "store", masks * 60, masks, splits, ("labels",)
     )  # the image tells the class
-    cfg = config.preset("cardiac", "smoke", image_size=(64, 96), crop=0.5, augment={}).replace(
-        augment=augment
-    )
+    cfg = config.preset(
+        "cardiac", "smoke", image_size=(64, 96), patch_size=(32, 32), augment={}
+    ).replace(augment=augment)
     loaders = data.loaders(store, cfg)
     batch = next(iter(loaders["train"]))
     assert batch["image"].shape == (4, 1, 32, 32) and batch["mask"].shape == (4, 32, 32)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seglib import models
+from seglib import models, tables
 from seglib.errors import ConfigError
 
 
@@ -231,7 +231,7 @@ def test_encoders_of_others_have_no_checkpointing():
 # ---- the shares of the classes as a start
 
 
-@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", tables.ARCHITECTURES)
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_set_prior_gives_every_class_its_share(architecture, task):
     shares = np.array([0.9, 0.06, 0.04])

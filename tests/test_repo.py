@@ -23,7 +23,7 @@ PRESETS = ("palm", "rsna", "cardiac", "lung", "binary")
 # The house of seglib, from the ground up: a module imports from the rows above its own only.
 FLOORS = [
     ["__init__", "errors"],
-    ["files", "fields"],
+    ["files", "fields", "tables", "presets"],
     ["formats", "formats.images", "formats.dicom", "formats.nifti"],
     ["formats.orientation"],
     ["formats.volumes", "formats.dicom_seg"],

@@ -458,7 +458,7 @@ def test_class_prior_starts_new_networks_only(setting):
 
 
 def test_pieces_train_a_network_for_whole_frames(setting):
-    cfg, batches = setting(crop=0.6, epochs=2)
+    cfg, batches = setting(patch_size=32, epochs=2)
     assert next(iter(batches["train"]))["image"].shape[2:] == (32, 32)
     run = training.fit(cfg, batches)
     assert len(run.history) == 2 and run.history["val_dice"].notna().all()

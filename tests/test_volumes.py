@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from seglib import case_io as case_pixels
-from seglib import config, layouts, prepare
+from seglib import config, layouts, prepare, presets
 from seglib.errors import DataError
 from seglib.formats import dicom, orientation, volumes
 from seglib.layouts import pairing
@@ -1233,7 +1233,7 @@ def centre(labels, number):
 
 
 def translated(numbers):
-    table = {int(k): v for k, v in config.FULL["rsna"]["label_map"].items()}
+    table = {int(k): v for k, v in presets.PRESETS["rsna"].full["label_map"].items()}
     return np.vectorize(lambda n: table.get(n, 0), otypes=[np.uint8])(numbers)
 
 
@@ -1430,5 +1430,5 @@ def test_modules_say_where_things_are():
     assert (
         set(volumes.ORGANS.values())
         == set(CLASSES[1:])
-        == set(config.FULL["rsna"]["class_names"][1:])
+        == set(presets.PRESETS["rsna"].full["class_names"][1:])
     )

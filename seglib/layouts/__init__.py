@@ -6,15 +6,15 @@ CT and MRI volumes: see `volume_layouts`.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from .. import hosts
+from .. import hosts, presets, tables
 from ..errors import DataError
 from ..formats.images import SUFFIXES
-from . import pairing, volumes
+from . import pairing
 
 
 def scan(cfg) -> pd.DataFrame:
@@ -23,13 +23,6 @@ def scan(cfg) -> pd.DataFrame:
     Raises:
         DataError: no tree of this system found (says where it looked and what is there), or no image in it.
     """
-    scanners: dict[str, Callable] = {
-        "palm": lambda root: scan_palm(root, cfg.class_names),
-        "lung": lambda root: scan_lung(root, cfg.class_names[0]),
-        "binary": lambda root: scan_binary(root, cfg.class_names[0]),
-        "rsna": lambda root: volumes.scan_rsna(root, cfg),
-        "cardiac": lambda root: volumes.scan_cardiac(root, cfg),
-    }
     root = hosts.find_data(cfg) if cfg.local else hosts.wait_for_data(cfg)
     if (
         root is None
@@ -42,7 +35,9 @@ def scan(cfg) -> pd.DataFrame:
         )  # the forms of NIfTI trees are too many for markers; their scan says what it expects
     if root is None:
         raise DataError(hosts.explain_missing(cfg))
-    cases = scanners[cfg.preset](root)
+    name = presets.PRESETS[cfg.preset].layouts[0] if cfg.layout == "auto" else cfg.layout
+    settings = {**cfg.settings, "root": root, "cfg": cfg, "class_name": cfg.class_names[0]}
+    cases = tables.call(tables.LAYOUTS[name].scan, settings)
     if cfg.data_root and Path(cfg.data_root).resolve() != root.resolve():
         beside = [
             f for f in sorted(root.parent.iterdir()) if f.is_dir() and f.resolve() != root.resolve()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import config, hosts
+from .. import hosts, presets
 from ..errors import DataError
 from ..formats import images, nifti, volumes
 from . import pairing
@@ -322,7 +322,10 @@ def _volume_rows(
 
 def _are_classes(labels: Iterable[str | Path], cfg, most: int = 8) -> str:
     """ "class" where the numbers in label files are class numbers, although the preset's label_map is set."""
-    labels, usual = [str(path) for path in labels], config.FULL[cfg.preset].get("label_map")
+    labels, usual = (
+        [str(path) for path in labels],
+        presets.PRESETS[cfg.preset].full.get("label_map"),
+    )
     if (
         not usual
         or cfg.label_map != usual

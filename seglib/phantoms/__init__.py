@@ -7,9 +7,8 @@ import tempfile
 import numpy as np
 from PIL import Image
 
-from .. import hosts
+from .. import hosts, presets, tables
 from ..errors import ConfigError, DataError
-from . import abdomen, chest, fundus, heart, skin
 
 
 def write(name, folder, n=24, seed=0):
@@ -35,18 +34,11 @@ def write(name, folder, n=24, seed=0):
     Raises `ConfigError` (unknown name, n below 1, negative seed) and `DataError` (the folder holds files that
     no phantom wrote; they are left alone). Every notebook calls this when there is no real data.
     """
-    drawers = {
-        "palm": fundus.palm_case,
-        "lung": chest.lung_case,
-        "binary": skin.binary_case,
-        "rsna": abdomen.rsna_case,
-        "cardiac": heart.cardiac_case,
-    }
-    if name not in drawers:
-        near = difflib.get_close_matches(str(name), drawers, n=1, cutoff=0)[0]
-        raise ConfigError(
-            f"phantom {name!r} is unknown; did you mean {near!r}? Known: {', '.join(drawers)}"
-        )
+    if name not in presets.PRESETS:
+        known = ", ".join(presets.PRESETS)
+        near = difflib.get_close_matches(str(name), presets.PRESETS, n=1, cutoff=0)[0]
+        raise ConfigError(f"phantom {name!r} is unknown; did you mean {near!r}? Known: {known}")
+    draw = tables.load(presets.PRESETS[name].phantom)
     if n < 1 or seed < 0:
         raise ConfigError(f"n={n}, seed={seed}: expected n of 1 or more and seed of 0 or more")
     folder = pathlib.Path(folder).expanduser().absolute()
@@ -58,7 +50,7 @@ def write(name, folder, n=24, seed=0):
     with tempfile.TemporaryDirectory(prefix=".phantom_", dir=folder.parent) as scratch:
         tree = pathlib.Path(scratch, "new")
         for i in range(n):
-            for path, content in drawers[name](i, np.random.default_rng([seed, i])).items():
+            for path, content in draw(i, np.random.default_rng([seed, i])).items():
                 (tree / path).parent.mkdir(parents=True, exist_ok=True)
                 if isinstance(content, bytes):  # a whole file: DICOM, NIfTI, JPEG, BMP
                     (tree / path).write_bytes(content)

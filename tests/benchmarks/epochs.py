@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from seglib import config, data, layouts, phantoms, prepare, runs, training
+from seglib import config, data, layouts, phantoms, prepare, presets, runs, training
 from tests.benchmarks import children, limits
 
 # Micro-batches that fit into 24 GB; all other numbers are those of the published systems.
@@ -21,8 +21,8 @@ VOLUMES = ("rsna", "cardiac")  # a phantom is a volume of at least eight slices
 
 def rows() -> list[dict]:
     """All figures of this group."""
-    small = [whole_epoch(name, "small", 24, 6) for name in config.FULL]
-    full = [whole_epoch(name, "full", 8, 2, **FULL) for name in config.FULL]
+    small = [whole_epoch(name, "small", 24, 6) for name in presets.PRESETS]
+    full = [whole_epoch(name, "full", 8, 2, **FULL) for name in presets.PRESETS]
     frugal = whole_epoch("lung", "full", 8, 2, **FULL, checkpointing=True)
     return [*small, *full, frugal, *growth()]
 
@@ -80,14 +80,16 @@ def train(name: str, size: str, n_train: int, n_val: int, work_dir: str, overrid
     run = training.fit(cfg, data.loaders(store, cfg))
     peak = children.memory_gb("VmHWM")
     network = runs.network(cfg)
-    pieces, frames = (limits.forward_work(network, cfg, sides) for sides in (data.piece(cfg), None))
+    pieces, frames = (
+        limits.forward_work(network, cfg, sides) for sides in (cfg.patch_height_width, None)
+    )
     return {
         "seconds": run.history["seconds"].iloc[0],
         "precision": run.info["precision"],
         "peak_gb": peak,
         "parameters": run.info["parameters"],
         "height_width": cfg.height_width,
-        "piece": data.piece(cfg),
+        "piece": cfg.patch_height_width,
         "batch": f"{cfg.batch_size} x {cfg.accumulate}"
         if cfg.accumulate > 1
         else str(cfg.batch_size),

@@ -1,0 +1,260 @@
+"""The systems of the series, each in three sizes: one table. `config.preset` makes a `Config` of them.
+
+A sixth system is one entry of `PRESETS`, plus the layout that reads its data if that is a new one (`tables.LAYOUTS`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+FLIPS = {"hflip": 0.5, "vflip": 0.5}
+
+# Seconds: only to see that every step runs; the scores mean nothing.
+SMOKE = {
+    "image_size": 64,
+    "base_channels": 4,
+    "depth": 3,
+    "epochs": 2,
+    "batch_size": 4,
+    "accumulate": 1,
+    "bootstrap": 200,
+    "num_workers": 0,
+    "encoder_weights": "none",
+}
+
+
+class Preset(NamedTuple):
+    """One system.
+
+    `full` are its published settings; `small` what a laptop's few minutes change of them, `smoke` what a test of
+    seconds changes of `small`, beside `SMOKE`. `layouts` are the names in `tables.LAYOUTS` that its data usually has.
+    `phantom` draws one synthetic case, see `phantoms.write`. `curves` is the file of the training curves,
+    `run_folder` the run folder of the command line where it is not `work_dir/<preset>`.
+    """
+
+    full: dict[str, Any]
+    small: dict[str, Any]
+    layouts: tuple[str, ...]
+    phantom: str | Callable
+    smoke: dict[str, Any] = {}
+    curves: str = "training_history.png"
+    run_folder: str | None = None
+
+    def settings(self, size: str) -> dict[str, Any]:
+        """The fields of `Config` that the system sets in this size."""
+        if size == "full":
+            return dict(self.full)
+        if size == "small":
+            return {**self.full, **self.small}
+        return {**self.full, **self.small, **SMOKE, **self.smoke}
+
+
+PRESETS: dict[str, Preset] = {
+    "palm": Preset(
+        full=dict(
+            task="multilabel",
+            class_names=("atrophy", "detachment", "disc"),
+            image_size=256,
+            in_channels=3,
+            augment={**FLIPS, "rot90": 0.5},
+            loss="weighted_bce",
+            optimizer="adam",
+            lr=1e-4,
+            batch_size=16,
+            epochs=100,
+            monitor="val_loss",
+        ),
+        small=dict(
+            base_channels=8,
+            depth=5,
+            loss="combined",
+            lr=2e-3,
+            scheduler="onecycle",
+            batch_size=4,
+            epochs=80,
+            clip=1.0,
+        ),
+        layouts=("palm",),
+        phantom="phantoms.fundus:palm_case",
+        curves="training_progress.png",
+    ),
+    "rsna": Preset(
+        full=dict(
+            task="multiclass",
+            class_names=("background", "liver", "spleen", "left_kidney", "right_kidney", "bowel"),
+            image_size=512,
+            in_channels=3,
+            window_level=50.0,
+            window_width=400.0,
+            val_split=0.1,
+            mask_encoding="index",
+            mask_inverted=False,
+            label_map={"5": 1, "1": 2, "3": 3, "2": 4, "18": 5, "19": 5, "20": 5},
+            augment={
+                **FLIPS,
+                "rotate": {"limit": 45, "p": 0.5},
+                "grid_distortion": 0.3,
+                "coarse_dropout": 0.2,
+            },
+            architecture="smp_unet",
+            encoder_weights="imagenet",
+            loss="dice_focal",
+            optimizer="adamw",
+            lr=1e-3,
+            scheduler="cosine",
+            epochs=30,
+            batch_size=32,
+            accumulate=16,
+            num_workers=16,
+            checkpoint_name="best_model_512.pth",
+        ),
+        small=dict(
+            image_size=256,
+            epochs=20,
+            batch_size=8,
+            accumulate=2,
+            scheduler="onecycle",
+            clip=1.0,
+            num_workers="auto",
+        ),
+        layouts=("rsna",),
+        phantom="phantoms.abdomen:rsna_case",
+    ),
+    "cardiac": Preset(
+        full=dict(
+            task="multiclass",
+            class_names=("background", "right_ventricle", "myocardium", "left_ventricle"),
+            image_size=256,
+            in_channels=1,
+            mean=(0.5,),
+            std=(0.25,),
+            percentiles=(0.5, 99.5),
+            mask_encoding="index",
+            mask_inverted=False,
+            test_split=0.2,
+            val_split=0.25,
+            architecture="aspp",
+            base_channels=32,
+            augment={
+                **FLIPS,
+                "affine": {"scale": [0.8, 1.2], "translate": 0.0, "rotate": 30, "p": 0.8},
+                "brightness_contrast": {
+                    "brightness": 0.2,
+                    "contrast": 0.4,
+                    "p": 0.7,
+                },  # coils shade every patient anew
+            },
+            loss="cross_entropy",
+            optimizer="adam",
+            lr=1e-3,
+            batch_size=16,
+            epochs=50,
+            monitor="val_loss",
+        ),
+        small=dict(
+            image_size=128,
+            base_channels=16,
+            aspp_rates=(1, 2, 3),
+            loss="dice_focal",
+            lr=3e-3,
+            scheduler="linear",
+            batch_size=8,
+            epochs=30,
+            clip=1.0,
+            patch_size=96,
+            class_prior=True,
+            augment={  # no flips: hearts lie one way; wider, as patients are few
+                "affine": {"scale": [0.7, 1.3], "translate": 0.05, "rotate": 45, "p": 1.0},
+                "brightness_contrast": {"brightness": 0.3, "contrast": 0.5, "p": 0.9},
+            },
+        ),
+        layouts=("acdc",),
+        phantom="phantoms.heart:cardiac_case",
+        smoke={"patch_size": 32},
+    ),
+    "lung": Preset(
+        full=dict(
+            task="binary",
+            class_names=("lung",),
+            image_size=512,
+            resize="stretch",
+            in_channels=1,
+            mean=(0.5,),
+            std=(0.25,),
+            test_split=50,
+            augment={"hflip": 0.5, "rotate": {"limit": 10, "p": 0.5}},
+            loss="bce",
+            optimizer="adam",
+            lr=1e-4,
+            batch_size=16,
+            epochs=50,
+        ),
+        small=dict(
+            image_size=256,
+            base_channels=8,
+            depth=5,
+            loss="combined",
+            lr=2e-3,
+            scheduler="onecycle",
+            batch_size=4,
+            epochs=28,
+            clip=1.0,
+            augment={"rotate": {"limit": 10, "p": 0.3}},  # flips take more epochs than these
+        ),
+        layouts=("chest",),
+        phantom="phantoms.chest:lung_case",
+    ),
+    "binary": Preset(
+        full=dict(
+            task="binary",
+            class_names=("structure",),
+            image_size=256,
+            in_channels=3,
+            loss="combined",
+            optimizer="adam",
+            lr=1e-3,
+            weight_decay=1e-4,
+            batch_size=8,
+            epochs=50,
+            early_stopping=True,
+            patience=15,
+            save_every=10,
+            augment={
+                **FLIPS,
+                "rot90": 0.5,
+                "affine": {"scale": [0.9, 1.1], "translate": 0.05, "rotate": 15, "p": 0.5},
+                "brightness_contrast": 0.3,
+                "gauss_noise": 0.2,
+            },
+        ),
+        small=dict(
+            base_channels=8,
+            depth=5,
+            lr=2e-3,
+            scheduler="onecycle",
+            early_stopping=False,
+            batch_size=4,
+            epochs=80,
+            clip=1.0,
+        ),
+        layouts=("pictures",),
+        phantom="phantoms.skin:binary_case",
+        run_folder="checkpoints",
+    ),
+}
+
+# The phases of the RSNA system: preset("rsna", **RSNA_PHASES["refined"], init_from=first.best)
+RSNA_PHASES: dict[str, dict[str, Any]] = {
+    "initial": dict(
+        lr=1e-3, epochs=30, batch_size=32, accumulate=16, checkpoint_name="best_model_512.pth"
+    ),
+    "refined": dict(
+        lr=5e-5,
+        epochs=10,
+        batch_size=64,
+        accumulate=1,
+        checkpoint_name="best_mobilenet_rsna_refined.pth",
+    ),
+    "base": dict(
+        lr=1e-3, epochs=30, batch_size=32, accumulate=1, checkpoint_name="best_mobilenet.pth"
+    ),
+}
