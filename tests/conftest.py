@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -60,6 +61,18 @@ def lung_tree(tmp_path_factory):
 def lung_cfg(lung_tree, tmp_path):
     """The lung preset in its smoke size on `lung_tree`; stores and runs go to `tmp_path / "work"`."""
     return config.preset("lung", "smoke", data_root=str(lung_tree), work_dir=str(tmp_path / "work"))
+
+
+@pytest.fixture
+def stack():
+    """Stored numbers (S, H, W) of 12 bits, all slices different."""
+    return np.random.default_rng(0).integers(0, 4096, (5, 8, 6))
+
+
+@pytest.fixture(scope="session")
+def ct(real):
+    """The folder of the real CT with its labels."""
+    return real("totalsegmentator_ct")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -27,7 +27,7 @@ import pydicom
 from PIL import Image
 from pydicom.uid import RTStructureSetStorage
 
-from tests.test_volumes import edit
+from tests.helpers import edit_dicom
 
 
 class Defect(NamedTuple):
@@ -469,7 +469,7 @@ def labels_alone(tree: Path) -> Path:
 
 def edit_all(tree: Path, tags: Callable[[int], dict[str, Any]]) -> Path:
     for k, path in enumerate(slices(tree)):
-        edit(path, **tags(k))
+        edit_dicom(path, **tags(k))
     return series(tree)
 
 
@@ -1194,7 +1194,7 @@ DEFECTS = [
     Defect(
         "two series in a folder",
         "rsna",
-        lambda t: edit(slices(t)[7], SeriesInstanceUID="1.2.3").parent,
+        lambda t: edit_dicom(slices(t)[7], SeriesInstanceUID="1.2.3").parent,
         "set aside",
         "2 series, expected one",
     ),
@@ -1208,14 +1208,14 @@ DEFECTS = [
     Defect(
         "no PixelSpacing in one slice",
         "rsna",
-        lambda t: edit(slices(t)[0], PixelSpacing=None),
+        lambda t: edit_dicom(slices(t)[0], PixelSpacing=None),
         "set aside",
         "PixelSpacing",
     ),
     Defect(
         "another PixelSpacing in one slice",
         "rsna",
-        lambda t: edit(slices(t)[7], PixelSpacing=[1, 1]),
+        lambda t: edit_dicom(slices(t)[7], PixelSpacing=[1, 1]),
         "set aside",
         "PixelSpacing",
     ),
@@ -1258,7 +1258,7 @@ DEFECTS = [
     Defect(
         "slice of another size",
         "rsna",
-        lambda t: edit(slices(t)[7], Rows=64, Columns=256),
+        lambda t: edit_dicom(slices(t)[7], Rows=64, Columns=256),
         "set aside",
         "one series must have one size",
     ),

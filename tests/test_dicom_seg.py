@@ -14,7 +14,7 @@ from pydicom.uid import JPEG2000Lossless, SegmentationStorage, generate_uid
 from seglib import phantoms
 from seglib.errors import SeglibError
 from seglib.formats import dicom_seg, volumes
-from tests.test_volumes import write_series
+from tests.helpers import write_series
 
 highdicom = pytest.importorskip("highdicom")
 

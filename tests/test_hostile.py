@@ -14,7 +14,7 @@ from PIL import Image
 
 from seglib.errors import DataError
 from seglib.formats import images, volumes
-from tests.test_volumes import write_series
+from tests.helpers import write_series
 
 ROOT = Path(__file__).resolve().parents[1]
 # Calls that run code or a shell, or that unpack archives to where their entries say.
@@ -31,7 +31,7 @@ FORBIDDEN = {
 }
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "seglib").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "seglib").rglob("*.py")), ids=lambda path: path.stem)
 def test_no_code_path_runs_what_a_file_says(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):

@@ -1,0 +1,169 @@
+"""What several test files build: DICOM series, NIfTI volumes with labels, and trees of them."""
+
+import itertools
+
+import nibabel
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    generate_uid,
+)
+
+from seglib import case_io, config, prepare
+from seglib.formats import volumes
+
+# All 48 ways in which a file can store the axes of a patient, as nibabel writes orientations.
+ORIENTATIONS = [
+    np.array([[axis, sign] for axis, sign in zip(order, signs)], float)
+    for order in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
+]
+SPACING_XYZ = (0.8, 1.5, 4.0)  # right-left, back-front, foot-head
+
+
+def numbered_volume(shape=(7, 9, 5)):
+    """A NIfTI image in R-A-S axes; every voxel has a number of its own."""
+    array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape) - 1000
+    return nibabel.Nifti1Image(
+        array, nibabel.affines.from_matvec(np.diag(SPACING_XYZ), (-30, 12, -400))
+    )
+
+
+def displayed(array):
+    """R-A-S (x, y, z) as a radiologist sees it: slices from the feet, anterior up, right at the left."""
+    return array[::-1, ::-1].transpose(2, 1, 0)
+
+
+def save_nifti(image, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(image, path)
+    return path
+
+
+def labels_like(image, array, dtype=np.uint8):
+    return nibabel.Nifti1Image(np.asarray(array, dtype), image.affine)
+
+
+def write_series(
+    folder,
+    stored,
+    *,
+    bits=12,
+    signed=False,
+    syntax=ExplicitVRLittleEndian,
+    number=None,
+    name=None,
+    **tags,
+):
+    """A CT series: `stored` (S, H, W) are the stored numbers, slice k at z = 10 + 2.5 k; SliceThickness lies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    uid, paths = tags.pop("series", generate_uid()), []
+    for k, plane in enumerate(stored):
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        meta.MediaStorageSOPClassUID = tags.get("SOPClassUID", CTImageStorage)
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        path = folder / (name or "{}.dcm").format(k)
+        data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+        data.SOPClassUID, data.SOPInstanceUID = (
+            meta.MediaStorageSOPClassUID,
+            meta.MediaStorageSOPInstanceUID,
+        )
+        data.SeriesInstanceUID, data.Modality, data.SeriesDescription = uid, "CT", "portal venous"
+        data.ImagePositionPatient, data.ImageOrientationPatient = (
+            [-20, -30, 10 + 2.5 * k],
+            [1, 0, 0, 0, 1, 0],
+        )
+        data.PixelSpacing, data.SliceThickness = [0.5, 0.7], 5
+        data.InstanceNumber = k + 1 if number is None else number(k)
+        data.Rows, data.Columns = plane.shape
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = (
+            16,
+            bits,
+            bits - 1,
+            int(signed),
+        )
+        data.RescaleSlope, data.RescaleIntercept = 1, -1024
+        data.PixelData = plane.astype(np.int16 if signed else np.uint16).tobytes()
+        for tag, value in tags.items():
+            setattr(data, tag, value(k) if callable(value) else value)
+        if syntax == ImplicitVRLittleEndian:
+            meta.TransferSyntaxUID = syntax
+        elif syntax != ExplicitVRLittleEndian:
+            data.compress(syntax, generate_instance_uid=False)
+        data.save_as(path)
+        paths.append(path)
+    return paths
+
+
+def edit_dicom(path, **tags):
+    data = pydicom.dcmread(path)
+    for tag, value in tags.items():
+        if value is None:
+            delattr(data, tag)
+        else:
+            setattr(data, tag, value)
+    data.save_as(path)
+    return path
+
+
+def write_series_and_labels(folder, stack, codes="LAS"):
+    """A DICOM series and, in `codes` axes, labels 0 to 5 of its voxels; returns the labels as displayed."""
+    write_series(folder / "ct", stack)
+    truth = (stack % 6).astype(np.uint8)
+    affine = volumes.read_grid(folder / "ct").affine  # of (slice, row, column)
+    image = nibabel.Nifti1Image(truth, affine)
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(codes)
+    )
+    save_nifti(image.as_reoriented(turn), folder / "seg.nii.gz")
+    return truth
+
+
+def write_organs(folder, image, truth, leave=()):
+    """One mask file an organ as TotalSegmentator writes them, float64; bowel is spread over three files."""
+    parts = {
+        "liver": truth == 1,
+        "spleen": truth == 2,
+        "kidney_left": truth == 3,
+        "kidney_right": truth == 4,
+    }
+    row = np.indices(truth.shape)[0]
+    parts |= {
+        n: (truth == 5) & (row % 3 == i) for i, n in enumerate(("colon", "small_bowel", "duodenum"))
+    }
+    parts["stomach"] = truth == 0
+    for name in set(parts) - set(leave):
+        save_nifti(labels_like(image, parts[name], np.float64), folder / f"{name}.nii.gz")
+    return folder
+
+
+def rsna_config(root, tmp_path, **changes):
+    values = {"image_size": 16, "window_level": -500, "window_width": 1000, **changes}
+    return config.preset(
+        "rsna", "smoke", data_root=str(root), work_dir=str(tmp_path / "work"), **values
+    )
+
+
+def truth_of(store, cfg):
+    """Case -> (image, labels) in the size of the files."""
+    rows = [row for _, row in store.cases.iterrows()]
+    sizes = [(int(row["height"]), int(row["width"])) for row in rows]
+    return {
+        row["case"]: (
+            case_io.read_image(row, cfg),
+            prepare.read_truth(row, cfg, {}, size)[0][..., 0],
+        )
+        for row, size in zip(rows, sizes)
+    }
+
+
+def write_picture(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(array, np.uint8)).save(path)

@@ -1,0 +1,253 @@
+"""DICOM series: order, values, missing slices, and files that are damaged or do not belong."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import (
+    EnhancedSRStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from seglib.errors import DataError
+from seglib.formats import volumes
+from tests.helpers import edit_dicom, write_series
+
+
+@pytest.fixture
+def large():
+    """Stored numbers (S, H, W) of 12 bits, large enough for the encoder of JPEG 2000."""
+    return np.random.default_rng(1).integers(0, 4096, (4, 64, 56))
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, JPEGLSLossless, JPEG2000Lossless],
+)
+@pytest.mark.parametrize("signed", [False, True])
+def test_compressions(tmp_path, large, syntax, signed):
+    stored = large - 2048 if signed else large
+    files = write_series(
+        tmp_path / "s", stored, syntax=syntax, signed=signed, name="IM{}", number=lambda k: 99 - k
+    )
+    volume = volumes.read_dicom(tmp_path / "s")
+    np.testing.assert_array_equal(volume.voxels, stored - 1024)
+    assert volume.voxels.dtype == np.int16
+    assert volume.spacing_mm == pytest.approx(
+        (2.5, 0.5, 0.7)
+    )  # of the positions, not SliceThickness
+    assert volume.grid.files == tuple(str(f) for f in files) and volume.notes == ()
+    np.testing.assert_array_equal(volume.restore(volume.voxels), volume.voxels)
+
+
+def test_order_is_that_of_the_positions(tmp_path, stack):
+    numbers = [3, 1, 5, 2, 4]
+    files = write_series(tmp_path / "s", stack, number=lambda k: numbers[k])
+    for k, name in enumerate("dbeca"):
+        files[k].rename(tmp_path / "s" / name)
+    volume = volumes.read_dicom(tmp_path / "s")
+    np.testing.assert_array_equal(volume.voxels, stack - 1024)
+    assert [Path(f).name for f in volume.grid.files] == list("dbeca")
+    files = sorted((tmp_path / "s").iterdir())
+    np.testing.assert_array_equal(volumes.read_dicom(files[::-1]).voxels, stack - 1024)
+
+
+def test_values(tmp_path, stack):
+    write_series(tmp_path / "slope", stack, RescaleSlope=lambda k: 1 + k, RescaleIntercept=-8)
+    expected = stack * np.arange(1, 6)[:, None, None] - 8
+    np.testing.assert_array_equal(volumes.read_dicom(tmp_path / "slope").voxels, expected)
+    write_series(tmp_path / "half", stack, RescaleSlope="0.5")
+    volume = volumes.read_dicom(tmp_path / "half")
+    assert volume.voxels.dtype == np.float32
+    np.testing.assert_allclose(volume.voxels, stack / 2 - 1024)
+    write_series(tmp_path / "none", stack, RescaleSlope=None, RescaleIntercept=None)
+    np.testing.assert_array_equal(volumes.read_dicom(tmp_path / "none").voxels, stack)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_monochrome1_is_turned(tmp_path, stack, signed):
+    stored = stack - 2048 if signed else stack
+    inverted = -1 - stored if signed else 4095 - stored
+    write_series(tmp_path / "s", inverted, signed=signed, PhotometricInterpretation="MONOCHROME1")
+    volume = volumes.read_dicom(tmp_path / "s")
+    np.testing.assert_array_equal(volume.voxels, stored - 1024)
+    assert any("MONOCHROME1" in note for note in volume.notes)
+
+
+def test_missing_signs_are_added_only_where_the_series_shows_none(tmp_path):
+    true = np.array([[[-1000, -1, 0, 1200]], [[5, 60, -700, 2047]]])
+    bare = true & 0xFFF  # twelve bits, the sign in bit 11, nothing above
+    write_series(tmp_path / "bare", bare, signed=True, RescaleIntercept=0)
+    volume = volumes.read_dicom(tmp_path / "bare")
+    np.testing.assert_array_equal(volume.voxels, true)
+    assert "signs of 12-bit numbers added" in volume.notes[0]
+    # 3000 HU of metal and negative numbers with all their bits: BitsStored is wrong, the numbers are right.
+    metal = np.array([[[-1000, -1, 0, 1200]], [[5, 60, -700, 3000]]])
+    write_series(tmp_path / "metal", metal, signed=True, RescaleIntercept=0)
+    volume = volumes.read_dicom(tmp_path / "metal")
+    np.testing.assert_array_equal(volume.voxels, metal)
+    assert "taken as they are" in volume.notes[0]
+    # The fix that is copied from notebook to notebook breaks it.
+    assert ((metal.astype(np.int16) << 4).astype(np.int16) >> 4)[1, 0, 3] == -1096
+
+
+def test_other_numbers_that_contradict_their_header(tmp_path):
+    unsigned = np.array([[[0, 24, 4095, 63536]]])  # -2000, the padding of some scanners
+    write_series(tmp_path / "padding", unsigned)
+    volume = volumes.read_dicom(tmp_path / "padding")
+    assert (
+        volume.voxels[0, 0].tolist() == [-1024, -1000, 3071, -3024]
+        and "read as signed" in volume.notes[-1]
+    )
+    overlay = np.array([[[0, 24, 4095, 0x8000 + 1024]]])
+    write_series(tmp_path / "overlay", overlay)
+    volume = volumes.read_dicom(tmp_path / "overlay")
+    assert (
+        volume.voxels[0, 0].tolist() == [-1024, -1000, 3071, 0]
+        and "bits above the 12" in volume.notes[-1]
+    )
+    write_series(tmp_path / "left", np.array([[[0, 24, 4095, 1000]]]) << 4, HighBit=15)
+    volume = volumes.read_dicom(tmp_path / "left")
+    assert (
+        volume.voxels[0, 0].tolist() == [-1024, -1000, 3071, -24]
+        and "4 bits too high" in volume.notes[-1]
+    )
+
+
+def test_several_series_are_refused_and_can_be_named(tmp_path, stack):
+    write_series(tmp_path / "s", stack, series="1.2.3", name="a{}")
+    write_series(
+        tmp_path / "s", stack[:2] // 2, series="1.2.4", name="b{}", SeriesDescription="arterial"
+    )
+    with pytest.raises(
+        DataError, match=r"2 series.*1\.2\.3: 5 files, portal venous; 1\.2\.4: 2 files, arterial"
+    ):
+        volumes.read_dicom(tmp_path / "s")
+    assert len(volumes.read_dicom(tmp_path / "s", series="1.2.4").voxels) == 2
+    with pytest.raises(DataError, match=r"no series '1\.9'.*1\.2\.3"):
+        volumes.read_dicom(tmp_path / "s", series="1.9")
+
+
+def test_missing_and_second_slices(tmp_path, stack):
+    files = write_series(tmp_path / "s", stack)
+    files[2].unlink()
+    volume = volumes.read_dicom(tmp_path / "s")
+    assert len(volume.voxels) == 4 and volume.spacing_mm[0] == pytest.approx(2.5)
+    assert "1 slices are missing between 1.dcm and 3.dcm (5 mm, else 2.5)" in volume.notes[0]
+    shutil.copy(files[1], tmp_path / "s" / "copy.dcm")
+    volume = volumes.read_dicom(tmp_path / "s")
+    assert len(volume.voxels) == 4 and "copy" in volume.notes[0] and "dropped" in volume.notes[0]
+    edit_dicom(tmp_path / "s" / "copy.dcm", PixelData=stack[0].astype(np.uint16).tobytes())
+    with pytest.raises(
+        DataError,
+        match=r"(copy|1)\.dcm: another image at the position of (copy|1)\.dcm \(12\.50 mm\)",
+    ):
+        volumes.read_dicom(tmp_path / "s")
+
+
+def test_without_positions_the_numbers_count(tmp_path, stack):
+    files = write_series(tmp_path / "s", stack, number=lambda k: 5 - k)
+    edit_dicom(files[3], ImagePositionPatient=None)
+    volume = volumes.read_dicom(tmp_path / "s")
+    np.testing.assert_array_equal(volume.voxels, stack[::-1] - 1024)
+    assert (
+        volume.spacing_mm is None
+        and "InstanceNumber" in volume.notes[0]
+        and not volume.grid.oriented
+    )
+    for file in files:
+        edit_dicom(file, SpacingBetweenSlices=3)
+    assert volumes.read_dicom(tmp_path / "s").spacing_mm == pytest.approx((3, 0.5, 0.7))
+
+
+def test_one_slice(tmp_path, stack):
+    write_series(tmp_path / "s", stack[:1])
+    volume = volumes.read_dicom(tmp_path / "s")
+    assert volume.spacing_mm == pytest.approx((5, 0.5, 0.7)) and "thickness" in volume.notes[0]
+    files = write_series(tmp_path / "t", stack)
+    for file in files:
+        edit_dicom(file, PixelSpacing=None)
+    volume = volumes.read_dicom(tmp_path / "t")
+    assert volume.spacing_mm is None and "PixelSpacing" in volume.notes[0]
+
+
+def test_files_that_are_no_slices_are_skipped(tmp_path, stack):
+    write_series(tmp_path / "s", stack)
+    report = write_series(
+        tmp_path / "s", stack[:1], name="report{}", SOPClassUID=EnhancedSRStorage, series="9"
+    )[0]
+    edit_dicom(report, Rows=None, Columns=None, PixelData=None)
+    (tmp_path / "s" / "notes.txt").write_text("hello")
+    (tmp_path / "s" / "DICOMDIR").write_bytes(b"nothing")
+    (tmp_path / "s" / ".hidden").write_bytes(b"nothing")
+    write_series(
+        tmp_path / "s",
+        stack[:1] // 2,
+        name="scout{}",
+        series="8",
+        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
+    )
+    volume = volumes.read_dicom(tmp_path / "s")
+    np.testing.assert_array_equal(volume.voxels, stack - 1024)
+    assert "3 files are no images" in volume.notes[0] and "1 localizer" in volume.notes[1]
+
+
+@pytest.mark.parametrize(
+    "damage", ["empty", "noise", "header", "pixels", "last bytes", "compressed"]
+)
+def test_a_damaged_file_in_a_good_series_is_named(tmp_path, large, damage):
+    syntax = JPEG2000Lossless if damage == "compressed" else ExplicitVRLittleEndian
+    file = write_series(tmp_path / "s", large, syntax=syntax)[2]
+    content = file.read_bytes()
+    kept = {
+        "empty": b"",
+        "noise": bytes(range(256)) * 8,
+        "header": content[:600],
+        "pixels": content[:-4000],
+        "last bytes": content[:-2],
+        "compressed": content[:-3000],
+    }[damage]
+    file.write_bytes(kept)
+    with pytest.raises(DataError, match=r"2\.dcm"):
+        volumes.read_dicom(tmp_path / "s")
+
+
+def test_other_refusals(tmp_path, stack):
+    files = write_series(tmp_path / "size", stack)
+    edit_dicom(files[1], Rows=4, PixelData=stack[0, :4].astype(np.uint16).tobytes())
+    with pytest.raises(DataError, match=r"1\.dcm: 4x6 pixels but 0\.dcm has 8x6"):
+        volumes.read_dicom(tmp_path / "size")
+    files = write_series(tmp_path / "turn", stack)
+    edit_dicom(files[1], ImageOrientationPatient=[0, 1, 0, 0, 0, -1])
+    with pytest.raises(DataError, match=r"1\.dcm: oriented differently"):
+        volumes.read_dicom(tmp_path / "turn")
+    edit_dicom(write_series(tmp_path / "frames", stack[:1])[0], NumberOfFrames=3)
+    with pytest.raises(DataError, match=r"0\.dcm: a multi-frame"):
+        volumes.read_dicom(tmp_path / "frames")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no DICOM image among 0 files"):
+        volumes.read_dicom(tmp_path / "empty")
+    with pytest.raises(DataError, match="no such folder"):
+        volumes.read_dicom(tmp_path / "nothing")
+
+
+def test_a_missing_decoder_names_its_package(tmp_path, stack, large, monkeypatch):
+    file = write_series(tmp_path / "s", stack, syntax=RLELossless)[3]
+    data = pydicom.dcmread(file)
+    data.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    data.save_as(file)
+    with pytest.raises(DataError, match=r"3\.dcm.*install.*pylibjpeg-libjpeg \(GPL"):
+        volumes.read_dicom(tmp_path / "s")
+    from pydicom.pixels import decoders
+
+    monkeypatch.setattr(decoders.JPEG2000LosslessDecoder, "_available", {})
+    write_series(tmp_path / "t", large, syntax=JPEG2000Lossless)
+    with pytest.raises(DataError, match=r"\.dcm.*install pylibjpeg-openjpeg"):
+        volumes.read_dicom(tmp_path / "t")

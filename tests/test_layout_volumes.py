@@ -1,0 +1,389 @@
+"""Trees of volumes: which files form a case, in which order, with which labels."""
+
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from seglib import config, layouts, prepare
+from seglib.errors import DataError
+from seglib.formats import volumes
+from seglib.layouts import volumes as volume_layouts
+from tests.helpers import (
+    displayed,
+    labels_like,
+    numbered_volume,
+    rsna_config,
+    save_nifti,
+    truth_of,
+    write_organs,
+    write_picture,
+    write_series,
+    write_series_and_labels,
+)
+
+CLASSES = ("background", "liver", "spleen", "left_kidney", "right_kidney", "bowel")
+TABLE = {"255,0,255": 1, "255,255,0": 2, "0,255,255": 3}
+
+
+def test_dicom_tree(tmp_path, stack):
+    root, truths = tmp_path / "rsna", {}
+    for i, (person, series) in enumerate([("100", "7"), ("100", "8"), ("200", "9")]):
+        voxels = np.roll(stack, i, axis=2)
+        truths[f"{person}_{series}"] = write_series_and_labels(root / "x", voxels)
+        shutil.move(root / "x" / "ct", root / "train_images" / person / series)
+        (root / "segmentations").mkdir(exist_ok=True)
+        shutil.move(root / "x" / "seg.nii.gz", root / "segmentations" / f"{series}.nii.gz")
+    write_series(root / "train_images" / "300" / "11", stack)
+    shutil.copy(root / "segmentations" / "7.nii.gz", root / "segmentations" / "77.nii.gz")
+    cfg = rsna_config(root, tmp_path)
+    cases = layouts.scan(cfg)
+    assert (
+        len(cases) == 15
+        and cases["case"].iloc[0] == "100_7_000"
+        and cases["case"].iloc[-1] == "200_9_004"
+    )
+    assert sorted(set(cases["patient"])) == ["100", "200"] and (cases["split"] == "").all()
+    assert list(cases["slice"][:6]) == [0, 1, 2, 3, 4, 0]
+    assert (cases[["height", "width"]].iloc[0] == [8, 6]).all()
+    spacing = cases[["spacing_slice_mm", "spacing_row_mm", "spacing_col_mm"]].iloc[0].tolist()
+    assert spacing == pytest.approx([2.5, 0.5, 0.7])
+    notes = "\n".join(cases.attrs["notes"])
+    assert "77.nii.gz: no series" in notes and "1 series without a segmentation" in notes
+    assert "taken as class numbers" in notes and (cases["label_numbers"] == "class").all()
+    store = prepare.build(cases, cfg)
+    assert len(store.cases) == 15 and store.report.problems.empty
+    for case, (image, labels) in truth_of(store, cfg).items():
+        volume, k = case.rsplit("_", 1)
+        np.testing.assert_array_equal(labels, truths[volume][int(k)])
+        assert image.shape == (8, 6, 3) and image.dtype == np.uint8
+    assert (
+        len(set(store.cases.groupby("patient")["split"].first())) == 2
+    )  # the two series of 100 stay together
+
+
+@pytest.mark.parametrize("masks", ["labels", "masks"])
+def test_png_tree(tmp_path, masks):
+    root, rng = tmp_path / "png", np.random.default_rng(0)
+    for name in ("100_7_12", "100_7_13", "200_9_3", "300_5_1"):
+        write_picture(root / "images" / f"{name}.png", rng.integers(0, 255, (20, 24)))
+        write_picture(root / masks / f"{name}.png", rng.integers(0, 6, (20, 24)))
+    cfg = rsna_config(root, tmp_path, image_size=(20, 24), augment={})
+    cases = layouts.scan(cfg)
+    assert list(cases["case"]) == ["100_7_012", "100_7_013", "200_9_003", "300_5_001"]
+    assert list(cases["patient"]) == ["100", "100", "200", "300"]
+    assert list(cases["volume"]) == ["100_7", "100_7", "200_9", "300_5"] and list(
+        cases["slice"]
+    ) == [12, 13, 3, 1]
+    assert (
+        cases["label_numbers"] == "class"
+    ).all()  # and not TotalSegmentator's, where 1 is the spleen
+    store = prepare.build(cases, cfg)
+    _, stored = store.open()
+    for row in store.cases.itertuples():
+        np.testing.assert_array_equal(stored[row.row][..., 0], np.array(Image.open(row.labels)))
+
+
+def test_numbers_of_totalsegmentator_are_translated(tmp_path):
+    root = tmp_path / "png"
+    for name, numbers in (("1_1_1", [0, 5, 1, 3]), ("2_1_1", [2, 18, 20, 90])):
+        write_picture(root / "images" / f"{name}.png", np.arange(64).reshape(8, 8))
+        write_picture(root / "labels" / f"{name}.png", np.repeat([numbers], 4, axis=0))
+        write_picture(
+            root / "images" / f"{name}.png",
+            np.random.default_rng(len(numbers)).integers(0, 9, (4, 4)) + int(name[0]),
+        )
+    cfg = rsna_config(root, tmp_path)
+    store = prepare.build(layouts.scan(cfg), cfg)
+    found = [labels[0].tolist() for _, labels in truth_of(store, cfg).values()]
+    assert found == [[0, 1, 2, 3], [4, 5, 5, 0]]
+    own = rsna_config(
+        root, tmp_path, label_map={"5": 1, "90": 2}
+    )  # a table of one's own is always applied
+    assert "label_numbers" not in layouts.scan(own)
+    found = [
+        labels[0].tolist()
+        for _, labels in truth_of(prepare.build(layouts.scan(own), own), own).values()
+    ]
+    assert found == [[0, 1, 0, 0], [0, 0, 0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "volume", "person", "number"),
+    [
+        ("10004_21057_0007", "10004_21057", "10004", 7),
+        ("10002_425", "10002", "10002", 425),
+        ("10019_spleen_3", "spleen_3", "spleen_3", 10019),
+        ("patient_012_44", "patient_012", "patient_012", 44),
+        ("case01_ct2_5", "case01_ct2", "case01", 5),
+        ("liver", "", "liver", ""),
+    ],
+)
+def test_names_of_slices(tmp_path, name, volume, person, number):
+    for folder in ("images", "labels"):
+        write_picture(tmp_path / folder / f"{name}.png", np.zeros((4, 4)))
+    row = volume_layouts.scan_rsna(tmp_path, rsna_config(tmp_path, tmp_path)).iloc[0]
+    assert (row["volume"], row["patient"], row["slice"]) == (volume, person, number)
+    assert row["case"] == (f"{volume}_{number:03d}" if volume else name)
+
+
+def test_totalsegmentator_tree_with_a_missing_organ(tmp_path):
+    root = tmp_path / "ts"
+    truth = (np.asarray(numbered_volume().dataobj) % 6).astype(np.uint8)
+    for i, name in enumerate(("s0001", "s0002", "s0003")):
+        voxels = np.asarray(numbered_volume().dataobj) + i
+        save_nifti(nibabel.Nifti1Image(voxels, numbered_volume().affine), root / name / "ct.nii.gz")
+        write_organs(
+            root / name / "segmentations",
+            numbered_volume(),
+            truth,
+            leave=["spleen", "duodenum"] if i == 1 else [],
+        )
+    cfg = rsna_config(root, tmp_path)
+    cases = layouts.scan(cfg)
+    assert len(cases) == 15 and sorted(set(cases["volume"])) == sorted(set(cases["patient"])) == [
+        "s0001",
+        "s0002",
+        "s0003",
+    ]
+    annotated = cases.groupby("volume")["annotated"].first()
+    assert (
+        annotated["s0001"] == ",".join(CLASSES)
+        and annotated["s0002"] == "liver,left_kidney,right_kidney"
+    )
+    store = prepare.build(cases, cfg)
+    for case, (_, labels) in truth_of(store, cfg).items():
+        expected = displayed(truth)[int(case[-3:])]
+        if case.startswith("s0002"):  # nothing else is known: it may be spleen, bowel or background
+            expected = np.where(np.isin(expected, (1, 3, 4)), expected, 255)
+        np.testing.assert_array_equal(labels, expected)
+    row = store.cases[store.cases["volume"] == "s0002"].iloc[0]
+    assert prepare.read_truth(row, cfg, {}, (9, 7))[1] == [False, True, False, True, True, False]
+
+
+def test_pairs_by_name_and_by_grid(tmp_path):
+    root = tmp_path / "own"
+    image, zeros = numbered_volume(), np.zeros((7, 9, 5))
+    short = nibabel.Nifti1Image(np.asarray(image.dataobj)[..., :3], image.affine)
+    (
+        save_nifti(image, root / "a_ct.nii.gz"),
+        save_nifti(labels_like(image, zeros), root / "a_seg.nii.gz"),
+    )
+    save_nifti(image, root / "b.nii"), save_nifti(labels_like(image, zeros), root / "b_seg.nii.gz")
+    (
+        save_nifti(image, root / "c_ct_arterial.nii"),
+        save_nifti(labels_like(image, zeros), root / "c_seg_arterial.nii"),
+    )
+    (
+        save_nifti(image, root / "d_ct.nii"),
+        save_nifti(short, root / "d_ct_low.nii"),
+        save_nifti(labels_like(short, zeros[..., :3]), root / "d_seg.nii"),
+    )
+    save_nifti(labels_like(image, zeros), root / "e_seg.nii")
+    cases = volume_layouts.scan_rsna(root, rsna_config(root, tmp_path))
+    pairs = {(Path(r.image).name, Path(r.labels).name, r.patient) for r in cases.itertuples()}
+    assert pairs == {
+        ("a_ct.nii.gz", "a_seg.nii.gz", "a"),
+        ("b.nii", "b_seg.nii.gz", "b"),
+        ("d_ct_low.nii", "d_seg.nii", "d"),
+        ("c_ct_arterial.nii", "c_seg_arterial.nii", "c"),
+    }
+    notes = "\n".join(cases.attrs["notes"])
+    assert "d_seg.nii: paired with d_ct_low.nii" in notes and "e_seg.nii: no volume" in notes
+
+
+def test_nifti_in_images_and_labels(tmp_path):
+    truth = np.asarray(numbered_volume().dataobj) % 6
+    (
+        save_nifti(numbered_volume(), tmp_path / "t" / "images" / "p1_0000.nii.gz"),
+        save_nifti(numbered_volume(), tmp_path / "t" / "images" / "p2.nii.gz"),
+    )
+    save_nifti(labels_like(numbered_volume(), truth), tmp_path / "t" / "labels" / "p1.nii.gz")
+    cfg = rsna_config(tmp_path / "t", tmp_path)
+    cases = layouts.scan(cfg)
+    assert len(cases) == 5 and "p2.nii.gz: no label map" in "\n".join(cases.attrs["notes"])
+    for case, (_, labels) in truth_of(prepare.build(cases, cfg), cfg).items():
+        np.testing.assert_array_equal(labels, displayed(truth)[int(case[-3:])])
+
+
+def test_trees_that_are_none(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(DataError, match=r"no CT of the rsna system.*train_images.*found a/"):
+        layouts.scan(rsna_config(tmp_path, tmp_path))
+    with pytest.raises(DataError, match=r"no MRI of the cardiac system.*patient001.*found a/"):
+        layouts.scan(config.preset("cardiac", "smoke", data_root=str(tmp_path)))
+    for folder in ("a/images", "b/images", "a/labels", "b/labels"):
+        write_picture(tmp_path / folder / "1_2.png", np.zeros((4, 4)))
+    with pytest.raises(DataError, match=r"1_2\.png: the same case '1_002'"):
+        volume_layouts.scan_rsna(tmp_path, rsna_config(tmp_path, tmp_path))
+
+
+def heart(root, name, frame, seed=0, spacing=(1.5, 1.5, 9.0)):
+    affine = nibabel.affines.from_matvec(np.diag(spacing) * [-1, -1, 1], (1, 2, 3))
+    rng = np.random.default_rng(seed)
+    save_nifti(
+        nibabel.Nifti1Image(rng.integers(0, 900, (12, 10, 4)).astype(np.int16), affine),
+        root / name / f"{name}_{frame}.nii.gz",
+    )
+    truth = rng.integers(0, 4, (12, 10, 4)).astype(np.uint8)
+    save_nifti(nibabel.Nifti1Image(truth, affine), root / name / f"{name}_{frame}_gt.nii.gz")
+    return truth
+
+
+def test_acdc_tree(tmp_path):
+    truths = {}
+    for i, (part, name) in enumerate(
+        [("training", "patient001"), ("training", "patient002"), ("testing", "patient101")]
+    ):
+        root = tmp_path / "acdc" / part
+        truths |= {
+            f"{name}_{f}": heart(root, name, f, seed=10 * i + j)
+            for j, f in enumerate(("frame01", "frame12"))
+        }
+        if i != 1:
+            (root / name / "Info.cfg").write_text("ED: 1\nES: 12\nGroup: DCM\nHeight: 184.0\n")
+        save_nifti(
+            nibabel.Nifti1Image(np.zeros((3, 3, 3, 2), np.int16), np.eye(4)),
+            root / name / f"{name}_4d.nii.gz",
+        )
+    cfg = config.preset(
+        "cardiac", "smoke", data_root=str(tmp_path / "acdc"), work_dir=str(tmp_path / "work")
+    )
+    cases = layouts.scan(cfg)
+    assert len(cases) == 24 and list(cases["slice"][:5]) == [0, 1, 2, 3, 0]
+    assert cases.groupby("volume")["phase"].first().tolist() == ["ED", "ES", "", "", "ED", "ES"]
+    assert cases.groupby("patient")["split"].first().tolist() == ["train", "train", "test"]
+    assert cases[["spacing_slice_mm", "spacing_row_mm", "spacing_col_mm"]].iloc[0].tolist() == [
+        9.0,
+        1.5,
+        1.5,
+    ]
+    store = prepare.build(cases, cfg)
+    for case, (image, labels) in truth_of(store, cfg).items():
+        volume, k = case.rsplit("_", 1)
+        np.testing.assert_array_equal(labels, truths[volume][:, :, int(k)].T)
+        assert image.shape == (10, 12, 1)
+    whole = volumes.read(cases["image"][0], canonical=False).voxels
+    low, high = np.percentile(whole, cfg.percentiles)
+    expected = np.rint(np.clip((whole[2] - low) / (high - low), 0, 1) * 255)
+    got = truth_of(store, cfg)["patient001_frame01_002"][0][..., 0]
+    assert np.abs(got - expected).max() <= 1
+    shutil.rmtree(tmp_path / "acdc" / "testing")
+    assert (layouts.scan(cfg)["split"] == "").all()
+
+
+def test_generic_tree_of_the_cardiac_system(tmp_path):
+    for part, names in (("train", ["patient001_1", "patient001_2", "x"]), ("val", ["y"])):
+        for i, name in enumerate(names):
+            write_picture(
+                tmp_path / part / "images" / f"{name}.png",
+                np.random.default_rng(10 * len(part) + i).integers(0, 99, (6, 6)),
+            )
+            write_picture(
+                tmp_path / part / "masks" / f"{name}_mask.png", np.arange(36).reshape(6, 6) % 4
+            )
+    cfg = config.preset(
+        "cardiac", "smoke", data_root=str(tmp_path), work_dir=str(tmp_path / "work")
+    )
+    cases = layouts.scan(cfg)
+    assert list(cases["patient"]) == ["patient001", "patient001", "x", "y"]
+    assert list(cases["split"]) == ["train", "train", "train", "val"]
+    assert (cases["volume"] == "").all() and (cases["slice"] == "").all()
+    assert len(prepare.build(cases, cfg).cases) == 4
+    shutil.copy(tmp_path / "train" / "images" / "x.png", tmp_path / "val" / "images" / "x.png")
+    assert set(layouts.scan(cfg)["case"]) >= {"train_x", "val_x"}
+
+
+def test_real_ct_to_store(ct, tmp_path):
+    cfg = config.preset("rsna", "smoke", data_root=str(ct), work_dir=str(tmp_path))
+    cases = layouts.scan(cfg)
+    assert cases["volume"].value_counts().to_dict() == {
+        "example_ct": 112,
+        "example_ct_sm": 30,
+        "example_ct_dicom": 20,
+    }
+    assert "annotated" not in cases and "label_numbers" not in cases
+    pair = cases.groupby("volume")["labels"].first().map(lambda p: Path(p).name).to_dict()
+    assert pair == {
+        "example_ct": "example_seg",
+        "example_ct_sm": "example_seg.nii.gz",
+        "example_ct_dicom": "example_seg_dicom.nii.gz",
+    }
+    store = prepare.build(cases, cfg)
+    # The small volume is a part of the large one, byte for byte: its slices would leak.
+    assert sorted(store.report.set_aside) == sorted(
+        cases.loc[cases["volume"] == "example_ct_sm", "case"]
+    )
+    images, masks = store.open()
+    whole = store.cases[store.cases["volume"] == "example_ct"]
+    counts = np.bincount(masks[whole["row"]].ravel(), minlength=256)
+    assert (
+        counts[1] > counts[2] > counts[3:5].min() > 0 and counts[5] > 0 and counts[255] > 0
+    )  # 255: letterbox
+    assert images[whole["row"]].min() == 0 and images[whole["row"]].max() == 255
+
+
+def test_real_curvas(real, tmp_path):
+    cfg = config.preset(
+        "rsna",
+        "smoke",
+        data_root=str(real("curvas_ct")),
+        work_dir=str(tmp_path),
+        mask_encoding=TABLE,
+        class_names=("background", "liver", "kidney", "pancreas"),
+    )
+    cases = layouts.scan(cfg)
+    assert len(cases) == 74 and cases["patient"].str.fullmatch(r"1\d{4}").all()
+    store = prepare.build(cases, cfg)
+    assert len(store.cases) == 74 and store.report.problems.empty
+    row = store.cases.iloc[5]
+    colours = np.array(Image.open(row["labels"]).convert("RGB"))
+    truth = prepare.read_truth(row, cfg, {}, (512, 512))[0][..., 0]
+    for colour, number in TABLE.items():
+        np.testing.assert_array_equal(
+            truth == number, (colours == [int(c) for c in colour.split(",")]).all(axis=-1)
+        )
+    assert store.cases.groupby("patient")["split"].nunique().max() == 1
+
+
+def test_real_spleen(real, tmp_path):
+    cfg = config.preset(
+        "rsna",
+        "smoke",
+        data_root=str(real("msd_spleen_ct")),
+        work_dir=str(tmp_path),
+        mask_encoding="threshold",
+        class_names=("background", "spleen"),
+    )
+    cases = layouts.scan(cfg)
+    assert len(cases) == 13 and cases.loc[cases["slice"] == 10003, "volume"].item() == "spleen_26"
+    store = prepare.build(cases, cfg)
+    assert (
+        set(np.unique(store.open()[1])) == {0, 1}
+        and store.report.facts["share labels"].between(0.001, 0.05).all()
+    )
+
+
+def test_real_acdc(real, tmp_path):
+    cfg = config.preset("cardiac", "smoke", data_root=str(real("acdc")), work_dir=str(tmp_path))
+    cases = layouts.scan(cfg)
+    assert cases["patient"].nunique() == 50 and cases["volume"].nunique() == 100
+    sizes = [nibabel.load(path).shape[2] for path in cases.groupby("volume")["image"].first()]
+    assert len(cases) == sum(sizes)
+    first = cases["volume"].str.endswith("frame01").groupby(cases["patient"]).any()
+    assert first[~first].index.tolist() == [
+        "patient090"
+    ]  # the one whose end diastole is not its first frame
+    assert (cases[["spacing_slice_mm", "spacing_row_mm", "spacing_col_mm"]] == "").all(axis=None), (
+        "it was lost"
+    )
+    four = cases[cases["patient"].isin(sorted(set(cases["patient"]))[:4])]
+    store = prepare.build(four, cfg)
+    assert len(store.cases) == len(four) and store.report.problems.empty
+    assert set(np.unique(store.open()[1])) <= {0, 1, 2, 3, 255}
+    row = store.cases.iloc[3]
+    gt = np.asarray(nibabel.load(row["labels"]).dataobj)[:, :, row["slice"]].T
+    np.testing.assert_array_equal(prepare.read_truth(row, cfg, {}, gt.shape)[0][..., 0], gt)

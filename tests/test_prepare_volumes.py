@@ -1,0 +1,144 @@
+"""Volumes in a store: decoded once, set aside as a whole, labelled as their table says."""
+
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+
+from seglib import layouts, prepare
+from seglib.errors import DataError
+from seglib.formats import volumes
+from tests.helpers import (
+    edit_dicom,
+    labels_like,
+    numbered_volume,
+    rsna_config,
+    save_nifti,
+    truth_of,
+    write_picture,
+    write_series_and_labels,
+)
+
+
+def test_the_key_of_a_store_follows_every_file_of_a_series(tmp_path, stack):
+    root = tmp_path / "rsna"
+    truth = write_series_and_labels(root / "x", stack)
+    shutil.move(root / "x" / "ct", root / "train_images" / "1" / "2")
+    (root / "segmentations").mkdir()
+    shutil.move(root / "x" / "seg.nii.gz", root / "segmentations" / "2.nii.gz")
+    cfg = rsna_config(root, tmp_path)
+    first = prepare.build(layouts.scan(cfg), cfg)
+    assert prepare.build(layouts.scan(cfg), cfg).folder == first.folder
+    file = root / "train_images" / "1" / "2" / "3.dcm"
+    edit_dicom(file, PixelData=np.zeros_like(stack[3], np.uint16).tobytes(), InstanceNumber=77)
+    changed = prepare.build(layouts.scan(cfg), cfg)
+    assert changed.folder != first.folder
+    images, labels = truth_of(changed, cfg)["1_2_003"]
+    assert (images == 0).all() and (labels == truth[3]).all()
+    assert (
+        prepare.build(layouts.scan(cfg), rsna_config(root, tmp_path, window_level=40)).folder
+        != changed.folder
+    )
+
+
+def test_a_bad_volume_is_set_aside_and_a_copy_found(tmp_path):
+    root = tmp_path / "own"
+    truth = np.asarray(numbered_volume().dataobj) % 6
+    blank = np.full((7, 9, 5), -1000, np.int16)
+    for name, array in (
+        ("a", np.asarray(numbered_volume().dataobj)),
+        ("b", np.asarray(numbered_volume().dataobj)),
+        ("c", blank),
+        ("d", blank + 1),
+    ):
+        save_nifti(nibabel.Nifti1Image(array, numbered_volume().affine), root / f"{name}_ct.nii.gz")
+        save_nifti(labels_like(numbered_volume(), truth), root / f"{name}_seg.nii.gz")
+    noise = np.random.default_rng(0).integers(-1000, 1000, (40, 40, 20)).astype(np.int16)
+    path = save_nifti(nibabel.Nifti1Image(noise, numbered_volume().affine), root / "d_ct.nii.gz")
+    path.write_bytes(path.read_bytes()[:-60])
+    save_nifti(labels_like(numbered_volume(), noise % 6), root / "d_seg.nii.gz")
+    (root / "e_ct.nii.gz").write_bytes(b"junk")
+    shutil.copy(root / "c_seg.nii.gz", root / "e_seg.nii.gz")
+    cfg = rsna_config(root, tmp_path)
+    cases = layouts.scan(cfg)
+    assert any("left out" in note and "e_ct.nii.gz" in note for note in cases.attrs["notes"])
+    store = prepare.build(cases, cfg)
+    assert sorted(set(store.cases["volume"])) == ["a_ct", "c_ct"] and len(store.cases) == 10
+    problems = store.report.problems
+    assert (
+        problems["problem"].str.contains("same content").sum() == 5
+    )  # b is a; the empty slices of c are no copies
+    assert problems["problem"].str.contains(r"d_ct\.nii\.gz.*cut short").sum() == 20
+
+
+def test_rows_in_any_order_decode_each_volume_once(tmp_path, monkeypatch):
+    root = tmp_path / "own"
+    for i in range(8):
+        array = np.random.default_rng(i).integers(-900, 0, (7, 9, 5)).astype(np.int16)
+        save_nifti(nibabel.Nifti1Image(array, numbered_volume().affine), root / f"v{i}_ct.nii")
+        save_nifti(labels_like(numbered_volume(), array % 6 * 0 + i % 6), root / f"v{i}_seg.nii")
+    cfg = rsna_config(root, tmp_path, label_map={})
+    cases = layouts.scan(cfg).sample(frac=1, random_state=0).reset_index(drop=True)
+    calls = []
+    real = volumes.read
+    monkeypatch.setattr(volumes, "read", lambda path, **k: calls.append(path) or real(path, **k))
+    store = prepare.build(cases, cfg)
+    assert len(calls) == 8 and list(store.cases["case"]) == list(cases["case"])
+    for row in store.cases.itertuples():
+        assert set(np.unique(store.open()[1][row.row])) == {
+            int(row.volume[1]) % 6,
+            255,
+        }  # 255: the letterbox
+
+
+def test_annotated_names_what_is_known(tmp_path):
+    root = tmp_path / "png"
+    truth = np.array([[0, 1, 2], [3, 4, 5], [5, 1, 0]])
+    for i in range(3):
+        write_picture(
+            root / "images" / f"{i}_1_1.png", np.random.default_rng(i).integers(0, 255, (3, 3))
+        )
+        write_picture(root / "labels" / f"{i}_1_1.png", truth)
+    cfg = rsna_config(root, tmp_path, image_size=(9, 9))
+    cases = layouts.scan(cfg)
+    cases["annotated"] = [
+        "background,liver",
+        "",
+        None,
+    ]  # None: all, as where tables are put together
+    store = prepare.build(cases, cfg)
+    found = [labels.tolist() for _, labels in truth_of(store, cfg).values()]
+    assert found == [[[0, 1, 255], [255, 255, 255], [255, 1, 0]], [[255] * 3] * 3, truth.tolist()]
+
+
+def test_what_decoding_corrects_stands_in_the_report(tmp_path):
+    array = np.asarray(numbered_volume().dataobj).astype(np.float32)
+    array[0, 0, 0] = np.nan
+    save_nifti(nibabel.Nifti1Image(array, numbered_volume().affine), tmp_path / "own" / "a_ct.nii")
+    save_nifti(labels_like(numbered_volume(), np.zeros((7, 9, 5))), tmp_path / "own" / "a_seg.nii")
+    cfg = rsna_config(tmp_path / "own", tmp_path)
+    assert (
+        "a_ct.nii: 1 voxels are not finite numbers; set to the minimum, -999"
+        in prepare.build(layouts.scan(cfg), cfg).report.notes
+    )
+
+
+def test_threshold_for_two_classes(tmp_path):
+    grey = np.array([[0, 20, 120], [130, 250, 255]])
+    for i in range(2):
+        write_picture(
+            tmp_path / "t" / "images" / f"{i}_1.png",
+            np.random.default_rng(i).integers(0, 255, (2, 3)),
+        )
+        write_picture(tmp_path / "t" / "masks" / f"{i}_1.png", grey)
+    cfg = rsna_config(
+        tmp_path / "t", tmp_path, class_names=("background", "spleen"), mask_encoding="threshold"
+    )
+    store = prepare.build(layouts.scan(cfg), cfg)
+    assert [labels.tolist() for _, labels in truth_of(store, cfg).values()] == [
+        (grey > 127).astype(int).tolist()
+    ] * 2
+    cfg = rsna_config(tmp_path / "t", tmp_path, mask_encoding="threshold")
+    with pytest.raises(DataError, match="tells two classes apart, and there are 6"):
+        prepare.build(layouts.scan(cfg), cfg)
