@@ -27,7 +27,7 @@ def pooled_interval(
 
     Args:
         table: (n, 4) counts tp, fp, fn, tn, a row an image.
-        metric: one of `metrics.RATIOS`.
+        metric: a name in `METRICS` whose source is the counts.
     """
     table = np.asarray(table, np.float64)
     if not len(table):

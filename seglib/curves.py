@@ -4,7 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IGNORE = 255
+from . import tables
+from .formats.images import IGNORE
+
 CHUNK = 1 << 15  # pixels counted at once: the temporaries stay in the cache
 SHIFT = 1 + 2**-9  # SHIFT - p is exact in float32 for p >= 0.5
 COARSE = 897  # bins of `coarse`
@@ -247,43 +249,34 @@ class HistogramROC:
         return float(precision_area(negative, positive, low < high))
 
     def sweep(self, thresholds=None) -> dict[str, np.ndarray]:
-        """Columns threshold, tp, fp, fn, tn, dice, iou, precision, recall, specificity, accuracy; pooled over pixels.
+        """Columns threshold, tp, fp, fn, tn and every metric of counts, pooled over all pixels.
 
         A row a threshold (0.01 to 0.99 by default), positive where score >= threshold. A threshold inside a bin counts
         from the bin's lower end: less than 2e-5 away, and not at all at 0.5 or among tied scores.
         """
-        thresholds = (
-            np.linspace(0.01, 0.99, 99)
-            if thresholds is None
-            else np.asarray(thresholds, np.float64)
-        )
+        if thresholds is None:
+            thresholds = np.linspace(0.01, 0.99, 99)
+        thresholds = np.asarray(thresholds, np.float64)
         _, high, negative, positive = self._levels()
         first = np.searchsorted(high, thresholds.astype(np.float32))
         fn, tn = (np.append(0, np.cumsum(n))[first] for n in (positive, negative))
         tp, fp = positive.sum() - fn, negative.sum() - tn
-        return {
-            "threshold": thresholds,
-            "tp": tp,
-            "fp": fp,
-            "fn": fn,
-            "tn": tn,
-            "dice": _divide(2 * tp, 2 * tp + fp + fn, 1.0),
-            "iou": _divide(tp, tp + fp + fn, 1.0),
-            "precision": _divide(tp, tp + fp),
-            "recall": _divide(tp, tp + fn),
-            "specificity": _divide(tn, tn + fp),
-            "accuracy": _divide(tp + tn, tp + fp + fn + tn),
-        }
+        columns = {"threshold": thresholds, "tp": tp, "fp": fp, "fn": fn, "tn": tn}
+        counts = (count.astype(np.float64) for count in (tp, fp, fn, tn))
+        return columns | tables.scores("counts", *counts)
 
     def best_threshold(self, metric: str = "dice") -> float:
-        """The threshold with the highest pooled `metric` (a column of `sweep`), amid the gap between two scores.
+        """The threshold with the best pooled `metric` (of counts), in the middle between two scores.
 
         NaN where there is no positive or no negative pixel. Choose it on validation, never on test.
         """
         low, high, negative, positive = self._levels()
         if not (negative.any() and positive.any()):
             return float("nan")
-        best = int(np.nanargmax(self.sweep(low)[metric]))
+        values = self.sweep(low)[metric]
+        if tables.METRICS[metric].less_is_better:
+            values = -values
+        best = int(np.nanargmax(values))
         below = high[best - 1] if best else np.float32(0)
         middle = (low[best] + below) / 2
         return float(middle if middle > below else low[best])

@@ -18,7 +18,7 @@ from .inference import OPTIONS, Predictor
 from .report import Report as Report
 from .report import compare as compare
 
-SCORES = (*metrics.RATIOS, "bce", "hd95", "assd", "nsd")
+SCORES = metrics.names("counts", "probabilities", "distances")
 COUNTS = ["tp", "fp", "fn", "tn"]
 FOUND = ("value", "low", "high", "n")
 
@@ -395,7 +395,11 @@ def _summarise(table: pd.DataFrame, average: str, cfg) -> pd.DataFrame:
     A class without any mask keeps its rows, with n = 0, so that what is missing can be seen.
     """
     unit, rows = "case" if average == "per image" else "volume", []
-    wanted = [m for m in SCORES if m in table and (m in metrics.RATIOS or table[m].notna().any())]
+    wanted = [
+        m
+        for m in SCORES
+        if m in table and (metrics.METRICS[m].source == "counts" or table[m].notna().any())
+    ]
     for name in [*dict.fromkeys(table["class"]), "mean"]:
         of_class = table if name == "mean" else table[table["class"] == name]
         scored = of_class[of_class["annotated"]]
@@ -424,7 +428,11 @@ def _summarise(table: pd.DataFrame, average: str, cfg) -> pd.DataFrame:
                 average,
                 bootstrap.interval(values[metric], values["patient"], cfg.bootstrap, cfg.seed),
             )
-            if average == "per image" and metric in metrics.RATIOS and name != "mean":
+            if (
+                average == "per image"
+                and metrics.METRICS[metric].source == "counts"
+                and name != "mean"
+            ):
                 counts = scored[COUNTS].to_numpy(float)
                 add(
                     metric,

@@ -34,7 +34,7 @@ def explore(report: Report, metric: str = "dice") -> Any:
     order = (
         scored.groupby(unit, sort=False)[metric]
         .mean()
-        .sort_values(ascending=metric not in metrics.LESS_IS_BETTER)
+        .sort_values(ascending=not metrics.less_is_better(metric))
     )
     slices = {
         name: list(dict.fromkeys(scored.loc[scored[unit] == name, "case"])) for name in order.index

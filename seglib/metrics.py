@@ -1,10 +1,12 @@
-"""Scores from counts: true and false positives and negatives once, everything else reduced from them.
+"""Scores of masks: count true and false positives and negatives once, reduce the rest from them.
 
-The rules for empty masks are those of the table in the README: empty truth and empty prediction is a Dice of 1, a
-score whose fraction is 0/0 is not a number and left out, a mask that does not exist is never scored. Taught in `04`.
+`METRICS` names every score. The rules for empty masks are those of the README: Dice is 1 where
+truth and prediction are both empty, a score whose fraction is 0/0 is NaN and left out of means, a
+mask that does not exist is never scored. Taught in `04_lung_segmentation` and `07_evaluation`.
 """
 
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,16 +15,33 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from . import tables
 from .curves import HistogramROC as HistogramROC
+from .formats.images import IGNORE
+from .tables import METRICS
 
-IGNORE = 255
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-RATIOS = ("dice", "iou", "precision", "recall", "f1", "specificity", "accuracy")
-LESS_IS_BETTER = ("bce", "hd95", "assd")
+
+
+def names(*sources: str) -> list[str]:
+    """The names in `METRICS` of these sources (all without any), in the order of that table."""
+    return [name for name, metric in METRICS.items() if not sources or metric.source in sources]
+
+
+def less_is_better(name: str) -> bool:
+    """Whether a column of `per_image` is a metric whose best value is its lowest."""
+    return name in METRICS and METRICS[name].less_is_better
+
+
+# ---- counts
 
 
 def counts(pred: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None) -> dict[str, int]:
-    """tp, fp, fn, tn of one class: `pred` and `truth` bool of one shape; pixels outside `valid` do not count.
+    """True and false positives and negatives of one class: tp, fp, fn, tn.
+
+    Args:
+        pred, truth: bool, of one shape.
+        valid: bool of that shape; pixels outside do not count.
 
     Raises:
         ValueError: the shapes differ.
@@ -39,78 +58,146 @@ def counts(pred: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None)
     return {"tp": tp, "fp": n_pred - tp, "fn": n_true - tp, "tn": truth.size - n_pred - n_true + tp}
 
 
+def batch_counts(pred: Tensor, target: Tensor, task: str) -> Tensor:
+    """(N, K, 4) int64 tp, fp, fn, tn of each image and class, on the device of its arguments.
+
+    Args:
+        pred: (N, K, H, W) bool.
+        target: as the losses take it, (N, K, H, W), or (N, H, W) for multiclass; 255 = ignored.
+    """
+    if task == "multiclass":
+        valid = (target != IGNORE)[:, None]
+        truth = target[:, None] == torch.arange(pred.shape[1], device=target.device)[:, None, None]
+    else:
+        valid, truth = target != IGNORE, target == 1
+    pred, truth = pred & valid, truth & valid
+    tp, n_pred, n_true = (mask.sum((2, 3)) for mask in (pred & truth, pred, truth))
+    n_valid = valid.sum((2, 3)).expand_as(tp)
+    return torch.stack([tp, n_pred - tp, n_true - tp, n_valid - n_pred - n_true + tp], dim=-1)
+
+
+def ratios(tp, fp, fn, tn) -> dict[str, np.ndarray]:
+    """Every metric of counts, such as Dice and IoU, from numbers or arrays of one shape."""
+    return tables.scores("counts", *(np.asarray(count, np.float64) for count in (tp, fp, fn, tn)))
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray, empty: float) -> np.ndarray:
+    """The quotient, and `empty` where the denominator is 0."""
+    positive = denominator > 0
+    return np.where(positive, numerator / np.where(positive, denominator, 1), empty)
+
+
+def dice(tp, fp, fn, tn) -> np.ndarray:
+    """2 TP / (2 TP + FP + FN), also called F1; 1 where both masks are empty."""
+    return _divide(2 * tp, 2 * tp + fp + fn, empty=1.0)
+
+
+def iou(tp, fp, fn, tn) -> np.ndarray:
+    """Intersection over union, TP / (TP + FP + FN); 1 where both masks are empty."""
+    return _divide(tp, tp + fp + fn, empty=1.0)
+
+
+def precision(tp, fp, fn, tn) -> np.ndarray:
+    """Share of the predicted pixels that are right; NaN where nothing was predicted."""
+    return _divide(tp, tp + fp, empty=np.nan)
+
+
+def recall(tp, fp, fn, tn) -> np.ndarray:
+    """Share of the true pixels that were predicted; NaN where the truth is empty."""
+    return _divide(tp, tp + fn, empty=np.nan)
+
+
+def specificity(tp, fp, fn, tn) -> np.ndarray:
+    """Share of the other pixels that were left alone; NaN where the truth covers everything."""
+    return _divide(tn, tn + fp, empty=np.nan)
+
+
+def accuracy(tp, fp, fn, tn) -> np.ndarray:
+    """Share of the pixels that are right; NaN where no pixel counts."""
+    return _divide(tp + tn, tp + fp + fn + tn, empty=np.nan)
+
+
+# ---- probabilities
+
+
 def probabilities(logits: Tensor, task: str) -> Tensor:
-    """Logits (N, K, H, W) -> float32 probabilities of the same shape: softmax for multiclass, else sigmoid."""
+    """Logits (N, K, H, W) -> float32 probabilities: softmax for multiclass, else sigmoid."""
     return logits.float().softmax(dim=1) if task == "multiclass" else logits.float().sigmoid()
 
 
 def to_one_hot(prob: Tensor, task: str, threshold: float | Tensor = 0.5) -> Tensor:
-    """Probabilities (N, K, H, W) -> bool of the same shape: the likeliest class, or every class from its threshold."""
+    """Probabilities (N, K, H, W) -> bool: the likeliest class, or each class from its threshold."""
     if task != "multiclass":
         return prob >= threshold
-    return torch.zeros_like(prob, dtype=torch.bool).scatter_(
-        1, prob.argmax(dim=1, keepdim=True), True
-    )
+    winner = prob.argmax(dim=1, keepdim=True)
+    return torch.zeros_like(prob, dtype=torch.bool).scatter_(1, winner, True)
 
 
-def to_label_map(chosen: Tensor, task: str) -> np.ndarray:
-    """One image of `decide`, (K, H, W) bool -> uint8 mask: (H, W) of 0/1 or class numbers, (K, H, W) for multilabel."""
-    if task == "multiclass":
-        return chosen.int().argmax(dim=0).cpu().numpy().astype(np.uint8)
-    return (chosen if task == "multilabel" else chosen[0]).cpu().numpy().astype(np.uint8)
+def to_label_map(one_hot: Tensor, task: str) -> np.ndarray:
+    """One image of `to_one_hot`, (K, H, W) bool -> uint8 mask.
 
-
-def batch_counts(pred: Tensor, target: Tensor, task: str) -> Tensor:
-    """(N, K, 4) int64 tp, fp, fn, tn of each image and class, on the device of its arguments.
-
-    `pred` (N, K, H, W) bool; `target` as the losses take it: (N, K, H, W), or (N, H, W) for multiclass; 255 = ignored.
+    (H, W) of class numbers for multiclass, (K, H, W) of 0/1 for multilabel, (H, W) of 0/1 for
+    binary.
     """
     if task == "multiclass":
-        known = (target != IGNORE)[:, None]
-        truth = target[:, None] == torch.arange(pred.shape[1], device=target.device)[:, None, None]
+        mask = one_hot.int().argmax(dim=0)
     else:
-        known, truth = target != IGNORE, target == 1
-    found, truth = pred & known, truth & known
-    tp, n_pred, n_true = ((found & truth).sum((2, 3)), found.sum((2, 3)), truth.sum((2, 3)))
-    total = known.sum((2, 3)).expand_as(tp)
-    return torch.stack([tp, n_pred - tp, n_true - tp, total - n_pred - n_true + tp], dim=-1)
+        mask = one_hot if task == "multilabel" else one_hot[0]
+    return mask.cpu().numpy().astype(np.uint8)
 
 
-def ratios(tp, fp, fn, tn) -> dict[str, np.ndarray]:
-    """Dice, IoU, precision, recall, F1, specificity and accuracy from counts (numbers or arrays of one shape).
-
-    Where truth and prediction are empty, Dice and IoU are 1; precision, recall and specificity at 0/0 are NaN. F1 is
-    the harmonic mean of precision and recall, which is the Dice of the same counts.
-    """
-    tp, fp, fn, tn = (np.asarray(count, np.float64) for count in (tp, fp, fn, tn))
-
-    def divide(above, below, empty):
-        return np.where(below > 0, above / np.where(below > 0, below, 1), empty)
-
-    dice = divide(2 * tp, 2 * tp + fp + fn, 1.0)
-    return {
-        "dice": dice,
-        "iou": divide(tp, tp + fp + fn, 1.0),
-        "precision": divide(tp, tp + fp, np.nan),
-        "recall": divide(tp, tp + fn, np.nan),
-        "f1": dice,
-        "specificity": divide(tn, tn + fp, np.nan),
-        "accuracy": divide(tp + tn, tp + fp + fn + tn, np.nan),
-    }
+def probability_scores(
+    prob: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None
+) -> dict[str, float]:
+    """Every metric of probabilities in [0, 1] and a bool truth; only pixels in `valid` count."""
+    return tables.scores("probabilities", prob, truth, valid)
 
 
 def bce(prob: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None) -> float:
-    """Mean binary cross-entropy (nats) against a bool truth; probabilities are kept 1e-7 away from 0 and 1."""
+    """Mean binary cross-entropy in nats, with probabilities kept 1e-7 away from 0 and 1."""
     if valid is not None:
         prob, truth = prob[valid], truth[valid]
-    right = np.maximum(
-        np.where(truth, prob, 1 - prob), 1e-7
-    )  # 1 - prob is exact in float32 above 0.5
-    return (
-        float(np.maximum(-np.log(right), 1e-7).mean(dtype=np.float64))
-        if prob.size
-        else float("nan")
-    )
+    if not prob.size:
+        return float("nan")
+    likelihood = np.where(truth, prob, 1 - prob)  # 1 - prob is exact in float32 above 0.5
+    losses = -np.log(np.maximum(likelihood, 1e-7))
+    return float(np.maximum(losses, 1e-7).mean(dtype=np.float64))
+
+
+# ---- distances
+
+
+class SurfaceDistances(NamedTuple):
+    """Distances between the boundaries of two masks, in the unit of the spacing.
+
+    `to_truth` (n,) float64: from each boundary pixel of the prediction to the nearest of the truth;
+    `to_pred`: the other way. The surface Dice counts distances up to `tolerance` as right.
+    """
+
+    to_truth: np.ndarray
+    to_pred: np.ndarray
+    tolerance: float
+
+    @property
+    def n(self) -> int:
+        """Number of boundary pixels of both masks."""
+        return self.to_truth.size + self.to_pred.size
+
+
+def hd95(distances: SurfaceDistances) -> float:
+    """95th percentile of the Hausdorff distance: the larger of the two directed percentiles."""
+    return max(_percentile(distances.to_truth, 95), _percentile(distances.to_pred, 95))
+
+
+def assd(distances: SurfaceDistances) -> float:
+    """Average symmetric surface distance: the mean over the boundary pixels of both masks."""
+    return float((distances.to_truth.sum() + distances.to_pred.sum()) / distances.n)
+
+
+def nsd(distances: SurfaceDistances) -> float:
+    """Surface Dice: share of both boundaries that lies within the tolerance of the other one."""
+    close = [side <= distances.tolerance for side in (distances.to_truth, distances.to_pred)]
+    return float((close[0].sum() + close[1].sum()) / distances.n)
 
 
 def surface_distances(
@@ -119,35 +206,36 @@ def surface_distances(
     spacing: tuple[float, ...] | None = None,
     tolerance: float = 2.0,
 ) -> dict[str, float]:
-    """HD95, average symmetric surface distance and surface Dice (NSD) of two bool masks of one shape, 2-D or 3-D.
+    """Every metric of distances: HD95, average symmetric surface distance, surface Dice (NSD).
 
-    The boundary is the mask minus its erosion by a cross (the frame's edge counts as outside). HD95 is the larger of
-    the two directed 95th percentiles. Units are those of `spacing` (per axis), pixels without it; `tolerance` of the
-    NSD is in the same unit. Both empty: 0, 0, 1. One empty: the diagonal of the frame, NSD 0.
+    The boundary is the mask minus its erosion by a cross (the frame's edge counts as outside). Both
+    masks empty: the best value of each metric. One empty: its worst, which for distances is the
+    diagonal of the frame.
+
+    Args:
+        pred, truth: bool of one shape, 2-D or 3-D.
+        spacing: size of a pixel along each axis; 1 without it.
+        tolerance: of the surface Dice, in the unit of the spacing.
     """
     spacing = tuple(spacing or (1.0,) * pred.ndim)
+    entries = {name: METRICS[name] for name in names("distances")}
     if not pred.any() and not truth.any():
-        return {"hd95": 0.0, "assd": 0.0, "nsd": 1.0}
+        return {name: metric.best for name, metric in entries.items()}
     if not pred.any() or not truth.any():
         diagonal = float(np.linalg.norm(np.array(pred.shape) * spacing))
-        return {"hd95": diagonal, "assd": diagonal, "nsd": 0.0}
-    box = box_of(pred | truth)  # holds both boundaries: the distances stay exact and cost far less
-    there, back = _nearest(*(_boundary(mask[box]) for mask in (pred, truth)), spacing)
-    return {
-        "hd95": max(_percentile(there, 95), _percentile(back, 95)),
-        "assd": float((there.sum() + back.sum()) / (there.size + back.size)),
-        "nsd": float(
-            ((there <= tolerance).sum() + (back <= tolerance).sum()) / (there.size + back.size)
-        ),
-    }
+        return {name: min(metric.worst, diagonal) for name, metric in entries.items()}
+    box = box_of(pred | truth)  # holds both boundaries: exact, and far less work than the frame
+    boundaries = [_boundary(mask[box]) for mask in (pred, truth)]
+    return tables.scores("distances", SurfaceDistances(*_nearest(*boundaries, spacing), tolerance))
 
 
 def box_of(mask: np.ndarray) -> tuple[slice, ...]:
     """The smallest box that holds a mask which is not empty."""
     box = ()
-    for axis in range(mask.ndim):  # each axis looks only into what the ones before have left
-        held = np.flatnonzero(mask[box].any(axis=tuple(set(range(mask.ndim)) - {axis})))
-        box += (slice(held[0], held[-1] + 1),)
+    for axis in range(mask.ndim):
+        others = tuple(set(range(mask.ndim)) - {axis})
+        rows = np.flatnonzero(mask[box].any(axis=others))  # inside the box of the axes before
+        box += (slice(rows[0], rows[-1] + 1),)
     return box
 
 
@@ -155,48 +243,51 @@ def _boundary(mask: np.ndarray) -> np.ndarray:
     """The mask minus its erosion by a cross; what lies outside of the array is not mask."""
     if mask.ndim != 2:
         return mask & ~ndimage.binary_erosion(mask)
-    pixels = np.ascontiguousarray(mask).view(
-        np.uint8
-    )  # OpenCV is fifty times faster, but only in 2-D
-    return mask & ~cv2.erode(pixels, CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0).view(
-        bool
-    )
+    pixels = np.ascontiguousarray(mask).view(np.uint8)  # OpenCV: fifty times faster, but only 2-D
+    inside = cv2.erode(pixels, CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return mask & ~inside.view(bool)
 
 
 def _nearest(
     first: np.ndarray, second: np.ndarray, spacing: tuple[float, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """From each pixel of a bool mask the distance to the nearest of another, and back; by the fastest exact way."""
-    shape, found = first.shape, [np.flatnonzero(mask) for mask in (first, second)]
-    points = [np.stack(np.unravel_index(flat, shape), axis=1) for flat in found]
-    pairs, diagonal = len(points[0]) * len(points[1]), float(np.linalg.norm(shape))
-    if (
-        set(spacing) == {1.0} and pairs < 4_000_000 and diagonal < 4096
-    ):  # squares stay whole numbers below 2 ** 24
-        return _nearest_of_all(*points, shape)
-    if 10 * sum(map(len, points)) < first.size:  # few points: a tree is faster than a map
-        there, back = (
-            cKDTree(points[a] * spacing, balanced_tree=False).query(points[1 - a] * spacing)[0]
-            for a in (1, 0)
-        )
-        return there, back
-    far = [ndimage.distance_transform_edt(~mask, sampling=spacing) for mask in (first, second)]
-    return far[1].ravel()[found[0]], far[0].ravel()[found[1]]
+    """Distance from each pixel of a bool mask to the nearest of the other, and the other way.
+
+    All three ways are exact; which is fastest depends on the number of pixels.
+    """
+    shape = first.shape
+    flat_a, flat_b = np.flatnonzero(first), np.flatnonzero(second)
+    a, b = (np.stack(np.unravel_index(flat, shape), axis=1) for flat in (flat_a, flat_b))
+    few_pairs = len(a) * len(b) < 4_000_000
+    small = float(np.linalg.norm(shape)) < 4096  # squared distances are exact below 2 ** 24
+    if set(spacing) == {1.0} and few_pairs and small:
+        return _nearest_of_all(a, b, shape)
+    if 10 * (len(a) + len(b)) < first.size:
+        a, b = a * spacing, b * spacing
+        tree_a, tree_b = (cKDTree(points, balanced_tree=False) for points in (a, b))
+        return tree_b.query(a)[0], tree_a.query(b)[0]
+    to_first, to_second = (
+        ndimage.distance_transform_edt(~mask, sampling=spacing) for mask in (first, second)
+    )
+    return to_second.ravel()[flat_a], to_first.ravel()[flat_b]
 
 
 def _nearest_of_all(
     a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same for points (n, axes) of whole numbers: |a|^2 + |b|^2 - 2ab of all pairs, as one matrix product."""
+    """The same for points (n, axes) of whole numbers, by comparing all pairs.
+
+    The squared distances |a|^2 + |b|^2 - 2ab are one matrix product.
+    """
     a, b = ((points - np.array(shape) // 2).astype(np.float32) for points in (a, b))
     left = np.column_stack([a, (a * a).sum(axis=1), np.ones(len(a), np.float32)])
     right = np.vstack([-2 * b.T, np.ones(len(b), np.float32), (b * b).sum(axis=1)])
-    there, back = np.empty(len(a), np.float32), np.full(len(b), np.inf, np.float32)
+    to_b, to_a = np.empty(len(a), np.float32), np.full(len(b), np.inf, np.float32)
     for start in range(0, len(a), 64):  # few rows at a time stay in the processor's cache
         square = left[start : start + 64] @ right
-        square.min(axis=1, out=there[start : start + 64])
-        np.minimum(back, square.min(axis=0), out=back)
-    return np.sqrt(there, dtype=np.float64), np.sqrt(back, dtype=np.float64)
+        square.min(axis=1, out=to_b[start : start + 64])
+        np.minimum(to_a, square.min(axis=0), out=to_a)
+    return np.sqrt(to_b, dtype=np.float64), np.sqrt(to_a, dtype=np.float64)
 
 
 def _percentile(values: np.ndarray, percent: float) -> float:

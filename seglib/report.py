@@ -22,9 +22,7 @@ KEPT = (
     "patient",
     "class",
     "annotated",
-    *metrics.RATIOS,
-    *metrics.LESS_IS_BETTER,
-    "nsd",
+    *metrics.names("counts", "probabilities", "distances"),
 )  # by image, in the JSON
 
 
@@ -65,7 +63,7 @@ class Report:
     def worst(self, n: int = 4, metric: str = "dice") -> pd.DataFrame:
         """The images with the lowest (for distances and BCE: highest) score."""
         scored = self.per_image[self.per_image["annotated"]]
-        return scored.sort_values(metric, ascending=metric not in metrics.LESS_IS_BETTER).head(n)
+        return scored.sort_values(metric, ascending=not metrics.less_is_better(metric)).head(n)
 
     def detection(self) -> pd.DataFrame:
         """Confusion in images instead of pixels: is the class there, and was any pixel of it predicted?
@@ -279,7 +277,7 @@ def compare(
         raise DataError(
             "the two reports have no image of an annotated class in common; evaluate both on the same data"
         )
-    sign, rows = -1 if metric in metrics.LESS_IS_BETTER else 1, []
+    sign, rows = -1 if metrics.less_is_better(metric) else 1, []
     means = (
         both.groupby(["case", "patient_a"], sort=False)[[f"{metric}_a", f"{metric}_b"]]
         .mean()

@@ -1,4 +1,4 @@
-"""What the names in a config stand for: one table each for layouts, losses and networks.
+"""What names in settings and reports stand for: tables of layouts, losses, networks, metrics.
 
 An addition is one entry here, plus its code; the setting's check, the error messages and the command line's help
 follow. A notebook cell may add an entry of its own, `tables.LOSSES["mine"] = tables.Loss(my_loss, ("binary",))`.
@@ -7,6 +7,8 @@ Code is named as `"module:function"`, so that this table loads nothing before it
 
 import importlib
 import inspect
+import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -37,6 +39,33 @@ class Architecture(NamedTuple):
     """A network: `build` returns an `nn.Module` and receives the settings that its parameters name."""
 
     build: str | Callable
+
+
+class Metric(NamedTuple):
+    """A score of one class. Its name is the column of `per_image` and the `metric` of the summary.
+
+    `compute` gets what `source` says:
+
+    - "counts": tp, fp, fn and tn, float64 arrays of one shape; the result has that shape too. Such
+      a metric is also averaged over volumes and pooled over pixels, and may choose a threshold;
+    - "distances": the `metrics.SurfaceDistances` of two masks that are not empty;
+    - "probabilities": prob, truth and valid of one image, see `metrics.bce`;
+    - "histogram": the `curves.HistogramROC` of all pixels of a part of the data.
+
+    `best` and `worst` are the ends of its range. For distances they are also the scores where both
+    masks are empty and where one is; a `worst` of infinity then stands for the image's diagonal.
+    A `headline` metric is among the few at the top of a report.
+    """
+
+    compute: str | Callable
+    source: str
+    best: float = 1.0
+    worst: float = 0.0
+    headline: bool = False
+
+    @property
+    def less_is_better(self) -> bool:
+        return self.best < self.worst
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -95,13 +124,32 @@ ARCHITECTURES: dict[str, Architecture] = {
     "smp_unet": Architecture("encoders:smp_unet"),
 }
 
+METRICS: dict[str, Metric] = {
+    "dice": Metric("metrics:dice", "counts", headline=True),
+    "iou": Metric("metrics:iou", "counts", headline=True),
+    "precision": Metric("metrics:precision", "counts"),
+    "recall": Metric("metrics:recall", "counts"),
+    "f1": Metric("metrics:dice", "counts"),  # of the same counts, F1 and Dice are one number
+    "specificity": Metric("metrics:specificity", "counts"),
+    "accuracy": Metric("metrics:accuracy", "counts"),
+    "bce": Metric("metrics:bce", "probabilities", best=0.0, worst=math.inf),
+    "hd95": Metric("metrics:hd95", "distances", best=0.0, worst=math.inf, headline=True),
+    "assd": Metric("metrics:assd", "distances", best=0.0, worst=math.inf),
+    "nsd": Metric("metrics:nsd", "distances", headline=True),
+    "auc": Metric("curves:HistogramROC.auc", "histogram", headline=True),
+    "average_precision": Metric("curves:HistogramROC.average_precision", "histogram"),
+    "brier": Metric("curves:HistogramROC.brier", "histogram", best=0.0, worst=1.0),
+    "log_loss": Metric("curves:HistogramROC.log_loss", "histogram", best=0.0, worst=math.inf),
+    "ece": Metric("curves:HistogramROC.ece", "histogram", best=0.0, worst=1.0),
+}
+
 
 def load(code: str | Callable) -> Callable:
     """The function or class of an entry: itself, or what `"module:name"` names below `seglib`."""
     if callable(code):
         return code
     module, _, name = code.partition(":")
-    return getattr(importlib.import_module(f"{__package__}.{module}"), name)
+    return operator.attrgetter(name)(importlib.import_module(f"{__package__}.{module}"))
 
 
 def parameters(code: str | Callable) -> tuple[str, ...]:
@@ -113,3 +161,12 @@ def call(code: str | Callable, settings: Mapping[str, Any]) -> Any:
     """Call an entry's code with those of the settings that its parameters name."""
     given = {name: settings[name] for name in parameters(code) if name in settings}
     return load(code)(**given)
+
+
+def scores(source: str, *measured: Any) -> dict[str, Any]:
+    """The value of every metric of one source, in the order of `METRICS`."""
+    return {
+        name: load(metric.compute)(*measured)
+        for name, metric in METRICS.items()
+        if metric.source == source
+    }

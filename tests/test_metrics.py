@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from seglib import metrics
+from seglib import curves, metrics
+from seglib.tables import Metric
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
 
@@ -128,7 +129,7 @@ def test_counts_and_specificity_are_torchmetrics_with_ignored_pixels(pair, data)
 def test_ratios_of_arrays_are_the_ratios_of_their_elements():
     table = np.random.default_rng(0).integers(0, 3, (4, 6, 5))
     whole = metrics.ratios(*table)
-    assert tuple(whole) == metrics.RATIOS
+    assert list(whole) == metrics.names("counts")
     for place in np.ndindex(6, 5):
         single = metrics.ratios(*table[(slice(None), *place)])
         np.testing.assert_array_equal([whole[m][place] for m in whole], [single[m] for m in single])
@@ -399,6 +400,52 @@ def test_equal_masks_have_no_distance_and_far_ones_their_distance():
     assert metrics.surface_distances(a, b) == {"hd95": 50, "assd": 50, "nsd": 0}
     assert metrics.surface_distances(a, b, (2.0, 0.5))["hd95"] == pytest.approx(math.hypot(60, 20))
     assert metrics.surface_distances(a, b, tolerance=50)["nsd"] == 1
+
+
+# ---- additions to the table
+
+
+def matthews(tp, fp, fn, tn):
+    """Matthews correlation coefficient; 0 where its denominator is."""
+    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return (tp * tn - fp * fn) / np.sqrt(np.where(product > 0, product, 1))
+
+
+def test_a_metric_of_counts_is_one_entry(monkeypatch):
+    monkeypatch.setitem(metrics.METRICS, "mcc", Metric(matthews, "counts", worst=-1.0))
+    rng = np.random.default_rng(0)
+    prob, truth = rng.random(500).astype(np.float32), rng.random(500) < 0.3
+    pred = prob >= 0.4
+    expected = sklearn.metrics.matthews_corrcoef(truth, pred)
+    assert score(pred, truth)["mcc"] == pytest.approx(expected)
+    assert metrics.names("counts")[-1] == "mcc" and not metrics.less_is_better("mcc")
+    histogram = curves.HistogramROC().update(prob, truth)
+    assert histogram.sweep([0.4])["mcc"] == pytest.approx([expected])
+    threshold = np.float32(histogram.best_threshold("mcc"))
+    best = max(sklearn.metrics.matthews_corrcoef(truth, prob >= p) for p in np.unique(prob))
+    assert score(prob >= threshold, truth)["mcc"] == pytest.approx(best)
+
+
+@pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges:FutureWarning")
+def test_a_metric_of_distances_is_one_entry(monkeypatch):
+    def hd100(distances):
+        return max(distances.to_truth.max(), distances.to_pred.max())
+
+    entry = Metric(hd100, "distances", best=0.0, worst=math.inf)
+    monkeypatch.setitem(metrics.METRICS, "hd100", entry)
+    pred, truth = blobs(0, (32, 41), 0.3), blobs(1, (32, 41), 0.2)
+    a, b = (torch.from_numpy(mask)[None, None] for mask in (pred, truth))
+    theirs = monai.metrics.compute_hausdorff_distance(a, b, include_background=True).item()
+    assert metrics.surface_distances(pred, truth)["hd100"] == pytest.approx(theirs)
+    assert metrics.less_is_better("hd100") and "hd100" in metrics.names("distances")
+    assert metrics.surface_distances(EMPTY, EMPTY)["hd100"] == 0
+    assert metrics.surface_distances(EMPTY, SOME)["hd100"] == DIAGONAL
+
+
+def test_which_metrics_are_better_when_less():
+    names = [name for name in metrics.names() if metrics.less_is_better(name)]
+    assert names == ["bce", "hd95", "assd", "brier", "log_loss", "ece"]
+    assert not metrics.less_is_better("n_true")  # a column that is no metric
 
 
 def test_hd95_forgives_one_pixel_in_a_hundred():
