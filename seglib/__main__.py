@@ -1,54 +1,39 @@
-"""The command line: `python -m seglib --help`. Arguments become a `Config` and the calls that the notebooks make.
+"""The command line: `python -m seglib --help`. Its commands make the calls that a notebook makes.
 
-Nothing heavy is imported before a command runs, so that help and errors in the arguments come at once.
+The table `COMMANDS` lists every command with its options. Nothing heavy is imported before a
+command runs, so that help and errors in the arguments come at once.
 """
 
 import argparse
 import contextlib
 import io
 import json
+import math
 import re
 import sys
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import config, fields, presets
 from .errors import ConfigError, DataError, SeglibError
 
-SECTIONS = {  # the first field of a group of the help -> its title
-    "preset": "system",
-    "data_root": "data",
-    "architecture": "network",
-    "loss": "loss and optimisation",
-    "num_workers": "machine",
-    "threshold": "scoring",
-}
-ALIASES = {"data_root": ["--data_dir"]}
-BARE = {
-    "scheduler": "plateau",
-    "save_every": "10",
-}  # what an option without a value means; "yes" for truth values
-# What may differ between training and use: where things lie and run, how masks are read, how scores are made.
+# The settings that evaluate and predict take: where things lie and run, and how a network is used.
 PLACE = config.fields_that("place")
 USE = (*PLACE, *config.fields_that("use"))
 
 
-class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose errors are ours: one message, without the long usage."""
-
-    def error(self, message: str) -> typing.NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 2 a mistake or bad data (one message), 130 after Ctrl-C."""
+    """Run one command.
+
+    Returns:
+        The exit status: 0 done, 2 a mistake or bad data (one message), 130 after Ctrl-C.
+    """
     argv = sys.argv[1:] if argv is None else argv
-    argv = [re.sub(r"^--[\w-]+", lambda m: m[0][:2] + m[0][2:].replace("-", "_"), a) for a in argv]
     try:
-        args = _parse(argv)
-        args.run(args)
+        args = parse([_with_underscores(argument) for argument in argv])
+        args.function(args)
         return 0
     except (SeglibError, OSError) as error:
         print(f"seglib: {error}", file=sys.stderr)
@@ -59,21 +44,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def phantoms(args: argparse.Namespace) -> None:
-    """Write a synthetic data set."""
+    """Write a synthetic data set in the tree of a real one."""
     from . import phantoms
 
-    folder = phantoms.write(
-        args.name, args.output or Path("data", "phantoms", args.name), args.n, args.seed
-    )
-    print(
-        f"{folder}: {args.n} synthetic images\nnext: python -m seglib train --preset {args.name} --data_dir {folder}"
-    )
+    output = args.output or Path("data", "phantoms", args.name)
+    folder = phantoms.write(args.name, output, args.n, args.seed)
+    print(f"{folder}: {args.n} synthetic images")
+    print(f"next: python -m seglib train --preset {args.name} --data_dir {folder}")
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Bring another layout into images/ + masks/, or check and resize the data of a preset."""
+    """Bring another layout into images/ + masks/, or check and resize a preset's data."""
     if args.source_images or args.source_masks:
-        return _bring(args)
+        return _convert(args)
     store = _store(_config(args))
     if args.export:
         print(f"exported to {store.export_png(args.export)}")
@@ -85,224 +68,117 @@ def train(args: argparse.Namespace) -> None:
 
     cfg = _config(args)
     state = training.processes(hosts.choose_device(cfg.device))
-    with (
-        state.main_process_first(),
-        contextlib.redirect_stdout(sys.stdout if state.is_main_process else io.StringIO()),
-    ):
+    output = sys.stdout if state.is_main_process else io.StringIO()
+    with state.main_process_first(), contextlib.redirect_stdout(output):
         store = _store(cfg)
     batches = data.loaders(store, cfg)
-    run = training.fit(
-        cfg, batches, resume=args.resume, folder=_run_folder(cfg, args.checkpoint_dir)
-    )
+    folder = Path(args.checkpoint_dir or _run_folder(cfg))
+    run = training.fit(cfg, batches, resume=args.resume, folder=folder)
     best = run.history[run.history["best"].astype(bool)].iloc[-1]
-    score = (
-        f"{cfg.monitor} {best[cfg.monitor]:.4f}"
-        if len(batches["val"].dataset)
-        else "no validation images"
-    )
-    state.print(
-        f"best weights: {run.best} (epoch {best['epoch']:.0f} of {len(run.history)}, {score})"
-    )
+    score = "no validation images"
+    if len(batches["val"].dataset):
+        score = f"{cfg.monitor} {best[cfg.monitor]:.4f}"
+    epoch = f"epoch {best['epoch']:.0f} of {len(run.history)}"
+    state.print(f"best weights: {run.best} ({epoch}, {score})")
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Score weights: on all cases of --data_dir, else on the test part of the data that they were trained on."""
+    """Score weights on all cases of --data_dir, or on the test part of their own data."""
     from . import data, evaluation
 
     predictor, weights = _predictor(args)
-    cfg = predictor.config
+    cfg, part = predictor.config, None
     if hasattr(args, "data_root"):
         cfg = cfg.replace(test_split=1.0, val_split=0.0, keep_split=False)
+        part = "all cases given"
     batches = data.loaders(_store(cfg), cfg)
     loader = batches["test"] if len(batches["test"].dataset) else batches["val"]
-    part = "all cases given" if hasattr(args, "data_root") else None
     report = evaluation.evaluate(predictor, loader, grid="original", part=part)
     report.about["weights"] = str(weights)
     print(report.text())
     print(f"report: {report.save(args.output_dir)}")
 
 
-def export(args: argparse.Namespace) -> None:
-    """ONNX, torch.export, and a folder for Kaggle, of weights."""
-    from . import export, hosts
+def predict(args: argparse.Namespace) -> None:
+    """Write masks of an image or of a folder of images."""
+    from .formats import volumes
 
-    weights = Path(args.model_path) if args.model_path else hosts.find_model("best*.pth")
-    if weights is None:
-        raise DataError("no weights best*.pth found; train first, or give --model_path")
+    if bool(args.image_path) == bool(args.image_dir) or (args.mask_path and args.image_dir):
+        raise ConfigError(
+            "give --image_path FILE (and --mask_path FILE, where there is a truth), "
+            "or --image_dir FOLDER"
+        )
+    if args.dicom_seg and not (args.image_path and Path(args.image_path).is_dir()):
+        raise ConfigError("dicom_seg: give the folder of one DICOM series as --image_path")
+    predictor, _ = _predictor(args)
+    failures: list[str] = []
+    if args.image_dir:
+        failures = _predict_folder(predictor, args)
+    elif volumes.is_volume(args.image_path):
+        volume = predictor.predict_volume(args.image_path, args.output_dir, dicom=args.dicom_seg)
+        _print_millilitres(Path(args.image_path).name, volume.millilitres)
+    else:
+        _predict_image(predictor, Path(args.image_path), args)
+    print(f"results in {args.output_dir}")
+    if failures:
+        raise DataError("\n".join(["not predicted:", *failures]))
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write weights as ONNX and torch.export, each checked against PyTorch; a folder for Kaggle."""
+    from . import export
+
+    weights = Path(args.model_path) if args.model_path else _find_weights("best*.pth")
     folder = Path(args.output_dir)
     print(f"weights: {weights}")
-    for write, name in (
-        (export.to_onnx, f"{weights.stem}.onnx"),
-        (export.to_program, f"{weights.stem}.pt2"),
-    ):
-        done = write(weights, folder / name)
+    for write, suffix in ((export.to_onnx, ".onnx"), (export.to_program, ".pt2")):
+        exported = write(weights, folder / f"{weights.stem}{suffix}")
         print(
-            f"{done.path}: {done.megabytes:.1f} MB, {done.ms:.1f} ms an image (PyTorch {done.torch_ms:.1f} ms), "
-            f"differs by at most {done.difference:.1e}"
+            f"{exported.path}: {exported.megabytes:.1f} MB, "
+            f"{exported.ms:.1f} ms an image (PyTorch {exported.torch_ms:.1f} ms), "
+            f"differs by at most {exported.difference:.1e}"
         )
     if args.kaggle:
-        made = export.kaggle_folder(
-            weights, folder / "kaggle", args.kaggle, args.title or f"seglib {weights.parent.name}"
-        )
-        print(f"{made}: next  kaggle datasets create -p {made}")
+        title = args.title or f"seglib {weights.parent.name}"
+        data_set = export.kaggle_folder(weights, folder / "kaggle", args.kaggle, title)
+        print(f"{data_set}: next  kaggle datasets create -p {data_set}")
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Is the second report better than the first on the same images, by how much, how sure?"""
+    """Compare two saved reports, image by image: is the second better, and how sure is that?"""
     from .report import compare
 
     table = compare(args.first, args.second, args.metric)
     print(table.round(4).to_string(index=False))
     print(
-        f"difference: second minus first, mean {args.metric} of the same images, with its 95 % interval over patients"
+        f"difference: second minus first, mean {args.metric} of the same images, "
+        "with its 95 % interval over patients"
     )
     print("better: share of redrawn patients for which the second is better")
 
 
-def predict(args: argparse.Namespace) -> None:
-    """Masks of new images."""
-    from .formats import volumes
-
-    if bool(args.image_path) == bool(args.image_dir) or (args.mask_path and args.image_dir):
-        raise ConfigError(
-            "give --image_path FILE (and --mask_path FILE, where there is a truth), or --image_dir FOLDER"
-        )
-    if args.dicom_seg and not (args.image_path and Path(args.image_path).is_dir()):
-        raise ConfigError("dicom_seg: give the folder of one DICOM series as --image_path")
-    predictor, _ = _predictor(args)
-    millilitres, failed = {}, {}
-    if args.image_dir:
-        found = predictor.predict_folder(
-            args.image_dir,
-            args.output_dir,
-            args.save_overlay,
-            True,
-            args.show_probability,
-            args.tiled,
-        )
-        millilitres, failed = found["millilitres"], found["failed"]
-        print(f"{len(found['done'])} of {len(found['done']) + len(failed)} images predicted")
-    elif volumes.is_volume(args.image_path):
-        millilitres[Path(args.image_path).name] = predictor.predict_volume(
-            args.image_path, args.output_dir, dicom=args.dicom_seg
-        ).millilitres
-    else:
-        _predict_one(predictor, Path(args.image_path), args)
-    for name, sizes in millilitres.items():
-        words = ", ".join(f"{organ} {ml:.1f} mL" for organ, ml in sizes.items() if ml == ml)
-        print(f"{name}: {words or 'spacing unknown, so no mL'}")
-    print(f"results in {args.output_dir}")
-    if failed:
-        raise DataError("\n".join(["not predicted:", *failed.values()]))
+# ---- parts of the commands
 
 
-def _predict_one(predictor, file: Path, args: argparse.Namespace) -> None:
-    """Mask, overlay and panels of one image, and its scores where there is a truth."""
-    image = predictor.read(file)
-    prediction = (predictor.predict_tiled if args.tiled else predictor.predict)(image)
-    truth = None
-    if args.mask_path:
-        truth = _truth(args.mask_path, file, predictor.config, prediction.mask.shape)
-        _print_scores(prediction.mask, truth, predictor.config)
-    predictor.write(
-        prediction,
-        image,
-        args.output_dir,
-        file.stem,
-        args.save_overlay,
-        True,
-        args.show_probability,
-        truth,
-    )
+def _config(args: argparse.Namespace) -> config.Config:
+    """The config file or the preset (binary by default), with the settings of the arguments."""
+    settings = _settings(args)
+    if args.config:
+        return config.load(args.config, **settings)
+    name = settings.pop("preset", config.FIELDS["preset"].default)
+    return config.preset(name, settings.pop("size", None), **settings)
 
 
-def _truth(path: str, image: Path, cfg, shape: tuple[int, ...]):
-    """The truth of one image, (H, W) uint8 as `plots.overlay` takes it."""
-    from . import case_io
-
-    if cfg.task == "multilabel":
-        raise ConfigError("mask_path: one file cannot hold classes that overlap; use evaluate")
-    column = "labels" if cfg.task == "multiclass" else cfg.class_names[0]
-    case = {"case": image.stem, "image": str(image), column: path}
-    truth, _, _, inverted_flags = case_io.read_truth(
-        case, cfg, {column: cfg.mask_inverted is True}, shape
-    )
-    if cfg.mask_inverted == "auto" and inverted_flags[0][0]:
-        raise DataError(
-            f"{path}: its border is foreground, as where 0 is the structure; set --mask_inverted yes or no"
-        )
-    if truth.shape[:2] != shape:
-        raise DataError(
-            f"{path}: mask is {truth.shape[:2]} but its image is {shape} (height, width)"
-        )
-    return truth[..., 0]
-
-
-def _print_scores(mask, truth, cfg) -> None:
-    from . import metrics
-    from .formats import images
-
-    known = truth != images.IGNORE
-    for number, name in enumerate(cfg.class_names, start=cfg.task != "multiclass"):
-        if number:
-            scores = metrics.ratios(**metrics.counts(mask == number, truth == number, known))
-            print(f"{name}: Dice {scores['dice']:.4f}, IoU {scores['iou']:.4f}")
-
-
-def _bring(args: argparse.Namespace) -> None:
-    from .layouts import convert
-
-    if not args.source_images or not args.output:
-        raise ConfigError(
-            "give --source_images and --output (and --source_masks, where they lie elsewhere)"
-        )
-    given = _given(args)
-    suffixes = {"image_suffix": args.image_suffix, "mask_suffix": args.mask_suffix}
-    reading = {
-        "encoding": given.get("mask_encoding", "auto"),
-        "inverted": given.get("mask_inverted") is True,
-    }
-    done = convert.to_images_and_masks(
-        args.source_images, args.source_masks, args.output, **suffixes, **reading
-    )
-    print(done.text())
-    if done.problems:
-        raise DataError(
-            "\n".join([f"{len(done.problems)} images were left out, such as:", *done.problems[:5]])
-        )
-    print(f"next: python -m seglib train --data_dir {args.output}")
-
-
-def _given(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `Config` that were given, checked."""
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `Config` among the arguments, checked."""
     texts = {name: text for name, text in vars(args).items() if name in config.FIELDS}
     if "image_size" in texts:
         texts["image_size"] = re.sub(r"(?<=\d)x(?=\d)", ",", texts["image_size"])  # 256x320
     return {name: config.parse(name, text) for name, text in texts.items()}
 
 
-def _config(args: argparse.Namespace) -> config.Config:
-    """The config file or the preset (binary by default), with what was given."""
-    given = _given(args)
-    if args.config:
-        return config.load(args.config, **given)
-    return config.preset(given.pop("preset", "binary"), given.pop("size", None), **given)
-
-
-def _run_folder(cfg: config.Config, named: str | None = None) -> Path:
-    """`--checkpoint_dir`, else `checkpoints` for binary, else `work_dir/<preset>`."""
-    from . import hosts, runs
-
-    if named:
-        return Path(named)
-    folder = presets.PRESETS[cfg.preset].run_folder
-    if folder and cfg.work_dir == config.FIELDS["work_dir"].default:
-        return Path(hosts.run_root(cfg.replace(work_dir=folder)))
-    return runs.folder_of(cfg)
-
-
 def _store(cfg: config.Config):
-    """Scan and prepare; prints what was found."""
+    """Scan and prepare the data of a config; prints the report of its checks."""
     from . import layouts, prepare
 
     store = prepare.build(layouts.scan(cfg), cfg)
@@ -314,261 +190,399 @@ def _store(cfg: config.Config):
     return store
 
 
-def _predictor(args: argparse.Namespace):
-    """The network of --model_path, or of the newest best weights, with what was given in its config; and its file.
+def _convert(args: argparse.Namespace) -> None:
+    """Bring pictures and masks of another layout into images/ + masks/."""
+    from .layouts import convert
 
-    Without --config, place and machine are those of here, not those that it was trained with.
-    """
-    from . import hosts, inference
-
-    given = _given(args)
-    where = {name: given[name] for name in ("work_dir", "local") if name in given}
-    base = (
-        config.load(args.config, **where)
-        if args.config
-        else config.preset(given.get("preset", "binary"), **where)
-    )
-    path = args.model_path
-    if not path:
-        one = args.config or "preset" in given
-        name, root = (
-            (base.checkpoint_name, _run_folder(base))
-            if one
-            else ("best*.pth", where.get("work_dir"))
+    if not args.source_images or not args.output:
+        raise ConfigError(
+            "give --source_images and --output (and --source_masks, where they lie elsewhere)"
         )
-        path = hosts.find_model(name, root)
-        if path is None:
-            raise DataError(
-                f"no weights {name} found{f' in {root}' if root else ''}; train first, or give --model_path"
-            )
-    values = {name: getattr(base, name) for name in (USE if args.config else PLACE)}
-    values |= {name: value for name, value in given.items() if name in USE}
-    predictor = inference.Predictor.load(path, values["device"], values["precision"])
-    predictor.config = predictor.config.replace(**values)
+    settings = _settings(args)
+    conversion = convert.to_images_and_masks(
+        args.source_images,
+        args.source_masks,
+        args.output,
+        image_suffix=args.image_suffix or "",
+        mask_suffix=args.mask_suffix,
+        encoding=settings.get("mask_encoding", "auto"),
+        inverted=settings.get("mask_inverted") is True,
+    )
+    print(conversion.text())
+    problems = conversion.problems
+    if problems:
+        title = f"{len(problems)} images were left out, such as:"
+        raise DataError("\n".join([title, *problems[:5]]))
+    print(f"next: python -m seglib train --data_dir {args.output}")
+
+
+def _run_folder(cfg: config.Config) -> Path:
+    """The preset's own run folder, such as `checkpoints` for binary; else `work_dir/<preset>`."""
+    from . import hosts, runs
+
+    folder = presets.PRESETS[cfg.preset].run_folder
+    if folder and cfg.work_dir == config.FIELDS["work_dir"].default:
+        return Path(hosts.run_root(cfg.replace(work_dir=folder)))
+    return runs.folder_of(cfg)
+
+
+def _find_weights(name: str, root: str | Path | None = None) -> Path:
+    """The newest weights of that name or pattern, below `root` or where runs usually lie."""
+    from . import hosts
+
+    weights = hosts.find_model(name, root)
+    if weights is None:
+        place = f" in {root}" if root else ""
+        raise DataError(f"no weights {name} found{place}; train first, or give --model_path")
+    return weights
+
+
+def _predictor(args: argparse.Namespace):
+    """The `Predictor` of the arguments, and the path of its weights.
+
+    The weights are those of --model_path, of the run that --config or --preset means, or the newest
+    best ones. Settings of use and place are taken from the arguments, then from --config; without
+    it, those of use are as trained, and those of place are the defaults of here.
+    """
+    from . import inference
+
+    settings = _settings(args)
+    places = {name: settings[name] for name in ("work_dir", "local") if name in settings}
+    if args.config:
+        base = config.load(args.config, **places)
+    else:
+        base = config.preset(settings.get("preset", "binary"), **places)
+
+    if args.model_path:
+        weights = Path(args.model_path)
+    elif args.config or "preset" in settings:
+        weights = _find_weights(base.checkpoint_name, _run_folder(base))
+    else:
+        weights = _find_weights("best*.pth", places.get("work_dir"))
+
+    changes = {name: getattr(base, name) for name in (USE if args.config else PLACE)}
+    changes |= {name: value for name, value in settings.items() if name in USE}
+    predictor = inference.Predictor.load(weights, changes["device"], changes["precision"])
+    predictor.config = predictor.config.replace(**changes)
     for option in inference.OPTIONS:
         setattr(predictor, option, getattr(args, option))
-    print(
-        f"weights: {path}, {predictor.config.preset}, on {predictor.device} in {predictor.precision}"
+    machine = f"on {predictor.device} in {predictor.precision}"
+    print(f"weights: {weights}, {predictor.config.preset}, {machine}")
+    return predictor, weights
+
+
+def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
+    """Write masks of all files of a folder; returns what was wrong with those that failed."""
+    results = predictor.predict_folder(
+        args.image_dir,
+        args.output_dir,
+        overlay=args.save_overlay,
+        panels=True,
+        probability=args.show_probability,
+        tiled=args.tiled,
     )
-    return predictor, Path(path)
+    n_done, failed = len(results["done"]), results["failed"]
+    print(f"{n_done} of {n_done + len(failed)} images predicted")
+    for name, millilitres in results["millilitres"].items():
+        _print_millilitres(name, millilitres)
+    return list(failed.values())
+
+
+def _predict_image(predictor, file: Path, args: argparse.Namespace) -> None:
+    """Mask, overlay and panels of one image, and its scores where there is a truth."""
+    image = predictor.read(file)
+    prediction = predictor.predict_tiled(image) if args.tiled else predictor.predict(image)
+    truth = None
+    if args.mask_path:
+        truth = _read_truth(args.mask_path, file, predictor.config, prediction.mask.shape)
+        _print_scores(prediction.mask, truth, predictor.config)
+    predictor.write(
+        prediction,
+        image,
+        args.output_dir,
+        file.stem,
+        overlay=args.save_overlay,
+        panels=True,
+        probability=args.show_probability,
+        truth=truth,
+    )
+
+
+def _read_truth(path: str, image: Path, cfg: config.Config, shape: tuple[int, ...]):
+    """The truth of one image, (H, W) uint8 as `plots.overlay` takes it."""
+    from . import case_io
+
+    if cfg.task == "multilabel":
+        raise ConfigError("mask_path: one file cannot hold classes that overlap; use evaluate")
+    column = "labels" if cfg.task == "multiclass" else cfg.class_names[0]
+    case = {"case": image.stem, "image": str(image), column: path}
+    inverted = {column: cfg.mask_inverted is True}
+    truth, _, _, inverted_flags = case_io.read_truth(case, cfg, inverted, shape)
+    if cfg.mask_inverted == "auto" and inverted_flags[0][0]:
+        raise DataError(
+            f"{path}: its border is foreground, as where 0 is the structure; "
+            "set --mask_inverted yes or no"
+        )
+    if truth.shape[:2] != shape:
+        raise DataError(
+            f"{path}: mask is {truth.shape[:2]} but its image is {shape} (height, width)"
+        )
+    return truth[..., 0]
+
+
+def _print_scores(mask, truth, cfg: config.Config) -> None:
+    """Dice and IoU of each structure of a mask, (H, W) of class numbers as `truth`."""
+    from . import metrics
+    from .formats import images
+
+    structures = cfg.class_names[1:] if cfg.task == "multiclass" else cfg.class_names
+    annotated = truth != images.IGNORE
+    for number, name in enumerate(structures, start=1):
+        scores = metrics.ratios(**metrics.counts(mask == number, truth == number, annotated))
+        print(f"{name}: Dice {scores['dice']:.4f}, IoU {scores['iou']:.4f}")
+
+
+def _print_millilitres(file_name: str, millilitres: dict[str, float]) -> None:
+    """The volumes of a file's structures; NaN where the spacing is unknown."""
+    sizes = [f"{name} {ml:.1f} mL" for name, ml in millilitres.items() if not math.isnan(ml)]
+    print(f"{file_name}: {', '.join(sizes) or 'spacing unknown, so no mL'}")
 
 
 # ---- arguments
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+class Command(NamedTuple):
+    """One command; its name and its help are those of `function`.
+
+    `options`: names, separated by spaces, to the arguments of `argparse.add_argument`.
+    `fields`: the settings of `Config` that are options too.
+    """
+
+    function: Callable[[argparse.Namespace], None]
+    options: dict[str, dict[str, Any]]
+    fields: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+
+def _value(metavar: str, text: str, default: Any = None) -> dict[str, Any]:
+    """An option with a value, of the type of its default; the help text ends with the default."""
+    if default is None:
+        return {"metavar": metavar, "help": text}
+    text += f" (default {default})"
+    return {"metavar": metavar, "help": text, "default": default, "type": type(default)}
+
+
+def _flag(text: str) -> dict[str, Any]:
+    """An option without a value."""
+    return {"action": "store_true", "help": text}
+
+
+WEIGHTS = {"--model_path": _value("FILE", "weights (default the newest best ones)")}
+PREDICTION = {  # the options of a predictor, `inference.OPTIONS`
+    "--tta": _flag("mean over the flips that the network was trained with"),
+    "--tta_rotation": _value("DEGREES", "mean with two views turned by so much", 0.0),
+    "--min_component_size": _value("N", "remove connected components of fewer pixels", 0),
+    "--keep_largest_component": _flag("keep the largest connected component of each class"),
+    "--fill_holes": _flag("fill what a class encloses"),
+}
+COMMANDS = (
+    Command(
+        phantoms,
+        options={
+            "name": _value("NAME", f"a preset: {', '.join(presets.PRESETS)}"),
+            "--output": _value("DIR", "receives the tree (default data/phantoms/NAME)"),
+            "--n": _value("N", "number of images", 24),
+            "--seed": _value("N", "seed of the images", 0),
+        },
+    ),
+    Command(
+        prepare,
+        options={
+            "--source_images": _value("DIR", "images, or folders NAME/images + NAME/masks"),
+            "--source_masks": _value("DIR", "masks (default in the folder of the images)"),
+            "--output": _value("DIR", "receives images/ and masks/"),
+            "--image_suffix": _value("TEXT", "ending of image names, such as _image or .jpg"),
+            "--mask_suffix": _value("TEXT", "ending of mask names, such as _mask (default: found)"),
+            "--export": _value("DIR", "without --source_images: the resized data as PNG"),
+        },
+        fields=tuple(config.FIELDS),
+    ),
+    Command(
+        train,
+        options={
+            "--checkpoint_dir": _value(
+                "DIR", "run folder (default checkpoints for binary, else work_dir/PRESET)"
+            ),
+            "--resume": _flag("go on after the last finished epoch"),
+        },
+        fields=tuple(config.FIELDS),
+    ),
+    Command(
+        evaluate,
+        options={
+            **WEIGHTS,
+            "--output_dir": _value("DIR", "receives the report", "evaluation_results"),
+            **PREDICTION,
+        },
+        fields=("preset", *USE),
+    ),
+    Command(
+        predict,
+        aliases=("inference", "synthesize"),
+        options={
+            **WEIGHTS,
+            "--image_path --input_image": _value(
+                "FILE", "one image, a NIfTI volume, or the folder of a DICOM series"
+            ),
+            "--image_dir": _value("DIR", "a folder of images or NIfTI volumes"),
+            "--mask_path": _value("FILE", "the truth of the one image: prints Dice and IoU"),
+            "--output_dir": _value("DIR", "receives the masks", "predictions"),
+            "--save_overlay": _flag("also NAME_overlay.png"),
+            "--dicom_seg": _flag("of a DICOM series also NAME_mask.dcm, a Segmentation"),
+            "--tiled": _flag("pictures at their own resolution, in tiles of the trained size"),
+            "--show_probability": _flag("the probabilities in NAME_visualization.png"),
+            **PREDICTION,
+        },
+        fields=("preset", *USE),
+    ),
+    Command(
+        export,
+        options={
+            **WEIGHTS,
+            "--output_dir": _value("DIR", "receives the files", "exported"),
+            "--kaggle": _value("NAME", "your Kaggle user name: also DIR/kaggle, to be published"),
+            "--title": _value("TEXT", "of the Kaggle data set, 6 to 50 letters"),
+        },
+    ),
+    Command(
+        compare,
+        options={
+            "first": _value("FIRST", "output folder of evaluate, or its evaluation_report.json"),
+            "second": _value("SECOND", "another one, of the same images"),
+            "--metric": _value("NAME", "dice, iou, hd95, ...", "dice"),
+        },
+    ),
+)
+SECTIONS = {  # the first field of a group of the help -> its title
+    "preset": "system",
+    "data_root": "data",
+    "architecture": "network",
+    "loss": "loss and optimisation",
+    "num_workers": "machine",
+    "threshold": "scoring",
+}
+FIELD_ALIASES = {"data_root": ("--data_dir",)}
+WITHOUT_VALUE = {"scheduler": "plateau", "save_every": "10"}  # `--scheduler` alone means plateau
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose errors are ours: one message, without the long usage."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The arguments of one command line; `function` among them runs its command.
+
+    Raises:
+        ConfigError: an argument that the command does not have; names the nearest one.
+    """
+    cfg = _named_config(argv) if {"-h", "--help"} & set(argv) else config.Config()
     parser = Parser(
         prog="python -m seglib", description="Medical image segmentation, from raw images to masks."
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    def command(name: str, run, about: str, aliases: Iterable[str] = ()) -> Parser:
-        sub = commands.add_parser(
-            name, help=about, description=about, aliases=aliases, allow_abbrev=False
-        )
-        sub.usage = f"{sub.prog} [options]"
-        sub.set_defaults(run=run)
-        return sub
-
-    shown = next(
-        (b for a, b in zip(argv, argv[1:]) if a == "--preset" and b in presets.PRESETS), "binary"
-    )
-    add = command(
-        "phantoms", phantoms, "write a synthetic data set in the tree of a real one"
-    ).add_argument
-    add("name", metavar="NAME", help="the preset whose tree it forms, such as lung")
-    add("--output", metavar="DIR", help="default data/phantoms/NAME")
-    add("--n", type=int, default=24, help="number of images (default 24)")
-    add("--seed", type=int, default=0, help="default 0")
-
-    sub = command(
-        "prepare",
-        prepare,
-        "bring another layout into images/ + masks/, or check and resize a preset's data",
-    )
-    sub.add_argument(
-        "--source_images", metavar="DIR", help="images, or folders NAME/images + NAME/masks"
-    )
-    sub.add_argument(
-        "--source_masks", metavar="DIR", help="masks; default: in the folder of the images"
-    )
-    sub.add_argument("--output", metavar="DIR", help="receives images/ and masks/")
-    sub.add_argument(
-        "--image_suffix",
-        default="",
-        help="what follows the name in image files, such as _image or .jpg",
-    )
-    sub.add_argument(
-        "--mask_suffix",
-        help="what follows the name in mask files, such as _mask; default: found out",
-    )
-    sub.add_argument(
-        "--export",
-        metavar="DIR",
-        help="without --source_images: the resized images and masks as PNG",
-    )
-    _add_fields(sub, config.FIELDS, shown)
-
-    sub = command(
-        "train",
-        train,
-        f"train a network (settings below: those of {shown}; others by --preset NAME --help)",
-    )
-    sub.add_argument(
-        "--checkpoint_dir",
-        metavar="DIR",
-        help="run folder; default checkpoints, or work_dir/PRESET",
-    )
-    sub.add_argument("--resume", action="store_true", help="go on after the last finished epoch")
-    _add_fields(sub, config.FIELDS, shown)
-
-    sub = command(
-        "evaluate",
-        evaluate,
-        "score weights on all cases of --data_dir, or on the test part of their own data",
-    )
-    sub.add_argument("--model_path", metavar="FILE", help="weights; default: the newest best ones")
-    sub.add_argument(
-        "--output_dir",
-        metavar="DIR",
-        default="evaluation_results",
-        help="default evaluation_results",
-    )
-    _add_options(sub)
-    _add_fields(sub, ("preset", *USE))
-
-    sub = command(
-        "export",
-        export,
-        "weights as ONNX and torch.export, each checked against PyTorch; a folder for Kaggle",
-    )
-    sub.add_argument("--model_path", metavar="FILE", help="weights; default: the newest best ones")
-    sub.add_argument("--output_dir", metavar="DIR", default="exported", help="default exported")
-    sub.add_argument(
-        "--kaggle",
-        metavar="NAME",
-        help="your Kaggle user name: also DIR/kaggle, ready to be published",
-    )
-    sub.add_argument(
-        "--title",
-        help="title of the Kaggle data set, 6 to 50 letters; default: seglib and the run's name",
-    )
-
-    sub = command(
-        "compare",
-        compare,
-        "two saved reports, image by image: is the second better, and how sure is that?",
-    )
-    sub.add_argument(
-        "first", metavar="FIRST", help="output folder of evaluate, or its evaluation_report.json"
-    )
-    sub.add_argument("second", metavar="SECOND", help="another one, of the same images")
-    sub.add_argument("--metric", default="dice", help="dice, iou, hd95, ... (default dice)")
-
-    about = "masks of an image or of a folder of images"
-    sub = command("predict", predict, about, aliases=("inference", "synthesize"))
-    sub.add_argument("--model_path", metavar="FILE", help="weights; default: the newest best ones")
-    sub.add_argument(
-        "--image_path",
-        "--input_image",
-        metavar="FILE",
-        help="one image, a NIfTI volume, or the folder of a DICOM series",
-    )
-    sub.add_argument("--image_dir", metavar="DIR", help="a folder of images or NIfTI volumes")
-    sub.add_argument(
-        "--mask_path", metavar="FILE", help="the truth of the one image: prints Dice and IoU"
-    )
-    sub.add_argument(
-        "--output_dir", metavar="DIR", default="predictions", help="default predictions"
-    )
-    sub.add_argument("--save_overlay", action="store_true", help="also NAME_overlay.png")
-    sub.add_argument(
-        "--dicom_seg",
-        action="store_true",
-        help="of a DICOM series also NAME_mask.dcm, a Segmentation",
-    )
-    sub.add_argument(
-        "--tiled",
-        action="store_true",
-        help="pictures at their own resolution, in tiles of the trained size",
-    )
-    sub.add_argument(
-        "--show_probability",
-        action="store_true",
-        help="the probabilities in NAME_visualization.png",
-    )
-    _add_options(sub)
-    _add_fields(sub, ("preset", *USE))
-
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        _add_command(subparsers, command, cfg)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        found, options = unknown[0].split("=")[0], commands.choices[args.command].format_help()
-        near = fields.nearest(found, re.findall(r"--\w+", options)) if found.startswith("-") else ""
-        raise ConfigError(
-            f"{args.command} takes no {found!r}{near}; see {parser.prog} {args.command} --help"
-        )
+        name, subparser = unknown[0].split("=")[0], subparsers.choices[args.command]
+        options = re.findall(r"--\w+", subparser.format_help())
+        near = fields.nearest(name, options) if name.startswith("-") else ""
+        raise ConfigError(f"{args.command} takes no {name!r}{near}; see {subparser.prog} --help")
     return args
 
 
-def _add_options(parser: Parser) -> None:
-    """`inference.OPTIONS`: how a trained network is used."""
-    add = parser.add_argument
-    add("--tta", action="store_true", help="mean over the flips that the network was trained with")
-    add(
-        "--tta_rotation",
-        type=float,
-        default=0.0,
-        metavar="DEGREES",
-        help="mean with two views turned by so much",
-    )
-    add(
-        "--min_component_size",
-        type=int,
-        default=0,
-        metavar="N",
-        help="remove connected components of fewer than N pixels",
-    )
-    add(
-        "--keep_largest_component",
-        action="store_true",
-        help="keep only the largest connected component of every class",
-    )
-    add("--fill_holes", action="store_true", help="fill what a class encloses")
+def _with_underscores(argument: str) -> str:
+    """`--batch-size=4` as `--batch_size=4`; a value stays as it is."""
+    return re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), argument)
 
 
-def _add_fields(parser: Parser, names: Iterable[str], preset: str | None = None) -> None:
-    """An option a field of `Config`; the help shows the defaults of a preset, or that the weights decide."""
+def _named_config(argv: list[str]) -> config.Config:
+    """The config that --preset, --size and --config mean, wherever they stand in the line."""
+    parser = Parser(prog="python -m seglib", add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    for name in ("preset", "size"):
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS)
+    return _config(parser.parse_known_args(argv)[0])
+
+
+def _add_command(subparsers, command: Command, cfg: config.Config) -> None:
+    """The parser of one command; the help of its settings shows the values of `cfg`."""
+    about = command.function.__doc__.rstrip(".")
+    description = about
+    if len(command.fields) == len(config.FIELDS):
+        description += f". The defaults below: --preset {cfg.preset} --size {cfg.size}"
+    parser = subparsers.add_parser(
+        command.function.__name__,
+        aliases=command.aliases,
+        help=about,
+        description=description,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(function=command.function)
+    positionals = [name.upper() for name in command.options if not name.startswith("-")]
+    parser.usage = " ".join([parser.prog, *positionals, "[options]"])
+    for names, arguments in command.options.items():
+        parser.add_argument(*names.split(), **arguments)
+    if command.fields:
+        _add_fields(parser, command.fields, cfg)
+
+
+def _add_fields(parser: Parser, names: tuple[str, ...], cfg: config.Config) -> None:
+    """--config, and an option for each of these fields of `Config`, in the sections of the help."""
     parser.add_argument(
         "--config",
         metavar="FILE",
         help="settings from .cfg, .toml or .json; options given here win",
     )
-    hints, values = (
-        typing.get_type_hints(config.Config),
-        config.preset(preset or "binary").to_dict(),
-    )
-    group = parser
-    for name, field in config.FIELDS.items():
+    values = cfg.to_dict()
+    group: Any = parser
+    for name in config.FIELDS:
         if name in SECTIONS:
             group = parser.add_argument_group(SECTIONS[name])
-        if name not in names:
-            continue
-        bare = "yes" if bool in fields.parts(hints[name]) else BARE.get(name)
-        kind = config.describe(name).replace("bool", "yes | no") + (
-            f", alone: {bare}" if bare else ""
-        )
-        default = json.dumps(values[name]) if preset or name in PLACE else "as trained"
-        default = {"null": "none", "true": "yes", "false": "no"}.get(default, default.strip('"'))
-        text = f"{field.metadata['help']} ({kind}; default {default})".replace("%", "%%")
-        form = {"nargs": "?", "const": bare} if bare else {}
-        group.add_argument(
-            f"--{name}",
-            *ALIASES.get(name, []),
-            metavar="VALUE",
-            default=argparse.SUPPRESS,
-            help=text,
-            **form,
-        )
+        if name in names:
+            as_trained = len(names) < len(config.FIELDS) and name not in PLACE
+            _add_field(group, name, "as trained" if as_trained else _as_text(values[name]))
+
+
+def _add_field(group: Any, name: str, default: str) -> None:
+    """The option of one field of `Config`; its text is parsed and checked later, by `_settings`."""
+    kind = config.describe(name)
+    alone = WITHOUT_VALUE.get(name)
+    if "bool" in kind:
+        kind, alone = kind.replace("bool", "yes | no"), "yes"
+    forms: dict[str, Any] = {}
+    if alone:
+        kind += f", alone: {alone}"
+        forms = {"nargs": "?", "const": alone}
+    text = f"{config.FIELDS[name].metadata['help']} ({kind}; default {default})"
+    group.add_argument(
+        f"--{name}",
+        *FIELD_ALIASES.get(name, ()),
+        metavar="VALUE",
+        default=argparse.SUPPRESS,
+        help=text.replace("%", "%%"),
+        **forms,
+    )
+
+
+def _as_text(value: Any) -> str:
+    """A value as a command line takes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from seglib import config, hosts, phantoms, training
-from seglib.__main__ import main
+from seglib.__main__ import PREDICTION, main
 from seglib.errors import DataError
 from seglib.inference import OPTIONS
 from seglib.layouts import convert
@@ -700,6 +700,25 @@ def test_help_names_every_field(capsys):
     for name, field in config.FIELDS.items():
         assert f"--{name} " in shown and field.metadata["help"] in shown
     assert "(int; default 32)" in shown  # base_channels of the preset that was named
+
+
+@pytest.mark.parametrize(
+    "line", ["--preset=lung --help", "--help --preset lung", "--config mine.toml --help"]
+)
+def test_help_shows_the_values_of_the_preset_however_it_is_named(
+    monkeypatch, tmp_path, capsys, line
+):
+    monkeypatch.chdir(tmp_path)
+    config.preset("lung").save("mine.toml")
+    with pytest.raises(SystemExit):
+        call(f"train {line}")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--preset lung --size full" in shown
+    assert "(int or 2 numbers; default 512)" in shown  # image_size
+
+
+def test_options_of_prediction_are_those_of_a_predictor():
+    assert tuple(name.removeprefix("--") for name in PREDICTION) == OPTIONS
 
 
 def process(*words, cwd):
