@@ -14,7 +14,7 @@ from . import bootstrap, curves, data, hosts, memory, metrics, plots, prepare
 from .curves import HistogramROC
 from .errors import DataError
 from .formats import images
-from .inference import OPTIONS, Predictor
+from .inference import OPTIONS, Predictor, class_mask
 from .report import Report as Report
 from .report import compare as compare
 
@@ -149,7 +149,9 @@ def _checked(run, loader) -> tuple[Predictor, Any]:
         raise DataError(
             f"the part {dataset.part!r} has no image; set test_split or val_split and prepare the data again"
         )
-    predictor = run if hasattr(run, "probabilities") else Predictor.load(run.best)
+    predictor = run
+    if not hasattr(run, "probabilities"):
+        predictor = Predictor.load(run.best, model=getattr(run, "model", None))
     if tuple(predictor.config.class_names) != dataset.class_names:
         raise DataError(
             f"the network knows {', '.join(predictor.config.class_names)}, the data has "
@@ -177,6 +179,8 @@ def _about(
     if predictor.config.task == "multiclass":
         about["threshold"] = "none, the likeliest class"
     about |= {option: value for option in OPTIONS if (value := getattr(predictor, option, False))}
+    if predictor.tta and not predictor.flips:
+        about["tta"] = "none, no flip in the training augmentation"
     if predictor.trained_on is None:
         return {**about, "seen_in_training": "unknown, the weights do not say"}
     hashes = dataset.cases.set_index("case")["sha256"].str.slice(0, 16)
@@ -296,7 +300,9 @@ def _planes(
         truth = prepare.read_truth(case, cfg, dataset.store.info["inverted"], shape)[0]
     else:
         truth = dataset.pixels(number)[1]
-    return prob, truth, predictor.decide(prob)
+    mask = predictor.mask(prob)
+    pred = np.stack([class_mask(mask, k, cfg.task) for k in range(cfg.n_classes)])
+    return prob, truth, pred
 
 
 def _score(

@@ -1,6 +1,8 @@
-"""`Predictor`: trained weights to masks, in the size of the input. Taught in `04_lung_segmentation`."""
+"""`Predictor`: trained weights to masks, in the size of the input. Taught in `04` and `08`."""
 
+import copy
 import math
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,26 +17,29 @@ from . import config, data, hosts, memory, metrics, plots, runs
 from .errors import DataError
 from .formats import dicom_seg, images, nifti, orientation, volumes
 
-OPTIONS = (
-    "tta",
-    "tta_rotation",
-    "min_component_size",
-    "keep_largest_component",
-    "fill_holes",
-)  # of a predictor; all off by default
-AHEAD = 4  # pictures of a folder that are read before the network needs them
+# The attributes of a predictor that change its masks; all are off by default.
+OPTIONS = ("tta", "tta_rotation", "min_component_size", "keep_largest_component", "fill_holes")
+FLIP_AXES = {"hflip": 3, "vflip": 2}  # augmentation -> axis of a batch (N, C, H, W)
+READ_AHEAD = 4  # pictures of a folder that are read before the network needs them
 
 
 class Prediction(NamedTuple):
-    """`prob` (C, H, W) float32; `mask` uint8, (H, W) of 0/1 or class numbers, or (C, H, W) of 0/1 for multilabel."""
+    """What the network makes of one image.
+
+    `prob` (C, H, W) float32. `mask` uint8: (H, W) of 0 and 1 (binary) or of class numbers
+    (multiclass), (C, H, W) of 0 and 1 (multilabel).
+    """
 
     prob: np.ndarray
     mask: np.ndarray
 
 
 class VolumePrediction(NamedTuple):
-    """`mask` uint8 as displayed, (S, H, W), or (C, S, H, W) for multilabel; `grid` lays it back into the file's axes;
-    `millilitres` class -> volume, NaN where the spacing is unknown."""
+    """What the network makes of a volume.
+
+    `mask` uint8 as displayed, (S, H, W), or (C, S, H, W) for multilabel. `grid` brings it back into
+    the file's axes. `millilitres` maps a class to its volume, NaN where the spacing is unknown.
+    """
 
     mask: np.ndarray
     grid: orientation.Grid
@@ -44,28 +49,37 @@ class VolumePrediction(NamedTuple):
 class Predictor:
     """A trained network with everything it needs to go from pixels to a mask.
 
-    `Predictor.load(run.best).predict(array)`; the result has the size of the input: the resize to the network's size
-    and back happens inside. Set `tta`, `tta_rotation`, `min_component_size`, `keep_largest_component` or `fill_holes` on it, and every prediction and
-    every evaluation follows: `evaluation.compare` tells whether they are a gain.
+    `Predictor.load(run.best).predict(array)` resizes the array to the network's size and the result
+    back to the size of the array. Set one of `OPTIONS` on a predictor and every prediction and
+    evaluation follows; `evaluation.compare` tells whether it is a gain.
+
+    Attributes:
+        tta: test-time augmentation, the mean over the flips that the network was trained with.
+        tta_rotation: also the mean over two views turned by so many degrees, to the left and to the
+            right.
+        min_component_size: connected components of fewer pixels (volumes: voxels) are removed from
+            every class.
+        keep_largest_component: of every class only the largest connected component of a picture or
+            volume is kept.
+        fill_holes: background that a class encloses becomes that class.
+        temperature: logits are divided by it.
+        thresholds: one for each class instead of the config's; see `evaluation.tuned`.
+        chosen: what was chosen for this predictor, and on which data.
+        trained_on: first 16 characters of the hashes of the images that the weights were trained
+            with, or None.
+        weights: the file that they were loaded from, or None.
     """
 
-    tta = False  # test-time augmentation: the mean over the flips that the network was trained with
-    tta_rotation = (
-        0.0  # the mean with two views more, turned by so many degrees to the left and to the right
-    )
-    min_component_size = 0  # connected pieces of fewer pixels are removed from every class
-    keep_largest_component = (
-        False  # of every class only the largest connected piece of a picture or slice stays
-    )
-    fill_holes = False  # background enclosed by a class becomes that class
-    temperature = 1.0  # logits are divided by it
-    thresholds: tuple[float, ...] | None = (
-        None  # one a class instead of the config's; see `evaluation.tuned`
-    )
-    chosen: dict[str, str] = {}  # what was chosen, and on what
-    trained_on: list[str] | None = (
-        None  # beginnings of the hashes of the images that the weights were made with
-    )
+    tta_rotation = 0.0
+    min_component_size = 0
+    keep_largest_component = False
+    fill_holes = False
+    temperature = 1.0
+    thresholds: tuple[float, ...] | None = None
+    chosen: dict[str, str] = {}
+    trained_on: list[str] | None = None
+    weights: Path | None = None
+    _tta = False
 
     def __init__(self, model: torch.nn.Module, cfg, device: str = "auto", precision: str = "auto"):
         self.config = cfg
@@ -75,26 +89,77 @@ class Predictor:
         self.table = data.normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", precision: str = "auto") -> "Predictor":
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        precision: str = "auto",
+        model: torch.nn.Module | None = None,
+    ) -> "Predictor":
         """From a weights file and the `.json` beside it; nothing in either is executed.
 
+        Args:
+            model: the network, where `training.fit` was given one of your own. The weights go into
+                a copy of it.
+
         Raises:
-            DataError: a file is missing, torn, tries to run code, or the weights are of another network.
+            DataError: a file is missing, torn, tries to run code, or the weights are of another
+                network; or they are of a network of your own and `model` is not given.
         """
-        about = runs.describe_weights(path)
-        cfg = config.from_dict(about["config"])
-        predictor = cls(
-            runs.load_weights(path, runs.network(cfg, pretrained=False)), cfg, device, precision
-        )
-        predictor.trained_on = about.get("trained_on")
+        description = runs.describe_weights(path)
+        cfg = config.from_dict(description["config"])
+        own_network = description.get("network")
+        if model is not None:
+            model = copy.deepcopy(model)
+        elif own_network:
+            raise DataError(
+                f"{path}: weights of the network {own_network}, which is not part of seglib; "
+                f"define the class {own_network} and pass an instance built as for the training: "
+                f"Predictor.load({Path(path).name!r}, model={own_network}(...))"
+            )
+        else:
+            model = runs.network(cfg, pretrained=False)
+        predictor = cls(runs.load_weights(path, model), cfg, device, precision)
+        predictor.trained_on = description.get("trained_on")
+        predictor.weights = Path(path)
         return predictor
+
+    @property
+    def tta(self) -> bool:
+        """Test-time augmentation: the mean over the flips that the network was trained with."""
+        return self._tta
+
+    @tta.setter
+    def tta(self, active: bool) -> None:
+        self._tta = active
+        if active and not self.flips:
+            text = "tta has no effect: there is no flip (hflip, vflip) in the training augmentation"
+            warnings.warn(text, stacklevel=2)
+
+    @property
+    def flips(self) -> list[tuple[int, ...]]:
+        """Axes of a batch that each view of `tta` flips: the flips of the training augmentation."""
+        axes = [axis for name, axis in FLIP_AXES.items() if name in self.config.augment]
+        flips = [(axis,) for axis in axes]
+        if len(axes) == 2:
+            flips.append((2, 3))
+        return flips
+
+    @property
+    def structures(self) -> dict[int, str]:
+        """Index of a class in `prob` -> its name, without the background of a multiclass task."""
+        names = dict(enumerate(self.config.class_names))
+        if self.config.task == "multiclass":
+            del names[0]
+        return names
+
+    # ---- batches
 
     @torch.inference_mode()
     def logits(self, batch: torch.Tensor) -> torch.Tensor:
-        """Normalised images (N, C, H, W) float32 -> logits (N, classes, H, W) float32 on the network's device."""
-        batch = batch.to(self.device, non_blocking=True).contiguous(
-            memory_format=torch.channels_last
-        )
+        """Normalised images (N, C, H, W) float32 -> logits (N, classes, H, W) float32."""
+        batch = batch.to(self.device, non_blocking=True)
+        batch = batch.contiguous(memory_format=torch.channels_last)
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         with torch.autocast(self.device, half or torch.bfloat16, enabled=half is not None):
             return self.model(batch).float()
@@ -102,67 +167,68 @@ class Predictor:
     def probabilities(self, batch: torch.Tensor) -> torch.Tensor:
         """Normalised images (N, C, H, W) float32 -> probabilities (N, classes, H, W) float32.
 
-        Where the GPU's memory is too small for the batch, its halves are computed one after the other.
+        Where the GPU's memory is too small for the batch, its halves are computed one after the
+        other.
         """
         try:
-            return self._probabilities(batch)
+            return self._mean_of_views(batch)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
-        halves = batch.split(
-            -(-len(batch) // 2)
-        )  # here the error no longer holds what the attempt has computed
+        # Outside of the except block the error no longer holds the tensors of the attempt.
+        halves = batch.split(math.ceil(len(batch) / 2))
         return torch.cat([self.probabilities(half) for half in halves])
 
-    def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
-        prob, views = (
-            self._view(batch),
-            1,
-        )  # a number, or (N, 1, H, W) where not every view saw every pixel
-        for axes in self._flips():
-            prob, views = prob + self._view(batch.flip(axes)).flip(axes), views + 1
-        for degrees in (self.tta_rotation, -self.tta_rotation) if self.tta_rotation else ():
-            turned, seen = self._turned(batch, degrees)
-            prob, views = prob + turned, views + seen
-        return prob / views
+    def _mean_of_views(self, batch: torch.Tensor) -> torch.Tensor:
+        total = self._view(batch)
+        n_views: Any = 1  # a number, or (N, 1, H, W) where not every view saw every pixel
+        if self.tta:
+            for axes in self.flips:
+                total = total + self._view(batch.flip(axes)).flip(axes)
+                n_views += 1
+        if self.tta_rotation:
+            for degrees in (self.tta_rotation, -self.tta_rotation):
+                prob, coverage = self._rotated_view(batch, degrees)
+                total, n_views = total + prob, n_views + coverage
+        return total / n_views
 
     def _view(self, batch: torch.Tensor) -> torch.Tensor:
         return metrics.probabilities(self.logits(batch) / self.temperature, self.config.task)
 
-    def _turned(self, batch: torch.Tensor, degrees: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Probabilities of the turned batch, turned back, and what share of each pixel it saw (N, 1, H, W): corners
-        leave the frame. The probabilities are times this share."""
+    def _rotated_view(
+        self, batch: torch.Tensor, degrees: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Probabilities of the rotated batch, rotated back; and their coverage (N, 1, H, W).
+
+        Corners leave the frame, so a view covers some pixels partly or not at all (0 to 1). The
+        probabilities are already multiplied by the coverage.
+        """
         from torchvision.transforms.v2 import InterpolationMode, functional  # heavy
 
-        how = {"interpolation": InterpolationMode.BILINEAR}
+        bilinear = InterpolationMode.BILINEAR
         black = self.table[:, 0].tolist()
-        prob = self._view(functional.rotate(batch, degrees, **how, fill=black))
-        both = torch.cat([prob, torch.ones_like(prob[:, :1])], dim=1)
-        back = functional.rotate(both, -degrees, **how, fill=0)
+        prob = self._view(functional.rotate(batch, degrees, bilinear, fill=black))
+        with_coverage = torch.cat([prob, torch.ones_like(prob[:, :1])], dim=1)
+        back = functional.rotate(with_coverage, -degrees, bilinear, fill=0)
         return back[:, :-1], back[:, -1:]
 
-    def _flips(self) -> list[tuple[int, ...]]:
-        trained = [
-            axis for axis, name in ((3, "hflip"), (2, "vflip")) if name in self.config.augment
-        ]
-        return (
-            [(axis,) for axis in trained] + ([(2, 3)] if len(trained) == 2 else [])
-            if self.tta
-            else []
-        )
+    # ---- arrays
 
     def predict(self, image: np.ndarray) -> Prediction:
-        """An image (H, W) or (H, W, C), RGB, of any size and number type, to a `Prediction` of its height and width.
+        """An image of any size and number type -> a `Prediction` of its height and width.
+
+        Args:
+            image: (H, W) or (H, W, C), RGB.
 
         Raises:
-            DataError: not an image array, or a number of channels that cannot be brought to the network's.
+            DataError: not an image array, or a number of channels that cannot be brought to the
+                network's.
         """
         pixels, cfg = self._pixels(image), self.config
         fitted = images.fit_image(pixels, cfg.height_width, cfg.resize)
         batch = torch.from_numpy(data.normalise(fitted, self.table))[None]
-        prob = images.unfit(
-            self.probabilities(batch)[0].cpu().numpy(), pixels.shape[:2], cfg.resize
-        )
+        prob = self.probabilities(batch)[0].cpu().numpy()
+        prob = images.unfit(prob, pixels.shape[:2], cfg.resize)
         return Prediction(prob, self.mask(prob))
 
     def predict_tiled(
@@ -170,39 +236,33 @@ class Predictor:
     ) -> Prediction:
         """The same at the image's own resolution: tiles of the network's size, blended smoothly.
 
-        For images much larger than the network's input, and networks that were trained at that scale. The outer eighth
-        of a tile, where the network sees padding, does not count except at the image's edge: where the network sees
-        no farther than that, the result equals the one of the whole image.
+        For images much larger than the network's input, and networks that were trained at that
+        scale. The outer eighth of a tile, where the network sees padding, does not count except at
+        the image's edge. If the network sees no farther than that, the result equals the one of the
+        whole image.
 
         Args:
             overlap: share of a tile that the next one covers too, 0.3 to 0.9.
         """
         if not 0.3 <= overlap <= 0.9:
             raise DataError(f"overlap: {overlap} is not allowed; expected 0.3 to 0.9")
-        cfg, pixels = self.config, self._pixels(image)
-        height, width = cfg.height_width
-        whole = data.normalise(pixels, self.table)
-        lacking = [max(0, side - n) for side, n in zip((height, width), pixels.shape[:2])]
-        whole = np.pad(whole, ((0, 0), (0, lacking[0]), (0, lacking[1])))
-        places = [
-            (row, column)
-            for row in _starts(whole.shape[1], height, overlap)
-            for column in _starts(whole.shape[2], width, overlap)
-        ]
-        total, weights = (
-            np.zeros((cfg.n_classes, *whole.shape[1:]), np.float32),
-            np.zeros(whole.shape[1:], np.float32),
-        )
-        for start in hosts.progress(range(0, len(places), batch_size), desc="tiles", leave=False):
-            some = [
-                (slice(r, r + height), slice(c, c + width))
-                for r, c in places[start : start + batch_size]
-            ]
-            batch = torch.from_numpy(np.stack([whole[:, rows, columns] for rows, columns in some]))
-            for (rows, columns), prob in zip(some, self.probabilities(batch).cpu().numpy()):
-                weight = np.outer(_fade(rows, whole.shape[1]), _fade(columns, whole.shape[2]))
-                total[:, rows, columns] += weight * prob
-                weights[rows, columns] += weight
+        pixels = self._pixels(image)
+        height, width = self.config.height_width
+        padded = data.normalise(pixels, self.table)  # (C, H, W)
+        missing_rows, missing_columns = np.maximum(0, (height, width) - np.array(padded.shape[1:]))
+        padded = np.pad(padded, ((0, 0), (0, missing_rows), (0, missing_columns)))
+        rows = _tile_starts(padded.shape[1], height, overlap)
+        columns = _tile_starts(padded.shape[2], width, overlap)
+        tiles = [(slice(r, r + height), slice(c, c + width)) for r in rows for c in columns]
+        total = np.zeros((self.config.n_classes, *padded.shape[1:]), np.float32)
+        weights = np.zeros(padded.shape[1:], np.float32)
+        for start in hosts.progress(range(0, len(tiles), batch_size), desc="tiles", leave=False):
+            chunk = tiles[start : start + batch_size]
+            batch = torch.from_numpy(np.stack([padded[:, r, c] for r, c in chunk]))
+            for (r, c), prob in zip(chunk, self.probabilities(batch).cpu().numpy()):
+                weight = np.outer(_fade(r, padded.shape[1]), _fade(c, padded.shape[2]))
+                total[:, r, c] += weight * prob
+                weights[r, c] += weight
         prob = (total / weights)[:, : pixels.shape[0], : pixels.shape[1]]
         return Prediction(prob, self.mask(prob))
 
@@ -211,41 +271,61 @@ class Predictor:
         image = np.asarray(image)
         if image.ndim not in (2, 3) or 0 in image.shape or image.dtype.kind not in "buif":
             raise DataError(
-                f"predict: found an array {image.shape} of {image.dtype}; expected (H, W) or (H, W, C) numbers"
+                f"predict: found an array {image.shape} of {image.dtype}; "
+                "expected (H, W) or (H, W, C) numbers"
             )
         cfg = self.config
-        image = image.astype(np.uint8) * 255 if image.dtype == bool else image
+        if image.dtype == bool:
+            image = image.astype(np.uint8) * 255
         if image.ndim == 3 and image.shape[2] in (2, 4) and image.shape[2] != cfg.in_channels:
             image = image[..., :-1]  # transparency must not take part in the stretch to 8 bits
         return images.as_channels(images.to_uint8(image, cfg.percentiles), cfg.in_channels)
 
-    def mask(self, prob: np.ndarray) -> np.ndarray:
-        """Probabilities (C, H, W) to the mask of a `Prediction`, by the config's task and the thresholds."""
-        return metrics.to_label_map(torch.from_numpy(self.decide(prob)), self.config.task)
+    # ---- from probabilities to masks
 
-    def decide(self, prob: np.ndarray) -> np.ndarray:
-        """Probabilities (C, H, W) to bool of the same shape: the likeliest class, or all from their thresholds; then
-        cleaned, where `min_component_size`, `keep_largest_component` or `fill_holes` are set."""
+    def to_one_hot(self, prob: np.ndarray) -> np.ndarray:
+        """Probabilities (C, H, W) -> bool of the same shape, by `metrics.to_one_hot`.
+
+        True for the likeliest class (multiclass), else for every class from its threshold on. This
+        is the decision alone; nothing is cleaned.
+        """
         thresholds = torch.tensor(self.thresholds or [self.config.threshold])[:, None, None]
-        chosen = metrics.to_one_hot(torch.from_numpy(prob)[None], self.config.task, thresholds)[
-            0
-        ].numpy()
+        batch = torch.from_numpy(prob)[None]
+        return metrics.to_one_hot(batch, self.config.task, thresholds)[0].numpy()
+
+    def raw_mask(self, prob: np.ndarray) -> np.ndarray:
+        """Probabilities (C, H, W) -> mask, not cleaned: for a slice, whose volume is cleaned."""
+        return metrics.to_label_map(torch.from_numpy(self.to_one_hot(prob)), self.config.task)
+
+    def mask(self, prob: np.ndarray) -> np.ndarray:
+        """Probabilities (C, H, W) of a picture -> the mask of its `Prediction`, cleaned."""
+        return self.cleaned(self.raw_mask(prob))
+
+    def cleaned(self, mask: np.ndarray) -> np.ndarray:
+        """A mask without small components and with its holes filled, as this predictor is set.
+
+        See `min_component_size`, `keep_largest_component` and `fill_holes`. A volume is cleaned as
+        a whole: components are connected across its slices. Pixels that a class of a multiclass
+        mask loses become background, and only background is filled.
+
+        Args:
+            mask: uint8 as in `Prediction` or `VolumePrediction`.
+        """
         if not (self.min_component_size or self.keep_largest_component or self.fill_holes):
-            return chosen
-        first = int(self.config.task == "multiclass")  # the background is what the classes leave
-        cleaned = [
-            clean(plane, self.min_component_size, self.fill_holes, self.keep_largest_component)
-            for plane in chosen[first:]
-        ]
-        if not first:
-            return np.stack(cleaned)
-        labels = np.zeros(chosen.shape[1:], np.int64)
-        for k, plane in enumerate(cleaned, start=1):
-            labels[plane & (chosen[k] | chosen[0])] = k
-        return labels == np.arange(len(chosen))[:, None, None]
+            return mask
+        options = (self.min_component_size, self.fill_holes, self.keep_largest_component)
+        if self.config.task == "multilabel":
+            return np.stack([clean(plane == 1, *options) for plane in mask]).astype(np.uint8)
+        result = np.zeros_like(mask)
+        for number in range(1, len(self.structures) + 1):
+            plane = mask == number
+            result[clean(plane, *options) & (plane | (mask == 0))] = number
+        return result
+
+    # ---- files
 
     def read(self, path: str | Path) -> np.ndarray:
-        """An image file as the network was trained to see it: (H, W, channels of the network) uint8."""
+        """An image file as the network was trained to see it: (H, W, in_channels) uint8."""
         return images.read_image(path, self.config.in_channels, self.config.percentiles)
 
     def write(
@@ -259,34 +339,43 @@ class Predictor:
         probability: bool = False,
         truth: np.ndarray | None = None,
     ) -> None:
-        """`<name>_mask.png` of a prediction into a folder: 0 and 255, or class numbers; multilabel: a file a class.
+        """Write `<name>_mask.png` of a prediction into a folder: 0 and 255, or class numbers.
+
+        A multilabel prediction has a file for each class, `<name>_<class>_mask.png`.
 
         Args:
             image: (H, W, C) uint8, as `read` gives it.
             overlay: also `<name>_overlay.png`, the mask in colour on the image.
-            panels: also `<name>_visualization.png`: image, prediction, the truth (H, W) where it is given and, with
-                `probability`, the probability of any structure.
+            panels: also `<name>_visualization.png`: image, prediction, the truth (H, W) where it is
+                given and, with `probability`, the probability of any structure.
         """
-        cfg, mask, stem = self.config, prediction.mask, Path(output) / name
-        parts = [f"_{part}" for part in cfg.class_names] if cfg.task == "multilabel" else [""]
-        for part, plane in zip(parts, mask if cfg.task == "multilabel" else [mask]):
-            pixels = plane if cfg.task == "multiclass" else plane * 255
-            images.write_png(stem.with_name(f"{name}{part}_mask.png"), pixels)
-        if not (overlay or panels):
-            return
-        coloured = plots.overlay(image, mask)
+        output = Path(output)
+        self._write_mask(prediction.mask, output, name)
+        coloured = plots.overlay(image, prediction.mask) if overlay or panels else None
         if overlay:
-            images.write_png(stem.with_name(f"{name}_overlay.png"), coloured)
+            images.write_png(output / f"{name}_overlay.png", coloured)
         if panels:
-            shown = {"image": image, "prediction": coloured}
+            pictures = {"image": image, "prediction": coloured}
             if truth is not None:
-                shown["truth"] = plots.overlay(image, truth)
+                pictures["truth"] = plots.overlay(image, truth)
             if probability:
-                prob = prediction.prob
-                any_of = 1 - prob[0] if cfg.task == "multiclass" else prob.max(axis=0)
-                shown["probability"] = (any_of * 255).round().astype(np.uint8)
-            figure = plots.grid(list(shown.values()), list(shown), side=3.5)
-            plots.save(figure, stem.with_name(f"{name}_visualization.png"))
+                pictures["probability"] = self._probability_of_any(prediction.prob)
+            figure = plots.grid(list(pictures.values()), list(pictures), side=3.5)
+            plots.save(figure, output / f"{name}_visualization.png")
+
+    def _write_mask(self, mask: np.ndarray, output: Path, name: str) -> None:
+        if self.config.task == "multilabel":
+            for class_name, plane in zip(self.config.class_names, mask):
+                images.write_png(output / f"{name}_{class_name}_mask.png", plane * 255)
+        elif self.config.task == "multiclass":
+            images.write_png(output / f"{name}_mask.png", mask)
+        else:
+            images.write_png(output / f"{name}_mask.png", mask * 255)
+
+    def _probability_of_any(self, prob: np.ndarray) -> np.ndarray:
+        """(H, W) uint8: 255 where the network is sure of some structure."""
+        any_structure = 1 - prob[0] if self.config.task == "multiclass" else prob.max(axis=0)
+        return (any_structure * 255).round().astype(np.uint8)
 
     def predict_file(
         self,
@@ -297,14 +386,13 @@ class Predictor:
         probability: bool = False,
         tiled: bool = False,
     ) -> Prediction:
-        """An image file to a `Prediction`; with `output`, files go there as `write` says, named as the image."""
+        """An image file -> a `Prediction`; with `output`, also files there as `write` says."""
         image = self.read(path)
-        prediction = (self.predict_tiled if tiled else self.predict)(image)
+        prediction = self.predict_tiled(image) if tiled else self.predict(image)
         if output is not None:
             self.write(prediction, image, output, Path(path).stem, overlay, panels, probability)
         return prediction
 
-    @memory.keep_freed_memory()
     def predict_folder(
         self,
         folder: str | Path,
@@ -314,51 +402,50 @@ class Predictor:
         probability: bool = False,
         tiled: bool = False,
     ) -> dict[str, Any]:
-        """Every picture and NIfTI volume of a folder, by `predict_file` and `predict_volume`. A bad file stops nothing.
+        """Every picture and NIfTI volume of a folder, by `predict_file` and `predict_volume`.
 
-        Pictures are read ahead in another thread, and those without panels are written in it, so that the network
-        does not wait for files.
+        A file that cannot be read is reported under "failed" and stops nothing.
+        Pictures are read ahead in another thread, and those without panels are written in it, so
+        that the network does not wait for files.
 
         Returns:
-            {"done": [file names], "failed": {name: reason}, "millilitres": {name of a volume: {class: mL}}}
+            {"done": [file names], "failed": {name: reason}, "millilitres": {volume: {class: mL}}}
         """
-        known = (*images.SUFFIXES, *volumes.SUFFIXES)
-        files = sorted(f for f in Path(folder).glob("[!.]*") if f.name.lower().endswith(known))
-        if not files:
-            raise DataError(
-                f"{folder}: no picture or volume here; expected files ending in {', '.join(known)}"
-            )
-        twice = Counter(_stem(file) for file in files)  # a.png and a.jpg become a_png and a_jpg
-        found: dict[str, Any] = {"done": [], "failed": {}, "millilitres": {}}
-        progress = hosts.progress(files, desc="predict", leave=False)
-        with ThreadPoolExecutor(2) as pool:
+        files = _pictures_and_volumes(Path(folder))
+        names = _output_names(files)
+        predict = self.predict_tiled if tiled else self.predict
+        result: dict[str, Any] = {"done": [], "failed": {}, "millilitres": {}}
+
+        def read(file: Path) -> np.ndarray | None:
+            return None if volumes.is_volume(file) else self.read(file)
+
+        with memory.keep_freed_memory(), ThreadPoolExecutor(2) as pool:
             writes: deque[Future] = deque()
-            for file, image in _ahead(
-                pool, lambda f: None if volumes.is_volume(f) else self.read(f), progress
-            ):
+            progress = hosts.progress(files, desc="predict", leave=False)
+            for file, picture in _read_ahead(pool, read, progress):
                 try:
-                    name = _stem(file) if twice[_stem(file)] == 1 else file.name.replace(".", "_")
                     if volumes.is_volume(file):
-                        target = Path(output) / f"{name}_mask.nii.gz"
-                        found["millilitres"][file.name] = self.predict_volume(
-                            file, target
-                        ).millilitres
+                        target = Path(output) / f"{names[file]}_mask.nii.gz"
+                        prediction = self.predict_volume(file, target)
+                        result["millilitres"][file.name] = prediction.millilitres
                     else:
-                        pixels = image.result()
-                        prediction = (self.predict_tiled if tiled else self.predict)(pixels)
-                        arguments = (prediction, pixels, output, name, overlay, panels, probability)
+                        image = picture.result()
+                        arguments = (predict(image), image, output, names[file])
+                        arguments += (overlay, panels, probability)
                         if panels:  # matplotlib draws in one thread only
                             self.write(*arguments)
                         else:
                             writes.append(pool.submit(self.write, *arguments))
-                    found["done"].append(file.name)
+                    result["done"].append(file.name)
                 except DataError as error:
-                    found["failed"][file.name] = str(error)
-                while len(writes) > AHEAD:
+                    result["failed"][file.name] = str(error)
+                while len(writes) > READ_AHEAD:
                     writes.popleft().result()  # a full disk stops here
             for write in writes:
                 write.result()
-        return found
+        return result
+
+    # ---- volumes
 
     def predict_volume(
         self,
@@ -367,103 +454,157 @@ class Predictor:
         batch_size: int = 8,
         dicom: bool = False,
     ) -> VolumePrediction:
-        """A NIfTI file or the folder of a DICOM series, slice by slice, to a `VolumePrediction`.
+        """A NIfTI file or the folder of a DICOM series to a `VolumePrediction`.
+
+        The network sees slice by slice; `min_component_size`, `keep_largest_component` and
+        `fill_holes` act on the whole volume.
 
         Args:
-            output: a NIfTI file, or a folder that receives `<name>_mask.nii.gz` (multilabel: a file a class). It has
-                the axes, affine and unit of the input, so that a viewer lays it exactly over the image.
-            dicom: also `<name>_mask.dcm`, a DICOM Segmentation over the series; only for a series, needs highdicom.
+            output: a NIfTI file, or a folder that receives `<name>_mask.nii.gz` (multilabel: a file
+                a class). It has the axes, affine and unit of the input, so that a viewer lays it
+                exactly over the image.
+            dicom: also `<name>_mask.dcm`, a DICOM Segmentation over the series; only for a series,
+                needs highdicom.
 
         Raises:
             DataError: no such volume, a damaged one, or one that the network cannot be given.
         """
         cfg = self.config
         cut = volumes.options(cfg)
-        shown = volumes.bytes_of(
+        slices = volumes.bytes_of(
             str(path), cfg.window_level, cfg.window_width, cfg.percentiles, **cut
         )
         grid = volumes.read_grid(path, **cut)
-        masks = []
-        for start in hosts.progress(range(0, len(shown), batch_size), desc="predict", leave=False):
-            slices = [
-                images.as_channels(plane, cfg.in_channels)
-                for plane in shown[start : start + batch_size]
-            ]
-            fitted = [
-                data.normalise(images.fit_image(s, cfg.height_width, cfg.resize), self.table)
-                for s in slices
-            ]
-            for prob in self.probabilities(torch.from_numpy(np.stack(fitted))).cpu().numpy():
-                masks.append(self.mask(images.unfit(prob, shown.shape[1:], cfg.resize)))
-        mask = np.moveaxis(np.stack(masks), 0, -3)
-        several = cfg.task == "multilabel"
-        names = cfg.class_names[cfg.task == "multiclass" :]  # class k of them has the number k + 1
-        planes = mask if several else [mask == k + 1 for k in range(len(names))]
-        voxel = float(np.prod(grid.spacing_mm)) / 1000 if grid.spacing_mm else float("nan")
-        found = VolumePrediction(
-            mask, grid, {name: int(p.sum()) * voxel for name, p in zip(names, planes)}
-        )
+        masks = self._predict_slices(slices, batch_size)
+        mask = self.cleaned(np.moveaxis(np.stack(masks), 0, -3))
+        prediction = VolumePrediction(mask, grid, self._millilitres(mask, grid))
         if output is not None:
-            output, name = Path(output), nifti.stem(path)
-            is_file = output.name.lower().endswith(volumes.SUFFIXES)
-            for part, plane in zip(names, mask) if several else [("", mask)]:
-                target = output if is_file else output / f"{name}_mask.nii.gz"
-                if part:
-                    target = target.with_name(f"{nifti.stem(target)}_{part}.nii.gz")
-                nifti.write(target, grid.restore(plane), grid, path)
-            if dicom:
-                folder = output.parent if is_file else output
-                masks = {part: plane.astype(bool) for part, plane in zip(names, planes)}
-                dicom_seg.write(folder / f"{name}_mask.dcm", masks, grid)
-        return found
+            self._write_volume(prediction, path, Path(output), dicom)
+        return prediction
+
+    def _predict_slices(self, slices: np.ndarray, batch_size: int) -> list[np.ndarray]:
+        """The mask of every slice (S, H, W) uint8 of a volume, before it is cleaned."""
+        cfg, masks = self.config, []
+        starts = range(0, len(slices), batch_size)
+        for start in hosts.progress(starts, desc="predict", leave=False):
+            batch = []
+            for plane in slices[start : start + batch_size]:
+                image = images.as_channels(plane, cfg.in_channels)
+                fitted = images.fit_image(image, cfg.height_width, cfg.resize)
+                batch.append(data.normalise(fitted, self.table))
+            for prob in self.probabilities(torch.from_numpy(np.stack(batch))).cpu().numpy():
+                masks.append(self.raw_mask(images.unfit(prob, slices.shape[1:], cfg.resize)))
+        return masks
+
+    def _millilitres(self, mask: np.ndarray, grid: orientation.Grid) -> dict[str, float]:
+        voxel_ml = float(np.prod(grid.spacing_mm)) / 1000 if grid.spacing_mm else float("nan")
+        task = self.config.task
+        return {
+            name: np.count_nonzero(class_mask(mask, k, task)) * voxel_ml
+            for k, name in self.structures.items()
+        }
+
+    def _write_volume(
+        self, prediction: VolumePrediction, source: str | Path, output: Path, dicom: bool
+    ) -> None:
+        mask, grid, _ = prediction
+        name = nifti.stem(source)
+        is_file = output.name.lower().endswith(volumes.SUFFIXES)
+        target = output if is_file else output / f"{name}_mask.nii.gz"
+        if self.config.task == "multilabel":
+            for class_name, plane in zip(self.config.class_names, mask):
+                part = target.with_name(f"{nifti.stem(target)}_{class_name}.nii.gz")
+                nifti.write(part, grid.restore(plane), grid, source)
+        else:
+            nifti.write(target, grid.restore(mask), grid, source)
+        if dicom:
+            task = self.config.task
+            segments = {n: class_mask(mask, k, task) for k, n in self.structures.items()}
+            dicom_seg.write(target.parent / f"{name}_mask.dcm", segments, grid)
 
 
-def _stem(file: Path) -> str:
-    return nifti.stem(file) if volumes.is_volume(file) else file.stem
+def class_mask(mask: np.ndarray, index: int, task: str) -> np.ndarray:
+    """Where the mask of a picture or a volume holds one class: bool (H, W) or (S, H, W).
 
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable, items: Iterable
-) -> Iterator[tuple[Any, Future]]:
-    """Each item with the future of `function(item)`, which was begun a few items before."""
-    begun: deque[tuple[Any, Future]] = deque()
-    for item in items:
-        begun.append((item, pool.submit(function, item)))
-        if len(begun) > AHEAD:
-            yield begun.popleft()
-    yield from begun
+    Args:
+        mask: uint8 as in `Prediction` or `VolumePrediction`; 255 (ignored) is no class.
+        index: the place of the class in `class_names`.
+    """
+    if task == "multiclass":
+        return mask == index
+    return (mask[index] if task == "multilabel" else mask) == 1
 
 
 def clean(
-    plane: np.ndarray,
+    mask: np.ndarray,
     min_component_size: int = 0,
     fill_holes: bool = False,
     keep_largest_component: bool = False,
 ) -> np.ndarray:
-    """A bool mask (2-D or 3-D) without connected pieces of fewer than `min_component_size` pixels, with `keep_largest_component` without any but
-    the largest (of equals the first), and with its holes filled.
+    """A bool mask (2-D or 3-D) without its small connected components, and with its holes filled.
 
-    Pieces touch by an edge (2-D: 4 neighbours).
+    Pixels are connected by an edge, voxels by a face (4 and 6 neighbours).
+
+    Args:
+        min_component_size: components of fewer pixels or voxels are removed.
+        fill_holes: what remains is filled after components were removed.
+        keep_largest_component: only the largest component is kept; of equals, the first.
     """
     if min_component_size > 1 or keep_largest_component:
-        pieces, _ = ndimage.label(plane)
-        sizes = np.bincount(pieces.ravel())
-        sizes[0] = 0
-        kept = sizes >= max(min_component_size, 1)
+        components, _ = ndimage.label(mask)
+        sizes = np.bincount(components.ravel())
+        sizes[0] = 0  # what is not mask
+        keep = sizes >= max(min_component_size, 1)
         if keep_largest_component:
-            kept &= np.arange(len(sizes)) == sizes.argmax()
-        plane = kept[pieces]
-    return ndimage.binary_fill_holes(plane) if fill_holes else plane
+            keep &= np.arange(len(sizes)) == sizes.argmax()
+        mask = keep[components]
+    return ndimage.binary_fill_holes(mask) if fill_holes else mask
 
 
-def _starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Where tiles begin, so that they cover a side evenly."""
+def _pictures_and_volumes(folder: Path) -> list[Path]:
+    """The files of a folder that can be predicted, sorted; hidden files are left out."""
+    suffixes = (*images.SUFFIXES, *volumes.SUFFIXES)
+    files = sorted(f for f in folder.glob("[!.]*") if f.name.lower().endswith(suffixes))
+    if not files:
+        raise DataError(
+            f"{folder}: no picture or volume here; expected files ending in {', '.join(suffixes)}"
+        )
+    return files
+
+
+def _output_names(files: list[Path]) -> dict[Path, str]:
+    """File -> name of its results: its stem, or `a_png` and `a_jpg` where two share a stem."""
+    stems = {file: nifti.stem(file) if volumes.is_volume(file) else file.stem for file in files}
+    n_of = Counter(stems.values())
+    return {
+        file: stem if n_of[stem] == 1 else file.name.replace(".", "_")
+        for file, stem in stems.items()
+    }
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, read: Callable, files: Iterable
+) -> Iterator[tuple[Any, Future]]:
+    """Each file with the future of `read(file)`, which was started `READ_AHEAD` files before."""
+    started: deque[tuple[Any, Future]] = deque()
+    for file in files:
+        started.append((file, pool.submit(read, file)))
+        if len(started) > READ_AHEAD:
+            yield started.popleft()
+    yield from started
+
+
+def _tile_starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Where tiles start so that they cover a side evenly."""
     n = 1 + math.ceil((length - tile) / (tile * (1 - overlap)))
     return np.linspace(0, length - tile, n).round().astype(int).tolist()
 
 
 def _fade(place: slice, length: int) -> np.ndarray:
-    """Weights along one side of a tile: none in the outer eighth, then rising; full up to the image's own edge."""
+    """Weights along one side of a tile: 0 in its outer eighth, then rising.
+
+    At the image's own edge, where no other tile helps, the weight stays full.
+    """
     n = place.stop - place.start
     ramp = np.clip(np.arange(n) + 1 - n // 8, 0, None).astype(np.float32)
     before = ramp if place.start else np.full(n, ramp.max())

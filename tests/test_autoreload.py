@@ -206,3 +206,22 @@ figure = plots.batch_samples(batch, cfg.mean, cfg.std)
     )
     assert found == [3, [picture.stem], True, 3]
     assert "no such file" in notebook.run("pass", "refused(lambda: images.read_image('none.png'))")
+
+
+def test_a_predictor_made_before_gets_every_edit_of_predict_folder(notebook, mode):
+    """A decorator would keep the function as it was: nothing arrives from the second edit on."""
+    notebook.run(
+        "from seglib import inference\npredictor = inference.Predictor(network, cfg, 'cpu', 'fp32')"
+    )
+    folder = notebook.package.parent / "pictures"
+    folder.mkdir(exist_ok=True)
+    (folder / "a.png").write_bytes(b"no picture")
+    keys = "sorted(predictor.predict_folder('pictures', 'masks'))"
+    original = '{"done": [], "failed": {}, "millilitres": {}}'
+    before = original
+    for name in ("first", "second"):
+        after = original.replace('"done": []', f'"done": [], "{name}{mode}": True')
+        notebook.edit("inference", before, after)
+        assert f"{name}{mode}" in notebook.run("pass", keys)
+        before = after
+    notebook.edit("inference", before, original)

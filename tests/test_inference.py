@@ -1,4 +1,4 @@
-"""`Predictor`: masks of the size of the input, whatever the input is, and files under the names that were promised."""
+"""`Predictor`: masks of the size of any input, and files under the promised names."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def config_of(task, **overrides):
 
 
 def predictor_of(task, **overrides):
-    """A network with random weights, whose batch norms have seen something and whose classes all occur."""
+    """A network with random weights; its batch norms are not the identity, all classes occur."""
     cfg = config_of(task, **overrides)
     torch.manual_seed(0)
     network = runs.network(cfg)
@@ -45,7 +45,7 @@ def predictor_of(task, **overrides):
 
 
 def bright(cfg, **options):
-    """A network that says what it should: class k is where channel k (of grey: the image) is brighter than the mean."""
+    """A network without training: class k is where channel k (or grey) is brighter than the mean."""
     network = nn.Conv2d(cfg.in_channels, cfg.n_classes, 1)
     with torch.no_grad():
         network.weight.zero_()
@@ -179,7 +179,7 @@ def test_channels_are_rgb(saved):
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
 def test_transparency_changes_nothing(saved, kind):
-    """Alpha is no part of the picture: with or without it, of any number type, the prediction is the same."""
+    """With or without alpha, of any number type, the prediction is the same."""
     rng = np.random.default_rng(0)
     colours = (
         rng.random((64, 64, 3)) * 0.5 * (1 if kind == np.float32 else np.iinfo(kind).max)
@@ -372,7 +372,7 @@ def test_pictures_of_one_stem_do_not_overwrite_one_another(saved, tmp_path):
 
 
 def test_a_folder_is_predicted_as_its_files_are(saved, tmp_path):
-    """More pictures than are read ahead, a volume between them, panels and overlays: the same files as one by one."""
+    """More pictures than are read ahead, a volume, panels and overlays: as file by file."""
     rng, folder = np.random.default_rng(5), tmp_path / "in"
     for number in range(12):
         images.write_png(
@@ -484,3 +484,53 @@ def test_weights_that_run_code_are_refused(saved, tmp_path):
         load(path)
     assert not marker.exists()
     assert json.loads(path.with_suffix(".json").read_text())["config"]["preset"] == "lung"
+
+
+# ---- networks of one's own
+
+
+class Own(nn.Module):
+    """What a reader writes in a notebook."""
+
+    def __init__(self, width=3):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 1, 1)
+        )
+
+    def forward(self, image):
+        return self.layers(image)
+
+
+@pytest.fixture
+def own_weights(tmp_path):
+    """(path, network): weights of `Own`, as `fit` saves those of a network that it was given."""
+    torch.manual_seed(3)
+    model = Own()
+    cfg = config_of("binary")
+    return runs.save_weights(tmp_path / "own.pth", model, cfg, network="Own", loss=None), model
+
+
+def test_an_own_network_is_loaded_into_a_copy(own_weights):
+    path, trained = own_weights
+    fresh = Own().train()
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
+    predictor = Predictor.load(path, "cpu", "fp32", model=fresh)
+    expected = Predictor(trained, predictor.config, "cpu", "fp32").predict(GREY)
+    np.testing.assert_array_equal(predictor.predict(GREY).prob, expected.prob)
+    assert predictor.model is not fresh and fresh.training
+    assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
+
+
+def test_an_own_network_that_is_not_passed_is_named(own_weights):
+    path, _ = own_weights
+    with pytest.raises(
+        DataError, match=r"own\.pth: .*network Own,.*'own\.pth', model=Own\(\.\.\.\)"
+    ):
+        load(path)
+
+
+def test_an_own_network_of_another_form_is_refused(own_weights):
+    path, _ = own_weights
+    with pytest.raises(DataError, match=r"own\.pth: weights of another network"):
+        Predictor.load(path, "cpu", "fp32", model=Own(width=5))

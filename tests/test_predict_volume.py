@@ -1,4 +1,6 @@
-"""Volumes in, masks out: shape, orientation, spacing and unit of the input, checked by nibabel and pydicom."""
+"""Volumes in, masks out: shape, orientation, spacing and unit of the input, checked by nibabel and
+pydicom.
+"""
 
 import nibabel
 import numpy as np
@@ -133,6 +135,57 @@ def test_unknown_spacing_gives_no_millilitres(tmp_path):
         and np.isnan(list(found.millilitres.values())).all()
     )
     assert nibabel.load(tmp_path / "mri_mask.nii.gz").shape == (12, 13, 5)
+
+
+def specks():
+    """(S, H, W) bool: a rod through all slices, and in slice 3 a square that is larger than the
+    rod's section.
+    """
+    volume = np.zeros((8, 64, 64), bool)
+    volume[:, 10:16, 10:16] = True
+    volume[3, 40:52, 40:52] = True
+    return volume
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["multiclass", "multilabel"])
+def test_components_are_those_of_the_volume(tmp_path, several):
+    """The rod is the largest component (288 voxels), although the square (144) is larger in its
+    slice.
+    """
+    both = specks()
+    rod, square = both & (np.arange(64) < 30), both & (np.arange(64) > 30)
+    array = np.where(both, 200, -900).astype(np.int16).transpose(2, 1, 0)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([-2.0, -2.0, 5.0, 1])), tmp_path / "a.nii")
+    changes = {"task": "multilabel", "loss": "bce"} if several else {}
+    model = predictor(**changes)
+
+    def mask():
+        found = model.predict_volume(tmp_path / "a.nii").mask
+        return found[1] == 1 if several else found == 1
+
+    assert np.array_equal(mask(), both)
+    model.keep_largest_component = True
+    assert np.array_equal(mask(), rod)
+    model.keep_largest_component = False
+    for size, expected in ((40, both), (150, rod), (300, 0 * both)):
+        model.min_component_size = size
+        assert np.array_equal(mask(), expected), size
+    assert square.sum() == 144 and rod.sum() == 288
+
+
+def test_holes_are_those_of_the_volume(tmp_path):
+    """A tube is open at its ends: its slices have holes, the volume has none; a bubble is one."""
+    solid = np.zeros((9, 64, 64), bool)
+    solid[:, 10:30, 10:30] = True
+    solid[:, 18:22, 18:22] = False
+    solid[2:7, 40:56, 40:56] = True
+    solid[4, 46:50, 46:50] = False
+    array = np.where(solid, 200, -900).astype(np.int16).transpose(2, 1, 0)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([-2.0, -2.0, 5.0, 1])), tmp_path / "a.nii")
+    model = predictor()
+    model.fill_holes = True
+    filled = model.predict_volume(tmp_path / "a.nii").mask == 1
+    assert not filled[:, 18:22, 18:22].any() and filled[4, 46:50, 46:50].all()
 
 
 def test_classes_that_overlap_have_a_file_each(tmp_path):

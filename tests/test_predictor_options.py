@@ -1,5 +1,7 @@
 """What can be switched on a predictor: flips, tiles, cleaning, and batches that are too large."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -57,7 +59,12 @@ def test_tta_is_the_mean_over_the_flips_of_training(augment, flips):
     expected = torch.stack(
         [plain, *(model.probabilities(batch.flip(axes)).flip(axes) for axes in flips)]
     ).mean(dim=0)
-    model.tta = True
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.tta = True
+    assert ["tta has no effect" in str(warning.message) for warning in caught] == [True] * (
+        not flips
+    )
     torch.testing.assert_close(model.probabilities(batch), expected)
     assert bool(flips) != torch.equal(expected, plain)
 
@@ -67,14 +74,13 @@ def test_tta_is_the_mean_over_the_flips_of_training(augment, flips):
 
 @pytest.mark.parametrize("shape", [(33, 33), (24, 40), (40, 25)])
 def test_turned_views_come_back_to_their_places(shape):
-    """A network that sees single pixels gives the same for every view, but for the smoothing of two interpolations."""
+    """A network of single pixels gives the same for every view, but for interpolation."""
     model = predictor("cardiac", reach=0)
     rows, columns = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape), indexing="ij")
-    batch = torch.stack([rows + columns, rows - columns])[
-        :, None
-    ]  # smooth: interpolation changes next to nothing
+    # A smooth image: interpolation changes next to nothing.
+    batch = torch.stack([rows + columns, rows - columns])[:, None]
     plain = model.probabilities(batch)
-    turned, seen = model._turned(batch, 30)
+    turned, seen = model._rotated_view(batch, 30)
     everywhere = seen > 0.999
     assert 0.5 < everywhere.float().mean() < 1 and not seen[..., 0, 0].any()
     inside = everywhere.expand_as(plain).clone()
@@ -226,7 +232,7 @@ def test_cleaning_of_classes_leaves_one_class_a_pixel():
     assert labels[4, 4] == 2 and labels[5, 5] == 1 and labels[15, 15] == 3
     model.min_component_size = 4
     labels = model.mask(prob)
-    assert labels[15, 15] == 0 and labels[2, 2] == 1 and model.decide(prob).sum(axis=0).max() == 1
+    assert labels[15, 15] == 0 and labels[2, 2] == 1
     model.min_component_size, model.fill_holes = 0, False
     assert model.mask(prob)[5, 5] == 0 and model.mask(prob)[15, 15] == 3
 
