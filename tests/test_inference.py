@@ -45,7 +45,7 @@ def predictor_of(task, **overrides):
 
 
 def bright(cfg, **options):
-    """A network without training: class k is where channel k (or grey) is brighter than the mean."""
+    """An untrained network: class k is where channel k (or grey) is brighter than the mean."""
     network = nn.Conv2d(cfg.in_channels, cfg.n_classes, 1)
     with torch.no_grad():
         network.weight.zero_()

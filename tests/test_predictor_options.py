@@ -73,21 +73,21 @@ def test_tta_is_the_mean_over_the_flips_of_training(augment, flips):
 
 
 @pytest.mark.parametrize("shape", [(33, 33), (24, 40), (40, 25)])
-def test_turned_views_come_back_to_their_places(shape):
+def test_rotated_views_come_back_to_their_places(shape):
     """A network of single pixels gives the same for every view, but for interpolation."""
     model = predictor("cardiac", reach=0)
     rows, columns = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape), indexing="ij")
     # A smooth image: interpolation changes next to nothing.
     batch = torch.stack([rows + columns, rows - columns])[:, None]
     plain = model.probabilities(batch)
-    turned, seen = model._rotated_view(batch, 30)
-    everywhere = seen > 0.999
-    assert 0.5 < everywhere.float().mean() < 1 and not seen[..., 0, 0].any()
+    rotated, coverage = model._rotated_view(batch, 30)
+    everywhere = coverage > 0.999
+    assert 0.5 < everywhere.float().mean() < 1 and not coverage[..., 0, 0].any()
     inside = everywhere.expand_as(plain).clone()
     for axis in (2, 3):  # at the edge itself the interpolation mixes in what lies outside
         for end in (slice(0, 2), slice(-2, None)):
             inside.movedim(axis, 0)[end] = False
-    torch.testing.assert_close(turned[inside], plain[inside], atol=0.02, rtol=0)
+    torch.testing.assert_close(rotated[inside], plain[inside], atol=0.02, rtol=0)
     model.tta_rotation = 30
     torch.testing.assert_close(model.probabilities(batch).sum(dim=1), torch.ones(2, *shape))
 
