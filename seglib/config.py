@@ -1,4 +1,7 @@
-"""One `Config` dataclass, its five presets in three sizes; override, check, save, load. Taught in `00_start_here`."""
+"""One `Config` dataclass with every setting of a system: make, check, change, save, load.
+
+The values of the five systems stand in `presets`. Taught in `00_start_here`.
+"""
 
 import dataclasses
 import json
@@ -10,13 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from . import files, presets, tables
+from . import fields, files, presets, tables
 from .errors import ConfigError
-from .fields import INVALID, coerce, describe_type, dump, from_text, nearest, parts, read
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# name of an augmentation -> the parameters it takes beside its probability "p"
+# Name of an augmentation -> the parameters that it takes beside its probability "p".
 AUGMENTATIONS = {
     "hflip": (),
     "vflip": (),
@@ -29,6 +31,17 @@ AUGMENTATIONS = {
     "coarse_dropout": ("holes", "size", "fill"),
 }
 
+# What a setting can affect; it may affect several of these.
+AFFECTS = {
+    "store": "the pixels and masks of the store",
+    "split": "which part (train, val, test) a patient is in",
+    "network": "the network: its input, its layers, its output",
+    "run": "how the network is trained",
+    "updates": "how many updates of the weights an epoch has, or a training in all",
+    "use": "how a trained network is used and scored: an option of evaluate and predict",
+    "place": "where things lie and what computes: always those of here, never those of the weights",
+}
+
 
 def _setting(
     default: Any,
@@ -39,24 +52,27 @@ def _setting(
     choices: Callable[[], Iterable[str]] | None = None,
     resume: Literal["fixed", "told", "free"] | None = None,
 ) -> Any:
-    """A field with its help text and range, and what it affects. Every list of fields is derived from this.
+    """A field with its help text, its range and what it affects: every list of fields is derived.
 
     Args:
         affects: words of `AFFECTS`, separated by spaces.
-        low, high: the range of a number, or of every number of a list.
-        choices: returns the names that a text may be, where they are the keys of a table.
-        resume: what happens where a run is resumed with another value: it is refused (`fixed`), told (`told`) or
-            taken (`free`). By default a field that affects the network is fixed, one that affects only use and
-            place is free, and any other is told.
+        low, high: the range of a number, or of every number of a list or table.
+        choices: returns the allowed names, where they are the keys of a table.
+        resume: what happens where a run is resumed with another value: it is refused (`fixed`),
+            used with a warning (`told`), or used without a word (`free`). By default `fixed` for
+            what affects the network, `free` for what affects only use and place, else `told`.
+            What affects updates is `fixed` as well where the schedule counts updates.
     """
-    words = set(affects.split())
-    if not words <= set(AFFECTS):
+    names = set(affects.split())
+    if not names or not names <= set(AFFECTS):
         raise ValueError(f"affects: {affects!r}; choose from {', '.join(AFFECTS)}")
-    if resume is None:
-        resume = "fixed" if "network" in words else "free" if words <= {"use", "place"} else "told"
+    if resume is None and "network" in names:
+        resume = "fixed"
+    elif resume is None:
+        resume = "free" if names <= {"use", "place"} else "told"
     metadata = {
         "help": help,
-        "affects": frozenset(words),
+        "affects": frozenset(names),
         "low": low,
         "high": high,
         "choices": choices,
@@ -67,27 +83,20 @@ def _setting(
     return field(default=default, metadata=metadata)
 
 
-# What a setting can affect. A field may affect several of these.
-AFFECTS = {
-    "store": "the pixels and masks of the store",
-    "split": "which part (train, val, test) a patient is in",
-    "network": "the network: its input, its layers, its output",
-    "run": "how the network is trained",
-    "use": "how a trained network is used and scored: an option of evaluate and predict",
-    "place": "where things lie and what computes: always those of here, never those of the weights",
-}
+Sides = int | tuple[int, int]  # one side, or (height, width)
 
 
 @dataclass
 class Config:
-    """Every setting of a system. A wrong name, type or value raises `ConfigError` at the line that sets it.
+    """Every setting of a system. A wrong name, type or value raises `ConfigError` where it is set.
 
-    Make one with `preset("lung", epochs=20)`, change it in any later cell (`cfg.epochs = 5`), keep it with
-    `cfg.save("run.json")`. Strings are used for choices, so that a reloaded module keeps working with old objects.
+    Make one with `preset("lung", epochs=20)`, change it in any later cell (`cfg.epochs = 5`), keep
+    it with `cfg.save("run.json")`. Choices are strings, so that old objects keep working after a
+    module was reloaded.
     """
 
     preset: str = _setting(
-        "binary", "which of the systems", "run", choices=lambda: presets.PRESETS, resume="fixed"
+        "binary", "the system", "run", choices=lambda: presets.PRESETS, resume="fixed"
     )
     size: Literal["full", "small", "smoke"] = _setting(
         "full", "full = as published, small = a laptop, smoke = seconds", "run", resume="free"
@@ -98,7 +107,8 @@ class Config:
     class_names: tuple[str, ...] = _setting(
         ("structure",), "one name a class; multiclass starts with the background", "store network"
     )
-    # data
+
+    # Where the data lies
     data_root: str | None = _setting(
         None, "folder of the raw data; none = searched for, see hosts.find_data", "use"
     )
@@ -110,26 +120,15 @@ class Config:
     )
     work_dir: str = _setting("runs", "folder that receives stores and runs", "place")
     local: bool = _setting(
-        True,
-        "False on Kaggle and Colab: wait for the mounted data, keep runs where they survive",
-        "place",
+        True, "False on Kaggle, Colab: wait for mounted data, keep runs where they survive", "place"
     )
-    image_size: int | tuple[int, int] = _setting(
-        256, "pixels, one side or (height, width)", "store", 8, 8192
-    )
+
+    # Images
+    image_size: Sides = _setting(256, "pixels, one side or (height, width)", "store", 8, 8192)
     resize: Literal["letterbox", "stretch"] = _setting(
         "letterbox", "keep the aspect ratio and pad, or squeeze", "store"
     )
     in_channels: int = _setting(3, "channels of the network's input", "store network", 1, 16)
-    mask_encoding: Literal["auto", "threshold", "index"] | dict[str, int] = _setting(
-        "auto", 'how mask files hold classes; or a table of colours, {"255,0,0": 1}', "store use"
-    )
-    mask_inverted: bool | Literal["auto"] = _setting(
-        "auto", "True where 0 is the structure; auto = found out by class", "store use"
-    )
-    label_map: dict[str, int] = _setting(
-        {}, "label number in the file -> class number; empty = as they are", "store use", 0, 65535
-    )
     slice_axis: int | None = _setting(
         None, "axis of a volume along which slices are cut; none = by spacing", "store use", 0, 2
     )
@@ -138,12 +137,21 @@ class Config:
     percentiles: tuple[float, float] | None = _setting(
         None, "intensities are clipped to these percentiles", "store", 0, 100
     )
-    mean: tuple[float, ...] = _setting(
-        IMAGENET_MEAN, "per channel, of images scaled to 0..1", "run"
+    mean: tuple[float, ...] = _setting(IMAGENET_MEAN, "a channel, of images from 0 to 1", "run")
+    std: tuple[float, ...] = _setting(IMAGENET_STD, "a channel, of images from 0 to 1", "run", 1e-6)
+
+    # Masks
+    mask_encoding: Literal["auto", "threshold", "index"] | dict[str, int] = _setting(
+        "auto", 'how mask files hold classes; or a table of colours, {"255,0,0": 1}', "store use"
     )
-    std: tuple[float, ...] = _setting(
-        IMAGENET_STD, "per channel, of images scaled to 0..1", "run", 1e-6
+    mask_inverted: bool | Literal["auto"] = _setting(
+        "auto", "True where 0 is the structure; auto = detected class by class", "store use"
     )
+    label_map: dict[str, int] = _setting(
+        {}, "label number in the file -> class number; empty = as they are", "store use", 0, 65535
+    )
+
+    # Split by patient
     val_split: float = _setting(
         0.2, "validation part of what the test leaves: a share up to 1, else patients", "split", 0
     )
@@ -151,19 +159,19 @@ class Config:
         0.0, "test part, taken first: a share up to 1, else a count of patients", "split", 0
     )
     keep_split: bool = _setting(True, "keep the split that the tree itself has", "split")
-    split_seed: int = _setting(0, "seed of the split: who is trained on, who is tested", "split", 0)
-    augment: dict[str, Any] = _setting(
-        {}, "augmentation -> probability, or parameters with 'p'", "run"
+    split_seed: int = _setting(
+        0, "seed of the split: who is trained on, who is tested", "split", 0, resume="fixed"
     )
-    patch_size: int | tuple[int, int] | None = _setting(
+
+    # What training sees
+    augment: dict[str, Any] = _setting({}, "name -> probability, or parameters with 'p'", "run")
+    patch_size: Sides | None = _setting(
         None, "pixels of the patches that training sees; none = whole frames", "run", 8, 8192
     )
-    # network
+
+    # Network
     architecture: str = _setting(
-        "unet",
-        "own U-Net, own ASPP network, smp's U-Net",
-        "network",
-        choices=lambda: tables.ARCHITECTURES,
+        "unet", "the network's kind", "network", choices=lambda: tables.ARCHITECTURES
     )
     encoder: str = _setting(
         "tu-tf_mobilenetv3_large_100", "encoder of smp_unet, by its smp name", "network"
@@ -175,9 +183,7 @@ class Config:
         64, "channels of the first level, doubled at each pooling", "network", 1, 512
     )
     depth: int = _setting(4, "number of poolings", "network", 1, 8)
-    bilinear: bool = _setting(
-        False, "upsample bilinearly instead of by transposed convolution", "network"
-    )
+    bilinear: bool = _setting(False, "bilinear upsampling, not transposed convolution", "network")
     aspp_rates: tuple[int, ...] = _setting(
         (6, 12, 18), "dilations of the ASPP branches", "network", 1, 64
     )
@@ -186,46 +192,47 @@ class Config:
         False, "start the output's bias at the classes' shares of the training masks", "run"
     )
     init_from: str | None = _setting(None, "weights file to start from", "run", resume="free")
-    # loss and optimisation
-    loss: str = _setting("bce", "loss", "run", choices=lambda: tables.LOSSES)
+
+    # Loss
+    loss: str = _setting("bce", "what is minimised", "run", choices=lambda: tables.LOSSES)
     loss_weights: tuple[float, float] = _setting(
         (0.5, 0.5), "weights of the two parts of combined and dice_focal", "run", 0
     )
     focal_gamma: float = _setting(2.0, "focusing exponent of the focal loss", "run", 0, 10)
     missing_weight: float = _setting(
-        0.0,
-        "weight of a class without a mask: 0 = ignored, 1 = treated as empty",
-        "store run",
-        0,
-        1,
+        0.0, "weight of a class without a mask: 0 = ignored, 1 = as if empty", "store run", 0, 1
     )
     missing_normalisation: Literal["annotated", "plain"] = _setting(
         "annotated", "divide by the weights, or plain mean", "run"
     )
+
+    # Optimisation
     optimizer: Literal["adam", "adamw", "sgd"] = _setting(
-        "adam", "optimiser", "run", resume="fixed"
+        "adam", "rule of the updates", "run", resume="fixed"
     )
     lr: float = _setting(
         1e-3, "learning rate (the peak, for onecycle and linear)", "run", 1e-8, 10, resume="fixed"
     )
-    weight_decay: float = _setting(0.0, "weight decay", "run", 0, 1, resume="fixed")
+    weight_decay: float = _setting(0.0, "of the optimizer", "run", 0, 1, resume="fixed")
     scheduler: Literal["none", "cosine", "plateau", "onecycle", "linear"] = _setting(
         "none", "learning-rate schedule", "run", resume="fixed"
     )
-    epochs: int = _setting(50, "passes over the training part", "run", 1, 100_000, resume="free")
-    batch_size: int = _setting(8, "images a step and process", "run use", 1, 4096)
-    accumulate: int = _setting(
-        1, "steps whose gradients are added up before an update", "run", 1, 4096
+    epochs: int = _setting(
+        50, "passes over the training part", "run updates", 1, 100_000, resume="free"
     )
+    batch_size: int = _setting(8, "images a step and process", "run updates use", 1, 4096)
+    accumulate: int = _setting(1, "steps whose gradients make one update", "run updates", 1, 4096)
     clip: float = _setting(0.0, "largest gradient norm, 0 = not clipped", "run", 0)
+    seed: int = _setting(
+        0, "seed of the initial weights, the order and the augmentation", "run", 0, resume="fixed"
+    )
+
+    # Which weights are kept, and when training ends
     monitor: Literal["val_loss", "val_dice"] = _setting(
         "val_dice", "what chooses the best weights", "run", resume="fixed"
     )
     early_stopping: bool = _setting(
-        False,
-        "stop when the monitor has not improved for `patience` epochs",
-        "run",
-        resume="free",
+        False, "stop after `patience` epochs without a better monitor", "run", resume="free"
     )
     patience: int = _setting(
         15, "epochs without improvement before stopping", "run", 1, resume="free"
@@ -236,38 +243,31 @@ class Config:
     checkpoint_name: str = _setting(
         "best_model.pth", "file name of the best weights", "run", resume="fixed"
     )
-    seed: int = _setting(
-        0, "seed of the initial weights, the order and the augmentation", "run", 0, resume="fixed"
-    )
-    # machine
+
+    # Machine
     num_workers: int | Literal["auto"] = _setting(
         "auto", "loader processes, never more than the machine has cores", "place", 0
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _setting(
-        "auto", "arithmetic of the network; auto = by probing", "place"
+        "auto", "arithmetic of the network; auto = what suits the device", "place"
     )
     device: Literal["auto", "cuda", "mps", "cpu"] = _setting(
         "auto", "auto = the first that runs a tiny kernel", "place"
     )
     checkpointing: bool = _setting(
-        False,
-        "compute features twice instead of keeping them: less memory, slower",
-        "run",
-        resume="free",
+        False, "compute features twice instead of keeping them: less memory", "run", resume="free"
     )
     sync_batch_norm: bool = _setting(
         False, "batch norm over the images of all processes; GPUs only", "run"
     )
     compile: bool = _setting(
-        False,
-        "torch.compile the network; worth its warm-up on long GPU runs only",
-        "run",
-        resume="free",
+        False, "torch.compile the network; pays on long GPU runs only", "run", resume="free"
     )
     cudnn_benchmark: bool = _setting(
         True, "let cuDNN try its algorithms at fixed sizes", "run", resume="free"
     )
-    # scoring
+
+    # Scoring
     threshold: float = _setting(
         0.5, "probability from which a pixel belongs to the class", "run use", 0, 1
     )
@@ -284,74 +284,43 @@ class Config:
     @property
     def height_width(self) -> tuple[int, int]:
         """`image_size` as (height, width) in pixels."""
-        return (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+        return _height_width(self.image_size)
 
     @property
     def patch_height_width(self) -> tuple[int, int] | None:
         """`patch_size` as (height, width) in pixels; None where training sees whole frames."""
-        return (self.patch_size,) * 2 if isinstance(self.patch_size, int) else self.patch_size
+        return None if self.patch_size is None else _height_width(self.patch_size)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Every field by its name, and `n_classes`: what losses and networks are built from."""
-        return {**{name: getattr(self, name) for name in FIELDS}, "n_classes": self.n_classes}
+        values = {name: getattr(self, name) for name in FIELDS}
+        return {**values, "n_classes": self.n_classes}
 
     def validate(self) -> "Config":
-        """Check what only several fields together can break; returns the config, so that calls can be chained."""
-        for name in FIELDS:  # dictionaries can be changed in place
+        """Check every field, and what only several fields together can break.
+
+        Returns:
+            The config itself, so that calls can be chained.
+
+        Raises:
+            ConfigError: names the fields that do not fit together.
+        """
+        for name in FIELDS:  # again, as dictionaries can be changed in place
             check(name, getattr(self, name))
-        n = self.n_classes
-        if len(set(self.class_names)) < n or RESERVED & set(self.class_names):
+        _check_classes(self)
+        _check_image(self)
+        _check_patches(self)
+        if self.val_split == 1 and self.test_split < 1:
             raise ConfigError(
-                f"class_names: {self.class_names} repeat a name or use a column of the case table"
-            )
-        if self.percentiles and self.percentiles[0] >= self.percentiles[1]:
-            raise ConfigError(f"percentiles: {self.percentiles} must rise")
-        if (self.task == "binary") != (n == 1):
-            raise ConfigError(
-                f"class_names: {n} names for the task {self.task!r}; binary takes one name, the other tasks two or more"
-            )
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) not in (1, self.in_channels):
-                found = len(getattr(self, name))
-                raise ConfigError(
-                    f"{name}: {found} values for in_channels={self.in_channels}; give one or one a channel"
-                )
-        if (self.window_level is None) != (self.window_width is None):
-            raise ConfigError("window_level and window_width belong together: set both, or neither")
-        if self.task not in tables.LOSSES[self.loss].tasks:
-            fitting = [name for name, loss in tables.LOSSES.items() if self.task in loss.tasks]
-            raise ConfigError(
-                f"loss: {self.loss!r} does not fit the task {self.task!r}; "
-                f"choose from {', '.join(fitting)}"
-            )
-        if self.patch_size and any(
-            p > s for p, s in zip(self.patch_height_width, self.height_width)
-        ):
-            raise ConfigError(
-                f"patch_size: {self.patch_size} is larger than image_size {self.image_size}; "
-                "give at most that, or none for whole frames"
-            )
-        if "rot90" in self.augment and self.height_width[0] != self.height_width[1]:
-            raise ConfigError(
-                "augment: rot90 turns a frame of {}x{} on its side; it needs a square image_size".format(
-                    *self.height_width
-                )
-            )
-        if (
-            self.val_split <= 1
-            and self.test_split <= 1
-            and self.val_split == 1
-            and self.test_split < 1
-        ):
-            raise ConfigError(
-                "val_split: 1 leaves nothing to train on; give a share below 1 or a count of patients"
+                "val_split: 1 leaves nothing to train on; give a share below 1, "
+                "or a count of patients"
             )
         return self
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with changes: `cfg.replace(seed=1)`."""
-        known(changes)
+        check_names(changes)
         return dataclasses.replace(self, **changes).validate()
 
     def to_dict(self) -> dict[str, Any]:
@@ -361,113 +330,17 @@ class Config:
     def save(self, path: str | Path) -> Path:
         """Write the config; the suffix decides the form: `.json`, `.toml` or `.cfg`."""
         path = Path(path)
-        text = dump(self.to_dict(), path.suffix)
-        return files.write_text(path, text)
+        return files.write_text(path, fields.dump(self.to_dict(), path.suffix))
 
 
-# columns of the case table, which no class may be called
-RESERVED = set(
-    "case patient split image labels row volume slice finding phase height width sha256 annotated".split()
-)
-FIELDS = {f.name: f for f in dataclasses.fields(Config)}
+FIELDS = {setting.name: setting for setting in dataclasses.fields(Config)}
 _HINTS = typing.get_type_hints(Config)
 
-
-def pick_size(otherwise: str = "full") -> str:
-    """The size to use where none is named: `smoke` while `SEGLIB_SMOKE=1` (tests), else `otherwise`."""
-    return "smoke" if os.environ.get("SEGLIB_SMOKE", "") not in ("", "0") else otherwise
-
-
-def preset(name: str, size: str | None = None, **overrides: Any) -> Config:
-    """The `Config` of one of the five systems.
-
-    Args:
-        name: palm, rsna, cardiac, lung or binary.
-        size: full (the numbers of the system), small (a laptop's few minutes) or smoke (seconds);
-            by default full, or smoke while `SEGLIB_SMOKE=1`.
-        overrides: any field; what is given here wins over the preset.
-
-    Raises:
-        ConfigError: unknown preset, size or field (names the nearest), or a value of the wrong type or range.
-    """
-    check("preset", name)
-    size = check("size", size or pick_size())
-    known(overrides)
-    values = {**presets.PRESETS[name].settings(size), **overrides}
-    return Config(**{**values, "preset": name, "size": size}).validate()
-
-
-def load(path: str | Path, **overrides: Any) -> Config:
-    """A config from a `.json`, `.toml` or `.cfg` file; what it leaves out has the values of its `preset` and `size`.
-
-    Raises:
-        ConfigError: no such file, not readable, no `preset` in it, or a value as `preset` refuses it.
-    """
-    path = Path(path)
-    values = {**read(path, FIELDS, _HINTS), **overrides}
-    if "preset" not in values:
-        known = ", ".join(presets.PRESETS)
-        raise ConfigError(f"{path.name}: no 'preset'; add a line such as  preset = lung  ({known})")
-    return from_dict(values)
-
-
-def from_dict(values: Mapping[str, Any]) -> Config:
-    """The config of saved values, which hold at least `preset`; also of those that an older version saved.
-
-    Before version 0.2 `seed` also decided the split, and `crop` was the share of the frame that training saw.
-    """
-    values = dict(values)
-    if "crop" in values:
-        share = values.pop("crop")
-        size = values.get("image_size", 256)
-        sides = size if isinstance(size, (list, tuple)) else (size, size)
-        patch = [max(min(side, 32), int(side * share) // 32 * 32) for side in sides]
-        values["patch_size"] = patch if share < 1 else None
-        values.setdefault("split_seed", values.get("seed", 0))
-    return preset(values.pop("preset"), values.pop("size", None), **values)
-
-
-def known(names: Any) -> None:
-    """Raise `ConfigError` for a name that is no field, with the nearest one that is."""
-    for name in names:
-        if name not in FIELDS:
-            raise ConfigError(
-                f"unknown setting {name!r}{nearest(name, FIELDS)}; config.Config lists all of them"
-            )
-
-
-def check(name: str, value: Any) -> Any:
-    """The value of field `name`, checked against its type, choices and range, and put into its standard form."""
-    known([name])
-    hint, meta = _HINTS[name], FIELDS[name].metadata
-    fitting = coerce(value, hint)
-    if fitting is INVALID or (meta["choices"] and fitting not in choices_of(name)):
-        near = nearest(value, choices_of(name)) if isinstance(value, str) else ""
-        raise ConfigError(
-            f"{name}: {value!r} is not allowed{near}; expected {describe(name)} ({meta['help']})"
-        )
-    _check_range(name, fitting)
-    if name == "augment":
-        _check_augment(fitting)
-    if name in ("label_map", "mask_encoding") and isinstance(fitting, dict):
-        _check_table(name, fitting)
-    return fitting
-
-
-def choices_of(name: str) -> tuple[str, ...]:
-    """The texts that field `name` chooses from, by its type or by a table; none where it takes any."""
-    choices = FIELDS[name].metadata["choices"]
-    if choices:
-        return tuple(choices())
-    literals = (part for part in parts(_HINTS[name]) if typing.get_origin(part) is Literal)
-    return tuple(choice for literal in literals for choice in typing.get_args(literal))
-
-
-def describe(name: str) -> str:
-    """What field `name` takes, for an error message and the command line's help."""
-    if FIELDS[name].metadata["choices"]:
-        return " | ".join(map(repr, choices_of(name)))
-    return describe_type(_HINTS[name])
+# Columns of the case table, which no class may be called.
+RESERVED = set(
+    """case patient split image labels row volume slice finding phase height width pixels sha256
+    annotated label_numbers spacing_row_mm spacing_col_mm spacing_slice_mm""".split()
+)
 
 
 def fields_that(affect: str) -> tuple[str, ...]:
@@ -475,10 +348,127 @@ def fields_that(affect: str) -> tuple[str, ...]:
     return tuple(name for name, f in FIELDS.items() if affect in f.metadata["affects"])
 
 
+def pick_size(otherwise: str = "full") -> str:
+    """The size where none is named: `smoke` while `SEGLIB_SMOKE=1` (tests), else `otherwise`."""
+    return "smoke" if os.environ.get("SEGLIB_SMOKE", "") not in ("", "0") else otherwise
+
+
+def preset(name: str, size: str | None = None, **overrides: Any) -> Config:
+    """The `Config` of one system.
+
+    Args:
+        name: palm, rsna, cardiac, lung, binary, or another key of `presets.PRESETS`.
+        size: full (the numbers of the system), small (a laptop's few minutes) or smoke (seconds);
+            by default full, or smoke while `SEGLIB_SMOKE=1`.
+        overrides: any field; these values win over those of the preset.
+
+    Raises:
+        ConfigError: unknown preset, size or field (names the nearest one), or a value of the wrong
+            type or range.
+    """
+    check("preset", name)
+    size = check("size", size or pick_size())
+    check_names(overrides)
+    values = {**presets.PRESETS[name].settings(size), **overrides}
+    return Config(**{**values, "preset": name, "size": size}).validate()
+
+
+def load(path: str | Path, **overrides: Any) -> Config:
+    """A config from a `.json`, `.toml` or `.cfg` file.
+
+    Fields that the file leaves out have the values of its `preset` and `size`.
+
+    Raises:
+        ConfigError: no such file, not readable, no `preset` in it, or a value as in `preset`.
+    """
+    path = Path(path)
+    values = {**fields.read(path, _HINTS), **overrides}
+    if "preset" not in values:
+        names = ", ".join(presets.PRESETS)
+        raise ConfigError(f"{path.name}: no 'preset'; add a line such as  preset = lung  ({names})")
+    return from_dict(values)
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """The config of saved values, which hold at least `preset`; also of an older version's.
+
+    Before version 0.2 `seed` also decided the split, and `crop` was the share of the frame that
+    training saw.
+    """
+    values = dict(values)
+    if "crop" in values:
+        share = values.pop("crop")
+        sides = _height_width(values.get("image_size", 256))
+        patch = [max(min(side, 32), int(side * share) // 32 * 32) for side in sides]
+        values["patch_size"] = patch if share < 1 else None
+        values.setdefault("split_seed", values.get("seed", 0))
+    return preset(values.pop("preset"), values.pop("size", None), **values)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise `ConfigError` for a name that is no field, with the nearest one that is."""
+    for name in names:
+        if name not in FIELDS:
+            near = fields.nearest(name, FIELDS)
+            raise ConfigError(f"unknown setting {name!r}{near}; config.Config lists all of them")
+
+
+def check(name: str, value: Any) -> Any:
+    """The value of field `name` in its standard form.
+
+    Raises:
+        ConfigError: no such field, or a value of the wrong type, choice or range.
+    """
+    check_names([name])
+    coerced = fields.coerce(value, _HINTS[name])
+    metadata = FIELDS[name].metadata
+    if coerced is fields.INVALID or (metadata["choices"] and coerced not in choices_of(name)):
+        near = fields.nearest(value, choices_of(name)) if isinstance(value, str) else ""
+        raise ConfigError(
+            f"{name}: {value!r} is not allowed{near}; "
+            f"expected {describe(name)} ({metadata['help']})"
+        )
+    _check_range(name, coerced)
+    if name == "augment":
+        _check_augment(coerced)
+    if name in ("label_map", "mask_encoding") and isinstance(coerced, dict):
+        _check_table(name, coerced)
+    return coerced
+
+
+def parse(name: str, text: str) -> Any:
+    """The checked value that `text` (a command line) means for field `name`."""
+    check_names([name])
+    return check(name, fields.from_text(text, _HINTS[name]))
+
+
+def choices_of(name: str) -> tuple[str, ...]:
+    """The texts that field `name` chooses from, by its type or a table; empty if it takes any."""
+    choices = FIELDS[name].metadata["choices"]
+    if choices:
+        return tuple(choices())
+    names: list[str] = []
+    for hint in fields.alternatives(_HINTS[name]):
+        if typing.get_origin(hint) is Literal:
+            names += typing.get_args(hint)
+    return tuple(names)
+
+
+def describe(name: str) -> str:
+    """What field `name` takes, in words, for an error message and the command line's help."""
+    if FIELDS[name].metadata["choices"]:
+        return " | ".join(map(repr, choices_of(name)))
+    return fields.describe_type(_HINTS[name])
+
+
+def _height_width(sides: Any) -> tuple[int, int]:
+    return (sides, sides) if isinstance(sides, int) else (sides[0], sides[1])
+
+
 def _check_range(name: str, value: Any) -> None:
     """Raise `ConfigError` where a number, or one of a list or table of numbers, is out of range."""
-    meta = FIELDS[name].metadata
-    low, high = meta["low"], meta["high"]
+    metadata = FIELDS[name].metadata
+    low, high = metadata["low"], metadata["high"]
     if isinstance(value, dict):
         value = tuple(value.values())
     for number in value if isinstance(value, tuple) else (value,):
@@ -489,22 +479,19 @@ def _check_range(name: str, value: Any) -> None:
         if below or above or not math.isfinite(number):
             limits = f"{'-inf' if low is None else low} to {'inf' if high is None else high}"
             raise ConfigError(
-                f"{name}: {number!r} is out of range; expected {limits} ({meta['help']})"
+                f"{name}: {number!r} is out of range; expected {limits} ({metadata['help']})"
             )
 
 
-def parse(name: str, text: str) -> Any:
-    """The checked value that `text` (a command line) means for field `name`."""
-    known([name])
-    return check(name, from_text(text, _HINTS[name]))
-
-
 def _check_table(name: str, table: dict[str, int]) -> None:
+    """Raise `ConfigError` for a wrong key or class number of `mask_encoding` or `label_map`."""
+    n_numbers, largest, kind = 1, 65535, "a label number such as '5'"
+    if name == "mask_encoding":
+        n_numbers, largest, kind = 3, 255, "a colour such as '255,0,0'"
     for key, value in table.items():
-        parts, wanted = key.split(","), 3 if name == "mask_encoding" else 1
-        limit = 256 if wanted == 3 else 65536
-        if len(parts) != wanted or not all(p.strip().isdigit() and int(p) < limit for p in parts):
-            kind = "a colour such as '255,0,0'" if wanted == 3 else "a label number such as '5'"
+        numbers = [text.strip() for text in key.split(",")]
+        fits = all(number.isdecimal() and int(number) <= largest for number in numbers)
+        if len(numbers) != n_numbers or not fits:
             raise ConfigError(f"{name}: {key!r} is not allowed as a key; expected {kind}")
         if not 0 <= value <= 255:
             raise ConfigError(
@@ -513,32 +500,93 @@ def _check_table(name: str, table: dict[str, int]) -> None:
 
 
 def _check_augment(augment: dict[str, Any]) -> None:
+    """Raise `ConfigError` for an unknown augmentation, or a wrong parameter of one."""
     for name, value in augment.items():
         if name not in AUGMENTATIONS:
-            raise ConfigError(
-                f"augment: unknown augmentation {name!r}{nearest(name, AUGMENTATIONS)}"
-            )
-        options = value if isinstance(value, dict) else {"p": value}
-        for key in set(options) - {"p", *AUGMENTATIONS[name]}:
-            raise ConfigError(
-                f"augment: {name!r} has no parameter {key!r}; it takes {('p', *AUGMENTATIONS[name])}"
-            )
-        for key in set(options) - {"p", "fill"}:
-            numbers = options[key] if key == "scale" else [options[key]]
-            fits = isinstance(numbers, (list, tuple)) and len(numbers) == (
-                2 if key == "scale" else 1
-            )
-            if not fits or not all(type(v) in (int, float) and math.isfinite(v) for v in numbers):
-                wanted = "two numbers" if key == "scale" else "a number"
-                raise ConfigError(
-                    f"augment: {key!r} of {name!r} is {options[key]!r}; expected {wanted}"
-                )
-        if options.get("fill", 0) not in (0, "random_uniform"):
-            raise ConfigError(
-                f"augment: 'fill' of {name!r} is {options['fill']!r}; expected 0 or 'random_uniform'"
-            )
-        p = options.get("p", 1.0)
+            near = fields.nearest(name, AUGMENTATIONS)
+            raise ConfigError(f"augment: unknown augmentation {name!r}{near}")
+        parameters = value if isinstance(value, dict) else {"p": value}
+        p = parameters.get("p", 1.0)
         if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
             raise ConfigError(
                 f"augment: the probability of {name!r} is {p!r}; expected a number from 0 to 1"
             )
+        allowed = ("p", *AUGMENTATIONS[name])
+        for parameter, setting in parameters.items():
+            if parameter not in allowed:
+                raise ConfigError(
+                    f"augment: {name!r} has no parameter {parameter!r}; it takes {allowed}"
+                )
+            expected = _expected_instead(parameter, setting)
+            if expected:
+                raise ConfigError(
+                    f"augment: {parameter!r} of {name!r} is {setting!r}; expected {expected}"
+                )
+
+
+def _expected_instead(parameter: str, value: Any) -> str:
+    """What a parameter of an augmentation takes, where `value` is nothing of this; else nothing."""
+    if parameter == "fill":
+        return "" if value in (0, "random_uniform") else "0 or 'random_uniform'"
+    numbers, n, expected = [value], 1, "a number"
+    if parameter == "scale":
+        numbers, n, expected = value, 2, "two numbers"
+    fits = isinstance(numbers, (list, tuple)) and len(numbers) == n
+    if fits and all(type(v) in (int, float) and math.isfinite(v) for v in numbers):
+        return ""
+    return expected
+
+
+def _check_classes(cfg: Config) -> None:
+    """Raise `ConfigError` where class names, task and loss do not fit together."""
+    names = cfg.class_names
+    if len(set(names)) < len(names):
+        raise ConfigError(f"class_names: {names} repeat a name; give each class its own")
+    taken = sorted(RESERVED & set(names))
+    if taken:
+        raise ConfigError(
+            f"class_names: {taken[0]!r} is a column of the case table; choose another name"
+        )
+    if (cfg.task == "binary") != (len(names) == 1):
+        raise ConfigError(
+            f"class_names: {len(names)} names for the task {cfg.task!r}; "
+            "binary takes one name, the other tasks two or more"
+        )
+    if cfg.task not in tables.LOSSES[cfg.loss].tasks:
+        fitting = [name for name, loss in tables.LOSSES.items() if cfg.task in loss.tasks]
+        raise ConfigError(
+            f"loss: {cfg.loss!r} does not fit the task {cfg.task!r}; "
+            f"choose from {', '.join(fitting)}"
+        )
+
+
+def _check_image(cfg: Config) -> None:
+    """Raise `ConfigError` where the settings of an image's channels and intensities disagree."""
+    for name in ("mean", "std"):
+        n_values = len(getattr(cfg, name))
+        if n_values not in (1, cfg.in_channels):
+            raise ConfigError(
+                f"{name}: {n_values} values for in_channels={cfg.in_channels}; "
+                "give one, or one a channel"
+            )
+    if (cfg.window_level is None) != (cfg.window_width is None):
+        raise ConfigError("window_level and window_width belong together: set both, or neither")
+    if cfg.percentiles and cfg.percentiles[0] >= cfg.percentiles[1]:
+        raise ConfigError(f"percentiles: {cfg.percentiles} must rise")
+
+
+def _check_patches(cfg: Config) -> None:
+    """Raise `ConfigError` for patches larger than the frame, or turns that a frame cannot make."""
+    height, width = cfg.height_width
+    if cfg.patch_size:
+        patch_height, patch_width = cfg.patch_height_width
+        if patch_height > height or patch_width > width:
+            raise ConfigError(
+                f"patch_size: {cfg.patch_size} is larger than image_size {cfg.image_size}; "
+                "give at most that, or none for whole frames"
+            )
+    if "rot90" in cfg.augment and height != width:
+        raise ConfigError(
+            f"augment: rot90 turns a frame of {height}x{width} on its side; "
+            "it needs a square image_size"
+        )

@@ -1,165 +1,194 @@
-"""How a setting's value is fitted to its type hint, read from text and from files; `config` builds on it."""
+"""Values of settings: coerced to a type hint, read from text and from files.
+
+`config` builds on it. Nothing here knows which settings there are.
+"""
 
 import ast
 import configparser
 import copy
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from .errors import ConfigError
 
-INVALID = NotImplemented  # what `fit` answers for a value that does not fit; the same object after a reload
+# What `coerce` returns for a value of the wrong type. A singleton of Python, so that it is still
+# the same object after this module was reloaded.
+INVALID = NotImplemented
+
+TRUTH_VALUES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
-def parts(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a union hint."""
-    return (
-        typing.get_args(hint)
-        if typing.get_origin(hint) in (types.UnionType, typing.Union)
-        else (hint,)
-    )
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; any other hint is its own only alternative."""
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return typing.get_args(hint) if is_union else (hint,)
 
 
 def coerce(value: Any, hint: Any) -> Any:
-    """`value` in the form that `hint` asks for (lists become tuples, whole numbers floats), or `INVALID`."""
+    """`value` in the form of `hint`, or `INVALID` where it has another type.
+
+    Lists become tuples, whole numbers floats, paths strings, numpy scalars Python's numbers, and
+    keys of dictionaries strings. Nothing is guessed: "5" is no int, and 1 is no bool.
+    """
     if isinstance(value, Path):
         value = str(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
-        value = value.item()  # numpy scalars would not load again under torch's safe loading
-    for part in parts(hint):
-        origin, args = typing.get_origin(part), typing.get_args(part)
-        if origin is Literal and isinstance(value, str) and value in args:
-            return value
-        if origin is tuple and isinstance(value, (list, tuple)):
-            kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
-            fitted = [coerce(v, k) for v, k in zip(value, kinds)]
-            if value and len(kinds) == len(value) and not any(f is INVALID for f in fitted):
-                return tuple(fitted)
-        if origin is dict and isinstance(value, dict):
-            fitted = {
-                _key(k): copy.deepcopy(v) if args[1] is Any else coerce(v, args[1])
-                for k, v in value.items()
-            }
-            if not any(f is INVALID for f in fitted.values()):
-                return fitted
-        if (
-            part is Any
-            or (part is types.NoneType and value is None)
-            or (part in (str, bool) and type(value) is part)
-        ):
-            return value
-        if part is int and type(value) is int:
-            return value
-        if part is float and type(value) in (int, float):
-            return float(value)
+        value = value.item()  # torch's safe loading would refuse a numpy scalar in a checkpoint
+    for alternative in alternatives(hint):
+        coerced = _coerce_to(value, alternative)
+        if coerced is not INVALID:
+            return coerced
     return INVALID
 
 
-def _key(key: Any) -> str:
-    """Dictionary keys as JSON has them; a colour (255, 0, 0) becomes "255,0,0"."""
-    return ",".join(str(int(k)) for k in key) if isinstance(key, (tuple, list)) else str(key)
+def _coerce_to(value: Any, hint: Any) -> Any:
+    """`coerce` for a hint that is no union."""
+    origin = typing.get_origin(hint)
+    if hint is float and type(value) in (int, float):
+        return _as_float(value)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return _coerce_tuple(value, typing.get_args(hint))
+    if origin is dict and isinstance(value, dict):
+        return _coerce_dict(value, typing.get_args(hint)[1])
+    if origin is Literal:
+        fits = isinstance(value, str) and value in typing.get_args(hint)
+    elif hint is types.NoneType:
+        fits = value is None
+    else:
+        fits = hint is Any or type(value) is hint
+    return value if fits else INVALID
 
 
-def nearest(name: Any, names: Any) -> str:
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an int of more than 308 digits
+        return math.copysign(math.inf, value)
+
+
+def _coerce_tuple(values: list | tuple, hints: tuple[Any, ...]) -> Any:
+    """For the hints (int, int) exactly two values, for (int, ...) one or more."""
+    if hints[-1] is Ellipsis:
+        hints = hints[:1] * len(values)
+    if not values or len(values) != len(hints):
+        return INVALID
+    coerced = tuple(coerce(value, hint) for value, hint in zip(values, hints))
+    return INVALID if any(value is INVALID for value in coerced) else coerced
+
+
+def _coerce_dict(values: dict, hint: Any) -> Any:
+    """A copy with strings as keys, as JSON has them; a colour (255, 0, 0) becomes "255,0,0"."""
+    coerced = {}
+    for key, value in values.items():
+        name = ",".join(map(str, key)) if isinstance(key, (list, tuple)) else str(key)
+        coerced[name] = copy.deepcopy(value) if hint is Any else coerce(value, hint)
+    return INVALID if any(value is INVALID for value in coerced.values()) else coerced
+
+
+def nearest(name: Any, names: Iterable[Any]) -> str:
     """`; did you mean 'x'?` for the closest of `names`, or nothing."""
     close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def describe_type(hint: Any) -> str:
-    """The type hint in words for an error message."""
-    found = []
-    for part in parts(hint):
-        origin, args = typing.get_origin(part), typing.get_args(part)
-        if origin is Literal:
-            found.append(" | ".join(repr(a) for a in args))
-        elif origin is tuple:
-            found.append(
-                f"a list of {args[0].__name__}" if args[-1] is Ellipsis else f"{len(args)} numbers"
-            )
-        else:
-            found.append(
-                "none" if part is types.NoneType else "a table" if origin is dict else part.__name__
-            )
-    return " or ".join(found)
+    """A type hint in words, for an error message: `"a list of float or none"`."""
+    return " or ".join(_describe_alternative(alternative) for alternative in alternatives(hint))
+
+
+def _describe_alternative(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return " | ".join(map(repr, arguments))
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return f"a list of {arguments[0].__name__}"
+    if origin is tuple:
+        return f"{len(arguments)} numbers"
+    if origin is dict:
+        return "a table"
+    return "none" if hint is types.NoneType else hint.__name__
 
 
 def from_text(text: str, hint: Any) -> Any:
-    """What `text` (a command line, an INI file) means for a setting of this type; the text itself where unsure."""
+    """The value that `text` (a command line, an INI file) means for a setting of this type.
+
+    The text itself where it means nothing of this type; `coerce` then refuses it.
+    """
     text = text.strip()
-    if text.lower() in ("none", "") and coerce(None, hint) is not INVALID:
+    word = text.lower()
+    if word in ("none", "") and coerce(None, hint) is not INVALID:
         return None
     if coerce(text, hint) is not INVALID:
         return text
-    if (
-        text.lower() in ("true", "yes", "on", "false", "no", "off")
-        and coerce(True, hint) is not INVALID
-    ):
-        return text.lower() in ("true", "yes", "on")
+    if word in TRUTH_VALUES and coerce(True, hint) is not INVALID:
+        return TRUTH_VALUES[word]
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         value = text
     if isinstance(value, str) and "," in value:
         return tuple(part.strip() for part in value.split(","))
-    return (
-        (value,)
-        if coerce(value, hint) is INVALID and coerce((value,), hint) is not INVALID
-        else value
-    )
+    if coerce(value, hint) is INVALID and coerce((value,), hint) is not INVALID:
+        return (value,)
+    return value
 
 
-def read(path: Path, names: Any, hints: dict[str, Any]) -> dict[str, Any]:
-    """The settings in a `.json`, `.toml` or `.cfg` file as a dict; `names` are the fields, `hints` their types."""
+def read(path: Path, hints: dict[str, Any]) -> dict[str, Any]:
+    """The settings in a `.json`, `.toml` or `.cfg` file; `hints` are the types of all settings.
+
+    Raises:
+        ConfigError: no such file, an unknown suffix, or a file that cannot be parsed.
+    """
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file; expected a .json, .toml or .cfg file")
+    parsers = {".json": _from_json, ".toml": _from_toml, ".cfg": _from_ini, ".ini": _from_ini}
+    if path.suffix not in parsers:
+        suffix = path.suffix or "without suffix"
+        raise ConfigError(f"{path.name}: a config is a .json, .toml or .cfg file, not {suffix!r}")
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            values = json.loads(text)
-            if not isinstance(values, dict):
-                raise ConfigError(
-                    f"{path.name}: found a {type(values).__name__}; expected an object of settings"
-                )
-            return values
-        if path.suffix == ".toml":
-            return _from_toml(text, hints)
-        if path.suffix in (".cfg", ".ini"):
-            return _from_ini(path.name, text, hints)
+        return parsers[path.suffix](path.name, path.read_text(encoding="utf-8"), hints)
+    except ConfigError:
+        raise
     except (ValueError, configparser.Error) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"{path.name}: not readable as a config: {error}") from error
-    raise ConfigError(
-        f"{path.name}: a config is a .json, .toml or .cfg file, not {path.suffix or 'without suffix'!r}"
-    )
 
 
-def _from_toml(text: str, hints: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _from_json(file_name: str, text: str, hints: dict[str, Any]) -> dict[str, Any]:
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        kind = type(values).__name__
+        raise ConfigError(f"{file_name}: found a {kind}; expected an object of settings")
+    return values
+
+
+def _from_toml(file_name: str, text: str, hints: dict[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for key, value in tomllib.loads(text).items():
-        flat.update(value if isinstance(value, dict) and key not in hints else {key: value})
-    # TOML has no null: "none" stands for it where the field may be None.
-    return {
-        k: None if v == "none" and k in hints and coerce(None, hints[k]) is None else v
-        for k, v in flat.items()
-    }
+        is_section = isinstance(value, dict) and key not in hints
+        values |= value if is_section else {key: value}
+    for key, value in values.items():
+        # TOML has no null: "none" stands for it where the setting may be None.
+        if value == "none" and key in hints and coerce(None, hints[key]) is None:
+            values[key] = None
+    return values
 
 
-def _from_ini(name: str, text: str, hints: dict[str, Any]) -> dict[str, Any]:
+def _from_ini(file_name: str, text: str, hints: dict[str, Any]) -> dict[str, Any]:
     parser = configparser.ConfigParser(interpolation=None)
-    parser.optionxform = str  # field names are case-sensitive
-    parser.read_string(text, source=name)
+    parser.optionxform = str  # keep the case of names
+    parser.read_string(text, source=file_name)
     values: dict[str, Any] = {}
     for section in parser.sections():
         if section not in ("data", "training", "model", "config"):
             raise ConfigError(
-                f"{name}: unknown section [{section}]; expected [data], [training] or [model]"
+                f"{file_name}: unknown section [{section}]; expected [data], [training] or [model]"
             )
         for key, value in parser[section].items():
             values[key] = from_text(value, hints[key]) if key in hints else value
@@ -167,29 +196,29 @@ def _from_ini(name: str, text: str, hints: dict[str, Any]) -> dict[str, Any]:
 
 
 def dump(values: dict[str, Any], suffix: str) -> str:
-    """The text of a config file with these plain values; None is left out except in JSON."""
+    """The text of a config file with these plain values; TOML and INI write None as "none".
+
+    Raises:
+        ConfigError: a suffix other than `.json`, `.toml` and `.cfg`.
+    """
     if suffix == ".json":
         return json.dumps(values, indent=2) + "\n"
     if suffix not in (".toml", ".cfg"):
-        raise ConfigError(
-            f"a config is saved as .json, .toml or .cfg, not {suffix or 'without suffix'!r}"
-        )
-    lines = [
-        f"{name} = {_literal('none' if value is None else value, suffix)}"
-        for name, value in values.items()
-    ]
-    return "\n".join(lines if suffix == ".toml" else ["[config]", *lines]) + "\n"
+        suffix = suffix or "without suffix"
+        raise ConfigError(f"a config is saved as .json, .toml or .cfg, not {suffix!r}")
+    lines = []
+    for name, value in values.items():
+        value = "none" if value is None else value
+        if suffix == ".toml":
+            text = _toml(value)
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+        lines.append(f"{name} = {text}\n")
+    return "".join(lines if suffix == ".toml" else ["[config]\n", *lines])
 
 
-def _literal(value: Any, suffix: str) -> str:
-    if isinstance(value, dict) and suffix == ".toml":
-        return (
-            "{"
-            + ", ".join(f"{_literal(k, suffix)} = {_literal(v, suffix)}" for k, v in value.items())
-            + "}"
-        )
-    return (
-        value
-        if suffix == ".cfg" and isinstance(value, str)
-        else json.dumps(value, ensure_ascii=suffix != ".toml")
-    )
+def _toml(value: Any) -> str:
+    """A value as TOML writes it: as JSON does, but for tables."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)

@@ -213,7 +213,7 @@ def check_resumable(kept: dict[str, Any], cfg, n_images: int, by_step: bool) -> 
     changed = [name for name in now if begun[name] != now[name]]
     rules = {name: config.FIELDS[name].metadata["resume"] for name in changed}
     if by_step:
-        rules |= dict.fromkeys({"epochs", "batch_size", "accumulate"} & set(changed), "fixed")
+        rules |= dict.fromkeys(set(config.fields_that("updates")) & set(changed), "fixed")
     refused = [name for name in changed if rules[name] == "fixed"]
     if refused:
         values = ", ".join(f"{name}={begun[name]!r}" for name in refused)
