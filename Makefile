@@ -4,7 +4,7 @@ BIN := .venv/bin
 FIRST := 00_start_here
 
 .DEFAULT_GOAL := help
-.PHONY: help env run notebooks test test-slow fuzz lab results bench clean
+.PHONY: help env run notebooks address test test-slow fuzz lab results bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ run: env ## execute the first notebook on phantoms and print its scores (SEGLIB_
 
 notebooks: env ## execute all notebooks in their small size and keep the outputs, as they are committed (minutes)
 	for n in notebooks/*.ipynb; do $(BIN)/python tests/run_notebook.py $$n $$n || exit 1; done
+
+address: ## write the address of this repository into badges and set-up cells: make address REPO=https://github.com/YOU/FORK
+	$(PYTHON) .ci/address.py $(REPO)
 
 test test-slow: export MPLBACKEND = agg
 test: env ## lint, unit tests, and every notebook in its smoke size

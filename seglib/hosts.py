@@ -7,9 +7,11 @@ because a GPU that is "available" may run nothing.
 import contextlib
 import fnmatch
 import importlib.metadata
+import importlib.util
 import itertools
 import os
 import platform
+import subprocess
 import sys
 import time
 import warnings
@@ -29,6 +31,18 @@ MAX_FOLDERS, MAX_SUBFOLDERS, MAX_ENTRIES = (
 )  # a root; a folder; a folder, files included
 PACKAGES = """accelerate albumentations matplotlib numpy opencv-python-headless pandas pillow scikit-learn scipy
     torch torchvision""".split()
+# Import name -> what pip installs, of the packages that Kaggle or Colab may lack. Both keep their own
+# torch and numpy.
+HOSTS_LACK = {
+    "albumentations": "albumentations<=2.0.8",
+    "accelerate": "accelerate",
+    "cv2": "opencv-python-headless",
+    "nibabel": "nibabel",
+    "pydicom": "pydicom",
+    "pylibjpeg": "pylibjpeg",
+    "openjpeg": "pylibjpeg-openjpeg",
+    "segmentation_models_pytorch": "segmentation-models-pytorch",
+}
 _known = {}  # what this process has probed already
 
 
@@ -179,6 +193,24 @@ def offer_drive():
             f"Drive is not mounted: {_short(error)}. SEGLIB_DRIVE=1 or 0 answers without a question."
         )
     return COLAB_DRIVE.is_dir()
+
+
+def install_missing():
+    """Install what the host lacks of the packages in `HOSTS_LACK`; the set-up cell of every notebook calls it.
+
+    Where pip fails, a line names what is missing, and nothing is raised: most cells need only a part of it.
+    """
+    lacking = [name for name in HOSTS_LACK if importlib.util.find_spec(name) is None]
+    if not lacking:
+        return
+    packages = [HOSTS_LACK[name] for name in lacking]
+    if subprocess.run([sys.executable, "-m", "pip", "install", "-q", *packages]).returncode:
+        print(
+            "Not installed:",
+            *packages,
+            "- some cells will need them: switch the internet on and run this one again",
+        )
+    importlib.invalidate_caches()
 
 
 def choose_device(cfg_device="auto", again=False):

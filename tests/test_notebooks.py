@@ -8,7 +8,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -54,10 +53,6 @@ def test_opening(name):
     first, second, setup = NOTEBOOKS[name].cells[:3]
     lines = first.source.splitlines()
     assert lines[0].startswith(f"# {name[:2]} · ")
-    for host in ("colab.research.google.com", "kaggle.com/kernels"):
-        assert re.search(rf"{host}\S*/notebooks/{name}\.ipynb", first.source), (
-            f"no {host} badge to this notebook"
-        )
     bullets = [line for line in lines if line.startswith("- ")]
     assert "**You will**" in first.source and 1 <= len(bullets) <= 4
     assert second.source.startswith("## Set-up") and setup.cell_type == "code"
@@ -96,8 +91,10 @@ def test_a_reason_stands_before_every_code_cell(name):
 
 @notebooks
 def test_code_cells_are_short(name):
-    lengths = [len(cell.source.splitlines()) for cell in code(name)]
+    cells = [cell.source.splitlines() for cell in code(name)]
+    lengths = [len(lines) for lines in cells]
     assert max(lengths) <= 25 and statistics.median(lengths) <= 9
+    assert max(len(line) for lines in cells for line in lines) <= 100
 
 
 @notebooks
@@ -138,29 +135,6 @@ def test_it_closes_with_exercises_and_a_clean_up(name):
     ]
     assert headings[-2:] == ["## What to try", "## Clean-up"]
     assert NOTEBOOKS[name].metadata.kernelspec.name == "python3"
-
-
-def test_the_set_up_cell_clones_where_the_package_is_missing(tmp_path):
-    """A host with nothing but the notebook: the cell clones (from a local bare repository) and makes it importable."""
-    bare = tmp_path / "origin.git"
-    subprocess.run(["git", "clone", "-q", "--bare", str(ROOT), str(bare)], check=True)
-    hide = (
-        f"import os, sys\nos.environ['SEGLIB_REPO'] = {str(bare)!r}\n"
-        "sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
-        f"sys.path = [p for p in sys.path if os.path.realpath(p or '.') != {str(ROOT)!r}]"
-    )
-    check = "import seglib.config\nprint(seglib.config.__file__)"
-    cells = [
-        nbformat.v4.new_code_cell(text)
-        for text in (hide, next(iter(NOTEBOOKS.values())).cells[2].source, check)
-    ]
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    host = tmp_path / "host"
-    host.mkdir()
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(host)}}).execute()
-    assert (host / "seglib-clone" / "seglib" / "config.py").samefile(
-        notebook.cells[2].outputs[0].text.strip()
-    )
 
 
 def test_the_runner_of_make_run_prints_scores_and_reports_failures(tmp_path):

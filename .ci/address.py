@@ -1,0 +1,91 @@
+"""Write the repository's address where it is needed: `make address REPO=https://github.com/YOU/FORK`.
+
+pyproject.toml gets it under `[project.urls]`, and the notebooks' set-up cell clones from it. For an
+address on GitHub the README and the notebooks also get badges that open a notebook on Colab and on
+Kaggle. Another call replaces the address; an empty one removes it and the badges. Needs only the
+standard library.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACEHOLDER = '# Repository = "https://github.com/YOU/FORK" # written by make address REPO=...'
+COLAB = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+KAGGLE = "[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]"
+
+
+def badges(address: str, notebook: str) -> str:
+    """The two badges of a notebook; empty unless the address is on GitHub, where the hosts look."""
+    if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address):
+        return ""
+    page = f"{address}/blob/main/notebooks/{notebook}.ipynb"
+    on_colab = page.replace("https://github.com", "https://colab.research.google.com/github")
+    return f"{COLAB}({on_colab}) {KAGGLE}(https://kaggle.com/kernels/welcome?src={page})"
+
+
+def project(text: str, address: str) -> str:
+    """pyproject.toml with the address, or with a comment in its place."""
+    line = f'Repository = "{address}"' if address else PLACEHOLDER
+    return re.sub(r"^(# )?Repository = .*$", lambda match: line, text, count=1, flags=re.MULTILINE)
+
+
+def readme(text: str, address: str) -> str:
+    """The README with or without the column of badges in its table of notebooks."""
+    lines = text.split("\n")
+    start = next(i for i, line in enumerate(lines) if line.startswith("| notebook |"))
+    with_badges = bool(badges(address, "any"))
+    for i in range(start, lines.index("", start)):
+        cells = lines[i].split("|")[1:3]
+        name = re.search(r"notebooks/(\w+)\.ipynb", cells[0])
+        if with_badges and name:
+            cells.append(f" {badges(address, name[1])} ")
+        elif with_badges:
+            cells.append(" open " if i == start else "---")
+        lines[i] = "|".join(["", *cells, ""])
+    return "\n".join(lines)
+
+
+def notebook(text: str, address: str, name: str) -> str:
+    """A notebook with the address in its set-up cell, and its badges before "You will"."""
+    content = json.loads(text)
+    opening, setup = content["cells"][0], content["cells"][2]
+    page = re.sub(r"\[!\[Open in Colab\].*\n\n", "", "".join(opening["source"]))
+    if badges(address, name):
+        page = page.replace("**You will**", f"{badges(address, name)}\n\n**You will**", 1)
+    code = "".join(setup["source"])
+    code = re.sub(r'^address = ".*?"', f'address = "{address}"', code, flags=re.MULTILINE)
+    opening["source"], setup["source"] = page.splitlines(True), code.splitlines(True)
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def write(root: Path, address: str) -> None:
+    """Write the address into all files below `root`."""
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        text = notebook(path.read_text(encoding="utf-8"), address, path.stem)
+        path.write_text(text, encoding="utf-8")
+    for name, change in (("README.md", readme), ("pyproject.toml", project)):
+        path = root / name
+        path.write_text(change(path.read_text(encoding="utf-8"), address), encoding="utf-8")
+
+
+def main(argument: str) -> None:
+    address = argument.strip().rstrip("/")
+    if address.startswith("https://github.com/"):
+        address = address.removesuffix(".git")
+    if re.search(r"""["'\\\s]""", address):
+        sys.exit(
+            f"REPO={argument!r} is no address: expected something like https://github.com/YOU/FORK"
+        )
+    write(ROOT, address)
+    print(f"address: {address or '(none)'}")
+    if address and not badges(address, "any"):
+        print("no badges: Colab and Kaggle open notebooks of https://github.com/OWNER/NAME only")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("make address REPO=https://github.com/YOU/FORK")
+    main(sys.argv[1])
