@@ -1,4 +1,4 @@
-"""Write the repository's address where it is needed: `make address REPO=https://github.com/YOU/FORK`.
+"""Write the address of the repository: `make address REPO=https://github.com/YOU/FORK`.
 
 pyproject.toml gets it under `[project.urls]`, and the notebooks' set-up cell clones from it. For an
 address on GitHub the README and the notebooks also get badges that open a notebook on Colab and on

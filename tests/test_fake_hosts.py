@@ -1,11 +1,12 @@
 """The set-up cell, and the way from data to a mask, on imitated hosts: Kaggle, Colab, servers.
 
-Every host is a folder with its mounts, and a real kernel (or a plain script) started in it that sees neither this
-repository nor the network. `test_hosts` holds the pieces one by one.
+Every host is a folder with its mounts, and a real kernel (or a plain script) started in it that
+sees neither this repository nor the network. `test_hosts` tests the steps one by one.
 """
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -17,35 +18,14 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from seglib import hosts
-from tests.test_repo import MODULES, imports
+from tests.sources import MODULES, ROOT, imports
 
-ROOT = Path(__file__).resolve().parents[1]
 FIRST = ROOT / "notebooks" / "00_start_here.ipynb"
-SETUP = nbformat.read(FIRST, as_version=4).cells[2].source
-# Third-party imports of seglib that both Colab and Kaggle answer by themselves: their published package lists of 2026.
-BROUGHT = {
-    "accelerate",
-    "albumentations",
-    "cv2",
-    "huggingface_hub",
-    "matplotlib",
-    "nibabel",
-    "numpy",
-    "pandas",
-    "PIL",
-}
-BROUGHT |= {
-    "safetensors",
-    "scipy",
-    "seaborn",
-    "sklearn",
-    "timm",
-    "torch",
-    "torchvision",
-    "tqdm",
-    "ipywidgets",
-    "IPython",
-}
+# What Colab and Kaggle both bring, by their published package lists of 2026.
+BROUGHT = set(
+    "PIL accelerate albumentations cv2 google huggingface_hub IPython ipywidgets matplotlib nibabel"
+    " numpy pandas safetensors scipy seaborn sklearn timm torch torchvision tqdm".split()
+)
 # Asked for by a message of their own, where they are used.
 OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "highdicom"}
 
@@ -58,17 +38,21 @@ sys.path = [path for path in sys.path if os.path.realpath(path or ".") != {str(R
 def refuse(*args, **kwargs):
     raise OSError(101, "Network is unreachable")
 
+def connect_locally(self, address):
+    return connect(self, address) if self.family == socket.AF_UNIX else refuse()
+
 connect = socket.socket.connect
-socket.getaddrinfo = refuse
-socket.socket.connect = lambda self, to: connect(self, to) if self.family == socket.AF_UNIX else refuse()
+socket.getaddrinfo, socket.socket.connect = refuse, connect_locally
 """
 ROOTS = ("KAGGLE_INPUT", "KAGGLE_WORKING", "COLAB_CONTENT", "COLAB_DRIVE")
 FAILING_GPU = """
 import types, torch
-properties = types.SimpleNamespace(name="Tesla P100-PCIE-16GB", major=6, minor=0, total_memory=2**34)
+name = "Tesla P100-PCIE-16GB"
+properties = types.SimpleNamespace(name=name, major=6, minor=0, total_memory=2**34)
 torch.cuda.is_available, torch.cuda.current_device = lambda: True, lambda: 0
 torch.cuda.get_device_properties = lambda *args: properties
-torch.accelerator.current_accelerator = lambda *args, **kwargs: None  # or torch's optimisers ask the driver
+# Else torch's optimisers would ask the driver.
+torch.accelerator.current_accelerator = lambda *args, **kwargs: None
 kernel = hosts._kernel
 
 def no_kernel_image(device):
@@ -96,8 +80,8 @@ run = training.fit(cfg, batches)
 mask = inference.Predictor.load(run.best).predict_file(cases["image"].iloc[0]).mask
 plots.training_curves(run.history)
 facts = {"host": hosts.host(), "seglib": hosts.__file__, "real": real, "data": cfg.data_root}
-facts |= {"runs": str(run.folder.parent), "device": run.info["device"], "workers": run.info["workers"]}
-facts |= {"mask": mask.shape, "cores": hosts.n_cores()}
+facts |= {"runs": str(run.folder.parent), "mask": mask.shape, "cores": hosts.n_cores()}
+facts |= {"device": run.info["device"], "workers": run.info["workers"]}
 print(json.dumps(facts))
 """
 
@@ -107,35 +91,36 @@ import json
 from seglib import config
 
 cfg = config.preset("lung", local=hosts.host() == "local")
-facts = {"host": hosts.host(), "seglib": hosts.__file__, "data": str(hosts.find_data(cfg)), "runs": hosts.run_root(cfg)}
+facts = {"host": hosts.host(), "seglib": hosts.__file__, "runs": hosts.run_root(cfg)}
+facts["data"] = str(hosts.find_data(cfg))
 print(json.dumps(facts))
 """
 
 
+def setup_cell(address=""):
+    """The set-up cell of the notebooks after `make address`, or as it is before."""
+    write = runpy.run_path(str(ROOT / ".ci" / "address.py"))["notebook"]
+    text = write(FIRST.read_text(encoding="utf-8"), address, FIRST.stem)
+    return "".join(json.loads(text)["cells"][2]["source"])
+
+
 class Host:
-    """A machine below `root`; `env` are its variables, `here` the folder that notebooks start in."""
+    """A machine below `root`; notebooks start in the folder `here`."""
 
     def __init__(self, root, monkeypatch):
         self.root, self.monkeypatch, self.before, self.after = root, monkeypatch, OFFLINE, ""
         self.tools, self.calls = root / "tools", root / "calls"
         self.tools.mkdir(parents=True)
-        for name in [
-            n
-            for n in os.environ
-            if n.startswith(("KAGGLE_", "COLAB_", "SEGLIB_", "JUPYTER_", "PYTHON"))
-        ]:
-            monkeypatch.delenv(name)
-        for name in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "MPLCONFIGDIR"):
-            monkeypatch.delenv(name, raising=False)
-        self.env(
-            SEGLIB_SMOKE="1",
-            PYTHONDONTWRITEBYTECODE="1",
-            PYTHONPATH=str(self.tools),
-            HOME=str(self.folder("home")),
-        )
+        prefixes = ("KAGGLE_", "COLAB_", "SEGLIB_", "JUPYTER_", "PYTHON", "MPL")
+        for name in list(os.environ):
+            if name.startswith(prefixes) or name in ("DISPLAY", "WAYLAND_DISPLAY"):
+                monkeypatch.delenv(name)
+        self.env(SEGLIB_SMOKE="1", PYTHONDONTWRITEBYTECODE="1", PYTHONPATH=str(self.tools))
+        self.env(HOME=str(self.folder("home")))
         self.env(PATH=f"{self.tools}{os.pathsep}{os.environ['PATH']}")
         # No network: pip and git end as they do there, and their calls are kept.
-        note = f"import sys; open({str(self.calls)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n'); sys.exit(1)\n"
+        note = f"import sys\nopen({str(self.calls)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+        note += "sys.exit(1)\n"
         (self.folder("tools/pip") / "__init__.py").touch()
         (self.tools / "pip" / "__main__.py").write_text(note)
         (self.tools / "git").write_text(f'#!/bin/sh\necho "$@" >> {self.calls}\nexit 128\n')
@@ -151,6 +136,13 @@ class Host:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def origin(self):
+        """A bare copy of this repository to clone from; the real git replaces the fake one."""
+        (self.tools / "git").unlink()
+        bare = self.root / "origin.git"
+        subprocess.run(["git", "clone", "-q", "--bare", str(ROOT), str(bare)], check=True)
+        return bare
+
     def package(self, name):
         """A copy of the repository's package, as a data set or a clone holds it."""
         return shutil.copytree(
@@ -159,25 +151,18 @@ class Host:
             ignore=shutil.ignore_patterns("__pycache__"),
         )
 
-    def notebook(self, *cells):
-        """Run the set-up cell and others in a kernel; returns what the last one printed to standard output."""
-        setup = SETUP.replace('"/kaggle/input"', repr(str(self.root / "kaggle" / "input")))
-        assert setup != SETUP
+    def notebook(self, *cells, address=""):
+        """Run the set-up cell and others in a kernel; returns what the last one printed."""
+        setup = setup_cell(address)
+        assert '"/kaggle/input"' in setup
+        setup = setup.replace('"/kaggle/input"', repr(str(self.root / "kaggle" / "input")))
         places = {name: str(self.root / str(getattr(hosts, name)).lstrip("/")) for name in ROOTS}
         roots = [f"hosts.{name} = Path({path!r})" for name, path in places.items()]
-        sources = [
-            self.before,
-            setup,
-            "\n".join(["from seglib import hosts", *roots, self.after]),
-            *cells,
-        ]
-        self.ran = nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_code_cell(source) for source in sources]
-        )
-        client = NotebookClient(
-            self.ran, timeout=120, resources={"metadata": {"path": str(self.here)}}
-        )
-        client.execute()
+        sources = [self.before, setup, "\n".join([*roots, self.after]), *cells]
+        self.ran = nbformat.v4.new_notebook()
+        self.ran.cells = [nbformat.v4.new_code_cell(source) for source in sources]
+        where = {"metadata": {"path": str(self.here)}}
+        NotebookClient(self.ran, timeout=120, resources=where).execute()
         return self.said(-1)
 
     def said(self, cell, name="stdout"):
@@ -201,8 +186,10 @@ def listing(folder):
     "mount, cell", [("", LOOK), ("datasets/someone/", WAY)], ids=["old mounts", "new mounts"]
 )
 def test_kaggle_without_internet(host, lung_tree, mount, cell):
-    """An attached copy of the package and attached data are found in both layouts, and the input stays as it is; the
-    GPU is one that Kaggle's torch has dropped."""
+    """An attached copy of the package and attached data are found in both layouts of the mounts.
+
+    The input stays as it is, and the GPU is one that Kaggle's torch has dropped.
+    """
     inputs = host.folder("kaggle/input")
     host.package(f"kaggle/input/{mount}seglib-copy")
     shutil.copytree(
@@ -213,36 +200,53 @@ def test_kaggle_without_internet(host, lung_tree, mount, cell):
     before = listing(inputs)
     host.env(KAGGLE_KERNEL_RUN_TYPE="Interactive")
     host.here, host.after = host.folder("kaggle/working"), FAILING_GPU
-    found = facts(host.notebook(cell))
-    assert found["host"] == "kaggle" and found["seglib"].startswith(
+    result = facts(host.notebook(cell))
+    assert result["host"] == "kaggle" and result["seglib"].startswith(
         str(inputs / f"{mount}seglib-copy")
     )
-    assert found["data"] == str(inputs / f"{mount}lungs/archive")
-    assert found["runs"] == str(host.root / "kaggle/working/runs")
+    assert result["data"] == str(inputs / f"{mount}lungs/archive")
+    assert result["runs"] == str(host.root / "kaggle/working/runs")
     if cell == WAY:
-        assert found["real"] and (Path(found["runs"]) / "lung/best_model.pth").is_file()
-        assert (found["device"], found["workers"]) == ("cpu", 0)
+        assert result["real"] and (Path(result["runs"]) / "lung/best_model.pth").is_file()
+        assert (result["device"], result["workers"]) == ("cpu", 0)
         assert "choose T4 x2 in the accelerator menu" in host.said(-1, "stderr")
     assert listing(inputs) == before and not host.calls.exists()
 
 
-def test_kaggle_with_neither_internet_nor_a_copy(host):
+def test_a_host_with_nothing_says_what_to_do(host):
+    """No address is known: nothing is cloned, and the message names the three ways out."""
     host.env(KAGGLE_KERNEL_RUN_TYPE="Interactive")
-    with pytest.raises(
-        CellExecutionError, match="switch the internet on, or attach a data set with a copy of it"
-    ):
+    with pytest.raises(CellExecutionError) as stopped:
         host.notebook()
+    message = str(stopped.value)
+    assert "No seglib here, and none to clone from (no address): set\nSEGLIB_REPO" in message
+    assert "switch the internet on, or attach a data set with a copy of it" in message
+    assert not host.calls.exists()
+
+
+def test_an_address_that_does_not_answer_is_named(host):
+    with pytest.raises(CellExecutionError, match="none to clone from https://github.com/me/fork"):
+        host.notebook(address="https://github.com/me/fork")
+    assert "clone --depth=1 https://github.com/me/fork" in host.calls.read_text()
+
+
+@pytest.mark.parametrize("by_variable", [False, True], ids=["make address", "SEGLIB_REPO"])
+def test_the_address_is_cloned(host, by_variable):
+    """A host with nothing but the notebook; the environment variable comes before the address."""
+    bare = host.origin()
+    if by_variable:
+        host.env(SEGLIB_REPO=str(bare))
+    place = host.notebook(
+        "print(hosts.__file__)", address="https://nobody.example/x" if by_variable else str(bare)
+    )
+    assert (host.here / "seglib-clone/seglib/hosts.py").samefile(place.strip())
 
 
 @pytest.mark.parametrize("drive, cell", [(True, LOOK), (False, WAY)], ids=["drive", "no drive"])
 def test_colab(host, drive, cell):
-    """The repository is cloned; what Colab lacks is asked for, and without it the lungs still work."""
-    bare = host.root / "origin.git"
-    (host.tools / "git").unlink()
-    subprocess.run(["git", "clone", "-q", "--bare", str(ROOT), str(bare)], check=True)
-    host.env(
-        COLAB_RELEASE_TAG="release-colab-external_2026", SEGLIB_REPO=str(bare), SEGLIB_DRIVE="0"
-    )
+    """The repository is cloned; pip is asked for what Colab lacks, and lungs work without it."""
+    bare = host.origin()
+    host.env(COLAB_RELEASE_TAG="release-colab-external_2026", SEGLIB_DRIVE="0")
     host.here = host.folder("content")
     host.before += "sys.modules['pydicom'] = sys.modules['segmentation_models_pytorch'] = None\n"
     host.after = (
@@ -250,20 +254,18 @@ def test_colab(host, drive, cell):
     )
     if drive:
         host.folder("content/drive/MyDrive")
-    found = facts(host.notebook(cell))
-    assert found["host"] == "colab" and found["seglib"].startswith(str(host.here / "seglib-clone"))
-    assert found["runs"] == str(host.here / ("drive/MyDrive/seglib/runs" if drive else "runs"))
+    result = facts(host.notebook(cell, address=str(bare)))
+    assert result["host"] == "colab" and result["seglib"].startswith(
+        str(host.here / "seglib-clone")
+    )
+    assert result["runs"] == str(host.here / ("drive/MyDrive/seglib/runs" if drive else "runs"))
     assert ("a disconnect loses them" in host.said(-1)) == (not drive)
     if cell == WAY:
-        assert not found["real"] and "PHANTOMS" in host.said(-1)
-        assert (Path(found["runs"]) / "lung/best_model.pth").is_file()
-    assert host.calls.read_text().split() == [
-        "install",
-        "-q",
-        "pydicom",
-        "segmentation_models_pytorch",
-    ]
-    assert "Not installed: pydicom segmentation_models_pytorch" in host.said(1)
+        assert not result["real"] and "PHANTOMS" in host.said(-1)
+        assert (Path(result["runs"]) / "lung/best_model.pth").is_file()
+    lacking = "pydicom segmentation-models-pytorch"
+    assert host.calls.read_text() == f"install -q {lacking}\n"
+    assert f"Not installed: {lacking}" in host.said(1)
 
 
 def test_a_server_with_hardly_anything(host):
@@ -273,10 +275,10 @@ def test_a_server_with_hardly_anything(host):
     host.env(HOME="/dev/null")
     host.before += "sys.modules['ipywidgets'] = None\n"
     host.after = FAILING_GPU + "hosts.n_cores = lambda: 64\n"
-    found = facts(host.notebook(WAY))
-    assert found["host"] == "local" and found["seglib"].startswith(str(host.root / "repository"))
-    assert found["runs"] == "runs" and (host.here / "runs/lung/best_model.pth").is_file()
-    assert (found["device"], found["workers"], found["cores"]) == ("cpu", 8, 64)
+    result = facts(host.notebook(WAY))
+    assert result["host"] == "local" and result["seglib"].startswith(str(host.root / "repository"))
+    assert result["runs"] == "runs" and (host.here / "runs/lung/best_model.pth").is_file()
+    assert (result["device"], result["workers"], result["cores"]) == ("cpu", 8, 64)
     assert "lung: 100%" in host.said(-1, "stderr")  # tqdm's bar of text
     assert any("image/png" in output.get("data", {}) for output in host.ran.cells[-1].outputs)
     assert not host.calls.exists()
@@ -291,18 +293,17 @@ def test_a_script_on_two_cores_without_a_display(host):
         [sys.executable, "-c", prelude + WAY], cwd=host.here, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    found = facts(done.stdout)
-    assert found["seglib"].startswith(str(host.root / "repository")) and (
-        found["cores"],
-        found["workers"],
+    result = facts(done.stdout)
+    assert result["seglib"].startswith(str(host.root / "repository")) and (
+        result["cores"],
+        result["workers"],
     ) == (2, 0)
     assert (host.here / "runs/lung/training_history.png").is_file()
 
 
 def test_the_set_up_cell_brings_what_hosts_lack():
-    needed = (
-        next(line for line in SETUP.splitlines() if line.startswith("needed")).split('"')[1].split()
-    )
-    third = {name for path in MODULES for name in imports(path)[1]} - set(sys.stdlib_module_names)
-    assert third - BROUGHT - OPTIONAL - {"google", "tomllib", "tomli"} <= set(needed)
-    assert {"albumentations", "accelerate", "cv2"} <= set(needed)  # older images lacked these
+    others = {name for path in MODULES.values() for name in imports(path)[1]}
+    lacking = others - set(sys.stdlib_module_names) - BROUGHT - OPTIONAL
+    assert lacking <= set(hosts.HOSTS_LACK)
+    # Older images of both hosts lacked these.
+    assert {"albumentations", "accelerate", "cv2"} <= set(hosts.HOSTS_LACK)

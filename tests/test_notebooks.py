@@ -1,4 +1,4 @@
-"""The notebook contract: the same opening everywhere, short cells with a reason before each, small clean outputs."""
+"""The notebook contract: the same opening, short cells with a reason before each, small outputs."""
 
 import re
 import statistics
