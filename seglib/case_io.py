@@ -15,10 +15,16 @@ def read_image(case: Any, cfg) -> np.ndarray:
     `window_level` and `window_width`, or clipped to `percentiles` of its whole volume."""
     if not volumes.is_volume(case["image"]):
         return images.read_image(case["image"], cfg.in_channels, cfg.percentiles)
-    shown = volumes.bytes_of(
-        case["image"], cfg.window_level, cfg.window_width, cfg.percentiles, **volumes.options(cfg)
-    )
-    return images.as_channels(_slice(case, shown), cfg.in_channels)
+    volume = volumes.read_8_bit(case["image"], cfg)
+    return images.as_channels(_slice(case, volume.voxels), cfg.in_channels)
+
+
+def notes_of(case: Any, cfg) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What was odd about the volume of a case: in its headers, and in its values. Pictures: nothing."""
+    if not volumes.is_volume(case["image"]):
+        return (), ()
+    volume = volumes.read_8_bit(case["image"], cfg)
+    return volume.grid.notes, volume.decoding_notes
 
 
 def read_truth(
@@ -81,9 +87,7 @@ def _read_labels(case: Any, cfg) -> images.Mask:
     label_map = {} if case.get("label_numbers") == "class" else cfg.label_map
     if not volumes.is_volume(case["image"]):
         return images.read_labels(case["labels"], cfg.mask_encoding, cfg.n_classes, label_map)
-    labels = volumes.labels_of(
-        case["image"], case["labels"], cfg.class_names, **volumes.options(cfg)
-    )
+    labels = volumes.read_labels(case["image"], case["labels"], cfg)
     plane = _slice(case, labels)
     if os.path.isdir(case["labels"]):
         return images.Mask(plane.copy(), "a mask file an organ")

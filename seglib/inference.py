@@ -470,12 +470,9 @@ class Predictor:
             DataError: no such volume, a damaged one, or one that the network cannot be given.
         """
         cfg = self.config
-        cut = volumes.options(cfg)
-        slices = volumes.bytes_of(
-            str(path), cfg.window_level, cfg.window_width, cfg.percentiles, **cut
-        )
-        grid = volumes.read_grid(path, **cut)
-        masks = self._predict_slices(slices, batch_size)
+        volume = volumes.read_8_bit(path, cfg)
+        grid = volume.grid
+        masks = self._predict_slices(volume.voxels, batch_size)
         mask = self.cleaned(np.moveaxis(np.stack(masks), 0, -3))
         prediction = VolumePrediction(mask, grid, self._millilitres(mask, grid))
         if output is not None:

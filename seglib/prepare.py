@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from . import config, hosts
-from .case_io import TURNS, agreement, content, read_image, read_truth, warnings_of
+from .case_io import TURNS, agreement, content, notes_of, read_image, read_truth, warnings_of
 from .errors import DataError
 from .formats import images, volumes
 
@@ -305,19 +305,13 @@ def _write(cases: pd.DataFrame, cfg, folder: Path, info: dict[str, Any], strict:
         if facts.empty:
             raise _first(pd.DataFrame(problems))
         notes = list(cases.attrs.get("notes", []))
-        for path in dict.fromkeys(
-            cases["image"]
-        ):  # what only decoding could show; the rest the scan has told
-            new = [
-                n
-                for n in volumes.decoded.get(path, ())
-                if not any(old.endswith(n) for old in notes)
-            ]
-            notes += [
-                f"{Path(path).name}: {note}"
-                for note in new
-                if not note.startswith("spacing unknown")
-            ]
+        for path, rows in facts.groupby(
+            facts["case"].map(cases.set_index("case")["image"]), sort=False
+        ):
+            header_notes, decoding_notes = rows["notes"].iloc[0]
+            # The scan has read the headers already, unless the table was made by hand.
+            new = decoding_notes if cases.attrs.get("notes") else header_notes + decoding_notes
+            notes += [f"{Path(path).name}: {note}" for note in new]
         notes += _collect_warnings(cases, facts)
         if cfg.mask_inverted == "auto" and cfg.task != "multiclass":
             polarity = _settle_polarity(cfg, cases, facts, arrays["masks"], problems, notes)
@@ -333,7 +327,7 @@ def _write(cases: pd.DataFrame, cfg, folder: Path, info: dict[str, Any], strict:
         kept["split"], split_notes = split(kept, cfg)
         for array in arrays.values():
             array.flush()
-        facts = facts.drop(columns=["sha256", "pixels", "inverted_flags", "odd", "edges"])
+        facts = facts.drop(columns=["sha256", "pixels", "inverted_flags", "odd", "edges", "notes"])
         problems = pd.DataFrame(problems, columns=["case", "file", "problem", "action"])
         kept.to_csv(partial / "cases.csv", index=False)
         facts.to_json(partial / "facts.json", orient="table", index=False)
@@ -412,6 +406,7 @@ def _prepare_case(
         "inverted_flags": inverted_flags,
         "odd": odd,
         "edges": edges,
+        "notes": notes_of(case, cfg),
     }
 
 

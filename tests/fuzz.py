@@ -128,7 +128,6 @@ def batch(numbers: range, sources, seed: int, results: Path) -> None:
             path, read = sources[number % len(sources)]
             whole = path.read_bytes()
             path.write_bytes(damaged(whole, rng))
-            volumes.decoded.clear()
             print(number, end=" ", file=lines, flush=True)
             signal.alarm(LIMIT_S)
             begun = time.monotonic()

@@ -17,6 +17,7 @@ from tests.helpers import (
     displayed,
     labels_like,
     numbered_volume,
+    rsna_config,
     save_nifti,
     write_organs,
     write_series_and_labels,
@@ -71,7 +72,6 @@ def test_labels_without_orientation(tmp_path, stack):
     np.testing.assert_array_equal(
         volumes.read_labels_like(volume, path), volume.grid.display(truth)
     )
-    assert "no orientation" in volumes.align(volume.grid, path)[2]
     save_nifti(nibabel.Nifti1Image(truth[:-1], np.eye(4)), path)
     with pytest.raises(DataError, match=r"seg\.nii.*without orientation.*its volume is"):
         volumes.read_labels_like(volume, path)
@@ -161,22 +161,44 @@ def test_a_volume_is_decoded_once(tmp_path, monkeypatch):
     real = volumes.read
     monkeypatch.setattr(volumes, "read", lambda path, **k: calls.append(path) or real(path, **k))
     paths = [str(save_nifti(numbered_volume(), tmp_path / f"{i}.nii")) for i in range(2)]
-    cut = {"slice_axis": None, "canonical": True}
+    cfg = rsna_config(tmp_path, tmp_path, window_level=50, window_width=400)
     for _ in range(3):
         for path in paths:
-            assert volumes.bytes_of(path, 50, 400, None, **cut).shape == (5, 9, 7)
+            assert volumes.read_8_bit(path, cfg).voxels.shape == (5, 9, 7)
     assert calls == paths
     image = numbered_volume()
     image = nibabel.Nifti1Image(np.asarray(image.dataobj) * 0 + 50, image.affine)
-    save_nifti(image, Path(paths[0])).touch()
-    assert (
-        volumes.bytes_of(paths[0], 50, 400, None, **cut) == 128
-    ).all()  # the file is another one now
+    save_nifti(image, Path(paths[0])).touch()  # the file is another one now
+    assert (volumes.read_8_bit(paths[0], cfg).voxels == 128).all()
     (tmp_path / "bad.nii").write_bytes(b"junk")
     for _ in range(2):
         with pytest.raises(DataError, match=r"bad\.nii"):
-            volumes.bytes_of(str(tmp_path / "bad.nii"), 50, 400, None, **cut)
-    assert len(calls) == 4 and len(volumes._memory.known) <= 4
+            volumes.read_8_bit(tmp_path / "bad.nii", cfg)
+    assert len(calls) == 4 and len(volumes._cache.results) <= 4
+
+
+def test_nothing_that_is_cached_can_be_changed(tmp_path):
+    path = save_nifti(numbered_volume(), tmp_path / "ct.nii")
+    labels = save_nifti(labels_like(numbered_volume(), np.zeros((7, 9, 5))), tmp_path / "seg.nii")
+    cfg = rsna_config(tmp_path, tmp_path)
+    for cached in (volumes.read_8_bit(path, cfg).voxels, volumes.read_labels(path, labels, cfg)):
+        with pytest.raises(ValueError, match="read-only"):
+            cached[0] = 1
+
+
+def test_a_decoded_volume_carries_its_notes(tmp_path):
+    """Every call returns them, whether the volume comes from its file or from the cache."""
+    array = np.asarray(numbered_volume().dataobj).astype(np.float32)
+    array[0, 0, 0] = np.nan
+    path = save_nifti(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "ct.nii")
+    cfg = rsna_config(tmp_path, tmp_path)
+    for _ in range(2):
+        volume = volumes.read_8_bit(path, cfg)
+        assert volume.decoding_notes == (
+            "1 voxels are not finite numbers; set to the minimum, -999",
+        )
+        assert volume.grid.notes == () and volume.grid.spacing_note.startswith("spacing unknown")
+        assert volume.notes == (volume.grid.spacing_note, *volume.decoding_notes)
 
 
 @pytest.fixture(scope="module")
@@ -233,9 +255,7 @@ def test_real_ct(ct, real_series, name, labels, shape, spacing, limits):
         assert liver[0] > max(left[0], right[0]), (
             "the liver lies above the kidneys, towards the head"
         )
-    np.testing.assert_array_equal(
-        volume.restore(volume.voxels).shape, np.array(shape)[np.argsort(volume.grid.axes)]
-    )
+    assert volume.restore(volume.voxels).shape == volume.grid.file_shape
 
 
 def test_real_dicom(ct, real_series):
@@ -292,9 +312,9 @@ def test_modules_say_where_things_are():
         and dicom.DECODERS
         and pairing.SPLITS["training"] == "train"
     )
-    assert json.dumps(volumes.ORGANS)
+    assert json.dumps(volumes.CLASS_OF_MASK_FILE)
     assert (
-        set(volumes.ORGANS.values())
+        set(volumes.CLASS_OF_MASK_FILE.values())
         == set(CLASSES[1:])
         == set(presets.PRESETS["rsna"].full["class_names"][1:])
     )

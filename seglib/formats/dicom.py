@@ -1,4 +1,12 @@
-"""A DICOM series: which files, in which order, where in the patient, with which values. `volumes` lays it out."""
+"""A DICOM series: which files, in which order, where in the patient, with which values.
+
+A series is a folder of files with one slice each. What the format can hide: file names and
+InstanceNumber need not follow the patient, only ImagePositionPatient does; SliceThickness is not
+the distance of the slices; a folder may hold localizers, reports, several series, or copies of a
+slice; stored numbers become values (CT: Hounsfield units, HU) by a slope and an intercept that may
+differ from slice to slice; in MONOCHROME1 high numbers are dark; and headers are wrong about signs
+and bits. `volumes` turns a series to the usual display.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError
+from . import orientation
+from .orientation import Grid
 
-# transfer syntax (its beginning) -> package that brings a decoder
+# Transfer syntax (the beginning of its UID) -> package that brings a decoder for pydicom.
 DECODERS = {
     "1.2.840.10008.1.2.4.9": "pylibjpeg-openjpeg",  # JPEG 2000
     "1.2.840.10008.1.2.4.20": "pylibjpeg-openjpeg",  # high-throughput JPEG 2000
@@ -17,23 +27,36 @@ DECODERS = {
     "1.2.840.10008.1.2.4.5": "pylibjpeg-libjpeg (GPL; the extra 'gpl')",  # JPEG
     "1.2.840.10008.1.2.4.7": "pylibjpeg-libjpeg (GPL; the extra 'gpl')",  # JPEG lossless
 }
-FOREIGN = """.txt .csv .json .xml .html .md .pdf .png .jpg .jpeg .gif .nii .gz .zip .db .ini .log .py .npy .yaml .xlsx"""
-NUMBERS = {  # attribute -> how many numbers it holds, where it is there
+# Files that may lie in the folder of a series and are skipped without a look at their content.
+OTHER_SUFFIXES = """.txt .csv .json .xml .html .md .pdf .png .jpg .jpeg .gif .nii .gz .zip .db .ini
+    .log .py .npy .yaml .xlsx""".split()
+OTHER_NAMES = ("DICOMDIR", "LICENSE", "README")
+# Attribute -> how many numbers it holds where it is present.
+NUMBERS = {
     "PixelSpacing": 2,
     "ImagePositionPatient": 3,
     "ImageOrientationPatient": 6,
     **dict.fromkeys(
-        "Rows Columns NumberOfFrames SamplesPerPixel InstanceNumber SliceThickness SpacingBetweenSlices RescaleSlope "
-        "RescaleIntercept BitsAllocated BitsStored HighBit PixelRepresentation".split(),
+        """Rows Columns NumberOfFrames SamplesPerPixel InstanceNumber SliceThickness
+        SpacingBetweenSlices RescaleSlope RescaleIntercept BitsAllocated BitsStored HighBit
+        PixelRepresentation""".split(),
         1,
     ),
 }
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SAME_POSITION_MM = 0.01  # slices nearer to each other than this lie at one position
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM counts to the left and to the back
 
 
 class Series(NamedTuple):
-    """`files` in the order of their positions; `shape` (slices, rows, columns); `affine` (4, 4) from such an index to
-    mm (right, anterior, superior), None without positions; `spacing_mm` (slice, row, column) or None."""
+    """What the headers of a series say, its slices in the order of their positions.
+
+    Attributes:
+        files: a file a slice.
+        shape: (slices, rows, columns).
+        affine: (4, 4), such an index -> mm to the right, anterior, superior; None without positions.
+        spacing_mm: distance of slices, rows and columns; None where unknown.
+        notes: what is odd, and what was done about it.
+    """
 
     files: tuple[str, ...]
     shape: tuple[int, int, int]
@@ -42,96 +65,139 @@ class Series(NamedTuple):
     notes: tuple[str, ...]
 
 
+class _Slice(NamedTuple):
+    """The path and the header of one image file."""
+
+    path: Path
+    header: Any
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def pixel_spacing(self) -> np.ndarray:
+        """Distance of rows and of columns in mm; empty where the header does not tell."""
+        return _floats(self.header.get("PixelSpacing"))
+
+    @property
+    def position(self) -> np.ndarray:
+        """(x, y, z) in mm of the centre of the first pixel; empty where the header has none."""
+        return _floats(self.header.get("ImagePositionPatient"))
+
+    @property
+    def directions(self) -> np.ndarray:
+        """The directions in which a row and in which a column runs, (6,); empty without them."""
+        return _floats(self.header.get("ImageOrientationPatient"))
+
+    @property
+    def is_placed(self) -> bool:
+        return len(self.position) == 3 and len(self.directions) == 6
+
+
+class _PixelFormat(NamedTuple):
+    """How a header says that its numbers are stored."""
+
+    signed: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int | None
+
+
 def open_series(source: str | Path | Iterable[str | Path], series: str | None = None) -> Series:
     """The one series of a folder (or of a list of files), from headers only.
 
-    Slices are ordered by ImagePositionPatient along the normal of ImageOrientationPatient; InstanceNumber, which often
-    runs the other way or is wrong, counts only where there is no position. The slice distance is that of the
-    positions, not SliceThickness. Files that are no images (DICOMDIR, reports, text) and localizers are skipped; a
-    second copy of a slice is dropped; missing slices are told in `notes`.
+    Slices are ordered by ImagePositionPatient along the normal of ImageOrientationPatient;
+    InstanceNumber, which often runs the other way or is wrong, counts only where a position is
+    missing. The slice distance is that of the positions. Files that are no images (DICOMDIR,
+    reports, text) and localizers are skipped, a second copy of a slice is dropped, and missing
+    slices are named in `notes`.
 
     Args:
         series: SeriesInstanceUID to read where there are several.
 
     Raises:
-        DataError: no image, a damaged file, several series, two images at one position, sizes or orientations differ.
+        DataError: no image, a damaged file, several series, two images at one position, or slices
+            of different sizes or orientations.
     """
-    found, notes = [], []
     paths = _paths(source)
-    for path in paths:
-        header = _header(path)
-        if header is not None:
-            found.append((path, header))
-    where = source if isinstance(source, str | Path) else paths[0].parent if paths else "no files"
-    if not found:
-        raise DataError(
-            f"{where}: no DICOM image among {len(paths)} files; expected the files of one series"
-        )
-    if len(found) < len(paths):
-        named = {path for path, _ in found}
-        others = [path.name for path in paths if path not in named]
-        notes.append(f"{len(others)} files are no images and were skipped: {', '.join(others[:3])}")
-    plain = [
-        (path, header)
-        for path, header in found
-        if "LOCALIZER" not in (header.get("ImageType") or ())
-    ]
-    if plain and len(plain) < len(found):
-        notes.append(f"{len(found) - len(plain)} localizer images were skipped")
-        found = plain
-    found = _one_series(where, found, series)
-    first = found[0][1]
-    for path, header in found:
-        if (
-            int(header.get("NumberOfFrames") or 1) > 1
-            or int(header.get("SamplesPerPixel") or 1) > 1
-        ):
-            raise DataError(
-                f"{path}: a multi-frame or colour image; expected one grey slice a file: convert it first"
-            )
-        if (header.Rows, header.Columns) != (first.Rows, first.Columns):
-            raise DataError(
-                f"{path}: {header.Rows}x{header.Columns} pixels but {found[0][0].name} has {first.Rows}x"
-                f"{first.Columns}; one series must have one size: take the other slices out of the folder"
-            )
-        sides, usual = _sides(header), _sides(first)
-        if len(sides) != len(usual) or not np.allclose(sides, usual, rtol=0.01):
-            raise DataError(
-                f"{path}: PixelSpacing {sides or 'missing'} but {found[0][0].name} has {usual or 'none'}; one series "
-                "must have one: correct the header, or take the file out of the folder"
-            )
-    found, affine, spacing = _place(found, notes)
-    shape = (len(found), int(first.Rows), int(first.Columns))
-    return Series(tuple(str(path) for path, _ in found), shape, affine, spacing, tuple(notes))
+    if isinstance(source, str | Path):
+        where = source
+    else:
+        where = paths[0].parent if paths else "no files"
+    notes: list[str] = []
+    slices = _read_headers(where, paths, notes)
+    slices = _without_localizers(slices, notes)
+    slices = _choose_series(where, slices, series)
+    _check_alike(slices)
+    first = slices[0].header
+    if all(one.is_placed for one in slices):
+        slices, affine, spacing_mm = _by_position(slices, notes)
+    else:
+        slices, affine, spacing_mm = _by_number(slices, notes)
+    shape = (len(slices), int(first.Rows), int(first.Columns))
+    files = tuple(str(one.path) for one in slices)
+    return Series(files, shape, affine, spacing_mm, tuple(notes))
+
+
+def read_grid(
+    path: str | Path, series: Series, slice_axis: int | None = None, canonical: bool = True
+) -> Grid:
+    """The grid of an opened series; the arguments are those of `volumes.read_dicom`."""
+    if canonical and series.affine is not None:
+        display = orientation.radiological(path, series.affine, slice_axis)
+    else:
+        cut = slice_axis or 0
+        first_axis, second_axis = [axis for axis in (0, 1, 2) if axis != cut]
+        display = orientation.as_stored((cut, first_axis, second_axis))
+    spacing_mm = None
+    if series.spacing_mm is not None:
+        spacing_mm = orientation.in_display_order(series.spacing_mm, display)
+    return Grid(
+        path=str(path),
+        shape=orientation.in_display_order(series.shape, display),
+        spacing_mm=spacing_mm,
+        orientation=display,
+        affine=np.eye(4) if series.affine is None else series.affine,
+        oriented=series.affine is not None,
+        files=series.files,
+        notes=series.notes,
+    )
 
 
 def values(files: Iterable[str]) -> tuple[np.ndarray, list[str]]:
-    """The values of the files' pixels, (files, rows, columns) int16 or float32, and notes on what was corrected.
+    """The values of the files' pixels, (files, rows, columns) int16 or float32, and notes.
 
-    Stored numbers become values by RescaleSlope and RescaleIntercept (CT: HU); MONOCHROME1 is turned so that higher is
-    brighter. Numbers that contradict their header are corrected where the whole series proves it, see `_corrected`.
+    Stored numbers become values by RescaleSlope and RescaleIntercept (CT: HU); MONOCHROME1 is
+    inverted so that higher is brighter. Numbers that contradict their header are corrected where
+    the whole series proves it, see `_corrected`; the notes say so.
 
     Raises:
-        DataError: a file is damaged, or no decoder for its compression is installed (names the package).
+        DataError: a file is damaged, or no decoder for its compression is installed (names the
+            package).
     """
     headers, planes = zip(*(_decode(Path(file)) for file in files))
-    kinds = [
-        (int(h.PixelRepresentation), h.BitsAllocated, h.BitsStored, h.get("HighBit"))
+    formats = [
+        _PixelFormat(int(h.PixelRepresentation), h.BitsAllocated, h.BitsStored, h.get("HighBit"))
         for h in headers
     ]
-    result: list[Any] = [None] * len(planes)
+    rescaled: list[Any] = [None] * len(planes)
     notes = []
-    for kind in dict.fromkeys(kinds):
-        rows = [i for i, other in enumerate(kinds) if other == kind]
-        stack, note = _corrected(
-            np.stack([planes[i] for i in rows]), *kind, headers[rows[0]].get("Modality") == "CT"
-        )
-        notes += [note] if note else []
-        for i, plane in zip(rows, stack):
-            result[i] = _rescaled(plane, headers[i], stack.dtype.kind == "i", kind[2])
+    for pixel_format in dict.fromkeys(formats):
+        members = [i for i, other in enumerate(formats) if other == pixel_format]
+        raw = np.stack([planes[i] for i in members])
+        is_ct = headers[members[0]].get("Modality") == "CT"
+        numbers, note = _corrected(raw, pixel_format, is_ct)
+        if note:
+            notes.append(note)
+        for i, plane in zip(members, numbers):
+            rescaled[i] = _rescaled(plane, headers[i], pixel_format.bits_stored)
     if any(h.get("PhotometricInterpretation") == "MONOCHROME1" for h in headers):
         notes.append("MONOCHROME1: values inverted, so that higher is brighter")
-    return np.stack(result), notes
+    return np.stack(rescaled), notes
+
+
+# ---- headers
 
 
 def _paths(source: Any) -> list[Path]:
@@ -144,21 +210,37 @@ def _paths(source: Any) -> list[Path]:
     return [file for file in files if file.is_file() and not file.name.startswith(".")]
 
 
+def _read_headers(where: Any, paths: list[Path], notes: list[str]) -> list[_Slice]:
+    headers = [(path, _header(path)) for path in paths]
+    slices = [_Slice(path, header) for path, header in headers if header is not None]
+    if not slices:
+        raise DataError(
+            f"{where}: no DICOM image among {len(paths)} files; expected the files of one series"
+        )
+    skipped = [path.name for path, header in headers if header is None]
+    if skipped:
+        notes.append(
+            f"{len(skipped)} files are no images and were skipped: {', '.join(skipped[:3])}"
+        )
+    return slices
+
+
 def _header(path: Path) -> Any:
-    """The header of an image file; None for a file that is none."""
+    """The header of an image file; None for a file that is none.
+
+    Raises:
+        DataError: the file is damaged.
+    """
     import pydicom
 
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
-        kind = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID")
+        sop_class = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID")
+        # pydicom converts a value, and fails on a damaged one, when it is first asked for it.
         for name in ("ImageType", "SeriesInstanceUID", "Modality", "PhotometricInterpretation"):
-            header.get(name)  # pydicom converts a value, and fails, when it is first asked for it
+            header.get(name)
     except pydicom.errors.InvalidDicomError as error:
-        if path.suffix.lower() in FOREIGN.split() or path.name.upper() in (
-            "DICOMDIR",
-            "LICENSE",
-            "README",
-        ):
+        if path.suffix.lower() in OTHER_SUFFIXES or path.name.upper() in OTHER_NAMES:
             return None
         raise DataError(
             f"{path}: not a DICOM file, or damaged (no DICM mark); remove it or copy it again"
@@ -167,114 +249,199 @@ def _header(path: Path) -> Any:
         raise DataError(
             f"{path}: damaged DICOM header ({type(error).__name__}: {error}); copy it again"
         ) from error
-    name = getattr(kind, "name", "")  # a damaged one may be a list
-    if name.endswith("Storage") and "Image" not in name:
+    kind = getattr(sop_class, "name", "")  # a damaged UID may be a list, which has no name
+    if kind.endswith("Storage") and "Image" not in kind:
         return None
     _check_numbers(path, header)
     if not header.get("Rows") or not header.get("Columns"):
         raise DataError(
-            f"{path}: {name or 'a DICOM file'} without rows or columns; it is cut short: copy it again"
+            f"{path}: {kind or 'a DICOM file'} without rows or columns; it is cut short: "
+            "copy it again"
         )
     return header
 
 
 def _check_numbers(path: Path, header: Any) -> None:
-    """What is computed with must be numbers, and as many as the standard says."""
-    for name, wanted in NUMBERS.items():
+    """Refuse attributes that are no finite numbers, or not as many as the standard says."""
+    for name, expected in NUMBERS.items():
         try:
             value = header.get(name)
-            several = isinstance(value, Sequence) and not isinstance(value, str)
-            parts = list(value) if several else [] if value in (None, "") else [value]
-            good = np.isfinite([float(part) for part in parts]).all() and len(parts) in (0, wanted)
+            numbers = _floats(value)
+            valid = len(numbers) in (0, expected) and np.isfinite(numbers).all()
         except Exception:  # pydicom converts a value when it is first looked at
-            value, good = "no number", False
-        if not good:
+            value, valid = "no number", False
+        if not valid:
             raise DataError(
-                f"{path}: {name} is {value}; expected {wanted} finite; the header is damaged: copy it again"
+                f"{path}: {name} is {value}; expected {expected} finite; the header is damaged: "
+                "copy it again"
             )
 
 
-def _one_series(where: Any, found: list, series: str | None) -> list:
-    groups: dict[str, list] = {}
-    for path, header in found:
-        groups.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append((path, header))
+def _floats(value: Any) -> np.ndarray:
+    """The numbers of an attribute; none where it is absent or empty."""
+    if value is None or value == "":
+        return np.array([])
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return np.array([float(number) for number in (value if is_list else [value])])
+
+
+def _without_localizers(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
+    """Only the images that are no overview scans, unless all are."""
+    others = [one for one in slices if "LOCALIZER" not in (one.header.get("ImageType") or ())]
+    if not others or len(others) == len(slices):
+        return slices
+    notes.append(f"{len(slices) - len(others)} localizer images were skipped")
+    return others
+
+
+def _choose_series(where: Any, slices: list[_Slice], series: str | None) -> list[_Slice]:
+    groups: dict[str, list[_Slice]] = {}
+    for one in slices:
+        groups.setdefault(str(one.header.get("SeriesInstanceUID") or ""), []).append(one)
+    if series is None and len(groups) == 1:
+        return slices
+    if series in groups:
+        return groups[series]
     listed = "; ".join(
-        f"{uid or '(no number)'}: {len(members)} files, {members[0][1].get('SeriesDescription') or 'no description'}"
+        f"{uid or '(no number)'}: {len(members)} files, "
+        f"{members[0].header.get('SeriesDescription') or 'no description'}"
         for uid, members in groups.items()
     )
-    if series is not None and series not in groups:
+    if series is not None:
         raise DataError(f"{where}: no series {series!r}; found {listed}")
-    if series is None and len(groups) > 1:
-        raise DataError(
-            f"{where}: {len(groups)} series, expected one; name one by series=, or give each its folder: {listed}"
-        )
-    return groups[series] if series is not None else found
+    raise DataError(
+        f"{where}: {len(groups)} series, expected one; name one by series=, or give each its "
+        f"folder: {listed}"
+    )
 
 
-def _place(
-    found: list, notes: list[str]
-) -> tuple[list, np.ndarray | None, tuple[float, float, float] | None]:
-    """The files in order, the affine of (slice, row, column) and the spacing."""
-    first = found[0][1]
-    plane = _sides(first)
-    turns = [np.array([float(v) for v in h.get("ImageOrientationPatient") or ()]) for _, h in found]
-    spots = [np.array([float(v) for v in h.get("ImagePositionPatient") or ()]) for _, h in found]
-    if len(found) > 1 and (any(len(t) != 6 for t in turns) or any(len(s) != 3 for s in spots)):
-        notes.append(
-            "no positions: slices ordered by InstanceNumber, orientation unknown; look whether the feet come first"
-        )
-        found = sorted(
-            found, key=lambda item: (int(item[1].get("InstanceNumber") or 0), item[0].name)
-        )
-        gap = float(first.get("SpacingBetweenSlices") or 0)
-        return found, None, (gap, *plane) if gap and plane else None
-    if any(len(t) != 6 for t in turns) or any(len(s) != 3 for s in spots):
-        return found, None, None
-    for (path, _), turn in zip(found, turns):
-        if np.abs(turn - turns[0]).max() > 1e-2:
+def _check_alike(slices: list[_Slice]) -> None:
+    """Refuse slices that cannot form one array: several frames, colours, other sizes."""
+    reference = slices[0]
+    rows, columns = reference.header.Rows, reference.header.Columns
+    for path, header in slices:
+        n_frames = int(header.get("NumberOfFrames") or 1)
+        n_samples = int(header.get("SamplesPerPixel") or 1)
+        if n_frames > 1 or n_samples > 1:
             raise DataError(
-                f"{path}: oriented differently from {found[0][0].name}; slices of two stacks in one series"
+                f"{path}: a multi-frame or colour image; expected one grey slice a file: "
+                "convert it first"
             )
-    along_row, along_column = turns[0][:3], turns[0][3:]
+        if (header.Rows, header.Columns) != (rows, columns):
+            raise DataError(
+                f"{path}: {header.Rows}x{header.Columns} pixels but {reference.name} has "
+                f"{rows}x{columns}; one series must have one size: take the other slices out of "
+                "the folder"
+            )
+    for one in slices:
+        own, usual = one.pixel_spacing, reference.pixel_spacing
+        if len(own) != len(usual) or not np.allclose(own, usual, rtol=0.01):
+            raise DataError(
+                f"{one.path}: PixelSpacing {own.tolist() or 'missing'} but {reference.name} has "
+                f"{usual.tolist() or 'none'}; one series must have one: correct the header, or "
+                "take the file out of the folder"
+            )
+
+
+# ---- order and place
+
+
+def _by_number(
+    slices: list[_Slice], notes: list[str]
+) -> tuple[list[_Slice], None, tuple[float, float, float] | None]:
+    """Slices without positions in the order of InstanceNumber, and their spacing."""
+    if len(slices) == 1:
+        return slices, None, None
+    notes.append(
+        "no positions: slices ordered by InstanceNumber, orientation unknown; "
+        "look whether the feet come first"
+    )
+    first = slices[0]
+    distance = float(first.header.get("SpacingBetweenSlices") or 0)
+    ordered = sorted(slices, key=lambda one: (int(one.header.get("InstanceNumber") or 0), one.name))
+    return ordered, None, orientation.known_spacing((distance, *first.pixel_spacing))
+
+
+def _by_position(
+    slices: list[_Slice], notes: list[str]
+) -> tuple[list[_Slice], np.ndarray, tuple[float, float, float] | None]:
+    """Slices in the order of their positions, the affine of (slice, row, column), the spacing."""
+    first = slices[0]
+    _check_parallel(slices)
+    along_row, along_column = first.directions[:3], first.directions[3:]
     normal = np.cross(along_row, along_column)
-    places = np.array([spot @ normal for spot in spots])
-    order = np.argsort(places, kind="stable")
-    kept = [order[0]]
-    for i in order[1:]:
-        if places[i] - places[kept[-1]] > 0.01:
-            kept.append(i)
-        elif _same_pixels(found[i][0], found[kept[-1]][0]):
-            notes.append(f"{found[i][0].name}: a second copy of {found[kept[-1]][0].name}, dropped")
+    slices = _order(slices, normal, notes)
+    if len(slices) > 1:
+        distance = _slice_distance(slices, normal, notes)
+        step = (slices[-1].position - slices[0].position) / (len(slices) - 1)
+    else:
+        distance = float(first.header.get("SliceThickness") or 0) or 1.0
+        step = normal * distance
+        notes.append("one slice: its thickness stands for the slice distance")
+    row_mm, column_mm = 1.0, 1.0
+    if len(first.pixel_spacing):
+        row_mm, column_mm = first.pixel_spacing
+    else:
+        notes.append("no PixelSpacing: sizes in mm are unknown")
+    affine = np.eye(4)
+    affine[:3, 0] = step
+    affine[:3, 1] = along_column * row_mm
+    affine[:3, 2] = along_row * column_mm
+    affine[:3, 3] = slices[0].position
+    spacing_mm = orientation.known_spacing((distance, *first.pixel_spacing))
+    return slices, _LPS_TO_RAS @ affine, spacing_mm
+
+
+def _check_parallel(slices: list[_Slice]) -> None:
+    reference = slices[0]
+    for one in slices:
+        if np.abs(one.directions - reference.directions).max() > 1e-2:
+            raise DataError(
+                f"{one.path}: oriented differently from {reference.name}; slices of two stacks in "
+                "one series"
+            )
+
+
+def _order(slices: list[_Slice], normal: np.ndarray, notes: list[str]) -> list[_Slice]:
+    """The slices along the normal, without second copies.
+
+    Raises:
+        DataError: two different images at one position.
+    """
+    heights = np.array([one.position @ normal for one in slices])
+    ordered: list[_Slice] = []
+    last_height = -np.inf
+    for i in np.argsort(heights, kind="stable"):
+        if heights[i] - last_height > SAME_POSITION_MM:
+            ordered.append(slices[i])
+            last_height = heights[i]
+        elif _same_pixels(slices[i].path, ordered[-1].path):
+            notes.append(f"{slices[i].name}: a second copy of {ordered[-1].name}, dropped")
         else:
             raise DataError(
-                f"{found[i][0]}: another image at the position of {found[kept[-1]][0].name} ({places[i]:.2f} mm); two "
-                "phases or reconstructions in one series: separate them"
+                f"{slices[i].path}: another image at the position of {ordered[-1].name} "
+                f"({heights[i]:.2f} mm); two phases or reconstructions in one series: "
+                "separate them"
             )
-    gaps = np.diff(places[kept])
-    gap = float(np.median(gaps)) if len(gaps) else float(first.get("SliceThickness") or 0) or 1.0
-    for i in np.flatnonzero(gaps > 1.5 * gap):
-        before, after = found[kept[i]][0].name, found[kept[i + 1]][0].name
-        notes.append(
-            f"{round(gaps[i] / gap) - 1} slices are missing between {before} and {after} ({gaps[i]:g} mm, else {gap:g})"
-        )
-    if len(gaps) and gaps.min() < 0.75 * gap:
-        notes.append(
-            f"uneven slice distances: {gaps.min():g} to {gaps.max():g} mm; the middle one, {gap:g}, is used"
-        )
-    if len(kept) == 1:
-        notes.append("one slice: its thickness stands for the slice distance")
-    rows, columns = plane or (1.0, 1.0)
-    affine = np.eye(4)
-    step = (spots[kept[-1]] - spots[kept[0]]) / (len(kept) - 1) if len(kept) > 1 else normal * gap
-    affine[:3] = np.stack([step, along_column * rows, along_row * columns, spots[kept[0]]], axis=1)
-    if not plane:
-        notes.append("no PixelSpacing: sizes in mm are unknown")
-    return [found[i] for i in kept], _LPS_TO_RAS @ affine, (gap, rows, columns) if plane else None
+    return ordered
 
 
-def _sides(header: Any) -> list[float]:
-    """Distance of rows and of columns in mm; empty where the header does not tell."""
-    return [float(v) for v in header.get("PixelSpacing") or ()]
+def _slice_distance(slices: list[_Slice], normal: np.ndarray, notes: list[str]) -> float:
+    """The middle one of the distances between neighbours in mm; notes name gaps among them."""
+    distances = np.diff([one.position @ normal for one in slices])
+    usual = float(np.median(distances))
+    for i in np.flatnonzero(distances > 1.5 * usual):
+        n_missing = round(distances[i] / usual) - 1
+        notes.append(
+            f"{n_missing} slices are missing between {slices[i].name} and {slices[i + 1].name} "
+            f"({distances[i]:g} mm, else {usual:g})"
+        )
+    if distances.min() < 0.75 * usual:
+        notes.append(
+            f"uneven slice distances: {distances.min():g} to {distances.max():g} mm; the middle "
+            f"one, {usual:g}, is used"
+        )
+    return usual
 
 
 def _same_pixels(one: Path, other: Path) -> bool:
@@ -283,7 +450,11 @@ def _same_pixels(one: Path, other: Path) -> bool:
     return pydicom.dcmread(one).get("PixelData") == pydicom.dcmread(other).get("PixelData")
 
 
+# ---- pixels
+
+
 def _decode(path: Path) -> tuple[Any, np.ndarray]:
+    """The header of a file without its pixels, and the stored numbers (rows, columns)."""
     import pydicom
     from pydicom.pixels import get_decoder, pixel_array
 
@@ -292,82 +463,85 @@ def _decode(path: Path) -> tuple[Any, np.ndarray]:
         header = pydicom.dcmread(path)
         _check_numbers(path, header)
         syntax = header.file_meta.TransferSyntaxUID
-        package = next(
-            (DECODERS[s] for s in sorted(DECODERS, key=len, reverse=True) if syntax.startswith(s)),
-            "",
-        )
+        package = _decoder_package(syntax)
         if get_decoder(syntax).is_available:
-            # Correcting unused bits slice by slice would break values above what BitsStored says: see _corrected.
+            # Correcting unused bits slice by slice would break values above what BitsStored says:
+            # `_corrected` decides from the whole series.
             plane = pixel_array(header, raw=True, correct_unused_bits=False)
             del header.PixelData
             return header, plane
     except (DataError, KeyboardInterrupt, SystemExit):
         raise
-    except (
-        BaseException
-    ) as error:  # decoders raise errors of their own; one in Rust panics outside of Exception
-        hint = (
-            f"; if other files open, copy it again, else install {package}"
-            if package
-            else "; copy it again"
-        )
+    except BaseException as error:  # a decoder in Rust panics outside of Exception
+        advice = "copy it again"
+        if package:
+            advice = f"if other files open, copy it again, else install {package}"
         raise DataError(
-            f"{path}: pixels not readable ({type(error).__name__}: {error}){hint}"
+            f"{path}: pixels not readable ({type(error).__name__}: {error}); {advice}"
         ) from error
     raise DataError(
-        f"{path}: no decoder for {syntax.name} is installed; pip install {package or 'a pydicom plugin'}"
+        f"{path}: no decoder for {syntax.name} is installed; "
+        f"pip install {package or 'a pydicom plugin'}"
     )
 
 
-def _corrected(
-    raw: np.ndarray, signed: int, allocated: int, stored: int, high: int | None, ct: bool
-) -> tuple[np.ndarray, str]:
-    """Stored numbers whose header is wrong about them, where the whole stack shows it, and a note.
+def _decoder_package(syntax: str) -> str:
+    """The package that decodes a transfer syntax; "" for one that is not compressed."""
+    beginnings = [beginning for beginning in DECODERS if syntax.startswith(beginning)]
+    return DECODERS[max(beginnings, key=len)] if beginnings else ""
 
-    The widely copied fix for the RSNA data, (x << n) >> n with n = BitsAllocated - BitsStored, adds missing signs, but
-    turns 3000 HU of a series with a too small BitsStored into -1096: so it is applied only to stacks that show no sign.
+
+def _corrected(raw: np.ndarray, header: _PixelFormat, is_ct: bool) -> tuple[np.ndarray, str]:
+    """Stored numbers (n, rows, columns) corrected where they prove their header wrong, and a note.
+
+    The widely copied fix for the RSNA data, (x << n) >> n with n = BitsAllocated - BitsStored, adds
+    missing signs, but turns 3000 HU of a series with a too small BitsStored into -1096. So signs
+    are added only where no number of the series has one.
     """
-    shift = 0 if high is None else high + 1 - stored
+    stored = header.bits_stored
+    shift = 0 if header.high_bit is None else header.high_bit + 1 - stored
     if shift > 0 and raw.any() and not (raw & ((1 << shift) - 1)).any():
-        return (
-            raw >> shift,
-            f"numbers stood {shift} bits too high (HighBit {high}, BitsStored {stored}): shifted",
+        return raw >> shift, (
+            f"numbers stood {shift} bits too high (HighBit {header.high_bit}, "
+            f"BitsStored {stored}): shifted"
         )
-    low, top, half = int(raw.min()), int(raw.max()), 1 << (stored - 1)
-    if signed and (low < -half or top >= half):
-        if low >= 0 and top < 2 * half:
-            return np.where(raw >= half, raw - 2 * half, raw).astype(
-                raw.dtype
-            ), f"signs of {stored}-bit numbers added"
-        return (
-            raw,
-            f"numbers need more than the {stored} bits of the header (from {low} to {top}): taken as they are",
-        )
-    if (
-        not signed
-        and ct
-        and allocated == 16
-        and top >= 0xF000
-        and not ((raw >= 0x8000) & (raw < 0xF000)).any()
-    ):
-        return raw.view(np.int16), "negative numbers in unsigned pixels: read as signed"
-    if not signed and top >= 2 * half:
-        return raw & (2 * half - 1), f"bits above the {stored} of the header (old overlays) removed"
+    if header.signed:
+        return _with_signs(raw, stored)
+    highest = int(raw.max())
+    # Negative numbers that were written as unsigned ones lie near the top of 16 bits.
+    if is_ct and header.bits_allocated == 16 and highest >= 0xF000:
+        if not ((raw >= 0x8000) & (raw < 0xF000)).any():
+            return raw.view(np.int16), "negative numbers in unsigned pixels: read as signed"
+    if highest >= 1 << stored:
+        mask = (1 << stored) - 1
+        return raw & mask, f"bits above the {stored} of the header (old overlays) removed"
     return raw, ""
 
 
-def _rescaled(plane: np.ndarray, header: Any, signed: bool, stored: int) -> np.ndarray:
+def _with_signs(raw: np.ndarray, stored: int) -> tuple[np.ndarray, str]:
+    """Signed numbers of `stored` bits, whose signs some writers leave out, and a note."""
+    lowest, highest = int(raw.min()), int(raw.max())
+    half = 1 << (stored - 1)
+    if -half <= lowest and highest < half:
+        return raw, ""
+    if lowest >= 0 and highest < 2 * half:
+        signed = np.where(raw >= half, raw - 2 * half, raw).astype(raw.dtype)
+        return signed, f"signs of {stored}-bit numbers added"
+    return raw, (
+        f"numbers need more than the {stored} bits of the header (from {lowest} to {highest}): "
+        "taken as they are"
+    )
+
+
+def _rescaled(plane: np.ndarray, header: Any, bits_stored: int) -> np.ndarray:
+    """Stored numbers -> values: int16 where all are whole and fit, else float32."""
+    signed = plane.dtype.kind == "i"
     plane = plane.astype(np.int32)
     if header.get("PhotometricInterpretation") == "MONOCHROME1":
-        plane = -1 - plane if signed else (1 << stored) - 1 - plane
-    slope, intercept = (
-        float(header.get(f"Rescale{n}") or d) for n, d in (("Slope", 1), ("Intercept", 0))
-    )
+        plane = -1 - plane if signed else (1 << bits_stored) - 1 - plane
+    slope = float(header.get("RescaleSlope") or 1)
+    intercept = float(header.get("RescaleIntercept") or 0)
     scaled = plane * slope + intercept  # float64
-    whole = (
-        slope.is_integer()
-        and intercept.is_integer()
-        and scaled.min() >= -32768
-        and scaled.max() <= 32767
-    )
-    return scaled.astype(np.int16 if whole else np.float32)
+    whole = slope.is_integer() and intercept.is_integer()
+    fits = scaled.min() >= -32768 and scaled.max() <= 32767
+    return scaled.astype(np.int16 if whole and fits else np.float32)

@@ -1,4 +1,9 @@
-"""Masks as a DICOM Segmentation object, which viewers and archives lay over the series that it was made from."""
+"""Masks as a DICOM Segmentation, which viewers and archives lay over the series it was made from.
+
+The object refers to each slice of its series by UID and says where its frames lie, so that nothing
+has to be resampled. It stores a frame of one bit a pixel for each class and slice; a class is a
+"segment" with a code of the SNOMED CT vocabulary that says which organ it is.
+"""
 
 import warnings
 from pathlib import Path
@@ -8,10 +13,10 @@ import numpy as np
 
 from .. import __version__, files
 from ..errors import ConfigError, DataError
-from . import orientation
+from .orientation import Grid
 
-# Class name -> code and meaning in SNOMED CT; "left" and "right" of other organs are codes of their own.
-ORGANS = {
+# Class name -> code and meaning in SNOMED CT. "left" and "right" are codes of their own.
+SNOMED_CODES = {
     "liver": ("10200004", "Liver"),
     "spleen": ("78961009", "Spleen"),
     "pancreas": ("15776009", "Pancreas"),
@@ -23,55 +28,61 @@ ORGANS = {
     "right ventricle": ("53085002", "Right ventricle"),
 }
 SIDES = {"left": ("7771000", "Left"), "right": ("24028007", "Right")}
-ANATOMY, TISSUE = ("91723000", "Anatomical Structure"), ("85756007", "Tissue")
-NEEDED = """StudyInstanceUID SeriesInstanceUID SOPInstanceUID SOPClassUID FrameOfReferenceUID Modality PixelSpacing
-    ImagePositionPatient ImageOrientationPatient""".split()
-TYPE_2 = "PatientID PatientName PatientBirthDate PatientSex StudyID StudyDate StudyTime AccessionNumber".split()
+ANATOMY = ("91723000", "Anatomical Structure")
+TISSUE = ("85756007", "Tissue")
+# What a Segmentation refers to in the headers of its series.
+REQUIRED = """StudyInstanceUID SeriesInstanceUID SOPInstanceUID SOPClassUID FrameOfReferenceUID
+    Modality PixelSpacing ImagePositionPatient ImageOrientationPatient""".split()
+# Attributes of type 2: they must be present in a DICOM file, but may be empty.
+TYPE_2 = """PatientID PatientName PatientBirthDate PatientSex StudyID StudyDate StudyTime
+    AccessionNumber""".split()
 
 
 def write(
-    path: str | Path, masks: dict[str, np.ndarray], grid: orientation.Grid, about: str = "seglib"
+    path: str | Path, masks: dict[str, np.ndarray], grid: Grid, about: str = "seglib"
 ) -> Path:
-    """Masks as a binary DICOM Segmentation, a segment a class, over the DICOM series that `grid` describes.
+    """Masks as a binary DICOM Segmentation over the DICOM series that `grid` describes.
 
-    Segments have the numbers 1, 2, ... in the order of `masks` and the class names as labels; they may overlap. Frames
-    without a pixel of the class are left out, unless all masks are empty. Patient and study are those of the series.
+    A class is a segment: its number 1, 2, ... is its place in `masks`, its label the class name.
+    Segments may overlap. Frames without a pixel of the class are left out, unless all masks are
+    empty. Patient and study are those of the series.
 
     Args:
         masks: class name -> bool (S, H, W) as displayed, in the shape of `grid`.
-        grid: of a DICOM series, with its positions, for example `VolumePrediction.grid`.
+        grid: of a DICOM series with positions, for example `VolumePrediction.grid`.
         about: SeriesDescription and ContentDescription, at most 64 characters.
 
     Raises:
         ConfigError: highdicom is missing.
-        DataError: no masks, or of another shape; `grid` is not of a DICOM series with positions; a file of it is gone,
-            or lacks what a Segmentation refers to; highdicom refuses a value. No file is left.
+        DataError: no masks, or of another shape; `grid` is not of a DICOM series with positions; a
+            file of it is gone, or lacks what a Segmentation refers to; highdicom refuses a value.
+            No file is left.
     """
     try:
         import highdicom
     except ImportError as error:
         raise ConfigError(f"{path}: {error.name} is missing; run  pip install highdicom") from error
     if not grid.files or not grid.oriented:
-        found = "a series without slice positions" if grid.files else "not a DICOM series"
+        kind = "a series without slice positions" if grid.files else "not a DICOM series"
         raise DataError(
-            f"{grid.path}: {found}; a DICOM Segmentation needs a placed series: write NIfTI instead"
+            f"{grid.path}: {kind}; a DICOM Segmentation needs a placed series: write NIfTI instead"
         )
     if not masks:
         raise DataError(f"{path}: no masks; expected at least one class")
-    pixels = np.stack(
-        [grid.restore(mask) for mask in masks.values()], axis=-1
-    )  # (slice, row, column, class)
+    # (slice, row, column, class), as the series stores its slices
+    pixels = np.stack([grid.restore(mask) for mask in masks.values()], axis=-1)
     headers = [_header(file) for file in grid.files]
+    _complete(headers, grid)
     try:
-        with warnings.catch_warnings():  # of names like ANON-17, which it prints
-            warnings.filterwarnings(
-                "ignore", "The string .* unlikely to represent the intended person name"
-            )
-            made = highdicom.seg.Segmentation(
-                _filled(headers, grid),
+        with warnings.catch_warnings():
+            # The warning would print the names of patients that look like ANON-17.
+            unusual_name = "The string .* unlikely to represent the intended person name"
+            warnings.filterwarnings("ignore", unusual_name)
+            segmentation = highdicom.seg.Segmentation(
+                headers,
                 pixels,
                 "BINARY",
-                [_segment(*item) for item in enumerate(masks, 1)],
+                [_segment(number, name) for number, name in enumerate(masks, 1)],
                 series_instance_uid=highdicom.UID(),
                 series_number=100 + int(headers[0].get("SeriesNumber") or 0),
                 sop_instance_uid=highdicom.UID(),
@@ -90,58 +101,62 @@ def write(
             f"{grid.path}: {problem}; correct that value, or write NIfTI instead"
         ) from error
     with files.replacing(path) as partial:
-        made.save_as(partial)
+        segmentation.save_as(partial)
     return Path(path)
 
 
 def _header(file: str) -> Any:
+    """The header of a slice, which must have everything that a Segmentation refers to."""
     import pydicom
 
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True)
-        lacking = ", ".join(name for name in NEEDED if not header.get(name))
+        missing = ", ".join(name for name in REQUIRED if not header.get(name))
     except Exception as error:  # pydicom raises what its parser stumbles over
         raise DataError(
             f"{file}: not readable ({type(error).__name__}: {error}); copy it again"
         ) from error
-    if lacking:
+    if missing:
         raise DataError(
-            f"{file}: no {lacking}; a DICOM Segmentation refers to it: restore it, or write NIfTI instead"
+            f"{file}: no {missing}; a DICOM Segmentation refers to it: restore it, or write NIfTI "
+            "instead"
         )
     return header
 
 
-def _filled(headers: list[Any], grid: orientation.Grid) -> list[Any]:
-    """The headers with what highdicom reads from the first one, even where it may be absent or empty."""
+def _complete(headers: list[Any], grid: Grid) -> None:
+    """Fill in, in memory only, what highdicom reads even where it may be absent or empty."""
     first = headers[0]
     for name in TYPE_2:
         first.setdefault(name, "")
-    first.SliceThickness = first.get("SliceThickness") or grid.spacing_mm[grid.axes.index(0)]
-    for header in (
-        headers
-    ):  # highdicom wants equal numbers; `dicoms` refuses more than a difference of rounding
+    if not first.get("SliceThickness"):
+        first.SliceThickness = grid.spacing_mm[int(grid.orientation[0, 0])]
+    # highdicom wants equal directions; `dicom` has refused more than a difference of rounding.
+    for header in headers:
         header.ImageOrientationPatient = first.ImageOrientationPatient
-    return headers
 
 
 def _segment(number: int, name: str) -> Any:
-    """The description of one segment, with the codes of its organ: "left_kidney" is a kidney with the modifier left."""
+    """The description of one segment with the codes of its organ.
+
+    "left_kidney" is a kidney with the modifier left; a name without a code is tissue.
+    """
     from highdicom import AlgorithmIdentificationSequence, seg, sr
 
     words = name.lower().replace("_", " ").split()
-    sides = [] if " ".join(words) in ORGANS else [word for word in words if word in SIDES]
-    organ = ORGANS.get(" ".join(word for word in words if word not in sides))
-    category, kind, *modifiers = [
-        sr.CodedConcept(code, "SCT", meaning)
-        for code, meaning in (
-            (ANATOMY, organ, *(SIDES[side] for side in sides)) if organ else (TISSUE, TISSUE)
-        )
-    ]
+    sides = []
+    if " ".join(words) not in SNOMED_CODES:
+        sides = [word for word in words if word in SIDES]
+    organ = " ".join(word for word in words if word not in sides)
+    if organ in SNOMED_CODES:
+        codes = [ANATOMY, SNOMED_CODES[organ], *(SIDES[side] for side in sides)]
+    else:
+        codes = [TISSUE, TISSUE]
+    category, kind, *modifiers = [sr.CodedConcept(code, "SCT", text) for code, text in codes]
     family = sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
     algorithm = AlgorithmIdentificationSequence("seglib", family, __version__)
     segment = seg.SegmentDescription(number, name, category, kind, "AUTOMATIC", algorithm)
     if modifiers:
-        segment.SegmentedPropertyTypeCodeSequence[
-            0
-        ].SegmentedPropertyTypeModifierCodeSequence = modifiers
+        kind_item = segment.SegmentedPropertyTypeCodeSequence[0]
+        kind_item.SegmentedPropertyTypeModifierCodeSequence = modifiers
     return segment

@@ -1,4 +1,10 @@
-"""A NIfTI file: its header, and its voxels with the check that nibabel leaves out. `volumes` lays it out."""
+"""A NIfTI file: from its header to a grid, from its bytes to voxels, and back. `volumes` uses it.
+
+What the format can hide: the voxels are stored numbers that a slope and an intercept turn into
+values; where they lie is said twice (qform and sform), or not at all, and then the affine is made
+up; the spacing stands in the affine and in `pixdim`, whose default 1 looks like a measurement; the
+unit may be metres or micrometres; and a file that was cut short can still open.
+"""
 
 import gzip
 import os
@@ -10,16 +16,20 @@ import numpy as np
 
 from .. import files
 from ..errors import DataError
+from . import orientation
+from .orientation import Grid
 
-_DENSEST = 1032  # gzip makes nothing smaller than by this factor
-_MARGIN = 1 << 20  # bytes that a file may be off without a word: extensions, padding
+NO_SPACING = "spacing unknown: 1 x 1 x 1 without a geometry in the header"
+MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # millimetres where the header names no unit
+_MAX_GZIP_RATIO = 1032  # gzip makes nothing smaller than by this factor
+_MARGIN_BYTES = 1 << 20  # a file may hold that much more than its voxels: extensions, padding
 
 
 def open_file(path: str | Path) -> Any:
     """A NIfTI image of three axes, by nibabel; only its header is read.
 
     Raises:
-        DataError: no such file, not NIfTI, not three-dimensional, colours.
+        DataError: no such file, not NIfTI, cut short, not three-dimensional, colours.
     """
     import nibabel
 
@@ -30,9 +40,7 @@ def open_file(path: str | Path) -> Any:
         _check_size(path, image)
         while len(image.shape) > 3 and image.shape[-1] == 1:
             image = image.slicer[..., 0]
-        unit, time = int(image.header["xyzt_units"]) & 7, int(image.header["xyzt_units"]) >> 3
-        if unit > 3 or time > 6:  # codes that the format does not know: as if nothing were said
-            image.header["xyzt_units"] = unit if unit <= 3 else 0
+        _forget_unknown_units(image.header)
     except DataError:
         raise
     except Exception as error:  # nibabel, gzip and zlib raise errors of their own
@@ -42,7 +50,8 @@ def open_file(path: str | Path) -> Any:
     if len(image.shape) != 3 or 0 in image.shape:
         shape = "x".join(map(str, image.shape))
         raise DataError(
-            f"{path}: {len(image.shape)}-D image of {shape}; expected one volume of three axes: split it first"
+            f"{path}: {len(image.shape)}-D image of {shape}; expected one volume of three axes: "
+            "split it first"
         )
     if image.get_data_dtype().kind not in "iufb":
         raise DataError(
@@ -51,20 +60,48 @@ def open_file(path: str | Path) -> Any:
     return image
 
 
+def read_grid(
+    path: str | Path, image: Any, slice_axis: int | None = None, canonical: bool = True
+) -> Grid:
+    """The grid of an opened file; the arguments are those of `volumes.read_nifti`."""
+    oriented = is_oriented(image)
+    if oriented:
+        distances = np.linalg.norm(image.affine[:3, :3], axis=0)
+    else:  # the sizes in the header may be right although the place is lost
+        distances = np.abs(np.array(image.header.get_zooms()[:3], np.float64))
+    if canonical:
+        display = orientation.radiological(path, image.affine, slice_axis)
+    else:
+        orientation.nearest_axes(path, image.affine)  # refuses an affine that is no geometry
+        display = _as_acquired(distances, slice_axis)
+    known = orientation.known_spacing(distances, stated=oriented)
+    spacing_mm = None
+    if known is not None:
+        mm = MM_PER_UNIT.get(image.header.get_xyzt_units()[0], 1.0)
+        spacing_mm = tuple(
+            distance * mm for distance in orientation.in_display_order(known, display)
+        )
+    return Grid(
+        path=str(path),
+        shape=orientation.in_display_order(image.shape, display),
+        spacing_mm=spacing_mm,
+        orientation=display,
+        affine=image.affine,
+        oriented=oriented,
+        spacing_note="" if spacing_mm else NO_SPACING,
+    )
+
+
 def load(path: str | Path, image: Any) -> np.ndarray:
-    """The voxels of an opened file in its own axes, scaled by its header; `DataError` where it is cut or damaged."""
+    """The voxels of an opened file in its own axes, scaled by its header.
+
+    Raises:
+        DataError: cut short, damaged, or longer than its header says.
+    """
     whole = image
     try:
         if str(path).lower().endswith(".gz"):
-            with gzip.open(
-                path
-            ) as file:  # to the end: nibabel stops before the check sum, which finds damage
-                content = file.read(declared(image) + _MARGIN)
-                if file.read(1):  # may unpack to any size
-                    raise DataError(
-                        f"{path}: goes on behind the voxels that its header declares; write it anew"
-                    )
-            whole = type(image).from_bytes(content)
+            whole = type(image).from_bytes(_unpacked(path, declared_bytes(image)))
         return np.asanyarray(whole.dataobj).reshape(image.shape)
     except DataError:
         raise
@@ -74,27 +111,18 @@ def load(path: str | Path, image: Any) -> np.ndarray:
         ) from error
 
 
-def declared(image: Any) -> int:
-    """The bytes that a file needs to hold what its header declares; taken before anything is allocated for them."""
+def declared_bytes(image: Any) -> int:
+    """The size of a file that holds what this header declares.
+
+    It is computed before anything is allocated, because a damaged header may declare any size.
+    """
     start = int(getattr(image.dataobj, "offset", 352))
-    return (
-        start + int(np.prod(image.shape, dtype=np.float64)) * image.header.get_data_dtype().itemsize
-    )
+    n_voxels = int(np.prod(image.shape, dtype=np.float64))
+    return start + n_voxels * image.header.get_data_dtype().itemsize
 
 
-def _check_size(path: str | Path, image: Any) -> None:
-    """`DataError` where a file cannot hold what its header declares, so that nobody asks for that much memory."""
-    most = os.path.getsize(path) * (_DENSEST if str(path).lower().endswith(".gz") else 1)
-    if declared(image) > most + _MARGIN:
-        shape = "x".join(map(str, image.shape))
-        raise DataError(
-            f"{path}: cut short or damaged: its header declares {shape} voxels, {declared(image) / 1e6:.0f} MB, and "
-            f"the file of {os.path.getsize(path) / 1e6:.1f} MB cannot hold them; copy it again"
-        )
-
-
-def oriented(image: Any) -> bool:
-    """Whether the header tells where the voxels lie."""
+def is_oriented(image: Any) -> bool:
+    """Whether the header says where the voxels lie."""
     coded = any(int(image.header.get(code, 0)) > 0 for code in ("qform_code", "sform_code"))
     return coded and not np.array_equal(image.affine, np.eye(4))
 
@@ -104,22 +132,73 @@ def stem(path: str | Path) -> str:
     return re.sub(r"\.nii(\.gz)?$", "", Path(path).name, flags=re.IGNORECASE)
 
 
-def write(path: Path, array: np.ndarray, grid: Any, like: str | Path) -> Path:
-    """A mask (uint8, in the file's own axes) as NIfTI with the geometry of `grid`, under a temporary name first.
+def write(path: Path, mask: np.ndarray, grid: Grid, source: str | Path) -> Path:
+    """A mask (uint8, in the file's own axes) as NIfTI with the geometry of `grid`.
 
-    Where `like` is a NIfTI file, its unit and the codes of its affines are kept; a DICOM series gives millimetres.
+    Where `source`, the volume that was segmented, is a NIfTI file, the mask gets its unit and the
+    codes of its affines; a DICOM series has millimetres. A failed write leaves no file.
     """
     import nibabel
 
-    image = nibabel.Nifti1Image(array.astype(np.uint8), grid.affine)
-    if Path(like).is_file():
-        header = open_file(like).header
+    image = nibabel.Nifti1Image(mask.astype(np.uint8), grid.affine)
+    if Path(source).is_file():
+        header = open_file(source).header
         image.header.set_xyzt_units(header.get_xyzt_units()[0])
         image.header.set_zooms(header.get_zooms()[:3])
-        for code, set_form in (("qform_code", image.set_qform), ("sform_code", image.set_sform)):
-            set_form(grid.affine, int(header.get(code, 0)))
+        image.set_qform(grid.affine, int(header.get("qform_code", 0)))
+        image.set_sform(grid.affine, int(header.get("sform_code", 0)))
     else:
         image.header.set_xyzt_units("mm")
     with files.replacing(path) as partial:
         nibabel.save(image, partial)
     return path
+
+
+def _forget_unknown_units(header: Any) -> None:
+    """Treat unit codes that the format does not define as if none were given."""
+    space_unit, time_unit = int(header["xyzt_units"]) & 7, int(header["xyzt_units"]) >> 3
+    if space_unit > 3:
+        header["xyzt_units"] = 0
+    elif time_unit > 6:
+        header["xyzt_units"] = space_unit
+
+
+def _as_acquired(distances: np.ndarray, slice_axis: int | None) -> np.ndarray:
+    """The orientation that cuts along the axis of the largest spacing, the last one where equal.
+
+    Rows and columns are the later and the earlier of the other two axes, as SimpleITK shows them.
+    """
+    if slice_axis is None:
+        slice_axis = int(np.flatnonzero(distances >= distances.max() * 0.999)[-1])
+    row_axis, column_axis = [axis for axis in (2, 1, 0) if axis != slice_axis]
+    return orientation.as_stored((slice_axis, row_axis, column_axis))
+
+
+def _check_size(path: str | Path, image: Any) -> None:
+    """Refuse a file that cannot hold what its header declares, before the memory is asked for."""
+    size = os.path.getsize(path)
+    most = size
+    if str(path).lower().endswith(".gz"):
+        most = size * _MAX_GZIP_RATIO
+    declared = declared_bytes(image)
+    if declared > most + _MARGIN_BYTES:
+        shape = "x".join(map(str, image.shape))
+        raise DataError(
+            f"{path}: cut short or damaged: its header declares {shape} voxels, "
+            f"{declared / 1e6:.0f} MB, and the file of {size / 1e6:.1f} MB cannot hold them; "
+            "copy it again"
+        )
+
+
+def _unpacked(path: str | Path, n_bytes: int) -> bytes:
+    """The content of a `.gz` file, read to its end.
+
+    nibabel stops reading before the check sum at the end, which is what finds damage.
+    """
+    with gzip.open(path) as file:
+        content = file.read(n_bytes + _MARGIN_BYTES)
+        if file.read(1):  # a damaged or hostile file may unpack to any size
+            raise DataError(
+                f"{path}: goes on behind the voxels that its header declares; write it anew"
+            )
+    return content

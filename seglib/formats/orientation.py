@@ -1,139 +1,175 @@
-"""Where the voxels of a volume lie, and how the axes of its file become slices, rows and columns."""
+"""How the axes of a volume's file become slices, rows and columns, and where each voxel lies in mm.
 
-from collections.abc import Iterable
+A file may store the three axes of a patient in any order and direction: 48 ways, and oblique ones.
+Its affine, a 4 x 4 matrix from voxel index to mm (right, anterior, superior), says which way it is.
+The arithmetic is that of `nibabel.orientations`, whose term "orientation" is used here: an array
+(3, 2) that gives for each axis of the file the axis that it becomes, and -1 where it is reversed.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
-from . import nifti
-from .dicom import Series
+
+# Patient axis that is cut (0 left-right, 1 back-front, 2 foot-head) -> where slices, rows and
+# columns go: axial slices go Superior, their rows Posterior, their columns to the Left.
+RADIOLOGICAL = ("RIP", "AIL", "SPL")
+AXIAL = 2
 
 
 @dataclass(frozen=True)
 class Grid:
     """Where the voxels of a file lie, and how its axes become slices, rows and columns.
 
-    `shape` (S, H, W) as displayed; `spacing_mm` in the same order, None where unknown; `axes` and `flips`: displayed
-    axis i is axis `axes[i]` of the file, backwards where `flips[i]`; `affine` (4, 4): index in the file's axes -> mm to
-    the right, anterior, superior; `oriented` is False where the file does not tell. A DICOM series has the axes
-    (slice, row, column) and its `files` in that order; a NIfTI file its own.
+    A NIfTI file has its own three axes; those of a DICOM series are (slice, row, column).
+
+    Attributes:
+        path: the file or folder, for error messages.
+        shape: (slices, rows, columns) as displayed.
+        spacing_mm: distance of slices, rows and columns; None where unknown (`known_spacing`).
+        orientation: (3, 2), file axes -> displayed axes, as nibabel writes orientations.
+        affine: (4, 4), index in the file's axes -> mm to the right, anterior, superior.
+        oriented: False where the file does not say where its voxels lie; `affine` is a guess then.
+        files: the files of a DICOM series, a slice each, in their order.
+        notes: what the headers show to be odd, and what was done about it.
+        spacing_note: why the spacing of a NIfTI file is unknown. It is not among `notes` because
+            whole collections have none, and the empty cells of a case table say so already.
     """
 
     path: str
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float] | None
-    axes: tuple[int, int, int]
-    flips: tuple[bool, bool, bool]
+    orientation: np.ndarray = field(repr=False)
     affine: np.ndarray = field(repr=False)
     oriented: bool = True
     files: tuple[str, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
+    spacing_note: str = ""
 
-    def display(self, array: np.ndarray) -> np.ndarray:
-        """An array in the file's axes -> (S, H, W) as displayed; a view."""
-        return turned(array, self.axes, self.flips)
-
-    def restore(self, array: np.ndarray) -> np.ndarray:
-        """(S, H, W) as displayed -> the file's axes; `nibabel.Nifti1Image(grid.restore(mask), grid.affine)` fits."""
-        if array.shape != self.shape:
-            raise DataError(
-                f"{self.path}: cannot lay an array {array.shape} over slices {self.shape}; they must agree"
-            )
-        array = array[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
-        return np.ascontiguousarray(array.transpose(np.argsort(self.axes)))
+    @property
+    def file_shape(self) -> tuple[int, int, int]:
+        """The shape of the array in the file's own axes."""
+        return in_file_order(self.shape, self.orientation)
 
     @property
     def displayed_affine(self) -> np.ndarray:
         """(4, 4): displayed index (slice, row, column) -> mm."""
-        return self.affine @ index_map(self.axes, self.flips, self.shape)
+        return self.affine @ index_map(self.orientation, self.file_shape)
+
+    def display(self, array: np.ndarray) -> np.ndarray:
+        """An array in the file's axes -> (S, H, W) as displayed; a view."""
+        return reorient(array, self.orientation)
+
+    def restore(self, array: np.ndarray) -> np.ndarray:
+        """(S, H, W) as displayed -> the file's axes, a contiguous copy.
+
+        `nibabel.Nifti1Image(grid.restore(mask), grid.affine)` lies exactly over its volume.
+
+        Raises:
+            DataError: the array has another shape than the grid.
+        """
+        if array.shape != self.shape:
+            raise DataError(
+                f"{self.path}: cannot lay an array {array.shape} over slices {self.shape}; "
+                "they must agree"
+            )
+        return np.ascontiguousarray(reorient(array, inverse(self.orientation)))
 
 
-def turned(array: np.ndarray, axes: Iterable[int], flips: Iterable[bool]) -> np.ndarray:
-    """A view whose axis i is axis `axes[i]` of the array, backwards where `flips[i]`."""
-    return array.transpose(tuple(axes))[
-        tuple(slice(None, None, -1 if flip else 1) for flip in flips)
-    ]
+def known_spacing(
+    distances: Sequence[float], stated: bool = True
+) -> tuple[float, float, float] | None:
+    """The distances between voxels along the three axes where they are known, else None.
+
+    This is the only place that decides it, so that no millilitre is computed from a guess.
+
+    Args:
+        distances: as the header has them; fewer than three, or zeros, where it has none.
+        stated: False where the header cannot tell a measurement from its default value 1.
+    """
+    if len(distances) != 3 or not all(distances):
+        return None
+    # Converters that know no spacing write exactly 1 x 1 x 1.
+    if not stated and all(distance == 1 for distance in distances):
+        return None
+    return tuple(float(distance) for distance in distances)
 
 
-def index_map(axes: Iterable[int], flips: Iterable[bool], shape: Iterable[int]) -> np.ndarray:
-    """(4, 4): displayed index -> index in the file's axes."""
-    turn = np.diag([0.0, 0.0, 0.0, 1.0])
-    for i, (axis, flip, n) in enumerate(zip(axes, flips, shape)):
-        turn[axis, i], turn[axis, 3] = (-1, n - 1) if flip else (1, 0)
-    return turn
+# ---- orientations
 
 
-def orientation(path: Any, affine: np.ndarray) -> np.ndarray:
-    """The axis of space and its sign for each axis of the file, (3, 2), as nibabel's `io_orientation`; `DataError`
-    where the affine leads nowhere: not finite, or its axes do not span space."""
+def nearest_axes(path: Any, affine: np.ndarray) -> np.ndarray:
+    """Array axes -> the nearest axes of the space that the affine leads to, an orientation (3, 2).
+
+    For the affine of a file these are the patient's axes: right, anterior, superior.
+
+    Raises:
+        DataError: the affine is not finite, or its axes do not span space.
+    """
     import nibabel
 
-    good = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-12
-    turns = nibabel.io_orientation(affine) if good else None
-    if turns is None or np.isnan(turns).any():
+    orientation = None
+    if np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-12:
+        orientation = nibabel.io_orientation(affine)
+    if orientation is None or np.isnan(orientation).any():
         raise DataError(
-            f"{path}: the affine is no geometry: {np.round(affine, 3).tolist()}; write a correct header"
+            f"{path}: the affine is no geometry: {np.round(affine, 3).tolist()}; "
+            "write a correct header"
         )
-    return turns
+    return orientation
 
 
-def radiological(
-    path: Any, affine: np.ndarray, slice_axis: int | None
-) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """Axes and flips of the usual display: slices go up, forward or right, rows down or back, columns to the left."""
-    turns = orientation(path, affine)
-    of = {
-        int(way): axis for axis, way in enumerate(turns[:, 0])
-    }  # 0 left-right, 1 back-front, 2 foot-head
-    cut = 2 if slice_axis is None else int(turns[slice_axis, 0])
-    ways = (cut, *{2: (1, 0), 1: (2, 0), 0: (2, 1)}[cut])
-    axes = tuple(of[way] for way in ways)
-    return axes, tuple(bool(turns[axis, 1] != sign) for axis, sign in zip(axes, (1, -1, -1)))
+def radiological(path: Any, affine: np.ndarray, slice_axis: int | None) -> np.ndarray:
+    """File axes -> the usual display of CT, as an orientation (3, 2).
+
+    Axial slices go up and are seen from the feet: the patient's right is at the image's left.
+
+    Args:
+        slice_axis: the axis of the file to cut along; None: the one that is nearest to foot-head.
+    """
+    from nibabel import orientations
+
+    file_axes = nearest_axes(path, affine)
+    cut = AXIAL if slice_axis is None else int(file_axes[slice_axis, 0])
+    display = orientations.axcodes2ornt(RADIOLOGICAL[cut])
+    return orientations.ornt_transform(file_axes, display)
 
 
-def dicom_grid(path: Any, found: Series, slice_axis: int | None, canonical: bool) -> Grid:
-    axes, flips = (0, 1, 2), (False, False, False)
-    if canonical and found.affine is not None:
-        axes, flips = radiological(path, found.affine, slice_axis)
-    elif slice_axis:
-        axes = (slice_axis, *(axis for axis in (0, 1, 2) if axis != slice_axis))
-    affine = np.eye(4) if found.affine is None else found.affine
-    spacing = found.spacing_mm and tuple(found.spacing_mm[axis] for axis in axes)
-    shape = tuple(found.shape[axis] for axis in axes)
-    return Grid(
-        str(path),
-        shape,
-        spacing,
-        axes,
-        flips,
-        affine,
-        found.affine is not None,
-        found.files,
-        found.notes,
-    )
+def as_stored(file_axes: tuple[int, int, int]) -> np.ndarray:
+    """The orientation (3, 2) that shows these axes of the file as slices, rows and columns,
+    none of them reversed."""
+    return np.column_stack([np.argsort(file_axes), np.ones(3)])
 
 
-def nifti_grid(path: Any, image: Any, slice_axis: int | None, canonical: bool) -> Grid:
-    zooms = np.abs(np.array(image.header.get_zooms()[:3], np.float64))
-    known_place, notes = nifti.oriented(image), []
-    # Converters that lost the geometry leave an identity affine; the sizes in the header may still be right.
-    spacing = np.linalg.norm(image.affine[:3, :3], axis=0) if known_place else zooms
-    unit = {"meter": 1000.0, "micron": 0.001}.get(image.header.get_xyzt_units()[0], 1.0)
-    if canonical:
-        axes, flips = radiological(path, image.affine, slice_axis)
-    else:
-        orientation(path, image.affine)  # to refuse what is none
-        cut = (
-            slice_axis
-            if slice_axis is not None
-            else int(np.flatnonzero(spacing >= spacing.max() * 0.999)[-1])
-        )
-        axes, flips = (cut, *(axis for axis in (2, 1, 0) if axis != cut)), (False, False, False)
-    known = known_place or not (zooms == 1).all()
-    if not known:
-        notes.append("spacing unknown: 1 x 1 x 1 without a geometry in the header")
-    shape = tuple(image.shape[axis] for axis in axes)
-    sides = tuple(float(spacing[axis] * unit) for axis in axes) if known and spacing.all() else None
-    return Grid(str(path), shape, sides, axes, flips, image.affine, known_place, (), tuple(notes))
+def inverse(orientation: np.ndarray) -> np.ndarray:
+    """The orientation that undoes another one."""
+    from nibabel import orientations
+
+    return orientations.ornt_transform(as_stored((0, 1, 2)), orientation)
+
+
+def reorient(array: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+    """An array with its first three axes reordered and reversed; a view."""
+    from nibabel import orientations
+
+    return orientations.apply_orientation(array, orientation)
+
+
+def index_map(orientation: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """(4, 4): index in the reoriented array -> index in the array of `shape` that it came from."""
+    from nibabel import orientations
+
+    return orientations.inv_ornt_aff(orientation, shape)
+
+
+def in_display_order(values: Any, orientation: np.ndarray) -> tuple:
+    """One value an axis of the file -> the same values for slices, rows and columns."""
+    return tuple(values[axis] for axis in np.argsort(orientation[:, 0]))
+
+
+def in_file_order(values: Any, orientation: np.ndarray) -> tuple:
+    """One value each for slices, rows and columns -> the same values for the axes of the file."""
+    return tuple(values[int(axis)] for axis in orientation[:, 0])

@@ -1,7 +1,10 @@
-"""Volumes: NIfTI files and DICOM series as slices in the usual display, their labels on the same grid, and back.
+"""Volumes: NIfTI files and DICOM series as slices on display, their labels on the same grid, 8 bits.
 
-CT is shown as radiologists do: slices from feet to head, the patient's right at the image's left, anterior up.
-Short-axis MRI is never turned: its slices are cut as they were acquired.
+CT is shown as radiologists do: slices from feet to head, the patient's right at the image's left,
+anterior up. Short-axis MRI is never reoriented: its slices are shown as they were acquired.
+An image and its labels may store their axes in different orders and directions, so that arrays of
+equal shape need not lie on each other: only the affines of both files can tell (`align`).
+`nifti` and `dicom` read the files, `orientation` knows the axes.
 """
 
 import os
@@ -15,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from . import dicom, images, nifti
-from .orientation import Grid, dicom_grid, index_map, nifti_grid, orientation, turned
+from . import dicom, images, nifti, orientation
+from .orientation import Grid
 
 SUFFIXES = (".nii", ".nii.gz")
-# TotalSegmentator's name of a mask file -> class of the RSNA system; several files of one class are united
-ORGANS = {
+# TotalSegmentator's name of a mask file -> class of the RSNA system. The mask of a class is the
+# union of its files.
+CLASS_OF_MASK_FILE = {
     "liver": "liver",
     "spleen": "spleen",
     "kidney_left": "left_kidney",
@@ -29,15 +33,22 @@ ORGANS = {
     "small_bowel": "bowel",
     "duodenum": "bowel",
 }
-_CACHED = 4  # arrays that a thread keeps in memory: image and labels of two volumes
+_CACHE_SIZE = 4  # arrays a thread: image and labels of two volumes
 
 
 @dataclass(frozen=True)
 class Volume:
-    """`voxels` (S, H, W) int16 or float32 as displayed (CT: HU) and the `grid` that they lie on."""
+    """The voxels of a volume as displayed, and the grid on which they lie.
+
+    Attributes:
+        voxels: (S, H, W); int16 or float32 values (CT: HU), uint8 from `read_8_bit`.
+        grid: shape, spacing and axes; its own notes are those that the headers alone can show.
+        decoding_notes: what was odd about the values, and what was done about it.
+    """
 
     voxels: np.ndarray = field(repr=False)
     grid: Grid
+    decoding_notes: tuple[str, ...] = ()
 
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
@@ -46,13 +57,14 @@ class Volume:
 
     @property
     def affine(self) -> np.ndarray:
-        """Index in the file's own axes -> mm, as the header has it."""
+        """(4, 4): index in the file's own axes -> mm, as the header has it."""
         return self.grid.affine
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was found odd, and what was done."""
-        return self.grid.notes
+        """Everything that was odd in the file, and what was done about it."""
+        spacing = (self.grid.spacing_note,) if self.grid.spacing_note else ()
+        return (*self.grid.notes, *spacing, *self.decoding_notes)
 
     def restore(self, array: np.ndarray) -> np.ndarray:
         """A result (S, H, W) in the file's own axes."""
@@ -60,57 +72,56 @@ class Volume:
 
 
 def is_volume(path: str | Path) -> bool:
-    """Whether the path is a NIfTI file or a folder (of a DICOM series), not a picture (nor what is called like one)."""
+    """Whether the path is a NIfTI file or a folder, which may hold a DICOM series.
+
+    A folder whose name ends like that of a picture is none.
+    """
     name = str(path).lower()
-    return name.endswith(SUFFIXES) or (Path(path).is_dir() and not name.endswith(images.SUFFIXES))
+    return _is_nifti(name) or (Path(path).is_dir() and not name.endswith(images.SUFFIXES))
 
 
 def options(cfg) -> dict[str, Any]:
-    """How a config wants volumes cut: a window in HU means CT, which is turned to the usual display."""
+    """How a config wants volumes cut: a window in HU means CT, which gets the usual display."""
     return {"slice_axis": cfg.slice_axis, "canonical": cfg.window_level is not None}
 
 
 def read(path: str | Path, slice_axis: int | None = None, canonical: bool = True) -> Volume:
-    """A NIfTI file or the folder of a DICOM series."""
-    reader = read_nifti if str(path).lower().endswith(SUFFIXES) else read_dicom
-    return reader(path, slice_axis=slice_axis, canonical=canonical)
+    """A NIfTI file or the folder of a DICOM series: see `read_nifti` and `read_dicom`."""
+    if _is_nifti(path):
+        return read_nifti(path, slice_axis, canonical)
+    return read_dicom(path, slice_axis=slice_axis, canonical=canonical)
 
 
 def read_grid(path: str | Path, slice_axis: int | None = None, canonical: bool = True) -> Grid:
     """Only the `Grid` of a volume: headers are read, pixels are not."""
-    if str(path).lower().endswith(SUFFIXES):
-        return nifti_grid(path, nifti.open_file(path), slice_axis, canonical)
-    return dicom_grid(path, dicom.open_series(path), slice_axis, canonical)
+    if _is_nifti(path):
+        return nifti.read_grid(path, nifti.open_file(path), slice_axis, canonical)
+    return dicom.read_grid(path, dicom.open_series(path), slice_axis, canonical)
 
 
 def read_nifti(path: str | Path, slice_axis: int | None = None, canonical: bool = True) -> Volume:
     """A three-dimensional NIfTI file, values scaled by its header.
 
-    Args:
-        slice_axis: the file's axis (0, 1, 2) to cut along. By default head-foot for `canonical`, else the axis of the
-            largest spacing, the last where equal.
-        canonical: turn to the usual display (the closest one, where the axes are oblique). False: nothing is flipped,
-            rows are the later and columns the earlier of the other two axes, as SimpleITK shows them.
+    A spacing of exactly 1 x 1 x 1 without a place in space is what converters write that know no
+    spacing: it counts as unknown. Voxels that are not finite become the minimum.
 
-    A spacing of exactly 1 x 1 x 1 with an identity affine, or without a qform and sform, is what converters write that
-    know none: it counts as unknown, so that no millilitres are invented. Voxels that are not finite become the minimum.
+    Args:
+        slice_axis: the file's axis (0, 1, 2) to cut along. By default the one nearest to foot-head
+            for `canonical`, else the axis of the largest spacing, the last where equal.
+        canonical: show the usual display (the closest one, where the axes are oblique). False:
+            nothing is reversed; rows are the later and columns the earlier of the other two axes,
+            as SimpleITK shows them.
 
     Raises:
-        DataError: no such file, cut short, not three-dimensional, colours, or an affine that is no geometry.
+        DataError: no such file, cut short, not three-dimensional, colours, or an affine that is no
+            geometry.
     """
     image = nifti.open_file(path)
-    grid = nifti_grid(path, image, slice_axis, canonical)
-    array, notes = nifti.load(path, image), list(grid.notes)
-    wrong = int(array.size - np.isfinite(array).sum()) if array.dtype.kind == "f" else 0
-    if wrong == array.size:
-        raise DataError(f"{path}: no voxel is a finite number; nothing can be learned from it")
-    if wrong:
-        low = array[np.isfinite(array)].min()
-        array = np.where(np.isfinite(array), array, low)
-        notes.append(f"{wrong} voxels are not finite numbers; set to the minimum, {low:g}")
+    grid = nifti.read_grid(path, image, slice_axis, canonical)
+    array, notes = _finite(path, nifti.load(path, image))
     fits = array.dtype.kind in "iub" and array.min() >= -32768 and array.max() <= 32767
-    array = grid.display(array.astype(np.int16 if fits else np.float32, copy=False))
-    return Volume(np.ascontiguousarray(array), _with_notes(grid, notes))
+    array = array.astype(np.int16 if fits else np.float32, copy=False)
+    return Volume(np.ascontiguousarray(grid.display(array)), grid, notes)
 
 
 def read_dicom(
@@ -119,22 +130,48 @@ def read_dicom(
     slice_axis: int | None = None,
     canonical: bool = True,
 ) -> Volume:
-    """The one DICOM series of a folder or a list of files, as values (CT: HU); see `dicom.open_series`.
+    """The one DICOM series of a folder or a list of files, as values (CT: HU).
 
-    `canonical` as in `read_nifti`; False keeps rows and columns as they are stored. `slice_axis` counts the axes
-    (slice, row, column) of the series.
+    See `dicom.open_series` for the order of the slices and `dicom.values` for corrections.
+
+    Args:
+        series: SeriesInstanceUID to read where there are several.
+        slice_axis: the axis to cut along, counted as (slice, row, column) of the series.
+        canonical: as in `read_nifti`; False keeps rows and columns as they are stored.
 
     Raises:
-        DataError: several series, a damaged file, two images at one position, no decoder (names the package).
+        DataError: several series, a damaged file, two images at one position, or no decoder (names
+            the package).
     """
-    found = dicom.open_series(source, series)
-    grid = dicom_grid(
-        source if isinstance(source, str | Path) else found.files[0], found, slice_axis, canonical
-    )
-    array, notes = dicom.values(found.files)
-    return Volume(
-        np.ascontiguousarray(grid.display(array)), _with_notes(grid, [*grid.notes, *notes])
-    )
+    opened = dicom.open_series(source, series)
+    path = source if isinstance(source, str | Path) else opened.files[0]
+    grid = dicom.read_grid(path, opened, slice_axis, canonical)
+    array, notes = dicom.values(opened.files)
+    return Volume(np.ascontiguousarray(grid.display(array)), grid, tuple(notes))
+
+
+def read_numbers(path: str | Path) -> np.ndarray:
+    """The numbers of a NIfTI file as they are stored, in its own axes."""
+    return nifti.load(path, nifti.open_file(path))
+
+
+def _is_nifti(path: str | Path) -> bool:
+    return str(path).lower().endswith(SUFFIXES)
+
+
+def _finite(path: str | Path, array: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The array with its minimum in place of NaN and infinite values, and a note on that."""
+    if array.dtype.kind != "f":
+        return array, ()
+    finite = np.isfinite(array)
+    n_wrong = int(array.size - finite.sum())
+    if n_wrong == array.size:
+        raise DataError(f"{path}: no voxel is a finite number; nothing can be learned from it")
+    if not n_wrong:
+        return array, ()
+    low = array[finite].min()
+    note = f"{n_wrong} voxels are not finite numbers; set to the minimum, {low:g}"
+    return np.where(finite, array, low), (note,)
 
 
 # ---- labels
@@ -145,230 +182,237 @@ def read_labels_like(
 ) -> np.ndarray:
     """Labels (S, H, W) on the displayed slices of a volume, uint8 or int32.
 
-    Args:
-        labels: a NIfTI label map (its numbers are returned), or one mask file an organ: a dict class -> path(s), or a
-            folder, whose files are found by `organ_files`. Masks become class numbers: the place in `class_names`,
-            or 1, 2, 3 … in the order of the dict. Where masks overlap, the later class wins.
-        class_names: with the background first; for a folder by default the classes of `ORGANS`.
+    The affines of both files say which voxels belong together, so a label map may be stored in
+    any orientation. A file without orientation (identity affine, or no qform and sform) is taken to
+    have the axes of its NIfTI volume.
 
-    The axes are brought together by both affines, so a label map may be stored in any orientation. A file without
-    orientation (identity affine, or no qform and sform) is taken to have the axes of its NIfTI volume.
+    Args:
+        labels: a NIfTI label map (its numbers are returned), or one mask file a class: a dict
+            class -> path(s), or a folder, whose files `organ_files` finds. Masks become class
+            numbers: the place in `class_names`, or 1, 2, 3 … in the order of the dict. Where masks
+            overlap, the later class wins.
+        class_names: with the background first; for a folder by default the classes of
+            `CLASS_OF_MASK_FILE`.
 
     Raises:
         DataError: another size or more than half a voxel off, not whole numbers, unreadable.
     """
     grid = getattr(volume, "grid", volume)
-    if not isinstance(labels, dict) and not Path(labels).is_dir():
-        return _labels_on(grid, labels)
-    class_names = class_names or (
-        () if isinstance(labels, dict) else ("background", *dict.fromkeys(ORGANS.values()))
-    )
-    masks = labels if isinstance(labels, dict) else organ_files(labels, class_names)
-    if not masks:
-        raise DataError(
-            f"{labels}: no mask file of {', '.join(class_names[1:])}; expected names such as liver.nii.gz"
+    if isinstance(labels, dict):
+        mask_files = labels
+    elif Path(labels).is_dir():
+        class_names = class_names or (
+            "background",
+            *dict.fromkeys(CLASS_OF_MASK_FILE.values()),
         )
-    result = np.zeros(grid.shape, np.uint8)
-    for number, (name, paths) in enumerate(masks.items(), 1):
+        mask_files = organ_files(labels, class_names)
+    else:
+        return _read_label_map(grid, labels)
+    if not mask_files:
+        raise DataError(
+            f"{labels}: no mask file of {', '.join(class_names[1:])}; "
+            "expected names such as liver.nii.gz"
+        )
+    label_map = np.zeros(grid.shape, np.uint8)
+    for position, (name, paths) in enumerate(mask_files.items(), 1):
+        number = class_names.index(name) if class_names else position
         for path in [paths] if isinstance(paths, str | Path) else paths:
-            result[_labels_on(grid, path) > 0] = class_names.index(name) if class_names else number
-    return result
+            label_map[_read_label_map(grid, path) > 0] = number
+    return label_map
 
 
 def organ_files(folder: str | Path, class_names: Iterable[str]) -> dict[str, list[Path]]:
-    """Class -> its mask files in a folder: `<class>.nii.gz`, or all the files that `ORGANS` names for it.
+    """Class -> its mask files in a folder: `<class>.nii.gz`, or those that `CLASS_OF_MASK_FILE` names.
 
-    A class of which only some files are there is left out: half a union would teach a wrong truth.
+    A class of which only some files exist is left out, because their union would be too small.
     """
-    there = {
-        file.name[: file.name.lower().index(".nii")]: file
-        for file in sorted(Path(folder).glob("*.nii*"))
-    }
-    found = {}
+    paths = {nifti.stem(path): path for path in sorted(Path(folder).glob("*.nii*"))}
+    mask_files = {}
     for name in class_names:
-        parts = [organ for organ, of in ORGANS.items() if of == name]
-        if name in there:
-            found[name] = [there[name]]
-        elif parts and all(part in there for part in parts):
-            found[name] = [there[part] for part in parts]
-    return found
+        parts = [part for part, class_name in CLASS_OF_MASK_FILE.items() if class_name == name]
+        if name in paths:
+            mask_files[name] = [paths[name]]
+        elif parts and all(part in paths for part in parts):
+            mask_files[name] = [paths[part] for part in parts]
+    return mask_files
 
 
-def align(
-    grid: Grid, path: str | Path
-) -> tuple[tuple[int, int, int], tuple[bool, bool, bool], str]:
-    """How the axes of a label file become the displayed axes of `grid`: (axes, flips, note), from headers only.
+def align(grid: Grid, path: str | Path) -> np.ndarray:
+    """How the axes of a label file become the displayed axes of `grid`, from headers only.
+
+    Returns:
+        An orientation (3, 2) for `orientation.reorient`.
 
     Raises:
         DataError: the two grids do not coincide.
     """
     image = nifti.open_file(path)
-    shape, affine = image.shape[:3], image.affine
-    size = "{}x{}x{}".format
-    if not grid.oriented or not nifti.oriented(image):
-        own = tuple(np.array(grid.shape)[np.argsort(grid.axes)].tolist())
-        if grid.files or shape != own:
-            why = (
-                "a DICOM series cannot be matched without it"
-                if grid.files
-                else f"and its volume is {size(*own)}"
-            )
+    if not grid.oriented or not nifti.is_oriented(image):
+        return _align_by_shape(grid, path, image.shape)
+    orientation.nearest_axes(path, image.affine)  # refuses an affine that is no geometry
+    # Displayed index -> index in the label file: close to a reordering of the axes where the grids
+    # coincide.
+    to_labels = np.linalg.solve(image.affine, grid.displayed_affine)
+    display = orientation.inverse(orientation.nearest_axes(path, to_labels))
+    shape = orientation.in_display_order(image.shape, display)
+    if shape != grid.shape:
+        raise DataError(
+            f"{path}: labels of {_size(shape)} (slices x rows x columns) for a volume of "
+            f"{_size(grid.shape)} ({Path(grid.path).name}); make both on one grid"
+        )
+    difference = to_labels - orientation.index_map(display, image.shape)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(grid.shape) - 1)
+    offsets = difference @ np.column_stack([corners, np.ones(8)]).T
+    largest = np.abs(offsets[:3]).max()
+    if largest > 0.5:
+        advice = "make both on one grid"
+        if grid.spacing_mm is None:
+            advice = "the volume has no PixelSpacing: correct its headers"
+        raise DataError(
+            f"{path}: lies up to {largest:.1f} voxels beside its volume {Path(grid.path).name}, "
+            f"by their affines; {advice}"
+        )
+    return display
+
+
+def _align_by_shape(grid: Grid, path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Without affines, labels can only be taken to have the axes of a NIfTI volume of their shape."""
+    if grid.files or shape != grid.file_shape:
+        reason = f"and its volume is {_size(grid.file_shape)}"
+        if grid.files:
+            reason = "a DICOM series cannot be matched without it"
+        raise DataError(
+            f"{path}: {_size(shape)} voxels without orientation, {reason}; "
+            "write the volume's affine to it"
+        )
+    return grid.orientation
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _read_label_map(grid: Grid, path: str | Path) -> np.ndarray:
+    """The numbers of a label file (S, H, W) on the displayed slices of `grid`."""
+    display = align(grid, path)
+    numbers = _whole_numbers(path, read_numbers(path))
+    if numbers.min() < 0:
+        raise DataError(f"{path}: label {numbers.min():g} is negative; expected 0, 1, 2 …")
+    dtype = np.uint8 if numbers.max() < 256 else np.int32
+    return np.ascontiguousarray(orientation.reorient(numbers, display)).astype(dtype)
+
+
+def _whole_numbers(path: str | Path, numbers: np.ndarray) -> np.ndarray:
+    """Labels as integers; floats must be whole numbers to 0.001."""
+    if numbers.dtype.kind != "f":
+        return numbers
+    whole = np.empty(numbers.shape, np.int32)
+    for i, plane in enumerate(numbers):  # plane by plane, to need little memory
+        rounded = np.rint(plane)
+        if not np.isfinite(plane).all() or np.abs(rounded - plane).max() > 1e-3:
             raise DataError(
-                f"{path}: {size(*shape)} voxels without orientation, {why}; write the volume's affine to it"
+                f"{path}: labels are not whole numbers; were they resampled with interpolation?"
             )
-        same = np.allclose(affine, grid.affine, atol=1e-3)
-        return (
-            grid.axes,
-            grid.flips,
-            "" if same else f"{Path(path).name}: no orientation; taken as that of its volume",
-        )
-    orientation(path, affine)  # to refuse what is none
-    turn = np.linalg.solve(
-        affine, grid.displayed_affine
-    )  # displayed index -> index in the label file
-    axes = tuple(np.abs(turn[:3, :3]).argmax(axis=0).tolist())
-    flips = tuple(bool(turn[axis, i] < 0) for i, axis in enumerate(axes))
-    if sorted(axes) != [0, 1, 2] or tuple(shape[axis] for axis in axes) != grid.shape:
-        found = (
-            size(*(shape[axis] for axis in axes))
-            if sorted(axes) == [0, 1, 2]
-            else f"{size(*shape)}, turned obliquely"
-        )
-        raise DataError(
-            f"{path}: labels of {found} (slices x rows x columns) for a volume of {size(*grid.shape)} "
-            f"({Path(grid.path).name}); make both on one grid"
-        )
-    corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]).T * np.array(
-        [[n - 1] for n in (*grid.shape, 2)]
-    )
-    off = np.abs((turn - index_map(axes, flips, grid.shape)) @ corners)[:3].max()
-    if off > 0.5:
-        raise DataError(
-            f"{path}: lies up to {off:.1f} voxels beside its volume {Path(grid.path).name}, by their affines; "
-            + (
-                "make both on one grid"
-                if grid.spacing_mm
-                else "the volume has no PixelSpacing: correct its headers"
-            )
-        )
-    return axes, flips, ""
-
-
-def read_numbers(path: str | Path) -> np.ndarray:
-    """The numbers of a NIfTI file as they are stored, in its own axes."""
-    return nifti.load(path, nifti.open_file(path))
-
-
-def _labels_on(grid: Grid, path: str | Path) -> np.ndarray:
-    axes, flips, _ = align(grid, path)
-    array = read_numbers(path)
-    if array.dtype.kind == "f":
-        whole = np.empty(array.shape, np.int32)
-        for i, plane in enumerate(array):
-            if not np.isfinite(plane).all() or np.abs(np.rint(plane) - plane).max() > 1e-3:
-                raise DataError(
-                    f"{path}: labels are not whole numbers; were they resampled with interpolation?"
-                )
-            whole[i] = np.rint(plane)
-        array = whole
-    if array.min() < 0:
-        raise DataError(f"{path}: label {array.min():g} is negative; expected 0, 1, 2 …")
-    return np.ascontiguousarray(turned(array, axes, flips)).astype(
-        np.uint8 if array.max() < 256 else np.int32
-    )
+        whole[i] = rounded
+    return whole
 
 
 # ---- eight bits
 
 
 def window(voxels: np.ndarray, level: float, width: float) -> np.ndarray:
-    """uint8: `level` - `width` / 2 becomes 0, `level` + `width` / 2 becomes 255, linearly between, clipped outside."""
-    low, result = np.float32(level - width / 2), np.empty(voxels.shape, np.uint8)
-    for i in range(
-        len(voxels)
-    ):  # a slice at a time: floats of a whole volume need four times its memory
-        result[i] = np.rint(
-            np.clip((voxels[i].astype(np.float32) - low) * np.float32(255 / width), 0, 255)
-        )
-    return result
+    """(S, H, W) uint8: `level` - `width` / 2 becomes 0, `level` + `width` / 2 becomes 255.
+
+    Values between them are scaled linearly, values outside are clipped.
+    """
+    low = np.float32(level - width / 2)
+    scale = np.float32(255 / width)
+    shown = np.empty(voxels.shape, np.uint8)
+    # Slice by slice, because a whole volume of floats needs four times the memory.
+    for i, plane in enumerate(voxels):
+        shown[i] = np.rint(np.clip((plane.astype(np.float32) - low) * scale, 0, 255))
+    return shown
 
 
 def clip_percentiles(voxels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """uint8: the `low` percentile of the whole volume becomes 0, the `high` one 255, linearly between."""
+    """uint8: the `low` percentile of the whole volume becomes 0, the `high` one 255, linearly."""
     bottom, top = np.percentile(voxels, (low, high))
     return window(voxels, (bottom + top) / 2, max(top - bottom, 1e-6))
 
 
-# ---- a small memory: preparation asks slice by slice, a thread a volume
+def read_8_bit(path: str | Path, cfg) -> Volume:
+    """A volume with uint8 voxels, by the window of `cfg`, or its percentiles where it has none.
+
+    The last few volumes of a thread are cached; their voxels are read-only.
+
+    Raises:
+        DataError: as `read`.
+    """
+
+    def convert() -> Volume:
+        volume = read(path, **options(cfg))
+        if cfg.window_level is not None:
+            voxels = window(volume.voxels, cfg.window_level, cfg.window_width)
+        else:
+            voxels = clip_percentiles(volume.voxels, *(cfg.percentiles or (0, 100)))
+        voxels.flags.writeable = False
+        return Volume(voxels, volume.grid, volume.decoding_notes)
+
+    display = (cfg.window_level, cfg.window_width, cfg.percentiles, *options(cfg).values())
+    return _cache.get(("image", str(path), stamp(path), display), convert)
 
 
-decoded: dict[str, tuple[str, ...]] = {}  # path -> notes on what `bytes_of` found odd and corrected
+def read_labels(path: str | Path, labels: str | Path, cfg) -> np.ndarray:
+    """`read_labels_like` for the volume at `path`, displayed as `cfg` says.
 
+    The last few label maps of a thread are cached; they are read-only.
+    """
 
-def bytes_of(
-    path: str,
-    level: float | None,
-    width: float | None,
-    percentiles: tuple[float, float] | None,
-    **cut: Any,
-) -> np.ndarray:
-    """A volume as uint8 (S, H, W), by window (where there is a level) or percentiles; the last few are remembered."""
+    def convert() -> np.ndarray:
+        grid = read_grid(path, **options(cfg))
+        label_map = read_labels_like(grid, labels, cfg.class_names)
+        label_map.flags.writeable = False
+        return label_map
 
-    def make() -> np.ndarray:
-        volume = read(path, **cut)
-        decoded[path], voxels = volume.notes, volume.voxels
-        return (
-            window(voxels, level, width)
-            if level is not None
-            else clip_percentiles(voxels, *(percentiles or (0, 100)))
-        )
-
-    return _remembered((path, stamp(path), level, width, percentiles, *cut.values()), make)
-
-
-def labels_of(path: str, labels: str, class_names: tuple[str, ...], **cut: Any) -> np.ndarray:
-    """`read_labels_like` for the volume at `path`; the last few are remembered."""
-    key = (path, stamp(path), labels, stamp(labels), class_names, *cut.values())
-    return _remembered(key, lambda: read_labels_like(read_grid(path, **cut), labels, class_names))
+    files = (str(path), stamp(path), str(labels), stamp(labels))
+    return _cache.get(("labels", files, cfg.class_names, *options(cfg).values()), convert)
 
 
 def stamp(path: str | Path) -> tuple[Any, ...]:
-    """What changes when a file, or any file of a folder, changes: names, sizes and times."""
-    if not os.path.isdir(path):
-        found = [(str(path), os.stat(path))] if os.path.exists(path) else []
+    """Names, sizes and times of a file, or of all files of a folder: they change with its content."""
+    if os.path.isdir(path):
+        with os.scandir(path) as entries:  # one call for a folder of a thousand slices
+            files = sorted((entry.name, entry.stat()) for entry in entries)
+    elif os.path.exists(path):
+        files = [(str(path), os.stat(path))]
     else:
-        with os.scandir(path) as entries:  # asked once a slice, of folders of a thousand slices
-            found = sorted(
-                ((entry.name, entry.stat()) for entry in entries), key=lambda item: item[0]
-            )
-    return tuple((name, status.st_size, status.st_mtime_ns) for name, status in found)
+        files = []
+    return tuple((name, status.st_size, status.st_mtime_ns) for name, status in files)
 
 
-class _Memory(threading.local):
-    """Key -> array or error of the volumes that this thread asked for last; no thread can push out another's."""
+class _Cache(threading.local):
+    """The last few results of a thread, because cases ask for their volume slice by slice.
+
+    It changes the speed only: a key holds everything that a result depends on. Errors are kept
+    too, so that a damaged volume is not decoded again for each of its slices. Each thread has its
+    own, so that no thread can displace the volume of another one.
+    """
 
     def __init__(self):
-        self.known: OrderedDict[Any, np.ndarray | ValueError] = OrderedDict()
+        self.results: OrderedDict[Any, Any] = OrderedDict()
+
+    def get(self, key: Any, compute: Callable[[], Any]) -> Any:
+        if key not in self.results:
+            try:
+                self.results[key] = compute()
+            except DataError as error:
+                self.results[key] = error
+            while len(self.results) > _CACHE_SIZE:
+                self.results.popitem(last=False)
+        self.results.move_to_end(key)
+        if isinstance(self.results[key], DataError):
+            raise self.results[key]
+        return self.results[key]
 
 
-_memory = _Memory()
-
-
-def _remembered(key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The value for a key, made once while it is remembered; a file that cannot be read is remembered too."""
-    known = _memory.known
-    if key not in known:
-        try:
-            known[key] = make()
-        except ValueError as error:
-            known[key] = error
-        while len(known) > _CACHED:
-            known.popitem(last=False)
-    known.move_to_end(key)
-    if isinstance(known[key], ValueError):
-        raise known[key]
-    return known[key]
-
-
-def _with_notes(grid: Grid, notes: Iterable[str]) -> Grid:
-    return Grid(**{**grid.__dict__, "notes": tuple(notes)})
+_cache = _Cache()

@@ -307,7 +307,7 @@ def _volume_rows(
         grid = grid or volumes.read_grid(image, **volumes.options(cfg))
     except DataError:
         return [{"case": volume, **same, "annotated": ",".join(cfg.class_names), **more}]
-    notes += [f"{volume}: {note}" for note in grid.notes if not note.startswith("spacing unknown")]
+    notes += [f"{volume}: {note}" for note in grid.notes]
     sides = [""] * 3 if grid.spacing_mm is None else [round(side, 6) for side in grid.spacing_mm]
     names = list(cfg.class_names)
     if labels.is_dir():
