@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from . import bootstrap, curves, data, hosts, memory, metrics, plots, prepare
+from . import bootstrap, curves, data, hosts, memory, metrics, plots, prepare, tables
 from .curves import HistogramROC
 from .errors import DataError
 from .formats import images
@@ -18,7 +18,6 @@ from .inference import OPTIONS, Predictor, class_mask
 from .report import Report as Report
 from .report import compare as compare
 
-SCORES = metrics.names("counts", "probabilities", "distances")
 COUNTS = ["tp", "fp", "fn", "tn"]
 FOUND = ("value", "low", "high", "n")
 
@@ -345,7 +344,7 @@ def _score(
                 row |= metrics.surface_distances(
                     (pred[k] & valid)[box], (plane & valid)[box], spacing
                 )
-        rows.append({**dict.fromkeys(("n_true", "n_pred", *COUNTS, *SCORES), np.nan), **row})
+        rows.append({**dict.fromkeys(("n_true", "n_pred", *COUNTS, *_scores()), np.nan), **row})
     columns = [
         "case",
         "patient",
@@ -356,7 +355,7 @@ def _score(
         "n_true",
         "n_pred",
         *COUNTS,
-        *SCORES,
+        *_scores(),
     ]
     return [{column: row[column] for column in columns} for row in rows]
 
@@ -395,6 +394,11 @@ def _volumes(per_image: pd.DataFrame) -> pd.DataFrame:
     return sums.assign(annotated=True, **metrics.ratios(*(sums[c] for c in COUNTS)))
 
 
+def _scores() -> list[str]:
+    """The metrics of single images, asked anew each time: a cell may add an entry to the table."""
+    return metrics.names("counts", "probabilities", "distances")
+
+
 def _summarise(table: pd.DataFrame, average: str, cfg) -> pd.DataFrame:
     """The long summary of one table of scores: each class and their mean, averaged over rows and pooled over pixels.
 
@@ -403,8 +407,8 @@ def _summarise(table: pd.DataFrame, average: str, cfg) -> pd.DataFrame:
     unit, rows = "case" if average == "per image" else "volume", []
     wanted = [
         m
-        for m in SCORES
-        if m in table and (metrics.METRICS[m].source == "counts" or table[m].notna().any())
+        for m in _scores()
+        if m in table and (tables.METRICS[m].source == "counts" or table[m].notna().any())
     ]
     for name in [*dict.fromkeys(table["class"]), "mean"]:
         of_class = table if name == "mean" else table[table["class"] == name]
@@ -436,7 +440,7 @@ def _summarise(table: pd.DataFrame, average: str, cfg) -> pd.DataFrame:
             )
             if (
                 average == "per image"
-                and metrics.METRICS[metric].source == "counts"
+                and tables.METRICS[metric].source == "counts"
                 and name != "mean"
             ):
                 counts = scored[COUNTS].to_numpy(float)

@@ -1,8 +1,8 @@
 """Scores of masks: count true and false positives and negatives once, reduce the rest from them.
 
-`METRICS` names every score. The rules for empty masks are those of the README: Dice is 1 where
-truth and prediction are both empty, a score whose fraction is 0/0 is NaN and left out of means, a
-mask that does not exist is never scored. Taught in `04_lung_segmentation` and `07_evaluation`.
+`tables.METRICS` names every score. The rules for empty masks are those of the README: Dice is 1
+where truth and prediction are both empty, a score whose fraction is 0/0 is NaN and left out of
+means, a mask that does not exist is never scored. Taught in `04_lung_segmentation` and `07_evaluation`.
 """
 
 import math
@@ -18,19 +18,19 @@ from torch import Tensor
 from . import tables
 from .curves import HistogramROC as HistogramROC
 from .formats.images import IGNORE
-from .tables import METRICS
 
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 def names(*sources: str) -> list[str]:
-    """The names in `METRICS` of these sources (all without any), in the order of that table."""
-    return [name for name, metric in METRICS.items() if not sources or metric.source in sources]
+    """The metrics of these sources (of all without any), in the order of `tables.METRICS`."""
+    entries = tables.METRICS.items()
+    return [name for name, metric in entries if not sources or metric.source in sources]
 
 
 def less_is_better(name: str) -> bool:
     """Whether a column of `per_image` is a metric whose best value is its lowest."""
-    return name in METRICS and METRICS[name].less_is_better
+    return name in tables.METRICS and tables.METRICS[name].less_is_better
 
 
 # ---- counts
@@ -218,7 +218,7 @@ def surface_distances(
         tolerance: of the surface Dice, in the unit of the spacing.
     """
     spacing = tuple(spacing or (1.0,) * pred.ndim)
-    entries = {name: METRICS[name] for name in names("distances")}
+    entries = {name: tables.METRICS[name] for name in names("distances")}
     if not pred.any() and not truth.any():
         return {name: metric.best for name, metric in entries.items()}
     if not pred.any() or not truth.any():

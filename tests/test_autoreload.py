@@ -1,10 +1,12 @@
-"""`%autoreload 2` in a real kernel: an edit, or a `git pull`, takes effect while objects of before go on working.
+"""`%autoreload 2` in a real kernel: an edit, or a `git pull`, reaches a kernel that goes on living.
 
-That is how the notebooks on Kaggle and Colab are updated while their kernel lives. Every test runs twice: IPython 9
-patches only the definitions that changed; with `--full` it loads a changed file again as a whole, as the older IPython
-of Colab and Kaggle always does.
+That is how the notebooks on Kaggle and Colab are updated. Every test runs twice: IPython 9 patches
+only the definitions that changed; with `--full` it loads a changed file again as a whole, as the
+older IPython of Colab and Kaggle always does.
 """
 
+import ast
+import contextlib
 import json
 import os
 import shutil
@@ -22,9 +24,11 @@ import json, pathlib
 import numpy as np, pandas as pd, torch
 torch.set_num_threads(1)
 import seglib
-from seglib import config, data, errors, layouts, losses, metrics, models, plots, prepare, runs
+from seglib import config, data, errors, inference, layouts, losses, metrics, models, phantoms
+from seglib import plots, prepare, runs, tables
 from seglib.config import Config, preset
-from seglib.formats import images
+from seglib.formats import images, volumes
+from seglib.layouts import pairing, scan
 from seglib.errors import ConfigError, DataError
 from seglib.metrics import ratios
 from seglib.models import UNet
@@ -40,6 +44,7 @@ cfg = config.preset("lung", "smoke", data_root="tree", val_split=0, test_split=0
 run = runs.Run(pathlib.Path("runs/lung"), cfg, pd.DataFrame({"epoch": [1]}), {"device": "cpu"})
 network = runs.network(cfg).eval()
 loss = losses.build("combined")
+predictor = inference.Predictor(network, cfg, "cpu")
 """
 
 
@@ -56,7 +61,7 @@ class Notebook:
         )
 
     def run(self, code, value="None"):
-        """Run a cell; returns what the expression `value` is after it. An error in the cell fails the test."""
+        """Run a cell; returns what the expression `value` is then. Its errors fail the test."""
         expression = f"__import__('json').dumps({value})"
         reply = self.client.execute_interactive(
             code,
@@ -65,22 +70,44 @@ class Notebook:
             timeout=60,
         )["content"]
         assert reply["status"] == "ok", "\n".join(reply.get("traceback", []))
-        found = reply["user_expressions"]["value"]
-        assert found["status"] == "ok", "\n".join(found.get("traceback", []))
-        return json.loads(eval(found["data"]["text/plain"]))
+        result = reply["user_expressions"]["value"]
+        assert result["status"] == "ok", "\n".join(result.get("traceback", []))
+        return json.loads(eval(result["data"]["text/plain"]))
 
-    def edit(self, name, old, new):
-        """Change the source of a module on disk, as an editor or `git pull` does."""
-        path = self.package / f"{name}.py"
-        text = path.read_text()
-        assert text.count(old) == 1, f"{name}.py: {old!r} is there {text.count(old)} times"
-        path.write_text(text.replace(old, new))
+    def value(self, expression):
+        return self.run("pass", expression)
 
-    def touch(self, *names):
+    def path(self, module):
+        return self.package / f"{module}.py"
+
+    def insert(self, module, line_number, line):
+        lines = self.path(module).read_text().splitlines(keepends=True)
+        lines.insert(line_number, line + "\n")
+        self.path(module).write_text("".join(lines))
+
+    def append(self, module, code):
+        """An edit at the end of a module, such as one more entry of its table."""
+        with open(self.path(module), "a") as file:
+            file.write(f"\n\n{code}\n")
+
+    @contextlib.contextmanager
+    def edited(self, module, name, statement):
+        """A function, or "Class.method", that begins with `statement`; undone at the end."""
+        text = self.path(module).read_text()
+        node = ast.parse(text)
+        for part in name.split("."):
+            node = next(child for child in node.body if getattr(child, "name", None) == part)
+        first = node.body[1 if ast.get_docstring(node) else 0]
+        self.insert(module, first.lineno - 1, " " * first.col_offset + statement)
+        try:
+            yield
+        finally:
+            self.path(module).write_text(text)
+
+    def touch(self, *modules):
         """An edit that changes no behaviour."""
-        for name in names:
-            with open(self.package / f"{name}.py", "a") as file:
-                file.write("\n\ndef _edited():\n    return 1\n")
+        for module in modules:
+            self.append(module, "def _edited():\n    return 1")
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +122,13 @@ def notebook(tmp_path_factory, lung_tree):
         target = folder / "tree" / file.relative_to(lung_tree)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, target)
-    made = Notebook(folder)
+    living = Notebook(folder)
     try:
-        assert made.run(SETUP, "seglib.__file__") == str(folder / "seglib" / "__init__.py")
-        yield made
+        assert living.run(SETUP, "seglib.__file__") == str(folder / "seglib" / "__init__.py")
+        yield living
     finally:
-        made.client.stop_channels()
-        made.manager.shutdown_kernel(now=True)
+        living.client.stop_channels()
+        living.manager.shutdown_kernel(now=True)
 
 
 @pytest.fixture(autouse=True, params=["", "--full"], ids=["patched", "full"])
@@ -110,55 +137,83 @@ def mode(request, notebook):
     return request.param
 
 
-def test_an_edited_function_behaves_anew(notebook):
-    both = "[float(metrics.ratios(1, 1, 1, 1)['dice']), float(ratios(1, 1, 1, 1)['dice'])]"
-    assert notebook.run("pass", both) == [0.5, 0.5]
-    notebook.edit("metrics", '"dice": dice,', '"dice": 100 * dice,')
-    assert notebook.run("pass", both) == [50.0, 50.0]  # also where the function itself was imported
-    notebook.edit("metrics", '"dice": 100 * dice,', '"dice": dice,')
-    assert notebook.run("pass", both) == [0.5, 0.5]
+# Module, function, the expression that a cell evaluates. Modules, functions and objects of the
+# notebook were imported and made before the edit.
+EDITS = [
+    ("formats/images", "read_image", "images.read_image('none.png')"),
+    ("inference", "Predictor.predict_folder", "predictor.predict_folder('none')"),
+    ("layouts/__init__", "scan", "layouts.scan(cfg)"),
+    ("layouts/__init__", "scan", "scan(cfg)"),
+    ("layouts/pairing", "contents", "pairing.contents(pathlib.Path('.'))"),
+    ("metrics", "ratios", "metrics.ratios(1, 1, 1, 1)"),
+    ("metrics", "ratios", "ratios(1, 1, 1, 1)"),
+    ("models", "UNet.forward", "network(torch.zeros(1, 1, 64, 64))"),
+    ("phantoms/__init__", "write", "phantoms.write('lung', 'none')"),
+    ("runs", "Run.best", "run.best"),
+]
 
 
-def test_an_object_made_before_gets_the_new_method(notebook):
-    assert notebook.run("pass", "run.best.name") == "best_model.pth"
-    notebook.edit(
-        "runs",
-        "return self.folder / self.config.checkpoint_name",
-        "return self.folder / 'edited.pth'",
-    )
-    assert notebook.run("pass", "run.best.name") == "edited.pth"
-    notebook.edit(
-        "runs",
-        "return self.folder / 'edited.pth'",
-        "return self.folder / self.config.checkpoint_name",
-    )
-    assert notebook.run("pass", "run.best.name") == "best_model.pth"
+@pytest.mark.parametrize("module, function, expression", EDITS, ids=[edit[2] for edit in EDITS])
+def test_an_edit_reaches_what_was_imported_and_made_before(notebook, module, function, expression):
+    before = "try:\n    result = str({0})\nexcept Exception as error:\n    result = str(error)"
+    cell = before.format(expression)
+    assert notebook.run(cell, "result") != "edited"
+    with notebook.edited(module, function, "return 'edited'"):
+        assert notebook.run(cell, "result") == "edited"
+    assert notebook.run(cell, "result") != "edited"
+
+
+# What the tables name as text is loaded where it is used.
+NAMED = [
+    ("layouts/__init__", "scan_lung", "raise DataError('edited')", "layouts.scan(cfg)"),
+    (
+        "phantoms/chest",
+        "lung_case",
+        "from ..errors import DataError; raise DataError('edited')",
+        "phantoms.write('lung', 'none', n=1)",
+    ),
+]
+
+
+@pytest.mark.parametrize("module, function, statement, call", NAMED, ids=[n[0] for n in NAMED])
+def test_an_edit_reaches_what_a_table_names(notebook, module, function, statement, call):
+    with notebook.edited(module, function, statement):
+        assert notebook.value(f"refused(lambda: {call})") == "edited"
+
+
+def test_an_entry_added_to_a_table_is_used(notebook, mode):
+    name = f"added{mode.strip('-')}"
+    notebook.append("tables", f"LOSSES['{name}'] = LOSSES['bce']")
+    assert notebook.value(f"cfg.replace(loss='{name}').loss") == name
+    notebook.append("tables", f"METRICS['{name}'] = METRICS['dice']")
+    assert notebook.value(f"'{name}' in metrics.names() and '{name}' in ratios(1, 1, 1, 1)") is True
+    notebook.append("presets", f"PRESETS['{name}'] = PRESETS['lung']")
+    assert notebook.value(f"preset('{name}', 'smoke').preset") == name
 
 
 def test_a_network_made_before_and_classes_imported_before_work(notebook):
     notebook.touch("models")
-    shapes = "[list(net(torch.zeros(1, 1, 64, 64)).shape) for net in (network, UNet(1, 1, 4, 2), runs.network(cfg))]"
-    assert notebook.run("pass", shapes) == [[1, 1, 64, 64]] * 3
+    networks = "(network, UNet(1, 1, 4, 2), runs.network(cfg))"
+    shapes = f"[list(net(torch.zeros(1, 1, 64, 64)).shape) for net in {networks}]"
+    assert notebook.value(shapes) == [[1, 1, 64, 64]] * 3
     notebook.touch("losses")
-    sums = "[float(f(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))) > 0 for f in (loss, losses.build('combined'))]"
-    assert notebook.run("pass", sums) == [True, True]
+    arguments = "torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)"
+    sums = f"[float(f({arguments})) > 0 for f in (loss, losses.build('combined'))]"
+    assert notebook.value(sums) == [True, True]
 
 
 def test_a_config_made_before_works_after_a_field_is_added(notebook, mode):
     name = "extra_full" if mode else "extra"
-    last = 'bootstrap: int = _setting(2000, "resamples of the 95 % intervals", 10)'
-    notebook.edit("config", last, f'{last}\n    {name}: int = _setting(7, "made by a test", 0)')
-    found = notebook.run(
-        "cfg.epochs = 3", f"[cfg.epochs, cfg.{name}, cfg.replace({name}=9).{name}]"
-    )
-    assert found == [3, 7, 9]
-    assert notebook.run("pass", f"[preset('lung', {name}=8).{name}, cfg.to_dict()['{name}']]") == [
-        8,
-        7,
-    ]
-    assert notebook.run(
-        "pass", "isinstance(cfg, config.Config) and isinstance(config.preset('lung'), type(cfg))"
-    )
+    body = ast.parse(notebook.path("config").read_text()).body
+    fields = next(node for node in body if getattr(node, "name", None) == "Config").body
+    last = [node for node in fields if isinstance(node, ast.AnnAssign)][-1]
+    field = f'    {name}: int = _setting(7, "made by a test", "use", 0)'
+    notebook.insert("config", last.end_lineno, field)
+    values = f"[cfg.epochs, cfg.{name}, cfg.replace({name}=9).{name}]"
+    assert notebook.run("cfg.epochs = 3", values) == [3, 7, 9]
+    assert notebook.value(f"[preset('lung', {name}=8).{name}, cfg.to_dict()['{name}']]") == [8, 7]
+    assert notebook.value("isinstance(cfg, config.Config)") is True
+    assert notebook.value("isinstance(config.preset('lung'), type(cfg))") is True
 
 
 BAD = "refused(lambda: setattr(cfg, 'epochs', 'many'))"
@@ -166,33 +221,28 @@ BAD = "refused(lambda: setattr(cfg, 'epochs', 'many'))"
 
 def test_wrong_values_are_still_refused_after_config_was_edited(notebook):
     notebook.touch("config")
-    assert notebook.run("pass", BAD).startswith("epochs: 'many' is not allowed")
-    assert "did you mean 'epochs'" in notebook.run(
-        "pass", "refused(lambda: config.preset('lung', epoch=3))"
-    )
+    assert notebook.value(BAD).startswith("epochs: 'many' is not allowed")
+    nearest = notebook.value("refused(lambda: config.preset('lung', epoch=3))")
+    assert "did you mean 'epochs'" in nearest
 
 
 def test_wrong_values_are_still_refused_after_fields_was_edited(notebook):
     notebook.touch("fields")
-    assert notebook.run("pass", BAD).startswith("epochs: 'many' is not allowed")
-    assert notebook.run("pass", "cfg.epochs") == 3
+    assert notebook.value(BAD).startswith("epochs: 'many' is not allowed")
+    assert notebook.run("cfg.epochs = 3", "cfg.epochs") == 3
 
 
 def test_a_pull_that_changes_nearly_every_file(notebook):
-    """The next cell checks, prepares, loads and trains a step; a damaged file is still set aside and no crash.
+    """The next cell checks, prepares, loads and trains a step; a damaged file is still set aside.
 
-    Without errors.py: a class that was loaded anew is another class to an `except` in a cell that imported it before.
+    Without errors.py: a class that was loaded anew is another class to an `except` in a cell that
+    imported it before.
     """
     picture = next((notebook.package.parent / "tree" / "MontgomerySet" / "CXR_png").iterdir())
     picture.write_bytes(picture.read_bytes()[:500])
-    notebook.touch(
-        *sorted(
-            str(path.relative_to(notebook.package).with_suffix(""))
-            for path in notebook.package.rglob("*.py")
-            if path.stem != "errors"
-        )
-    )
-    assert notebook.run("pass", BAD).startswith("epochs: 'many' is not allowed")
+    modules = [path.relative_to(notebook.package) for path in notebook.package.rglob("*.py")]
+    notebook.touch(*sorted(str(m.with_suffix("")) for m in modules if m.stem != "errors"))
+    assert notebook.value(BAD).startswith("epochs: 'many' is not allowed")
     cell = """
 store = prepare.build(layouts.scan(cfg), cfg)
 batch = next(iter(data.loaders(store, cfg)["train"]))
@@ -201,27 +251,6 @@ value = losses.build(cfg.loss, cfg.task)(fresh(batch["image"]), batch["mask"], b
 value.backward()
 figure = plots.batch_samples(batch, cfg.mean, cfg.std)
 """
-    found = notebook.run(
-        cell, "[len(store.cases), store.report.set_aside, bool(value.isfinite()), len(figure.axes)]"
-    )
-    assert found == [3, [picture.stem], True, 3]
-    assert "no such file" in notebook.run("pass", "refused(lambda: images.read_image('none.png'))")
-
-
-def test_a_predictor_made_before_gets_every_edit_of_predict_folder(notebook, mode):
-    """A decorator would keep the function as it was: nothing arrives from the second edit on."""
-    notebook.run(
-        "from seglib import inference\npredictor = inference.Predictor(network, cfg, 'cpu', 'fp32')"
-    )
-    folder = notebook.package.parent / "pictures"
-    folder.mkdir(exist_ok=True)
-    (folder / "a.png").write_bytes(b"no picture")
-    keys = "sorted(predictor.predict_folder('pictures', 'masks'))"
-    original = '{"done": [], "failed": {}, "millilitres": {}}'
-    before = original
-    for name in ("first", "second"):
-        after = original.replace('"done": []', f'"done": [], "{name}{mode}": True')
-        notebook.edit("inference", before, after)
-        assert f"{name}{mode}" in notebook.run("pass", keys)
-        before = after
-    notebook.edit("inference", before, original)
+    outcome = "[len(store.cases), store.report.set_aside, bool(value.isfinite()), len(figure.axes)]"
+    assert notebook.run(cell, outcome) == [3, [picture.stem], True, 3]
+    assert "no such file" in notebook.value("refused(lambda: images.read_image('none.png'))")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from seglib import curves, metrics
+from seglib import curves, metrics, tables
 from seglib.tables import Metric
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
@@ -412,7 +412,7 @@ def matthews(tp, fp, fn, tn):
 
 
 def test_a_metric_of_counts_is_one_entry(monkeypatch):
-    monkeypatch.setitem(metrics.METRICS, "mcc", Metric(matthews, "counts", worst=-1.0))
+    monkeypatch.setitem(tables.METRICS, "mcc", Metric(matthews, "counts", worst=-1.0))
     rng = np.random.default_rng(0)
     prob, truth = rng.random(500).astype(np.float32), rng.random(500) < 0.3
     pred = prob >= 0.4
@@ -432,7 +432,7 @@ def test_a_metric_of_distances_is_one_entry(monkeypatch):
         return max(distances.to_truth.max(), distances.to_pred.max())
 
     entry = Metric(hd100, "distances", best=0.0, worst=math.inf)
-    monkeypatch.setitem(metrics.METRICS, "hd100", entry)
+    monkeypatch.setitem(tables.METRICS, "hd100", entry)
     pred, truth = blobs(0, (32, 41), 0.3), blobs(1, (32, 41), 0.2)
     a, b = (torch.from_numpy(mask)[None, None] for mask in (pred, truth))
     theirs = monai.metrics.compute_hausdorff_distance(a, b, include_background=True).item()
