@@ -1,6 +1,7 @@
-"""Networks in plain torch: they know no file and no config object. Taught in `04_lung_segmentation`."""
+"""Networks in plain torch, without files or config objects. Taught in `04_lung_segmentation`."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,12 +17,17 @@ from .errors import ConfigError
 
 
 class DoubleConv(nn.Sequential):
-    """Twice: 3x3 convolution, batch norm, ReLU. (N, in_channels, H, W) -> (N, out_channels, H, W)."""
+    """3x3 convolution, batch norm and ReLU, twice.
+
+    (N, in_channels, H, W) -> (N, out_channels, H, W), with `mid_channels` in between (by default
+    as many as go out).
+    """
 
     def __init__(self, in_channels: int, out_channels: int, mid_channels: int | None = None):
         mid = mid_channels or out_channels
         super().__init__(
-            nn.Conv2d(in_channels, mid, 3, padding=1, bias=False),  # batch norm brings the bias
+            # No bias: batch norm subtracts the mean, and adds a bias of its own.
+            nn.Conv2d(in_channels, mid, 3, padding=1, bias=False),
             nn.BatchNorm2d(mid),
             nn.ReLU(inplace=True),
             nn.Conv2d(mid, out_channels, 3, padding=1, bias=False),
@@ -31,23 +37,22 @@ class DoubleConv(nn.Sequential):
 
 
 class AttentionGate(nn.Module):
-    """Additive attention (Oktay et al., arXiv 1804.03999): the deep features weigh every pixel of the skip connection.
+    """Additive attention (Oktay et al., arXiv 1804.03999) on a skip connection.
 
-    skip (N, skip_channels, H, W) and deep (N, deep_channels, H, W) -> the skip times coefficients between 0 and 1. The
-    paper weighs on the coarse grid and enlarges the coefficients; here the deep features are enlarged already.
+    skip (N, skip_channels, H, W) and deep (N, deep_channels, H, W) -> the skip features, each pixel
+    multiplied by a coefficient between 0 and 1. The paper computes the coefficients on the coarse
+    grid and enlarges them; here the deep features have been enlarged before.
     """
 
     def __init__(self, skip_channels: int, deep_channels: int):
         super().__init__()
         mid = max(1, skip_channels // 2)
-        self.skip = nn.Conv2d(
-            skip_channels, mid, 1, bias=False
-        )  # the other term of the sum brings the bias
+        self.skip = nn.Conv2d(skip_channels, mid, 1, bias=False)  # one bias for the sum is enough
         self.deep = nn.Conv2d(deep_channels, mid, 1)
         self.score = nn.Conv2d(mid, 1, 1)
 
     def coefficients(self, skip: Tensor, deep: Tensor) -> Tensor:
-        """(N, 1, H, W), between 0 and 1: how much of each pixel of the skip passes."""
+        """(N, 1, H, W) float32 between 0 and 1: the factor of each pixel of the skip features."""
         return torch.sigmoid(self.score(F.relu(self.skip(skip) + self.deep(deep))))
 
     def forward(self, skip: Tensor, deep: Tensor) -> Tensor:
@@ -55,7 +60,7 @@ class AttentionGate(nn.Module):
 
 
 class Up(nn.Module):
-    """Double the size of the deep features, join the skip connection (gated, if asked), convolve twice.
+    """Enlarge the deep features, concatenate the skip features (gated, if asked), convolve.
 
     (N, in_channels, h, w) and (N, skip_channels, H, W) -> (N, out_channels, H, W).
     """
@@ -69,24 +74,20 @@ class Up(nn.Module):
         attention: bool = False,
     ):
         super().__init__()
-        self.gate = (
-            AttentionGate(skip_channels, in_channels if bilinear else in_channels // 2)
-            if attention
-            else None
-        )
+        enlarged = in_channels if bilinear else in_channels // 2
+        joined = enlarged + skip_channels
+        self.gate = AttentionGate(skip_channels, enlarged) if attention else None
         if bilinear:
             self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
-            self.conv = DoubleConv(
-                in_channels + skip_channels, out_channels, (in_channels + skip_channels) // 2
-            )
+            self.conv = DoubleConv(joined, out_channels, joined // 2)
         else:
-            self.up = nn.ConvTranspose2d(in_channels, in_channels // 2, 2, stride=2)
-            self.conv = DoubleConv(in_channels // 2 + skip_channels, out_channels)
+            self.up = nn.ConvTranspose2d(in_channels, enlarged, 2, stride=2)
+            self.conv = DoubleConv(joined, out_channels)
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
         deep = self.up(deep)
         rows, columns = skip.shape[-2] - deep.shape[-2], skip.shape[-1] - deep.shape[-1]
-        if rows or columns:  # an odd side lost a row or column when it was pooled
+        if rows or columns:  # pooling an odd side has dropped its last row or column
             deep = F.pad(deep, (0, columns, 0, rows), mode="replicate")
         if self.gate is not None:
             skip = self.gate(skip, deep)
@@ -97,7 +98,7 @@ class UNet(nn.Module):
     """U-Net (Ronneberger et al., MICCAI 2015) with padded convolutions and batch norm.
 
     (N, in_channels, H, W) float32 -> logits (N, n_classes, H, W); any H, W of at least 2 ** depth.
-    With base_channels=64 and depth=4 it has 31.0 million parameters, with bilinear=True 17.3 million.
+    With base_channels=64 and depth=4 it has 31.0 million parameters (bilinear=True: 17.3 million).
 
     Args:
         in_channels: 1 for grey, 3 for RGB.
@@ -106,8 +107,9 @@ class UNet(nn.Module):
         depth: number of 2x2 max poolings.
         bilinear: upsample bilinearly instead of by a learned 2x2 transposed convolution.
         attention: gate the skip connections, see `AttentionGate`.
-        checkpointing: keep the result of every block alone, and compute what lies between once more in the backward
-            pass (Chen et al., arXiv 1604.06174): the same gradients in less memory and somewhat more time.
+        checkpointing: keep only the output of every block, and compute the rest a second time in
+            the backward pass (Chen et al., arXiv 1604.06174): the same gradients with less memory
+            and somewhat more time.
     """
 
     def __init__(
@@ -122,20 +124,17 @@ class UNet(nn.Module):
     ):
         super().__init__()
         self.checkpointing = checkpointing
-        channels = [
-            base_channels * 2**level for level in range(depth + 1)
-        ]  # 64, 128, 256, 512, 1024
-        halve = (
-            2 if bilinear else 1
-        )  # bilinear upsampling does not halve the channels, so the level below does
-        channels[-1] //= halve
+        channels = [base_channels * 2**level for level in range(depth + 1)]  # 64, 128, ..., 1024
+        # Bilinear upsampling keeps the number of channels, so the level below has to halve it.
+        divisor = 2 if bilinear else 1
+        channels[-1] //= divisor
         self.first = DoubleConv(in_channels, channels[0])
         self.down = nn.ModuleList(DoubleConv(channels[i], channels[i + 1]) for i in range(depth))
         self.pool = nn.MaxPool2d(2)
         self.up = nn.ModuleList()
         deep = channels[-1]
         for level in reversed(range(depth)):
-            out = channels[level] // (halve if level else 1)
+            out = channels[level] // (divisor if level else 1)
             self.up.append(Up(deep, channels[level], out, bilinear, attention))
             deep = out
         self.head = nn.Conv2d(deep, n_classes, 1)
@@ -157,25 +156,22 @@ class UNet(nn.Module):
     def _run(self, block: nn.Module, *features: Tensor) -> Tensor:
         if not (self.checkpointing and self.training):
             return block(*features)
-        contexts = (
-            contextlib.nullcontext(),
-            _without_running_means(block),
-        )  # of the first time, and of the second
-        return checkpoint(block, *features, use_reentrant=False, context_fn=lambda: contexts)
+        first, second = contextlib.nullcontext(), _frozen_running_means(block)
+        return checkpoint(block, *features, use_reentrant=False, context_fn=lambda: (first, second))
 
 
 @contextlib.contextmanager
-def _without_running_means(block: nn.Module) -> Iterator[None]:
-    """Batch norm counts every batch once, also where it is computed twice."""
-    norms = [part for part in block.modules() if isinstance(part, _BatchNorm)]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+def _frozen_running_means(block: nn.Module) -> Iterator[None]:
+    """While a block is computed a second time, its batch norms do not count the batch again."""
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm, (momentum, n) in zip(norms, kept):
-            norm.momentum, norm.num_batches_tracked = momentum, n
+        for norm, (momentum, n_batches) in zip(norms, before):
+            norm.momentum, norm.num_batches_tracked = momentum, n_batches
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -> nn.Sequential:
@@ -188,17 +184,18 @@ def _conv(in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -
 
 
 class ASPP(nn.Module):
-    """Atrous Spatial Pyramid Pooling (Chen et al., DeepLabv3, arXiv 1706.05587): one place seen at several scales.
+    """Atrous Spatial Pyramid Pooling (Chen et al., DeepLabv3, arXiv 1706.05587).
 
-    A 1x1 convolution, a dilated 3x3 convolution a rate and the mean of the whole image, side by side; a 1x1 convolution
-    joins them. (N, in_channels, h, w) -> (N, out_channels, h, w).
+    It looks at each place at several scales: a 1x1 convolution, a dilated 3x3 convolution for each
+    rate and the mean of the whole image, side by side; a last 1x1 convolution joins them.
+    (N, in_channels, h, w) -> (N, out_channels, h, w).
     """
 
     def __init__(self, in_channels: int, out_channels: int, rates: tuple[int, ...] = (6, 12, 18)):
         super().__init__()
         dilated = [_conv(in_channels, out_channels, 3, rate) for rate in rates]
         self.local = nn.ModuleList([_conv(in_channels, out_channels, 1), *dilated])
-        # No batch norm: it would see one value a channel and image, so in a batch of one nothing but its own mean.
+        # No batch norm: the mean is one value a channel, which a batch of one could not normalise.
         self.pooled = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1), nn.ReLU(inplace=True))
         self.project = _conv((len(rates) + 2) * out_channels, out_channels, 1)
 
@@ -212,16 +209,17 @@ class ASPP(nn.Module):
 class ASPPNet(UNet):
     """Encoder, ASPP on its deepest features (stride 16), bilinear decoder with skip connections.
 
-    It is the bilinear `UNet` of depth 4 with an `ASPP` at its bottom, so that the two can be compared.
-    (N, in_channels, H, W) float32 -> logits (N, n_classes, H, W); any H, W of at least 16. Training on a batch of one
-    image needs a side of 32, as batch norm needs more than the one deepest pixel.
+    It is the bilinear `UNet` of depth 4 with an `ASPP` at its bottom, so that the two compare.
+    (N, in_channels, H, W) float32 -> logits (N, n_classes, H, W); any H, W of at least 16. To train
+    on a batch of one image a side must be 32 or more: batch norm needs more than one deepest pixel.
     With in_channels=1, n_classes=4 and base_channels=32 it has 6.5 million parameters.
 
     Args:
         in_channels: 1 for grey, 3 for RGB.
         n_classes: logits a pixel.
         base_channels: channels of the first level; every pooling doubles them, the last keeps them.
-        aspp_rates: dilations in pixels of the deepest features; a rate at or above their side acts as a 1x1 convolution.
+        aspp_rates: dilations in pixels of the deepest features. Where a rate is at least their
+            side, that branch acts as a 1x1 convolution.
         attention, checkpointing: see `UNet`.
     """
 
@@ -243,45 +241,92 @@ class ASPPNet(UNet):
 
 
 def build(architecture: str = "unet", **settings: Any) -> nn.Module:
-    """The network of that name in `tables.ARCHITECTURES`: `build("unet", in_channels=1, n_classes=1)`.
+    """A network of `tables.ARCHITECTURES` by its name: `build("unet", in_channels=1, n_classes=1)`.
 
     Args:
-        settings: fields of `Config` by their names, and `n_classes`; those that this network has no parameter for are
-            left out.
+        settings: fields of `Config` by their names, and `n_classes`. The network receives those
+            that its parameters name.
 
     Raises:
         ValueError: a name that is not in the table.
-        ConfigError: a setting that asks for a part which this network does not have.
+        ConfigError: a setting asks for a part that only other networks of the table have.
         DataError: see `encoders.smp_unet`.
     """
     if architecture not in tables.ARCHITECTURES:
-        known = ", ".join(tables.ARCHITECTURES)
-        raise ValueError(f"architecture: {architecture!r} cannot be built; choose from {known}")
-    entry = tables.ARCHITECTURES[architecture]
-    for name in ("attention", "checkpointing"):
-        if settings.get(name) and name not in tables.parameters(entry.build):
+        choices = ", ".join(tables.ARCHITECTURES)
+        raise ValueError(f"architecture: {architecture!r} cannot be built; choose from {choices}")
+    parameters = {name: tables.parameters(a.build) for name, a in tables.ARCHITECTURES.items()}
+    for setting, value in settings.items():
+        if value is not True or setting in parameters[architecture]:
+            continue
+        owners = [name for name, taken in parameters.items() if setting in taken]
+        if owners:
             raise ConfigError(
-                f"{name}: {architecture} does not have it; use the architecture unet or aspp"
+                f"{setting}: {architecture} does not have it; "
+                f"use the architecture {' or '.join(owners)}"
             )
-    return tables.call(entry.build, settings)
+    return tables.call(tables.ARCHITECTURES[architecture].build, settings)
 
 
 def init_output_bias(model: nn.Module, shares: np.ndarray, task: str) -> None:
-    """Set the output's bias so that the untrained network gives every class about its share of the pixels.
+    """Set the output's bias so that the untrained network predicts each class at about its share.
 
-    Small structures otherwise cost the first epochs: the network learns little until it calls everything background
-    (Lin et al., Focal Loss, ICCV 2017, section 4.1).
+    Small structures otherwise cost the first epochs: the network learns little until it predicts
+    background everywhere (Lin et al., Focal Loss, ICCV 2017, section 4.1).
 
     Args:
-        shares: (classes,) of the pixels, 0..1, as `SegmentationDataset.class_shares` gives them; a class whose share is
-            not a number keeps the bias it has.
+        shares: (classes,) share of the pixels of each class, 0..1, as
+            `SegmentationDataset.class_shares` returns them; where it is NaN the bias stays.
         task: "multiclass" for a softmax; a sigmoid otherwise.
+
+    Raises:
+        ConfigError: see `output_layer`.
     """
-    head = model.head if hasattr(model, "head") else model.segmentation_head[0]
     share = torch.from_numpy(np.clip(shares, 1e-4, 1 - 1e-4))
     bias = share.log() if task == "multiclass" else share.logit()
+    own = output_layer(model, len(share)).bias
     with torch.no_grad():
-        head.bias.copy_(torch.where(bias.isnan(), head.bias.double(), bias))
+        own.copy_(torch.where(bias.isnan().to(own.device), own.double(), bias.to(own.device)))
+
+
+def output_layer(model: nn.Module, n_classes: int) -> nn.Module:
+    """The layer that computes the logits: the last convolution or linear layer that runs.
+
+    Raises:
+        ConfigError: that layer has no bias, or another number of outputs than `n_classes`.
+    """
+    layers = _layers_as_they_run(model)
+    last = layers[-1] if layers else None
+    n_outputs = getattr(last, "out_channels", getattr(last, "out_features", 0))
+    if n_outputs != n_classes or last.bias is None:
+        raise ConfigError(
+            f"class_prior: the last layer of {type(model).__name__} is {last}; expected a "
+            f"convolution or linear layer with {n_classes} outputs and a bias; set class_prior to "
+            "False, or give the network such a layer"
+        )
+    return last
+
+
+@torch.no_grad()
+def _layers_as_they_run(model: nn.Module) -> list[nn.Module]:
+    """Convolutions and linear layers in the order in which they run on an image.
+
+    Found out on a copy without memory and arithmetic (`meta`). For a network that cannot run so,
+    it is the order in which the layers were defined.
+    """
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
+    ghost = copy.deepcopy(model).to("meta").eval()
+    order: list[nn.Module] = []
+    for name, layer in layers.items():
+        twin = ghost.get_submodule(name)
+        twin.register_forward_hook(lambda *_, layer=layer: order.append(layer))
+    in_channels = next((x.in_channels for x in layers.values() if isinstance(x, nn.Conv2d)), 3)
+    try:
+        ghost(torch.empty(1, in_channels, 256, 256, device="meta"))
+    except Exception:  # a network of the reader's own may fail in any way
+        return list(layers.values())
+    return order
 
 
 def n_parameters(model: nn.Module) -> int:
@@ -296,36 +341,41 @@ def receptive_field(
     pixel: tuple[int, int] | None = None,
     n: int = 4,
 ) -> np.ndarray:
-    """How much each pixel of the input moves one pixel of the output: mean size of the gradient over `n` noise images.
+    """How much each pixel of the input moves one pixel of the output.
 
-    Returns (H, W) float32, 1 at the strongest pixel and exactly 0 where nothing arrives. The network's weights and mode
-    stay as they are.
+    It is the mean magnitude of the gradient over `n` images of noise. The network's weights and
+    mode stay as they are. Used in `05_cardiac_aspp`.
 
     Args:
         size: input size, one side or (height, width).
-        layer: a part of the network by its dotted name; all branches of a list together (`"aspp.local"` are those of
-            `ASPPNet` without the image mean, which sees everything); the logits by default.
-        pixel: (row, column) in that part's output; its centre by default.
+        layer: dotted name of the layer whose output is meant; by default the logits. A list of
+            branches is taken together: `"aspp.local"` of an `ASPPNet` is all branches except the
+            mean of the image, which sees everything.
+        pixel: (row, column) in the output of that layer; by default its centre.
+
+    Returns:
+        (H, W) float32, 1 at the strongest pixel and exactly 0 where the input has no influence.
 
     Raises:
         ValueError: the network has no such layer.
     """
     try:
-        part = model.get_submodule(layer)
+        target = model.get_submodule(layer)
     except AttributeError as error:
         names = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(
-            f"layer: {layer!r} is not in this network; its parts are {names}"
-        ) from error
+        message = f"layer: {layer!r} is not in this network; its parts are {names}"
+        raise ValueError(message) from error
     outputs: list[Tensor] = []
-    parts = list(part) if isinstance(part, nn.ModuleList) else [part]
+    branches = list(target) if isinstance(target, nn.ModuleList) else [target]
     hooks = [
-        p.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-        for p in parts
+        branch.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+        for branch in branches
     ]
-    training, stem = model.training, next(model.parameters())
-    shape = (n, stem.shape[1], *((size, size) if isinstance(size, int) else size))
-    image = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(stem).requires_grad_()
+    height, width = (size, size) if isinstance(size, int) else size
+    stem = next(model.parameters())  # the weight of the first convolution
+    noise = torch.Generator().manual_seed(0)
+    image = torch.randn(n, stem.shape[1], height, width, generator=noise).to(stem).requires_grad_()
+    training = model.training
     try:
         with torch.enable_grad():
             model.eval()(image)

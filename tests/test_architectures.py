@@ -142,7 +142,7 @@ def test_state_dict_opens_with_the_default_of_torch_load(network):
 
 
 def test_unknown_architecture_names_the_three():
-    with pytest.raises(ValueError, match="'vnet'.*unet, smp_unet, aspp"):
+    with pytest.raises(ValueError, match="'vnet'.*unet, aspp, smp_unet"):
         models.build("vnet", in_channels=1, n_classes=1)
 
 
