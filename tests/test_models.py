@@ -1,5 +1,6 @@
-"""The U-Net: its size, the shapes it takes, and that every weight learns."""
+"""Networks: their size, the shapes they take, that every weight learns, and how one is added."""
 
+import copy
 import io
 
 import numpy as np
@@ -7,14 +8,95 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from seglib import models, tables
+from seglib import config, models, runs, tables
 from seglib.errors import ConfigError
+
+# One small network of each kind.
+KINDS = {
+    "unet": lambda: models.UNet(3, 2, base_channels=4, depth=3),
+    "bilinear unet": lambda: models.UNet(3, 2, base_channels=4, depth=3, bilinear=True),
+    "gated unet": lambda: models.UNet(3, 2, base_channels=4, depth=3, attention=True),
+    "gated bilinear unet": lambda: models.UNet(3, 2, 4, 3, bilinear=True, attention=True),
+    "aspp": lambda: models.ASPPNet(3, 2, base_channels=4, aspp_rates=(1, 2)),
+    "gated aspp": lambda: models.ASPPNet(3, 2, 4, aspp_rates=(1, 2), attention=True),
+    "smp_unet": lambda: models.build("smp_unet", n_classes=2, encoder="tu-mobilenetv3_small_050"),
+}
 
 
 @pytest.fixture(autouse=True)
 def one_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=KINDS)
+def network(request):
+    return KINDS[request.param]()
+
+
+def same(state, other):
+    return list(state) == list(other) and all(torch.equal(state[key], other[key]) for key in state)
+
+
+# ---- what holds for every network
+
+
+@pytest.mark.parametrize("size", [(64, 64), (33, 47), (100, 65)])
+def test_size_of_the_output(network, size):
+    logits = network.eval()(torch.randn(2, 3, *size))
+    assert logits.shape == (2, 2, *size)
+    assert logits.dtype == torch.float32 and logits.isfinite().all()
+
+
+def test_gradient_reaches_every_parameter(network):
+    network(torch.randn(2, 3, 97, 128)).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_one_step_changes_every_parameter(network):
+    before = copy.deepcopy(dict(network.named_parameters()))
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    image, target = torch.randn(2, 3, 64, 64), torch.randint(0, 2, (2, 64, 64))
+    nn.functional.cross_entropy(network(image), target).backward()
+    optimizer.step()
+    assert [name for name, p in network.named_parameters() if torch.equal(p, before[name])] == []
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_channels_last_equals_contiguous(network, train):
+    network.train(train)
+    for layer in network.modules():  # so that the same input gives the same output twice
+        if isinstance(layer, (nn.Dropout, nn.BatchNorm2d)):
+            layer.momentum, layer.p = 0.0, 0.0
+    image = torch.randn(2, 3, 64, 49)
+    plain = network(image).detach()
+    network = network.to(memory_format=torch.channels_last)
+    last = network(image.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_bf16_autocast_is_finite_and_close(network):
+    network.eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        plain = network(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = network(image)
+    error = (half.float() - plain).abs().max()
+    assert half.isfinite().all() and error < 0.05 * plain.abs().max().clamp(min=1)
+
+
+def test_state_dict_opens_with_the_default_of_torch_load(network):
+    network(torch.randn(2, 3, 64, 64))  # running statistics other than their start
+    file = io.BytesIO()
+    torch.save(network.state_dict(), file)
+    file.seek(0)
+    assert same(network.state_dict(), torch.load(file))
+
+
+# ---- U-Net
 
 
 def meta(**fields):
@@ -24,28 +106,24 @@ def meta(**fields):
 
 
 def double_conv(n_in, n_out, mid=None):
-    """Parameters of two 3x3 convolutions without bias, each with the two vectors of a batch norm."""
+    """Parameters of two 3x3 convolutions without bias, each with two vectors of a batch norm."""
     mid = mid or n_out
     return 9 * n_in * mid + 2 * mid + 9 * mid * n_out + 2 * n_out
 
 
 def test_parameters_of_the_published_network():
     assert models.n_parameters(meta(in_channels=3, n_classes=1)) == 31_037_633
-    assert round(models.n_parameters(meta(in_channels=3, n_classes=1)) / 1e6, 1) == 31.0
     assert models.n_parameters(meta(in_channels=3, n_classes=1, bilinear=True)) == 17_262_977
 
 
 @pytest.mark.parametrize(("base", "depth"), [(1, 1), (4, 3), (8, 2), (64, 4), (6, 5)])
 @pytest.mark.parametrize(("in_channels", "n_classes"), [(1, 1), (3, 6)])
 def test_parameters_by_formula(base, depth, in_channels, n_classes):
-    """Every level doubles the channels; each way up is a 2x2 transposed convolution and a double convolution."""
+    """Levels double the channels; each way up has a 2x2 transposed and a double convolution."""
     levels = [base * 2**level for level in range(depth + 1)]
     expected = double_conv(in_channels, base) + sum(double_conv(n, 2 * n) for n in levels[:-1])
-    expected += (
-        sum(4 * 2 * n * n + n + double_conv(2 * n, n) for n in levels[:-1])
-        + base * n_classes
-        + n_classes
-    )
+    expected += sum(4 * 2 * n * n + n + double_conv(2 * n, n) for n in levels[:-1])
+    expected += base * n_classes + n_classes
     network = meta(in_channels=in_channels, n_classes=n_classes, base_channels=base, depth=depth)
     assert models.n_parameters(network) == expected
 
@@ -75,21 +153,8 @@ def test_output_has_the_size_of_the_input(data, depth, bilinear, attention):
     n_classes = data.draw(st.integers(1, 4))
     options = {"base_channels": 2, "depth": depth, "bilinear": bilinear, "attention": attention}
     network = meta(in_channels=3, n_classes=n_classes, **options)
-    assert network(torch.empty(2, 3, height, width, device="meta")).shape == (
-        2,
-        n_classes,
-        height,
-        width,
-    )
-
-
-@pytest.mark.parametrize("size", [(33, 47), (40, 31), (32, 32)])
-def test_odd_sizes_give_numbers(size):
-    network = models.UNet(1, 2, base_channels=2, depth=3).eval()
-    logits = network(torch.randn(1, 1, *size))
-    assert (
-        logits.shape == (1, 2, *size) and logits.dtype == torch.float32 and logits.isfinite().all()
-    )
+    logits = network(torch.empty(2, 3, height, width, device="meta"))
+    assert logits.shape == (2, n_classes, height, width)
 
 
 @pytest.mark.parametrize("bilinear", [False, True])
@@ -100,42 +165,16 @@ def test_smallest_image_is_two_to_the_depth(bilinear):
         network(torch.zeros(1, 1, 15, 15))
 
 
-@pytest.mark.parametrize("attention", [False, True])
-@pytest.mark.parametrize("bilinear", [False, True])
-def test_gradient_reaches_every_parameter(bilinear, attention):
-    network = models.UNet(3, 2, base_channels=4, depth=3, bilinear=bilinear, attention=attention)
-    network(torch.randn(2, 3, 37, 50)).square().mean().backward()
-    still = [
-        name
-        for name, p in network.named_parameters()
-        if p.grad is None or not p.grad.abs().sum() > 0
-    ]
-    assert still == []
-
-
 def test_skip_connections_carry_detail():
-    """Without skips a pooled-away checkerboard could not come back: neighbours that differ by one pixel get equal
-    logits only if the first features did not reach the head."""
+    """A checkerboard that pooling destroys can only come back through the skip connections."""
     network = models.UNet(1, 1, base_channels=8, depth=3).eval()
     board = torch.zeros(1, 1, 32, 32)
     board[..., ::2, ::2] = 1
     with torch.inference_mode():
         network.up[-1].conv[0].weight[:, 8:] = 0  # only the skip half is left
         logits = network(board)[0, 0, 8:24, 8:24]
-    assert (
-        logits[::2, ::2].std() < 1e-5 and (logits[::2, ::2] - logits[1::2, 1::2]).abs().min() > 1e-4
-    )
-
-
-@pytest.mark.parametrize("bilinear", [False, True])
-@pytest.mark.parametrize("train", [False, True])
-def test_channels_last_equals_contiguous(bilinear, train):
-    network = models.UNet(3, 2, base_channels=4, depth=3, bilinear=bilinear).train(train)
-    image = torch.randn(2, 3, 40, 33)
-    plain = network(image).detach()
-    network = network.to(memory_format=torch.channels_last)
-    last = network(image.contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-5)
+    white, black = logits[::2, ::2], logits[1::2, 1::2]
+    assert white.std() < 1e-5 and (white - black).abs().min() > 1e-4
 
 
 def test_eval_is_deterministic_and_images_do_not_touch_one_another():
@@ -158,99 +197,269 @@ def test_one_seed_gives_one_network():
     assert not all(torch.equal(states[0][k], states[2][k]) for k in states[0])
 
 
-def test_state_dict_opens_with_the_default_of_torch_load():
-    network = models.UNet(1, 3, base_channels=4, depth=2)
-    network(torch.randn(2, 1, 16, 16))
-    file = io.BytesIO()
-    torch.save(network.state_dict(), file)
-    file.seek(0)
-    other = models.UNet(1, 3, base_channels=4, depth=2)
-    other.load_state_dict(torch.load(file))
-    image = torch.randn(1, 1, 16, 16)
-    assert torch.equal(network.eval()(image), other.eval()(image))
+# ---- ASPP
 
 
-def test_build_passes_what_it_is_given():
-    torch.manual_seed(3)
-    built = models.build(
-        "unet", in_channels=1, n_classes=2, base_channels=4, depth=2, bilinear=True, encoder="other"
+@settings(max_examples=12)
+@given(
+    st.integers(16, 300),
+    st.integers(16, 300),
+    st.sampled_from([(6, 12, 18), (1,), (2, 4)]),
+    st.booleans(),
+)
+def test_aspp_output_has_the_size_of_the_input(height, width, rates, attention):
+    with torch.device("meta"):
+        network = models.ASPPNet(1, 4, base_channels=2, aspp_rates=rates, attention=attention)
+        assert network(torch.empty(2, 1, height, width)).shape == (2, 4, height, width)
+
+
+def test_aspp_smallest_image():
+    network = models.ASPPNet(1, 2, base_channels=2).eval()
+    assert network(torch.zeros(1, 1, 16, 16)).shape == (1, 2, 16, 16)
+    with pytest.raises(RuntimeError):
+        network(torch.zeros(1, 1, 15, 16))
+
+
+def test_aspp_parameters():
+    """Two 1x1 branches (one with a bias, no batch norm), three 3x3, and the one that joins."""
+    with torch.device("meta"):
+        aspp, full = models.ASPP(256, 256), models.ASPPNet(1, 4)
+        counts = [models.n_parameters(models.ASPPNet(1, 4, base_channels=n)) for n in (16, 32)]
+        unet = models.UNet(1, 4, base_channels=32, bilinear=True)
+    n = 256
+    expected = (n * n + 2 * n) + 3 * (9 * n * n + 2 * n) + (n * n + n) + (5 * n * n + 2 * n)
+    assert models.n_parameters(aspp) == expected == 2_231_040
+    assert counts == [1_639_156, 6_548_964]
+    assert models.n_parameters(full) == models.n_parameters(unet) + expected
+    shared = {key for key in full.state_dict() if not key.startswith("aspp.")}
+    assert set(unet.state_dict()) == shared
+
+
+def test_aspp_is_its_branches():
+    aspp = models.ASPP(3, 4, (2,)).eval()
+    deep = torch.randn(2, 3, 9, 11)
+    mean = torch.relu(aspp.pooled[0](deep.mean((2, 3), keepdim=True))) * torch.ones(1, 1, 9, 11)
+    kernel = torch.zeros(4, 3, 5, 5)  # dilation spreads the kernel and fills it with zeros
+    kernel[..., ::2, ::2] = aspp.local[1][0].weight.detach()
+    dilated = torch.relu(aspp.local[1][1](nn.functional.conv2d(deep, kernel, padding=2)))
+    joined = torch.cat([aspp.local[0](deep), dilated, mean], 1)
+    torch.testing.assert_close(aspp(deep), aspp.project(joined))
+
+
+def test_aspp_batch_of_one_trains_and_its_eval_agrees():
+    """Batch norm over one pooled value would raise, or have a variance of 0 after a broadcast."""
+    network = models.ASPPNet(1, 2, base_channels=4)
+    image, target = torch.randn(1, 1, 64, 64), torch.randint(0, 2, (1, 64, 64))
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(network(image), target)
+        loss.backward()
+        optimizer.step()
+    assert network.aspp.pooled[0].weight.grad.abs().sum() > 0
+    with torch.inference_mode():
+        after = nn.functional.cross_entropy(network.eval()(image), target)
+    assert after == pytest.approx(loss.item(), abs=0.05)
+
+
+def extent(field):
+    """(rows, columns) of the box around all pixels that the gradient reaches."""
+    return tuple(int(np.ptp(np.flatnonzero(field.any(axis=axis)))) + 1 for axis in (1, 0))
+
+
+def test_dilation_widens_the_receptive_field():
+    """At stride 16 the encoder sees 140 pixels; a 3x3 kernel of dilation r adds 16 r a side."""
+    fields = {}
+    for rates in ((1, 1, 1), (6, 12, 18)):
+        torch.manual_seed(0)
+        network = models.ASPPNet(1, 1, base_channels=2, aspp_rates=rates)
+        field = fields[rates] = models.receptive_field(network, 736, "aspp.local", n=1)
+        assert field.shape == (736, 736) and field.max() == 1 and field.min() == 0
+        assert extent(field) == (140 + 32 * max(rates),) * 2
+    assert (fields[6, 12, 18] > 0).sum() > 5 * (fields[1, 1, 1] > 0).sum()
+
+
+def test_image_mean_sees_everything():
+    network = models.ASPPNet(1, 1, base_channels=4, aspp_rates=(1,))
+    whole, local = (
+        models.receptive_field(network, (256, 320), layer, n=2) for layer in ("aspp", "aspp.local")
     )
-    torch.manual_seed(3)
-    direct = models.UNet(1, 2, base_channels=4, depth=2, bilinear=True)
-    assert {k: v.shape for k, v in built.state_dict().items()} == {
-        k: v.shape for k, v in direct.state_dict().items()
-    }
-    assert all(
-        torch.equal(a, b) for a, b in zip(built.state_dict().values(), direct.state_dict().values())
-    )
+    assert whole.shape == (256, 320) and extent(whole) == (256, 320) and extent(local) == (172, 172)
 
 
-def test_unknown_architecture_is_named():
-    with pytest.raises(ValueError, match="'vnet'.*unet"):
-        models.build("vnet", in_channels=1, n_classes=1)
+def test_receptive_field_of_logits_and_of_a_pixel():
+    network = models.UNet(2, 3, base_channels=2, depth=1).train()
+    before = copy.deepcopy(network.state_dict())
+    with torch.no_grad():
+        middle = models.receptive_field(network, 64)
+    corner = models.receptive_field(network, 64, pixel=(0, 0))
+    assert middle[32, 32] > 0 and middle[0, 0] == 0 and corner[0, 0] > 0 and corner[32, 32] == 0
+    assert network.training and same(before, network.state_dict())
+    assert all(p.grad is None for p in network.parameters()) and not network._forward_hooks
+    with pytest.raises(ValueError, match="'nothing'.*first, down, pool"):
+        models.receptive_field(network, 64, "nothing")
+
+
+# ---- attention gates
+
+
+def test_attention_parameters():
+    with torch.device("meta"):
+        plain, gated = (models.UNet(3, 1, attention=on) for on in (False, True))
+        aspp = models.ASPPNet(1, 4, attention=True)
+    assert models.n_parameters(plain) == 31_037_633
+    # Skip and deep features have n channels each; the gate has half of them within.
+    gates = sum(n * n // 2 + n * n // 2 + n // 2 + n // 2 + 1 for n in (64, 128, 256, 512))
+    assert models.n_parameters(gated) == 31_037_633 + gates == 31_386_757
+    assert models.n_parameters(aspp) == 6_636_488
+    extra = set(gated.state_dict()) - set(plain.state_dict())
+    assert len(extra) == 4 * 5 and all(".gate." in key for key in extra)
+
+
+def test_gate_weighs_the_skip():
+    gate = models.AttentionGate(3, 5)
+    skip, deep = torch.randn(2, 3, 8, 9), torch.randn(2, 5, 8, 9)
+    weight = gate.coefficients(skip, deep)
+    assert weight.shape == (2, 1, 8, 9)
+    assert 0 < weight.min() and weight.max() < 1 and weight.std() > 0
+    torch.testing.assert_close(gate(skip, deep), skip * weight)
+    with torch.no_grad():
+        for bias, expected in ((-50.0, torch.zeros_like(skip)), (50.0, skip)):
+            gate.score.bias.fill_(bias)
+            torch.testing.assert_close(gate(skip, deep), expected)
 
 
 # ---- checkpointing
 
 
 def one_step(network, image):
-    """Loss, gradients and state of a step, and the bytes that wait for the backward pass."""
-    held = []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: held.append(t.numel() * t.element_size()) or t, lambda t: t
-    ):
+    """Loss, gradients, state and the bytes that wait for the backward pass."""
+    n_bytes = 0
+
+    def count(tensor):
+        nonlocal n_bytes
+        n_bytes += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         loss = network(image).square().mean()
     loss.backward()
-    return loss.item(), [p.grad for p in network.parameters()], network.state_dict(), sum(held)
+    gradients = {name: p.grad for name, p in network.named_parameters()}
+    return loss.item(), gradients, network.state_dict(), n_bytes
 
 
 @pytest.mark.parametrize("kind", [models.UNet, models.ASPPNet])
 def test_checkpointing_changes_nothing_but_memory(kind):
-    """Gradients, and the running means that batch norm counts once though every block is computed twice."""
+    """Nor the running means: every block is computed twice, but its batch norms count once."""
     fields = dict(in_channels=1, n_classes=2, base_channels=4, attention=True)
     plain, frugal = kind(**fields), kind(**fields, checkpointing=True)
     frugal.load_state_dict(plain.state_dict())
-    before = {name: value.clone() for name, value in plain.state_dict().items()}
+    before = plain.first[1].running_mean.clone()
     image = torch.rand(2, 1, 64, 64)
-    (loss, gradients, state, held), (other, others, other_state, less) = (
-        one_step(plain, image),
-        one_step(frugal, image),
-    )
-    assert loss == other and all(torch.equal(a, b) for a, b in zip(gradients, others))
-    assert all(torch.equal(state[name], other_state[name]) for name in state)
-    assert not torch.equal(before["first.1.running_mean"], state["first.1.running_mean"])
-    assert less < held / 2
+    loss, gradients, state, n_bytes = one_step(plain, image)
+    frugal_loss, frugal_gradients, frugal_state, frugal_bytes = one_step(frugal, image)
+    assert loss == frugal_loss and same(gradients, frugal_gradients) and same(state, frugal_state)
+    assert not torch.equal(before, state["first.1.running_mean"])
+    assert frugal_bytes < n_bytes / 2
     assert torch.equal(plain.eval()(image), frugal.eval()(image))
 
 
-def test_encoders_of_others_have_no_checkpointing():
-    with pytest.raises(ConfigError, match="checkpointing: smp_unet does not have it"):
-        models.build("smp_unet", in_channels=1, n_classes=1, checkpointing=True)
+# ---- the table of architectures
 
 
-# ---- the shares of the classes as a start
+def test_build_passes_what_the_network_takes():
+    torch.manual_seed(3)
+    fields = dict(base_channels=4, depth=2, bilinear=True)
+    built = models.build("unet", in_channels=1, n_classes=2, encoder="another's", **fields)
+    torch.manual_seed(3)
+    assert same(built.state_dict(), models.UNet(1, 2, **fields).state_dict())
 
 
-@pytest.mark.parametrize("architecture", tables.ARCHITECTURES)
+def test_unknown_architecture_is_named():
+    with pytest.raises(ValueError, match="'vnet'.*unet, aspp, smp_unet"):
+        models.build("vnet", in_channels=1, n_classes=1)
+
+
+@pytest.mark.parametrize("setting", ["attention", "checkpointing"])
+def test_a_part_that_the_network_lacks_is_refused(setting):
+    message = f"{setting}: smp_unet does not have it; use the architecture unet or aspp"
+    with pytest.raises(ConfigError, match=message):
+        models.build("smp_unet", in_channels=1, n_classes=1, **{setting: True})
+    models.build("smp_unet", in_channels=1, n_classes=1, **{setting: False}, early_stopping=True)
+
+
+class Mine(nn.Module):
+    """A network as a reader writes one. Its output layer has its own name, and is defined first."""
+
+    def __init__(self, in_channels, n_classes, base_channels):
+        super().__init__()
+        self.to_logits = nn.Conv2d(base_channels, n_classes, 1)
+        self.stem = nn.Conv2d(in_channels, base_channels, 3, padding=1)
+        self.middle = nn.Conv2d(base_channels, base_channels, 3, padding=1)
+
+    def forward(self, image):
+        features = self.middle(self.stem(image).relu()).relu()
+        return self.to_logits(features)
+
+
+def test_an_architecture_is_one_entry(monkeypatch):
+    with pytest.raises(ConfigError, match="architecture: .*'mine'"):
+        config.preset("cardiac", architecture="mine")
+    monkeypatch.setitem(tables.ARCHITECTURES, "mine", tables.Architecture(Mine))
+    cfg = config.preset("cardiac", architecture="mine", base_channels=4, class_prior=True)
+    network = runs.network(cfg)
+    assert isinstance(network, Mine) and network.middle.in_channels == 4
+    assert network(torch.zeros(1, 1, 8, 8)).shape == (1, 4, 8, 8)
+    shares = np.array([0.9, 0.05, 0.03, 0.02])
+    models.init_output_bias(network, shares, cfg.task)
+    assert network.to_logits.bias.detach().softmax(0).numpy() == pytest.approx(shares, abs=1e-6)
+    with pytest.raises(ConfigError, match="attention: mine does not have it"):
+        runs.network(cfg.replace(attention=True))
+
+
+# ---- the output layer, and the shares of the classes as its bias
+
+
+@pytest.mark.parametrize("architecture", ["unet", "aspp", "smp_unet"])
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_set_prior_gives_every_class_its_share(architecture, task):
+def test_every_class_starts_with_its_share(architecture, task):
     shares = np.array([0.9, 0.06, 0.04])
     model = models.build(architecture, in_channels=1, n_classes=3, base_channels=4).eval()
-    before = model(torch.randn(2, 1, 64, 64))
     models.init_output_bias(model, shares, task)
-    head = model.head if architecture != "smp_unet" else model.segmentation_head[0]
+    head = model.segmentation_head[0] if architecture == "smp_unet" else model.head
     bias = head.bias.detach()
-    found = bias.softmax(0) if task == "multiclass" else bias.sigmoid()
-    assert found.numpy() == pytest.approx(shares, abs=1e-6)
-    torch.manual_seed(1)
-    image = torch.randn(2, 1, 64, 64)
-    assert model(image).shape == before.shape
+    start = bias.softmax(0) if task == "multiclass" else bias.sigmoid()
+    assert start.numpy() == pytest.approx(shares, abs=1e-6)
     if task == "multiclass":
-        assert model(image).softmax(1).mean((0, 2, 3))[0] > 0.6
+        assert model(torch.randn(2, 1, 64, 64)).softmax(1).mean((0, 2, 3))[0] > 0.6
 
 
-def test_set_prior_leaves_a_class_without_masks_and_takes_empty_ones():
+def test_a_class_without_masks_keeps_its_bias_and_an_empty_one_has_a_limit():
     model = models.UNet(1, 3, base_channels=4, depth=1)
-    kept = model.head.bias[1].item()
+    before = model.head.bias[1].item()
     models.init_output_bias(model, np.array([0.0, np.nan, 1.0]), "multilabel")
-    assert model.head.bias.detach().tolist() == pytest.approx([-9.21024, kept, 9.21024], abs=1e-4)
+    assert model.head.bias.tolist() == pytest.approx([-9.21024, before, 9.21024], abs=1e-4)
+
+
+def test_the_output_layer_is_the_last_one_that_runs():
+    """Gates, branches and transposed convolutions can have as many outputs as there are classes."""
+    gated = models.UNet(1, 1, base_channels=2, depth=2, attention=True)
+    assert models.output_layer(gated, 1) is gated.head
+    aspp = models.ASPPNet(1, 8, base_channels=1)  # defines its ASPP after its head
+    assert models.output_layer(aspp, 8) is aspp.head
+
+    class AsksForNumbers(Mine):  # cannot run without memory
+        def forward(self, image):
+            return super().forward(image) * float(image.sum() >= 0)
+
+    network = nn.Sequential(AsksForNumbers(1, 4, 4), nn.Conv2d(4, 2, 1))
+    assert models.output_layer(network, 2) is network[1]
+
+
+@pytest.mark.parametrize(
+    "last", [nn.Conv2d(4, 3, 1), nn.Conv2d(4, 2, 1, bias=False), nn.ReLU()], ids=repr
+)
+def test_a_network_without_such_an_output_is_named(last):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), last)
+    with pytest.raises(ConfigError, match="class_prior: the last layer of Sequential is Conv2d"):
+        models.init_output_bias(network, np.array([0.9, 0.1]), "multiclass")
