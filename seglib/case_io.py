@@ -48,7 +48,7 @@ def read_truth(
             annotated = [name in names for name in cfg.class_names]
             # A pixel of no annotated class may belong to any of the others: nothing is known about it.
             mask.pixels[~np.isin(mask.pixels, np.flatnonzero(annotated))] = images.IGNORE
-        return mask.pixels[..., None], annotated, [mask.how], [(False, False)]
+        return mask.pixels[..., None], annotated, [mask.decoding], [(False, False)]
     planes, hows, inverted_flags = [], [], []
     for name in cfg.class_names:
         mask = (
@@ -57,7 +57,7 @@ def read_truth(
             else None
         )
         planes.append(mask and mask.pixels)
-        hows.append(mask.how if mask else "")
+        hows.append(mask.decoding if mask else "")
         inverted_flags.append(
             (mask.looks_inverted, images.looks_inverted(1 - mask.pixels))
             if mask

@@ -1,4 +1,4 @@
-"""Files of strangers: nothing in them is run, and no other error than ours comes out of reading them."""
+"""Files of strangers: nothing in them is run, and reading them raises no other errors than ours."""
 
 import ast
 import os
@@ -29,32 +29,35 @@ FORBIDDEN = {
     "unpack_archive",
     "unsafe_load",
 }
+# The set-up of a host calls pip with fixed names; it reads no file of a data set.
+ALLOWED = {"hosts.py": {"subprocess"}}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "seglib").rglob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "seglib").rglob("*.py")), ids=lambda path: path.stem
+)
 def test_no_code_path_runs_what_a_file_says(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
             owner = getattr(getattr(node.func, "value", None), "id", "")
-            where, given = (
-                f"{path.name}:{node.lineno}",
-                {word.arg: word.value for word in node.keywords},
-            )
+            where = f"{path.name}:{node.lineno}"
+            arguments = {keyword.arg: keyword.value for keyword in node.keywords}
             if name == "eval":  # a network's evaluation mode takes no argument
                 assert not node.args, f"{where} evaluates a text"
             else:
                 assert not {name, f"{owner}.{name}"} & FORBIDDEN, f"{where} calls {name}"
             if (owner, name) == ("torch", "load"):
-                assert getattr(given.get("weights_only"), "value", False) is True, where
+                assert getattr(arguments.get("weights_only"), "value", False) is True, where
             if (owner, name) == ("np", "load"):
-                assert "allow_pickle" not in given, where
+                assert "allow_pickle" not in arguments, where
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = {alias.name for alias in node.names} | {getattr(node, "module", None)}
-            assert not modules & {"pickle", "subprocess", "shelve", "marshal"}, (
-                f"{path.name} imports {modules}"
+            forbidden = {"pickle", "subprocess", "shelve", "marshal"} - ALLOWED.get(
+                path.name, set()
             )
+            assert not modules & forbidden, f"{path.name} imports {modules}"
 
 
 def test_image_bombs_are_refused_before_they_take_memory(tmp_path):
@@ -75,9 +78,8 @@ def test_image_bombs_are_refused_before_they_take_memory(tmp_path):
     for read in (images.read_image, lambda path: images.read_mask(str(path))):
         with pytest.raises(DataError, match=r"bomb\.png.*pixels"):
             read(tmp_path / "bomb.png")
-    Image.fromarray(np.zeros((4000, 5000), np.uint8)).save(
-        tmp_path / "large.png"
-    )  # an X-ray may be large
+    # An X-ray may be large.
+    Image.fromarray(np.zeros((4000, 5000), np.uint8)).save(tmp_path / "large.png")
     assert images.read_image(tmp_path / "large.png", 1).shape == (4000, 5000, 1)
 
 
@@ -111,9 +113,8 @@ def test_headers_of_a_series_that_hold_no_numbers_are_named(tmp_path, tag, value
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
 def test_random_damages_end_in_our_errors(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SEGLIB_PROGRESS": "0"}
-    words = [sys.executable, "-m", "tests.fuzz", "8", "3"]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    print(done.stdout[-2000:])
-    assert done.returncode == 0 and "'refused'" in done.stdout, (
-        done.stdout[-3000:] + done.stderr[-2000:]
+    command = [sys.executable, "-m", "tests.fuzz", "8", "3"]
+    fuzz = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert fuzz.returncode == 0 and "'refused'" in fuzz.stdout, (
+        fuzz.stdout[-3000:] + fuzz.stderr[-2000:]
     )

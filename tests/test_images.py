@@ -277,7 +277,7 @@ def test_auto_decodes(tmp_path, name):
     mask = images.read_mask(save(tmp_path / "m.png", array))
     assert (mask.pixels.dtype, mask.pixels.shape) == (np.uint8, (60, 80))
     np.testing.assert_array_equal(mask.pixels, disc())
-    assert how in mask.how
+    assert how in mask.decoding
     assert mask.looks_inverted is False
 
 
@@ -304,7 +304,7 @@ def test_auto_cuts_the_grey_edges_of_a_resized_mask(tmp_path, size):
     assert len(np.unique(grey)) > 10
     mask = images.read_mask(save(tmp_path / "m.png", grey))
     np.testing.assert_array_equal(mask.pixels, grey > 127)
-    assert "grey edges" in mask.how
+    assert "grey edges" in mask.decoding
 
 
 @pytest.mark.parametrize("quality", [60, 75, 95])
@@ -316,7 +316,7 @@ def test_auto_sees_through_the_ringing_of_jpeg(tmp_path, quality, colour):
     mask = images.read_mask(path)
     np.testing.assert_array_equal(mask.pixels, images.read_pixels(path)[0].max(axis=2) > 127)
     assert dice(mask.pixels == 1, truth) > 0.97
-    assert "grey edges, cut at 127" in mask.how
+    assert "grey edges, cut at 127" in mask.decoding
 
 
 def palette_mask(path, index, colours):
@@ -333,14 +333,14 @@ def test_auto_decodes_the_index_of_a_palette(tmp_path, suffix, colour):
     path = palette_mask(tmp_path / f"m.{suffix}", disc(), [(0, 0, 0), colour])
     mask = images.read_mask(path)
     np.testing.assert_array_equal(mask.pixels, disc())
-    assert mask.how == "palette index"
+    assert mask.decoding == "palette index"
 
 
 def test_auto_decodes_a_palette_of_greys(tmp_path):
     grey = cv2.resize(two_values(0, 255), (200, 150), interpolation=cv2.INTER_LINEAR)
     mask = images.read_mask(palette_mask(tmp_path / "m.png", grey, [(v, v, v) for v in range(256)]))
     np.testing.assert_array_equal(mask.pixels, grey > 127)
-    assert "grey" in mask.how
+    assert "grey" in mask.decoding
 
 
 # Masks that `auto` must refuse
@@ -481,7 +481,7 @@ def test_inverted(tmp_path):
     mask = images.read_mask(path, inverted=True)
     np.testing.assert_array_equal(mask.pixels, disc())
     assert not mask.looks_inverted
-    assert "inverted" in mask.how
+    assert "inverted" in mask.decoding
 
 
 def test_looks_inverted():
@@ -513,7 +513,7 @@ def test_the_union_of_two_files(tmp_path):
     )
     mask = images.read_mask(cell)
     np.testing.assert_array_equal(mask.pixels, left | right)
-    assert "0/255" in mask.how and "0/1" in mask.how
+    assert "0/255" in mask.decoding and "0/1" in mask.decoding
 
 
 def test_the_union_of_two_inverted_files(tmp_path):
@@ -561,7 +561,7 @@ def test_labels_by_a_map(tmp_path):
     path = save(tmp_path / "m.png", bands(0, 5, 1, 300, 7, 255).astype(np.uint16))
     mask = images.read_labels(path, "index", 4, {"5": 1, "1": 2, "300": 3})
     np.testing.assert_array_equal(mask.pixels, bands(0, 1, 2, 3, 0, IGNORE))
-    assert "label_map" in mask.how
+    assert "label_map" in mask.decoding
     mask = images.read_labels(path, "index", 4, {"255": 1})
     np.testing.assert_array_equal(mask.pixels, bands(0, 0, 0, 0, 0, 1))
 
@@ -780,7 +780,7 @@ def test_real_montgomery_sides(real, side):
     assert len(files) == 102
     for file in files:
         mask = images.read_mask(str(file))
-        assert mask.how == "values 0/255" and not mask.looks_inverted, file
+        assert mask.decoding == "values 0/255" and not mask.looks_inverted, file
         np.testing.assert_array_equal(mask.pixels, pixels_of(file) == 255)
 
 
@@ -793,7 +793,7 @@ def test_real_grey_edges(real, name, pattern, n):
     assert len(files) == n
     for file in files[::2]:
         mask = images.read_mask(str(file))
-        assert "grey edges" in mask.how and not mask.looks_inverted, file
+        assert "grey edges" in mask.decoding and not mask.looks_inverted, file
         np.testing.assert_array_equal(mask.pixels, pixels_of(file) > 127)
 
 
@@ -804,7 +804,7 @@ def test_real_covid_sides_are_united(real):
     for name in names[::2]:
         left, right = (str(root / side / name) for side in ("leftMask", "rightMask"))
         mask = images.read_mask(f"{left}|{right}")
-        assert mask.how == "values 0/255"
+        assert mask.decoding == "values 0/255"
         np.testing.assert_array_equal(
             mask.pixels, (pixels_of(left) == 255) | (pixels_of(right) == 255)
         )
@@ -817,7 +817,7 @@ def test_real_idrid_discs_are_palette_numbers(real):
     assert len(files) == 15
     for file in files[::5]:
         mask = images.read_mask(str(file))
-        assert mask.how == "palette index"
+        assert mask.decoding == "palette index"
         np.testing.assert_array_equal(mask.pixels, pixels_of(file))
         assert 0.005 < mask.pixels.mean() < 0.05
 
@@ -829,7 +829,7 @@ def test_real_idrid_lesions_are_red_jpegs(real):
     assert len(files) == 15
     for file in files[:1]:  # a second each
         mask = images.read_mask(str(file))
-        assert "one colour on black, grey edges" in mask.how
+        assert "one colour on black, grey edges" in mask.decoding
         np.testing.assert_array_equal(mask.pixels, pixels_of(file)[..., 0] > 127)
 
 
@@ -838,7 +838,7 @@ def test_real_busi_is_one_colour_on_black(real):
     assert len(files) == 22
     for file in files:
         mask = images.read_mask(str(file))
-        assert "one colour on black" in mask.how
+        assert "one colour on black" in mask.decoding
         np.testing.assert_array_equal(mask.pixels, (pixels_of(file) > 127).any(axis=2))
         table = images.read_mask(str(file), {"0,255,0": 1, "255,0,0": 1})
         np.testing.assert_array_equal(mask.pixels, table.pixels)
@@ -849,7 +849,7 @@ def test_real_chase_is_one_bit(real):
     assert len(files) == 40
     for file in files:
         mask = images.read_mask(str(file))
-        assert mask.how == "1 bit"
+        assert mask.decoding == "1 bit"
         np.testing.assert_array_equal(mask.pixels, pixels_of(file))
 
 
@@ -858,7 +858,7 @@ def test_real_spleen_is_grey_jpeg(real):
     assert len(files) == 13
     for file in files:
         mask = images.read_mask(str(file))
-        assert "grey edges" in mask.how
+        assert "grey edges" in mask.decoding
         np.testing.assert_array_equal(mask.pixels, pixels_of(file)[..., 0] > 127)
 
 
@@ -868,7 +868,7 @@ def test_real_drishti_soft_maps_need_a_setting(real):
     taken = []
     for file in files:
         try:
-            taken.append((file.name, images.read_mask(str(file)).how))
+            taken.append((file.name, images.read_mask(str(file)).decoding))
         except DataError as error:
             assert "ambiguous" in str(error) and "mask_encoding='threshold'" in str(error)
     for file in files[::6]:

@@ -53,7 +53,8 @@ class Series(NamedTuple):
     Attributes:
         files: a file a slice.
         shape: (slices, rows, columns).
-        affine: (4, 4), such an index -> mm to the right, anterior, superior; None without positions.
+        affine: (4, 4), such an index -> mm to the right, anterior, superior; None where a
+            position is missing.
         spacing_mm: distance of slices, rows and columns; None where unknown.
         notes: what is odd, and what was done about it.
     """

@@ -58,10 +58,6 @@ def write(
             file of it is gone, or lacks what a Segmentation refers to; highdicom refuses a value.
             No file is left.
     """
-    try:
-        import highdicom
-    except ImportError as error:
-        raise ConfigError(f"{path}: {error.name} is missing; run  pip install highdicom") from error
     if not grid.files or not grid.oriented:
         kind = "a series without slice positions" if grid.files else "not a DICOM series"
         raise DataError(
@@ -69,6 +65,18 @@ def write(
         )
     if not masks:
         raise DataError(f"{path}: no masks; expected at least one class")
+    segmentation = _segmentation(path, masks, grid, about)
+    with files.replacing(path) as partial:
+        segmentation.save_as(partial)
+    return Path(path)
+
+
+def _segmentation(path: str | Path, masks: dict[str, np.ndarray], grid: Grid, about: str) -> Any:
+    """The Segmentation object, in memory; `path` is for messages."""
+    try:
+        import highdicom
+    except ImportError as error:
+        raise ConfigError(f"{path}: {error.name} is missing; run  pip install highdicom") from error
     # (slice, row, column, class), as the series stores its slices
     pixels = np.stack([grid.restore(mask) for mask in masks.values()], axis=-1)
     headers = [_header(file) for file in grid.files]
@@ -78,7 +86,7 @@ def write(
             # The warning would print the names of patients that look like ANON-17.
             unusual_name = "The string .* unlikely to represent the intended person name"
             warnings.filterwarnings("ignore", unusual_name)
-            segmentation = highdicom.seg.Segmentation(
+            return highdicom.seg.Segmentation(
                 headers,
                 pixels,
                 "BINARY",
@@ -100,9 +108,6 @@ def write(
         raise DataError(
             f"{grid.path}: {problem}; correct that value, or write NIfTI instead"
         ) from error
-    with files.replacing(path) as partial:
-        segmentation.save_as(partial)
-    return Path(path)
 
 
 def _header(file: str) -> Any:

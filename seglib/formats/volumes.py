@@ -1,4 +1,4 @@
-"""Volumes: NIfTI files and DICOM series as slices on display, their labels on the same grid, 8 bits.
+"""Volumes: NIfTI files and DICOM series as displayed slices, and labels on the same grid.
 
 CT is shown as radiologists do: slices from feet to head, the patient's right at the image's left,
 anterior up. Short-axis MRI is never reoriented: its slices are shown as they were acquired.
@@ -222,7 +222,7 @@ def read_labels_like(
 
 
 def organ_files(folder: str | Path, class_names: Iterable[str]) -> dict[str, list[Path]]:
-    """Class -> its mask files in a folder: `<class>.nii.gz`, or those that `CLASS_OF_MASK_FILE` names.
+    """Class -> its mask files in a folder: `<class>.nii.gz`, or those of `CLASS_OF_MASK_FILE`.
 
     A class of which only some files exist is left out, because their union would be too small.
     """
@@ -276,7 +276,7 @@ def align(grid: Grid, path: str | Path) -> np.ndarray:
 
 
 def _align_by_shape(grid: Grid, path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Without affines, labels can only be taken to have the axes of a NIfTI volume of their shape."""
+    """Labels without an affine are taken to have the axes of a NIfTI volume of their shape."""
     if grid.files or shape != grid.file_shape:
         reason = f"and its volume is {_size(grid.file_shape)}"
         if grid.files:
@@ -379,7 +379,7 @@ def read_labels(path: str | Path, labels: str | Path, cfg) -> np.ndarray:
 
 
 def stamp(path: str | Path) -> tuple[Any, ...]:
-    """Names, sizes and times of a file, or of all files of a folder: they change with its content."""
+    """Name, size and time of a file, or of all files of a folder; a change of content shows."""
     if os.path.isdir(path):
         with os.scandir(path) as entries:  # one call for a folder of a thousand slices
             files = sorted((entry.name, entry.stat()) for entry in entries)

@@ -108,7 +108,7 @@ def to_images_and_masks(
             else:
                 _copy(image, target)
             _write(output / "masks" / f"{name}.png", mask.pixels * 255)
-            return mask.how, mask.looks_inverted, ""
+            return mask.decoding, mask.looks_inverted, ""
         except DataError as error:
             return "", False, str(error)
 
