@@ -255,9 +255,12 @@ def align(grid: Grid, path: str | Path) -> np.ndarray:
     to_labels = np.linalg.solve(image.affine, grid.displayed_affine)
     display = orientation.inverse(orientation.nearest_axes(path, to_labels))
     shape = orientation.in_display_order(image.shape, display)
-    if shape != grid.shape:
+    label_axes = np.abs(to_labels[:3, :3]).argmax(axis=0)
+    oblique = len(set(label_axes.tolist())) < 3
+    if shape != grid.shape or oblique:
+        size = f"{_size(image.shape)}, turned obliquely" if oblique else _size(shape)
         raise DataError(
-            f"{path}: labels of {_size(shape)} (slices x rows x columns) for a volume of "
+            f"{path}: labels of {size} (slices x rows x columns) for a volume of "
             f"{_size(grid.shape)} ({Path(grid.path).name}); make both on one grid"
         )
     difference = to_labels - orientation.index_map(display, image.shape)
