@@ -1,4 +1,7 @@
-"""What is measured on masks: organ volumes and the ejection fraction."""
+"""Measurements on masks: organ volumes and the ejection fraction, and how well two of them agree.
+
+Taught in `03_rsna_finetuning` (volumes) and `05_cardiac_aspp` (ejection fraction).
+"""
 
 import numpy as np
 import pandas as pd
@@ -7,35 +10,35 @@ SPACING = ["spacing_row_mm", "spacing_col_mm", "spacing_slice_mm"]
 
 
 def organ_volumes(report, cases: pd.DataFrame) -> pd.DataFrame:
-    """Volume of every class in every scanned volume, true and predicted, from the counts of a report.
+    """Volume of every class in every scanned volume, true and predicted, from a report's counts.
 
     Args:
-        report: of `evaluation.evaluate(..., grid="original")`: voxels of the files have a known size.
+        report: of `evaluation.evaluate(..., grid="original")`: voxels of the files have a known
+            size.
         cases: the case table with the columns of `SPACING`.
 
     Returns:
-        A row a volume and class: volume, patient, phase, class, true_ml, predicted_ml, error_ml. Millilitres are NaN
-        where the spacing is unknown; true_voxels and predicted_voxels are always there.
+        A row for each volume and class: volume, patient, phase, class, true_voxels,
+        predicted_voxels, true_ml, predicted_ml, error_ml. Millilitres are NaN where the spacing is
+        unknown.
 
     Raises:
         ValueError: the report was made on another grid.
     """
     if report.about["grid"] != "original":
         raise ValueError(
-            f"the report's grid is {report.about['grid']!r}; evaluate with grid='original' to measure mL"
+            f"the report's grid is {report.about['grid']!r}; "
+            "evaluate with grid='original' to measure mL"
         )
     columns = ["volume", *(name for name in ("phase", *SPACING) if name in cases)]
-    about = cases[columns].drop_duplicates("volume").set_index("volume")
-    table = report.per_volume[["volume", "patient", "class", "n_true", "n_pred"]].join(
-        about, on="volume"
-    )
+    volumes = cases[columns].drop_duplicates("volume").set_index("volume")
+    counts = report.per_volume[["volume", "patient", "class", "n_true", "n_pred"]]
+    table = counts.join(volumes, on="volume")
     table = table.rename(columns={"n_true": "true_voxels", "n_pred": "predicted_voxels"})
     spacing = table.reindex(columns=SPACING).apply(pd.to_numeric, errors="coerce")
-    millilitres = spacing.prod(axis=1, skipna=False) / 1000
-    table["true_ml"], table["predicted_ml"] = (
-        table["true_voxels"] * millilitres,
-        table["predicted_voxels"] * millilitres,
-    )
+    ml_per_voxel = spacing.prod(axis=1, skipna=False) / 1000
+    table["true_ml"] = table["true_voxels"] * ml_per_voxel
+    table["predicted_ml"] = table["predicted_voxels"] * ml_per_voxel
     table["error_ml"] = table["predicted_ml"] - table["true_ml"]
     return table.drop(columns=[name for name in SPACING if name in table]).reset_index(drop=True)
 
@@ -43,61 +46,55 @@ def organ_volumes(report, cases: pd.DataFrame) -> pd.DataFrame:
 def ejection_fractions(volumes: pd.DataFrame, cavity: str = "left_ventricle") -> pd.DataFrame:
     """Ejection fraction (EDV - ESV) / EDV of each patient in percent, true and predicted.
 
-    End diastole and end systole are told by the column `phase` (ED, ES) where it is filled, else by the true volume:
-    the larger one is diastole. The fraction needs no spacing, as both phases are cut alike; the volumes in mL do.
+    The column `phase` says which volume is end diastole (ED) and which end systole (ES); where it
+    is empty, the one with more true voxels is diastole. The fraction needs no spacing, as both
+    volumes have the same; their millilitres do.
 
     Args:
-        volumes: of `organ_volumes`, with two phases a patient; patients with one or more than two are left out.
+        volumes: of `organ_volumes`. Patients with other than two volumes are left out.
 
     Returns:
-        A row a patient: patient, ed, es (names of the volumes), edv_true_ml, esv_true_ml, edv_predicted_ml,
-        esv_predicted_ml, ef_true, ef_predicted, error (predicted - true, percentage points).
+        A row for each patient: patient, ed, es (names of the volumes), edv_true_ml, esv_true_ml,
+        edv_predicted_ml, esv_predicted_ml, ef_true, ef_predicted, error (predicted - true, in
+        percentage points).
     """
     rows = []
     for patient, pair in volumes[volumes["class"] == cavity].groupby("patient", sort=False):
         if len(pair) != 2:
             continue
-        told = "phase" in pair and set(pair["phase"]) == {"ED", "ES"}
-        ed, es = pair.sort_values("phase" if told else "true_voxels", ascending=told).to_dict(
-            "records"
-        )
+        if "phase" in pair and set(pair["phase"]) == {"ED", "ES"}:
+            pair = pair.sort_values("phase")
+        else:
+            pair = pair.sort_values("true_voxels", ascending=False)
+        ed, es = pair.to_dict("records")
         row = {"patient": patient, "ed": ed["volume"], "es": es["volume"]}
-        for who in ("true", "predicted"):
-            row |= {f"edv_{who}_ml": ed[f"{who}_ml"], f"esv_{who}_ml": es[f"{who}_ml"]}
-            full, left = ed[f"{who}_voxels"], es[f"{who}_voxels"]
-            row[f"ef_{who}"] = 100 * (full - left) / full if full else np.nan
-        rows.append({**row, "error": row["ef_predicted"] - row["ef_true"]})
-    names = [
-        "patient",
-        "ed",
-        "es",
-        *(f"{v}_{who}_ml" for who in ("true", "predicted") for v in ("edv", "esv")),
-    ]
-    return pd.DataFrame(rows, columns=[*names, "ef_true", "ef_predicted", "error"])
+        for source in ("true", "predicted"):
+            row[f"edv_{source}_ml"] = ed[f"{source}_ml"]
+            row[f"esv_{source}_ml"] = es[f"{source}_ml"]
+        for source in ("true", "predicted"):
+            full, emptied = ed[f"{source}_voxels"], es[f"{source}_voxels"]
+            row[f"ef_{source}"] = 100 * (full - emptied) / full if full else np.nan
+        row["error"] = row["ef_predicted"] - row["ef_true"]
+        rows.append(row)
+    columns = "patient ed es edv_true_ml esv_true_ml edv_predicted_ml esv_predicted_ml".split()
+    return pd.DataFrame(rows, columns=[*columns, "ef_true", "ef_predicted", "error"])
 
 
-def agreement(true: pd.Series, predicted: pd.Series) -> dict[str, float]:
-    """Bias (mean of predicted - true), 95 % limits of agreement (Bland and Altman, Lancet 1986), mean absolute error
-    and Pearson's r of two measurements; pairs with a NaN are left out, `n` counts the others."""
+def bland_altman(true: pd.Series, predicted: pd.Series) -> dict[str, float]:
+    """Agreement of two measurements of the same things (Bland and Altman, Lancet 1986).
+
+    Returns:
+        bias (mean of predicted - true), low and high (95 % limits of agreement), mae (mean absolute
+        error), r (Pearson's correlation) and n. Pairs with a NaN are left out; fewer than two pairs
+        give NaN.
+    """
     pairs = pd.concat([true, predicted], axis=1).dropna().to_numpy(float)
-    if len(pairs) < 2:
-        return {
-            "bias": np.nan,
-            "low": np.nan,
-            "high": np.nan,
-            "mae": np.nan,
-            "r": np.nan,
-            "n": len(pairs),
-        }
-    error = pairs[:, 1] - pairs[:, 0]
-    spread = 1.96 * error.std(ddof=1)
-    r = float(np.corrcoef(pairs.T)[0, 1]) if (pairs.std(axis=0) > 0).all() else np.nan
-    bias = float(error.mean())
-    found = {
-        "bias": bias,
-        "low": bias - spread,
-        "high": bias + spread,
-        "mae": float(np.abs(error).mean()),
-        "r": r,
-    }
-    return {**{name: float(value) for name, value in found.items()}, "n": len(pairs)}
+    result = dict.fromkeys(("bias", "low", "high", "mae", "r"), np.nan)
+    if len(pairs) >= 2:
+        error = pairs[:, 1] - pairs[:, 0]
+        bias, half_width = error.mean(), 1.96 * error.std(ddof=1)
+        result |= {"bias": bias, "low": bias - half_width, "high": bias + half_width}
+        result["mae"] = np.abs(error).mean()
+        if (pairs.std(axis=0) > 0).all():
+            result["r"] = np.corrcoef(pairs.T)[0, 1]
+    return {**{name: float(value) for name, value in result.items()}, "n": len(pairs)}

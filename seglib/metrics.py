@@ -2,7 +2,8 @@
 
 `tables.METRICS` names every score. The rules for empty masks are those of the README: Dice is 1
 where truth and prediction are both empty, a score whose fraction is 0/0 is NaN and left out of
-means, a mask that does not exist is never scored. Taught in `04_lung_segmentation` and `07_evaluation`.
+means, a mask that does not exist is never scored. Taught in `04_lung_segmentation` and
+`07_evaluation`.
 """
 
 import math

@@ -330,7 +330,7 @@ def predictions(
     return figure
 
 
-def agreement(true: pd.Series, predicted: pd.Series, unit: str) -> Figure:
+def bland_altman(true: pd.Series, predicted: pd.Series, unit: str) -> Figure:
     """Measured on the prediction against measured on the truth: each pair, and their difference over their mean with
     bias and 95 % limits of agreement (Bland and Altman). Pairs with a NaN are left out."""
     pairs = pd.concat([true, predicted], axis=1).dropna().to_numpy(float)

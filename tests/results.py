@@ -101,7 +101,7 @@ def cardiac(work_dir: str) -> list[dict]:
         beats = measurements.ejection_fractions(
             measurements.organ_volumes(report, batches["test"].dataset.cases)
         )
-        found = measurements.agreement(beats["ef_true"], beats["ef_predicted"])
+        found = measurements.bland_altman(beats["ef_true"], beats["ef_predicted"])
         about = _about("cardiac", name, run, "ACDC slices")
         for key, words in (("mae", "mean absolute error"), ("bias", "mean error")):
             rows.append(

@@ -408,11 +408,11 @@ def test_metrics_summary_draws_every_interval():
     assert ends == [(0.7, 0.9)] * 9
 
 
-def test_agreement_shows_pairs_bias_and_limits():
+def test_bland_altman_shows_pairs_bias_and_limits():
     true, predicted = pd.Series([10.0, 20.0, 30.0, np.nan]), pd.Series([12.0, 21.0, 33.0, 5.0])
-    left, right = plots.agreement(true, predicted, "mL").axes
+    left, right = plots.bland_altman(true, predicted, "mL").axes
     assert left.get_title() == "n=3" and left.get_xlabel() == "true, mL"
     assert left.collections[0].get_offsets().tolist() == [[10, 12], [20, 21], [30, 33]]
     levels = sorted(line.get_ydata()[0] for line in right.get_lines())
     assert levels == pytest.approx([2 - 1.96, 2, 2 + 1.96])  # errors 2, 1, 3
-    plots.agreement(true[:0], predicted[:0], "mL")
+    plots.bland_altman(true[:0], predicted[:0], "mL")
