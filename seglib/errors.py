@@ -1,8 +1,11 @@
-"""The errors a user can cause. A message names the file or field, what was found and expected, and what to do."""
+"""The errors a user can cause: what is wrong in which file or setting, and what to do about it."""
 
 
 class SeglibError(Exception):
-    """Base of all errors that this package raises on purpose; the command line prints them without a traceback."""
+    """Base of all errors that this package raises on purpose.
+
+    The command line prints them without a traceback.
+    """
 
 
 class ConfigError(SeglibError, ValueError):

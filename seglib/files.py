@@ -1,4 +1,4 @@
-"""Files that are whole under their name or not there, and weights files opened without running code."""
+"""Files that are whole under their name or not there; weights files opened without running code."""
 
 import errno
 import os
@@ -11,22 +11,26 @@ from typing import Any
 
 from .errors import DataError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def replacing(path: str | Path, before: Path | None = None) -> Iterator[Path]:
-    """A hidden temporary name beside `path` to write to: flushed to the disk and renamed when the block ends well,
-    removed otherwise. Folders are made; an old file stays until then, and becomes `before` where that is given.
+    """A hidden temporary file beside `path` to write to, which becomes `path` at the end.
+
+    When the block ends well, the file is flushed to the disk and renamed; when it fails, the file
+    is removed and an old one at `path` stays. Missing folders are made.
+
+    Args:
+        before: the old file is renamed to this, instead of being replaced.
 
     Raises:
         DataError: the disk is full; says how much is free.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(
-        f".partial_{path.name}"
-    )  # the suffix stays: writers choose the format by it
+    # The suffix stays the same, because writers choose the format by it.
+    partial = path.with_name(f".partial_{path.name}")
     try:
         yield partial
         with open(partial, "rb+") as file:
@@ -36,18 +40,24 @@ def replacing(path: str | Path, before: Path | None = None) -> Iterator[Path]:
         os.replace(partial, path)
     except Exception as error:
         free = shutil.disk_usage(path.parent).free
-        written = partial.stat().st_size if partial.exists() else 0
-        # torch's own writer hides the reason; a disk that has less left than the file already took is full
-        if getattr(error, "errno", None) in FULL or (
-            isinstance(error, RuntimeError) and free <= max(written, 1 << 16)
-        ):
+        if _is_disk_full(error, partial, free):
             raise DataError(
-                f"{path}: not written, the disk is full ({free / 1e6:.1f} MB free); what was there before is kept: "
-                "free some space, or choose a folder on another disk"
+                f"{path}: not written, the disk is full ({free / 1e6:.1f} MB free); what was there "
+                "before is kept: free some space, or choose a folder on another disk"
             ) from error
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _is_disk_full(error: Exception, partial: Path, free: int) -> bool:
+    """Whether a write failed because of the disk; `free` are the bytes left on it."""
+    if getattr(error, "errno", None) in DISK_FULL:
+        return True
+    # torch's own writer hides the reason. A disk that has less space left than the file already
+    # takes is taken to be full.
+    written = partial.stat().st_size if partial.exists() else 0
+    return isinstance(error, RuntimeError) and free <= max(written, 1 << 16)
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -58,7 +68,11 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def load_safely(path: str | Path) -> Any:
-    """`torch.load` that never runs code from the file, with an error that says what is wrong."""
+    """`torch.load` that never runs code from the file.
+
+    Raises:
+        DataError: no such file, or one that is damaged or asks to run code; says which.
+    """
     import torch  # heavy: a command line that only prints its help does without
 
     if not Path(path).is_file():
@@ -66,13 +80,13 @@ def load_safely(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds here, from pickle, zip and its own code
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = (
-            f"it asks for {asked[1]}, which could run code"
-            if asked
-            else lines[0].split(" In PyTorch")[0][:200]
-        )
+        asked_for = re.search(r"GLOBAL (\S+)", str(error))
+        if asked_for:
+            reason = f"it asks for {asked_for[1]}, which could run code"
+        else:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = lines[0].split(" In PyTorch")[0][:200]
         raise DataError(
-            f"{path}: refused to load: {reason}; expected a complete file of tensors and plain values only"
+            f"{path}: refused to load: {reason}; "
+            "expected a complete file of tensors and plain values only"
         ) from error

@@ -1,6 +1,7 @@
-"""The systems of the series, each in three sizes: one table. `config.preset` makes a `Config` of them.
+"""The systems of the series, each in three sizes. `config.preset` makes a `Config` of an entry.
 
-A sixth system is one entry of `PRESETS`, plus the layout that reads its data if that is a new one (`tables.LAYOUTS`).
+Another system is one entry of `PRESETS`; if its data lies in a new form, also one of
+`tables.LAYOUTS`. Help, checks and error messages follow.
 """
 
 from collections.abc import Callable
@@ -25,10 +26,14 @@ SMOKE = {
 class Preset(NamedTuple):
     """One system.
 
-    `full` are its published settings; `small` what a laptop's few minutes change of them, `smoke` what a test of
-    seconds changes of `small`, beside `SMOKE`. `layouts` are the names in `tables.LAYOUTS` that its data usually has.
-    `phantom` draws one synthetic case, see `phantoms.write`. `curves` is the file of the training curves,
-    `run_folder` the run folder of the command line where it is not `work_dir/<preset>`.
+    Attributes:
+        full: its published settings.
+        small: what changes of them for a laptop's few minutes.
+        layouts: the names in `tables.LAYOUTS` that its data usually has.
+        phantom: draws one synthetic case, see `phantoms.write`.
+        smoke: what changes of `small` in a test of seconds, beside `SMOKE`.
+        curves: the file name of the training curves.
+        run_folder: the run folder of the command line, where it is not `work_dir/<preset>`.
     """
 
     full: dict[str, Any]
@@ -137,11 +142,8 @@ PRESETS: dict[str, Preset] = {
             augment={
                 **FLIPS,
                 "affine": {"scale": [0.8, 1.2], "translate": 0.0, "rotate": 30, "p": 0.8},
-                "brightness_contrast": {
-                    "brightness": 0.2,
-                    "contrast": 0.4,
-                    "p": 0.7,
-                },  # coils shade every patient anew
+                # The coils shade every patient differently.
+                "brightness_contrast": {"brightness": 0.2, "contrast": 0.4, "p": 0.7},
             },
             loss="cross_entropy",
             optimizer="adam",
@@ -162,7 +164,8 @@ PRESETS: dict[str, Preset] = {
             clip=1.0,
             patch_size=96,
             class_prior=True,
-            augment={  # no flips: hearts lie one way; wider, as patients are few
+            # No flips, as hearts lie one way; wider ranges, as patients are few.
+            augment={
                 "affine": {"scale": [0.7, 1.3], "translate": 0.05, "rotate": 45, "p": 1.0},
                 "brightness_contrast": {"brightness": 0.3, "contrast": 0.5, "p": 0.9},
             },
@@ -198,7 +201,7 @@ PRESETS: dict[str, Preset] = {
             batch_size=4,
             epochs=28,
             clip=1.0,
-            augment={"rotate": {"limit": 10, "p": 0.3}},  # flips take more epochs than these
+            augment={"rotate": {"limit": 10, "p": 0.3}},  # flips would need more epochs
         ),
         layouts=("chest",),
         phantom="phantoms.chest:lung_case",
@@ -242,7 +245,7 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
-# The phases of the RSNA system: preset("rsna", **RSNA_PHASES["refined"], init_from=first.best)
+# The phases of rsna: config.preset("rsna", **RSNA_PHASES["refined"], init_from=first.best)
 RSNA_PHASES: dict[str, dict[str, Any]] = {
     "initial": dict(
         lr=1e-3, epochs=30, batch_size=32, accumulate=16, checkpoint_name="best_model_512.pth"

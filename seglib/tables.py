@@ -1,8 +1,9 @@
 """What names in settings and reports stand for: tables of layouts, losses, networks, metrics.
 
-An addition is one entry here, plus its code; the setting's check, the error messages and the command line's help
-follow. A notebook cell may add an entry of its own, `tables.LOSSES["mine"] = tables.Loss(my_loss, ("binary",))`.
-Code is named as `"module:function"`, so that this table loads nothing before it is used.
+An addition is one entry here, plus its code; the setting's check, the error messages and the
+command line's help follow. A notebook cell may add an entry of its own:
+`tables.LOSSES["mine"] = tables.Loss(my_loss, ("binary",))`. The entries of this file name their
+code as `"module:function"` below `seglib`, so that nothing is loaded before it is used.
 """
 
 import importlib
@@ -16,9 +17,10 @@ from typing import Any, NamedTuple
 class Layout(NamedTuple):
     """A form that a folder of raw data can have.
 
-    `markers` are alternatives: a folder has this layout if it holds every name of one alternative (patterns such as
-    `patient*/*_gt.nii*` are allowed). `scan` returns the case table, see `layouts.scan`; it receives what its
-    parameters name of `root`, `cfg`, the settings, and `class_name` (the first one).
+    `scan` returns the case table, see `layouts.scan`; it receives what its parameters name of
+    `root`, `cfg`, the settings, and `class_name` (the first one). `markers` are alternatives: a
+    folder has this layout if it holds every name of one of them. Names may be patterns, such as
+    `patient*/*_gt.nii*`.
     """
 
     scan: str | Callable
@@ -28,7 +30,8 @@ class Layout(NamedTuple):
 class Loss(NamedTuple):
     """A loss, and the tasks that it fits.
 
-    `build` returns a callable `loss(logits, target, annotated)`; it receives the settings that its parameters name.
+    `build` returns a callable `loss(logits, target, annotated)`; it receives the settings that its
+    parameters name.
     """
 
     build: str | Callable
@@ -36,7 +39,10 @@ class Loss(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """A network: `build` returns an `nn.Module` and receives the settings that its parameters name."""
+    """A network.
+
+    `build` returns an `nn.Module`; it receives the settings that its parameters name.
+    """
 
     build: str | Callable
 
@@ -159,8 +165,8 @@ def parameters(code: str | Callable) -> tuple[str, ...]:
 
 def call(code: str | Callable, settings: Mapping[str, Any]) -> Any:
     """Call an entry's code with those of the settings that its parameters name."""
-    given = {name: settings[name] for name in parameters(code) if name in settings}
-    return load(code)(**given)
+    arguments = {name: settings[name] for name in parameters(code) if name in settings}
+    return load(code)(**arguments)
 
 
 def scores(source: str, *measured: Any) -> dict[str, Any]:
