@@ -70,7 +70,7 @@ def _as_float(value: float) -> float:
     try:
         return float(value)
     except OverflowError:  # an int of more than 308 digits
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def _coerce_tuple(values: list | tuple, hints: tuple[Any, ...]) -> Any:
@@ -212,7 +212,7 @@ def dump(values: dict[str, Any], suffix: str) -> str:
         if suffix == ".toml":
             text = _toml(value)
         else:
-            text = value if isinstance(value, str) else json.dumps(value)
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         lines.append(f"{name} = {text}\n")
     return "".join(lines if suffix == ".toml" else ["[config]\n", *lines])
 

@@ -1,6 +1,8 @@
 """What several test files build: DICOM series, NIfTI volumes with labels, and trees of them."""
 
 import itertools
+import shutil
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -167,3 +169,11 @@ def truth_of(store, cfg):
 def write_picture(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(array, np.uint8)).save(path)
+
+
+def copy_of_the_package(folder):
+    """A copy of seglib as `folder / "seglib"`, for tests that change its text; returns its path."""
+    source = Path(__file__).resolve().parents[1] / "seglib"
+    return shutil.copytree(
+        source, folder / "seglib", ignore=shutil.ignore_patterns("__pycache__", ".*")
+    )

@@ -1,6 +1,5 @@
-"""Killed processes and full disks: what was made stays, and a resumed run ends with the same bits."""
+"""Killed processes and full disks: files stay whole, and a resumed run ends with the same bits."""
 
-import errno
 import os
 import shutil
 import subprocess
@@ -8,9 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from seglib import files
-from seglib.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "SEGLIB_PROGRESS": "0", "OMP_NUM_THREADS": "1"}
@@ -56,26 +52,3 @@ def test_a_full_disk(tmp_path):
         f"'{sys.executable}' -m tests.full_disk '{tmp_path / 'disk'}' '{tmp_path / 'elsewhere'}'"
     )
     assert run(*own, "sh", "-c", f"{mount} && exec {words}").count("nothing lost") == 4
-
-
-def test_a_file_is_whole_or_not_there(tmp_path):
-    path, before = tmp_path / "deep" / "a.txt", tmp_path / "deep" / "before.txt"
-    files.write_text(path, "first")
-    with pytest.raises(KeyError), files.replacing(path) as partial:
-        partial.write_text("half")
-        raise KeyError("in the middle")
-    assert path.read_text() == "first\n" and os.listdir(path.parent) == ["a.txt"]
-    with files.replacing(path, before) as partial:
-        partial.write_text("second")
-    assert (path.read_text(), before.read_text()) == ("second", "first\n")
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_is_named(tmp_path, number):
-    with pytest.raises(DataError, match=r"a\.txt: not written, the disk is full .* MB free"):
-        with files.replacing(tmp_path / "a.txt") as partial:
-            partial.write_text("half")
-            raise OSError(number, os.strerror(number))
-    assert not os.listdir(tmp_path)
-    with pytest.raises(PermissionError), files.replacing(tmp_path / "a.txt"):
-        raise PermissionError(errno.EACCES, "another reason stays what it is")
