@@ -1,4 +1,4 @@
-"""The pixels of one row of the case table: its image and its truth, from picture files and from slices of volumes."""
+"""The pixels of one row of the case table, image and masks, from picture files and volumes."""
 
 import hashlib
 import os
@@ -10,9 +10,17 @@ from .errors import DataError
 from .formats import images, volumes
 
 
+def mask_columns(cfg) -> list[str]:
+    """The columns of the case table that name mask files: `labels`, or one a class."""
+    return ["labels"] if cfg.task == "multiclass" else list(cfg.class_names)
+
+
 def read_image(case: Any, cfg) -> np.ndarray:
-    """The image of a case, (H, W, in_channels) uint8, in the size of its file. A slice of a volume is windowed by
-    `window_level` and `window_width`, or clipped to `percentiles` of its whole volume."""
+    """The image of a case, (H, W, in_channels) uint8, in the size of its file.
+
+    A slice of a volume is windowed by `window_level` and `window_width`, or clipped to the
+    `percentiles` of its whole volume.
+    """
     if not volumes.is_volume(case["image"]):
         return images.read_image(case["image"], cfg.in_channels, cfg.percentiles)
     volume = volumes.read_8_bit(case["image"], cfg)
@@ -20,67 +28,183 @@ def read_image(case: Any, cfg) -> np.ndarray:
 
 
 def notes_of(case: Any, cfg) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What was odd about the volume of a case: in its headers, and in its values. Pictures: nothing."""
+    """What was odd about the volume of a case: in its headers, and in its values.
+
+    Both are empty for a picture.
+    """
     if not volumes.is_volume(case["image"]):
         return (), ()
     volume = volumes.read_8_bit(case["image"], cfg)
     return volume.grid.notes, volume.decoding_notes
 
 
+def read_mask(case: Any, name: str, cfg, inverted: bool) -> images.Mask:
+    """The mask of one class of a case, (H, W) of 0 and 1; `inverted` where 0 is its structure."""
+    return images.read_mask(case[name], cfg.mask_encoding, inverted)
+
+
 def read_truth(
     case: Any, cfg, inverted: dict[str, bool], shape: tuple[int, int]
 ) -> tuple[np.ndarray, list[bool], list[str], list[tuple[bool, bool]]]:
-    """The masks of a case in the size of their files; `shape` (height, width) is used where there is no mask.
+    """The masks of a case in the size of their files.
+
+    Args:
+        inverted: class -> whether 0 is its structure; a class that is not named is not inverted.
+        shape: (height, width) to use where no class has a mask.
 
     Returns:
-        (H, W, K) uint8; annotated, a bool a class; how each was decoded; for each column whether the mask, and its
-        negative, look inverted. A class without a mask is all `IGNORE`.
+        masks, (H, W, K) uint8, all `IGNORE` for a class without a mask; a bool a class, whether it
+        is annotated; for each plane how it was decoded, "" without a mask, and whether it and its
+        negative look inverted.
+
+    Raises:
+        DataError: a mask that cannot be read, or masks of different sizes.
     """
     if cfg.task == "multiclass":
-        if not case["labels"]:
-            raise DataError(
-                f"{case['case']}: no label map; a multiclass image without labels cannot be used"
-            )
-        mask = _read_labels(case, cfg)
-        annotated = [True] * cfg.n_classes
-        if "annotated" in case:
-            names = str(case["annotated"]).split(",")
-            annotated = [name in names for name in cfg.class_names]
-            # A pixel of no annotated class may belong to any of the others: nothing is known about it.
-            mask.pixels[~np.isin(mask.pixels, np.flatnonzero(annotated))] = images.IGNORE
-        return mask.pixels[..., None], annotated, [mask.decoding], [(False, False)]
-    planes, hows, inverted_flags = [], [], []
+        return _read_label_map(case, cfg)
+    masks: list[images.Mask | None] = []
     for name in cfg.class_names:
-        mask = (
-            images.read_mask(case[name], cfg.mask_encoding, inverted.get(name, False))
-            if case[name]
-            else None
-        )
-        planes.append(mask and mask.pixels)
-        hows.append(mask.decoding if mask else "")
-        inverted_flags.append(
-            (mask.looks_inverted, images.looks_inverted(1 - mask.pixels))
-            if mask
-            else (False, False)
-        )
-    shapes = {plane.shape for plane in planes if plane is not None}
+        has_mask = bool(case[name])
+        masks.append(read_mask(case, name, cfg, inverted.get(name, False)) if has_mask else None)
+    shapes = {mask.pixels.shape for mask in masks if mask}
     if len(shapes) > 1:
         sizes = ", ".join(
-            f"{case[name]} {'x'.join(map(str, plane.shape))}"
-            for name, plane in zip(cfg.class_names, planes)
-            if plane is not None
+            f"{case[name]} {'x'.join(map(str, mask.pixels.shape))}"
+            for name, mask in zip(cfg.class_names, masks)
+            if mask
         )
         raise DataError(
-            f"{case['case']}: its masks have different sizes {sorted(shapes)}; expected one for all classes: {sizes}"
+            f"{case['case']}: its masks have different sizes {sorted(shapes)}; "
+            f"expected one for all classes: {sizes}"
         )
     blank = np.full(shapes.pop() if shapes else shape, images.IGNORE, np.uint8)
-    annotated = [plane is not None for plane in planes]
-    return (
-        np.stack([blank if p is None else p for p in planes], axis=-1),
-        annotated,
-        hows,
-        inverted_flags,
-    )
+    planes = np.stack([mask.pixels if mask else blank for mask in masks], axis=-1)  # (H, W, K)
+    annotated = [mask is not None for mask in masks]
+    decodings = [mask.decoding if mask else "" for mask in masks]
+    return planes, annotated, decodings, [_inverted_flags(mask) for mask in masks]
+
+
+def content(case: dict, image: np.ndarray) -> tuple[str, str]:
+    """Two hashes of a case: of its file, and of its pixels (H, W, C).
+
+    Equal images share the second one, also where they were saved in different formats. For a slice
+    of a volume, whose file holds many, both are of the pixels.
+    """
+    in_volume = volumes.is_volume(case["image"])
+    # A slice without any structure is no copy of another: its name makes it different.
+    salt = case["case"] if in_volume and image.min() == image.max() else ""
+    pixels = hashlib.sha256(f"{image.shape}{salt}".encode() + image.tobytes()).hexdigest()
+    return pixels if in_volume else images.sha256(case["image"]), pixels
+
+
+# How masks get turned between programs: name -> what was done to them. The last four need a square.
+TURNS = {
+    "as they are": lambda a: a,
+    "mirrored left to right": lambda a: a[:, ::-1],
+    "upside down": lambda a: a[::-1],
+    "turned by 180 degrees": lambda a: a[::-1, ::-1],
+    "transposed": lambda a: a.T,
+    "turned by 90 degrees": np.rot90,
+    "turned by -90 degrees": lambda a: np.rot90(a, -1),
+    "transposed and turned by 180 degrees": lambda a: a[::-1, ::-1].T,
+}
+
+
+def edge_agreement(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """How well the edges of masks lie on edges of their image, for the masks turned as in `TURNS`.
+
+    Args:
+        image: (H, W, C) uint8; masks: (H, W, K) uint8.
+
+    Returns:
+        Sums of image gradients along the masks' edges, one for each of `TURNS`; they can be added
+        over the slices of a volume. Zeros where there is too little to compare.
+    """
+    step = max(1, min(image.shape[:2]) // 128)  # edges of organs show on a coarse grid too
+    grey = image[::step, ::step].mean(axis=2, dtype=np.float32)
+    planes = masks[::step, ::step]
+    sums = np.zeros(len(TURNS))
+    if min(grey.shape) < 8:
+        return sums
+    down = planes[1:, :-1] != planes[:-1, :-1]
+    across = planes[:-1, 1:] != planes[:-1, :-1]
+    edge = (down | across).any(axis=2)
+    if edge.sum() < 20:
+        return sums
+    gradient = np.hypot(*np.gradient(grey))
+    # The steepest 5 % count alike, so that no single bright rim decides.
+    gradient = np.minimum(gradient, np.percentile(gradient, 95))[:-1, :-1]
+    for k, turn in enumerate(TURNS.values()):
+        turned = turn(edge)
+        if turned.shape == gradient.shape:
+            sums[k] = gradient[turned].sum()
+    return sums
+
+
+def warnings_of(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[str, str]:
+    """What the pixels of a case show that may be right but mostly is not.
+
+    Args:
+        image: (H, W, C) uint8; masks: (H, W, K) uint8.
+
+    Returns:
+        Warning -> name of the file that it is about. For a volume a warning counts only where all
+        of its slices have it.
+    """
+    warnings = {}
+    in_volume = volumes.is_volume(case["image"])
+    if image.min() == image.max():
+        # The values of a volume are windowed by now: their number would say nothing.
+        alike = "all voxels are alike" if in_volume else f"every pixel is {image.min()}"
+        warnings[f"{alike}: nothing can be seen; export it again"] = "image"
+    exif = 1 if in_volume else images.exif_orientation(case["image"])
+    if exif > 1:
+        warnings[
+            f"EXIF orientation {exif}: viewers turn this picture, here its pixels are used as they "
+            "are stored, and its mask must lie over those; save both without the tag if it does not"
+        ] = "image"
+    if cfg.task == "multiclass":
+        warning = _warning_of_labels(case, cfg, masks)
+        if warning:
+            warnings[warning] = "labels"
+    return {text: os.path.basename(case[column]) for text, column in warnings.items()}
+
+
+def _warning_of_labels(case: dict, cfg, masks: np.ndarray) -> str:
+    """The sign of label numbers that are shifted by one, where all classes are annotated."""
+    annotated = str(case.get("annotated", ",".join(cfg.class_names))).split(",")
+    if not set(annotated) >= set(cfg.class_names):
+        return ""
+    valid = masks != images.IGNORE
+    if valid.mean() < 0.5:
+        return (
+            "more than half of it is 255, which is ignored; if that is the background, are its "
+            "numbers shifted by one? Correct them, or set label_map"
+        )
+    if volumes.is_volume(case["image"]) and (masks[valid] > 0).all():
+        return (
+            "no background (0) anywhere; are its numbers shifted by one? "
+            "Correct them, or set label_map"
+        )
+    return ""
+
+
+def _read_label_map(
+    case: Any, cfg
+) -> tuple[np.ndarray, list[bool], list[str], list[tuple[bool, bool]]]:
+    """`read_truth` of a multiclass case: one plane of class numbers."""
+    if not case["labels"]:
+        raise DataError(
+            f"{case['case']}: no label map; a multiclass image without labels cannot be used"
+        )
+    mask = _read_labels(case, cfg)
+    annotated = [True] * cfg.n_classes
+    if "annotated" in case:
+        names = str(case["annotated"]).split(",")
+        annotated = [name in names for name in cfg.class_names]
+        # A pixel of no annotated class may belong to any of the others: nothing is known about it.
+        mask.pixels[~np.isin(mask.pixels, np.flatnonzero(annotated))] = images.IGNORE
+    return mask.pixels[..., None], annotated, [mask.decoding], [(False, False)]
 
 
 def _read_labels(case: Any, cfg) -> images.Mask:
@@ -97,84 +221,17 @@ def _read_labels(case: Any, cfg) -> images.Mask:
 
 
 def _slice(case: Any, volume: np.ndarray) -> np.ndarray:
-    if not str(case["slice"]).isdigit() or int(case["slice"]) >= len(volume):
+    number = str(case["slice"])
+    if not number.isdigit() or int(number) >= len(volume):
         raise DataError(
-            f"{case['case']}: no slice {case['slice']!r} in {case['image']}, which has {len(volume)}; scan it again"
+            f"{case['case']}: no slice {case['slice']!r} in {case['image']}, "
+            f"which has {len(volume)}; scan it again"
         )
-    return volume[int(case["slice"])]
+    return volume[int(number)]
 
 
-def content(case: dict, image: np.ndarray) -> tuple[str, str]:
-    """The hash of the file (of the slice's pixels where the file holds many), and one that equal images share, also
-    where they were saved anew in another format."""
-    whole = volumes.is_volume(case["image"])
-    blank = (
-        case["case"] if whole and image.min() == image.max() else ""
-    )  # an empty slice is no copy of another
-    pixels = hashlib.sha256(f"{image.shape}{blank}".encode() + image.tobytes()).hexdigest()
-    return pixels if whole else images.sha256(case["image"]), pixels
-
-
-# How masks go astray between programs: name -> what was done to them. The last ones fit square images only.
-TURNS = {
-    "as they are": lambda a: a,
-    "mirrored left to right": lambda a: a[:, ::-1],
-    "upside down": lambda a: a[::-1],
-    "turned by 180 degrees": lambda a: a[::-1, ::-1],
-    "transposed": lambda a: a.T,
-    "turned by 90 degrees": np.rot90,
-    "turned by -90 degrees": lambda a: np.rot90(a, -1),
-    "transposed and turned by 180 degrees": lambda a: a[::-1, ::-1].T,
-}
-
-
-def agreement(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """How well the edges of the masks (H, W, K) lie on edges of the image (H, W, C), for each of `TURNS`: sums of
-    gradients, which can be added over the slices of a volume. Zeros where there is too little to tell."""
-    step = max(1, min(image.shape[:2]) // 128)  # edges of organs are seen on a coarse grid too
-    grey, planes = image[::step, ::step].mean(axis=2, dtype=np.float32), masks[::step, ::step]
-    result = np.zeros(len(TURNS))
-    if min(grey.shape) < 8:
-        return result
-    down, across = planes[1:, :-1] != planes[:-1, :-1], planes[:-1, 1:] != planes[:-1, :-1]
-    edge = (down | across).any(axis=2)
-    if edge.sum() < 20:
-        return result
-    steps = np.hypot(*np.gradient(grey))
-    steps = np.minimum(steps, np.percentile(steps, 95))[:-1, :-1]  # no single bright rim decides
-    for k, turn in enumerate(TURNS.values()):
-        turned = turn(edge)
-        if turned.shape == steps.shape:
-            result[k] = steps[turned].sum()
-    return result
-
-
-def warnings_of(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[str, str]:
-    """What the pixels (H, W, C) and the masks (H, W, K) of a case show that may be right but mostly is not: sentence ->
-    the file that it is about. Of a volume it counts only where all of its slices show it."""
-    found = {}
-    whole = volumes.is_volume(case["image"])
-    if image.min() == image.max():
-        alike = (
-            "all voxels are alike" if whole else f"every pixel is {image.min()}"
-        )  # a volume is windowed by now
-        found[f"{alike}: nothing can be seen; export it again"] = "image"
-    turn = 1 if whole else images.exif_orientation(case["image"])
-    if turn > 1:
-        found[
-            f"EXIF orientation {turn}: viewers turn this picture, here its pixels are used as they are stored, and its "
-            "mask must lie over those; save both without the tag if it does not"
-        ] = "image"
-    annotated = str(case.get("annotated", ",".join(cfg.class_names))).split(",")
-    if cfg.task == "multiclass" and set(annotated) >= set(cfg.class_names):
-        known = masks != images.IGNORE
-        if known.mean() < 0.5:
-            found[
-                "more than half of it is 255, which is ignored; if that is the background, are its numbers shifted by "
-                "one? Correct them, or set label_map"
-            ] = "labels"
-        elif whole and (masks[known] > 0).all():
-            found[
-                "no background (0) anywhere; are its numbers shifted by one? Correct them, or set label_map"
-            ] = "labels"
-    return {text: os.path.basename(case[column]) for text, column in found.items()}
+def _inverted_flags(mask: images.Mask | None) -> tuple[bool, bool]:
+    """Whether a mask, and its negative, look inverted."""
+    if mask is None:
+        return False, False
+    return mask.looks_inverted, images.looks_inverted(1 - mask.pixels)

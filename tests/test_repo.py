@@ -29,6 +29,7 @@ FLOORS = [
     ["phantoms.abdomen", "phantoms.chest", "phantoms.fundus", "phantoms.heart", "phantoms.skin"],
     ["phantoms", "layouts.volumes", "layouts.convert"],
     ["layouts", "case_io", "models", "losses", "metrics"],
+    ["checks", "stores"],
     ["prepare", "data", "plots", "runs", "bootstrap", "measurements", "lungs"],
     ["training", "inference", "report"],
     ["evaluation", "export", "explorer", "two_step"],

@@ -1,0 +1,291 @@
+"""The folders under `work_dir/stores`: written whole, found again, listed, removed when useless.
+
+A store holds the pixels of some cases for one choice of settings. Which part (train, val, test) a
+case is in does not belong to it: `prepare` computes that anew at every call.
+"""
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .errors import DataError
+
+VERSION = 3  # raise it when the files of a store change: older ones are then left to `prune`
+ARRAYS = ("images", "masks")
+
+
+class Saved(NamedTuple):
+    """What a store says beside its pixels: `info`, and the facts of its cases by their keys.
+
+    The facts stand in the order of the arrays' rows.
+    """
+
+    folder: Path
+    info: dict[str, Any]
+    facts: dict[str, dict[str, Any]]
+
+
+def digest(*texts: str) -> str:
+    """The SHA-256 of some texts, in hexadecimal digits."""
+    return hashlib.sha256("\0".join(texts).encode(errors="surrogateescape")).hexdigest()
+
+
+def folder_for(root: Path, name: str, keys: Iterable[str]) -> Path:
+    """The folder of the store that holds exactly the cases with these keys, in any order."""
+    return root / f"{name}-{digest(*sorted(keys))[:12]}"
+
+
+def holding(root: Path, name: str, keys: list[str]) -> Iterator[Saved]:
+    """The stores of one name that hold all cases with these keys, the one of just these first."""
+    others = sorted(root.glob(f"{glob.escape(name)}-*"))
+    for folder in dict.fromkeys([folder_for(root, name, keys), *others]):
+        with contextlib.suppress(DataError):
+            info = read_info(folder)
+            if info["n_images"] >= len(keys):
+                saved = read(folder)
+                if saved.facts.keys() >= set(keys):
+                    yield saved
+
+
+def open_arrays(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images and masks of a store, memory-mapped read-only.
+
+    Raises:
+        DataError: a file is missing or shorter than it says.
+    """
+    try:
+        return tuple(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder}: its pixels cannot be read ({error}); prepare.build makes them anew"
+        ) from error
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """The `store.json` of a store of this version.
+
+    Raises:
+        DataError: there is none, it cannot be read, or it is of another version.
+    """
+    try:
+        info = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        version = info["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder}: not a store ({error}); prepare.build makes one") from error
+    if version != VERSION:
+        raise DataError(
+            f"{folder}: a store of version {version}, here it is {VERSION}; "
+            "prepare.build makes a new one"
+        )
+    return info
+
+
+def read(folder: Path) -> Saved:
+    """A store, checked to be whole; its pixels are not read.
+
+    Raises:
+        DataError: it is no store of this version, or a file of it is missing or damaged.
+    """
+    info = read_info(folder)
+    open_arrays(folder)
+    try:
+        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: not a store ({error}); prepare.build makes one") from error
+    return Saved(folder, info, facts)
+
+
+def mark_used(folder: Path) -> None:
+    """Set the time that `listing` shows as the last use."""
+    with contextlib.suppress(OSError):  # a folder that is mounted read-only can still be used
+        (folder / "last_used").touch()
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[Path]:
+    """A hidden folder to write a store to, which gets its name when the block ends well.
+
+    A killed process therefore leaves no half store under that name. Where another process has
+    finished the same store meanwhile, that one stays.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.mkdir()
+    try:
+        (partial / "writer").write_text(f"{platform.node()} {os.getpid()}", encoding="utf-8")
+        yield partial
+        (partial / "writer").unlink()
+        if not _is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                os.replace(partial, folder)
+            except OSError:
+                if not _is_whole(folder):  # else another process was faster
+                    raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def allocate(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A memory-mapped uint8 array of zeros whose space on the disk is taken at once.
+
+    A mapped file that finds the disk full only later kills the process without an error.
+
+    Raises:
+        DataError: there is not enough room; says how much it takes and how much is free.
+    """
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free
+        raise DataError(
+            f"{path.parent.parent}: no room for the store: {path.name} takes "
+            f"{array.nbytes / 1e6:.0f} MB, {free / 1e6:.0f} MB are free ({error}); free some, "
+            "lower image_size, or set work_dir to another disk"
+        ) from error
+    return array
+
+
+# ---- list and remove
+
+
+def listing(work_dir: str | Path) -> pd.DataFrame:
+    """The stores of a work folder, the one used last first.
+
+    Columns: folder, preset, classes, image_size (height x width), n_images, mb, last_used and
+    state, which is "" for a store that can be used, else "older version", "broken", "sources gone",
+    "partial" (left by a process that was stopped) or "being written".
+    """
+    root = Path(work_dir) / "stores"
+    folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    rows = [_describe(folder) for folder in folders]
+    columns = ["folder", "preset", "classes", "image_size", "n_images", "mb", "last_used", "state"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.sort_values("last_used", ascending=False, ignore_index=True)
+
+
+def prune(work_dir: str | Path) -> pd.DataFrame:
+    """Remove the stores that no call can use any more; returns their rows of `listing`."""
+    stores = listing(work_dir)
+    useless = stores[~stores["state"].isin(["", "being written"])]
+    removed = []
+    for index, folder in useless["folder"].items():
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.exists(folder):
+            removed.append(index)
+    return useless.loc[removed].reset_index(drop=True)
+
+
+def report(work_dir: str | Path, remove: bool = False) -> str:
+    """What the command line prints: the stores, what was removed, and how much they occupy."""
+    removed = prune(work_dir) if remove else None
+    table = listing(work_dir)
+    lines = []
+    if len(table):
+        shown = table.assign(
+            mb=table["mb"].round(1), folder=[Path(folder).name for folder in table["folder"]]
+        )
+        lines.append(shown.to_string(index=False))
+    if removed is not None:
+        for store in removed.itertuples():
+            lines.append(f"removed {store.folder} ({store.state}, {store.mb:.1f} MB)")
+        lines.append(f"{len(removed)} stores removed, {removed['mb'].sum():.1f} MB")
+    place = Path(work_dir) / "stores"
+    lines.append(f"{len(table)} stores in {place}, {table['mb'].sum():.1f} MB")
+    useless = table[~table["state"].isin(["", "being written"])]
+    if len(useless):
+        lines.append(
+            f"{len(useless)} of them ({useless['mb'].sum():.1f} MB) cannot be used any more: "
+            f"python -m seglib stores --work_dir {work_dir} --prune"
+        )
+    return "\n".join(lines)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        read(folder)
+    except DataError:
+        return False
+    return True
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    """The row of `listing` of one folder; an older store says what it can."""
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    newest = max((status.st_mtime for status in files), default=folder.stat().st_mtime)
+    info: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        info = dict(json.loads((folder / "store.json").read_text(encoding="utf-8")))
+    size = info.get("image_size", "")
+    height_width = size if isinstance(size, list) else [size] * 2
+    return {
+        "folder": str(folder),
+        "preset": info.get("preset", folder.name.strip(".").split("-")[0]),
+        "classes": ", ".join(info.get("class_names", [])),
+        "image_size": "x".join(map(str, height_width)) if size else "",
+        "n_images": _n_images(folder),
+        "mb": sum(status.st_size for status in files) / 1e6,
+        "last_used": time.strftime("%Y-%m-%d %H:%M", time.localtime(newest)),
+        "state": _state(folder, info),
+    }
+
+
+def _n_images(folder: Path) -> int:
+    """The number of images of a store, 0 where its pixels cannot be read."""
+    try:
+        return len(open_arrays(folder)[0])
+    except DataError:
+        return 0
+
+
+def _state(folder: Path, info: dict[str, Any]) -> str:
+    """What `listing` says of a store."""
+    if folder.name.endswith(".partial"):
+        return "being written" if _is_being_written(folder) else "partial"
+    if info.get("version", VERSION) != VERSION:
+        return "older version"
+    try:
+        saved = read(folder)
+    except DataError:
+        return "broken"
+    return "" if _has_a_source(saved) else "sources gone"
+
+
+def _has_a_source(saved: Saved) -> bool:
+    """Whether any of the files is still there that the store was made from."""
+    try:
+        cases = pd.read_csv(saved.folder / "cases.csv", usecols=["image"], dtype=str)
+    except (OSError, ValueError):
+        return False
+    return any(os.path.exists(path) for path in cases["image"].dropna().unique())
+
+
+def _is_being_written(folder: Path) -> bool:
+    """Whether the process that writes a partial store still runs."""
+    try:
+        node, process = (folder / "writer").read_text(encoding="utf-8").rsplit(" ", 1)
+        if node != platform.node():  # a shared disk: this machine cannot ask for the process
+            return time.time() - folder.stat().st_mtime < 24 * 3600
+        if os.name != "posix":
+            return False  # there, files that are open cannot be removed
+        os.kill(int(process), 0)  # signal 0 only asks whether the process exists
+    except PermissionError:
+        return True  # it exists and belongs to somebody else
+    except (OSError, ValueError):
+        return False
+    return True
