@@ -133,7 +133,7 @@ def test_multiclass_batch_is_a_label_map(tmp_path):
     )
     masks[:, :5] = 255
     store = hand_store(tmp_path / "store", images, masks, ["train"] * 4, ("labels",))
-    cfg = config.preset("cardiac", "smoke", architecture="unet", augment={})
+    cfg = config.preset("cardiac", "smoke", architecture="unet", augment={}, patch_size=None)
     loader = data.loaders(store, cfg)["train"]
     batch = next(iter(loader))
     assert batch["mask"].shape == (4, 64, 64) and batch["mask"].dtype == torch.uint8

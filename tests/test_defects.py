@@ -111,7 +111,7 @@ def check(defect, tree, before, folder):
     if defect.expect == "set aside":
         assert report.set_aside == sorted(set(report.problems["case"])) != []
         for problem in report.problems.itertuples():
-            assert problem.case.startswith(name) and problem.action.startswith("set aside")
+            assert problem.case.startswith(name) and problem.set_aside
             assert file.name in problem.problem
             assert re.search(defect.words, problem.problem, re.DOTALL), problem.problem
         assert hit == ([] if "two names" not in defect.name and "anew" not in defect.name else was)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from seglib import config, layouts, prepare
-from seglib.errors import DataError
+from seglib.errors import ConfigError, DataError
 from seglib.formats import images
 from seglib.formats.images import IGNORE
 
@@ -71,6 +71,15 @@ def row_of(store, case):
     """(image, mask) of a case in the store."""
     row = store.cases.set_index("case")["row"][case]
     return tuple(array[row] for array in store.open())
+
+
+def resized(mask):
+    """A mask (HEIGHT, WIDTH) in the letterbox of a smoke store, (64, 64, 1)."""
+    top, left, height, width = images.fit_box((HEIGHT, WIDTH), (64, 64), "letterbox")
+    small = Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+    framed = np.zeros((64, 64, 1), bool)
+    framed[top : top + height, left : left + width, 0] = np.array(small)
+    return framed
 
 
 def summary(store):
@@ -256,7 +265,7 @@ SHARES = st.floats(0, 0.9) | st.integers(2, 30)
 )
 def test_split_of_any_table(n_rows, test, val, seed, random):
     cases, n = table(n_rows), len(n_rows)
-    cfg = split_settings(test, val, seed=seed)
+    cfg = split_settings(test, val, split_seed=seed)
     parts, notes = prepare.split(cases, cfg)
     assert set(parts) <= {"train", "val", "test"} and len(parts) == len(cases)
     assert parts.groupby(cases["patient"]).nunique().max() == 1, "a patient is in two parts"
@@ -309,13 +318,13 @@ def test_a_share_leaves_something_to_train_on(n, val):
     assert sizes(cases, parts)[0] >= 1 or notes, "an empty training part is at least worth a note"
 
 
-def test_the_seed_decides_and_nothing_else():
+def test_the_split_seed_decides_and_nothing_else():
     cases = table([1] * 60)
-    parts, _ = prepare.split(cases, split_settings(0.2, 0.25, seed=1))
-    other, _ = prepare.split(cases, split_settings(0.2, 0.25, seed=2))
+    parts, _ = prepare.split(cases, split_settings(0.2, 0.25, split_seed=1))
+    other, _ = prepare.split(cases, split_settings(0.2, 0.25, split_seed=2))
     assert (parts != other).any()
     same, _ = prepare.split(
-        cases.assign(extra=1), split_settings(0.2, 0.25, seed=1, epochs=3, image_size=64)
+        cases.assign(extra=1), split_settings(0.2, 0.25, split_seed=1, seed=9, image_size=64)
     )
     assert (parts == same).all()
 
@@ -381,15 +390,88 @@ def test_the_store_is_split_by_patient(lung_tree, lung_cfg):
 # Reuse
 
 
-def test_an_equal_store_is_reused(tree, monkeypatch):
+@pytest.fixture
+def decoded(monkeypatch):
+    """The paths of all files whose pixels are read, in order."""
+    paths, read_pixels = [], images.read_pixels
+
+    def counting(path):
+        paths.append(Path(path).name)
+        return read_pixels(path)
+
+    monkeypatch.setattr(images, "read_pixels", counting)
+    return paths
+
+
+def test_an_equal_store_is_reused(tree, decoded):
     store = build(tree)
     stamp = (store.folder / "store.json").stat().st_mtime_ns
-    monkeypatch.setattr(images, "read_image", lambda *a, **k: pytest.fail("a file was read again"))
+    assert len(decoded) == 2 * N
     again = build(tree, epochs=9, lr=0.5, batch_size=2, augment={}, mean=(0.1,), std=(0.1,))
+    assert len(decoded) == 2 * N
     assert again.folder == store.folder
     assert (store.folder / "store.json").stat().st_mtime_ns == stamp
     pd.testing.assert_frame_equal(again.cases, store.cases)
     assert len(stores(tree)) == 1
+
+
+SPLITS = [
+    {"split_seed": 1},
+    {"val_split": 0.5},
+    {"test_split": 0.3},
+    {"keep_split": False},
+    {"seed": 1},
+]
+
+
+@pytest.mark.parametrize("changes", SPLITS, ids=str)
+def test_another_split_reads_no_file(tree, decoded, changes):
+    """It gives what a store that is built for this split alone gives."""
+    first = build(tree)
+    decoded.clear()
+    second = build(tree, **changes)
+    assert decoded == [] and second.folder == first.folder and len(stores(tree)) == 1
+    cfg = settings(tree, **changes).replace(work_dir=str(tree.parent / "alone"))
+    alone = prepare.build(layouts.scan(cfg), cfg)
+    for store in (second, first.split(settings(tree, **changes))):
+        pd.testing.assert_frame_equal(store.cases, alone.cases)
+        assert store.report.notes == alone.report.notes
+        assert store.report.set_aside == alone.report.set_aside
+
+
+def test_five_splits_and_three_seeds_decode_every_file_once(lung_cfg, decoded):
+    cases = layouts.scan(lung_cfg)
+    tests = set()
+    for split_seed in range(5):
+        for seed in range(3):
+            cfg = lung_cfg.replace(split_seed=split_seed, seed=seed)
+            store = prepare.build(cases, cfg)
+            tests.add(frozenset(store.cases.query("split == 'test'")["case"]))
+    assert len(decoded) == 3 * 16, "an image and the masks of two lungs a case"
+    assert len(tests) == 5, "split_seed decides who is tested, seed does not"
+    for fold in range(5):  # parts that are given in the table, as folds are
+        parts = ["test" if i % 5 == fold else "" for i in range(16)]
+        store = prepare.build(cases.assign(split=parts), lung_cfg)
+        held_out = store.cases.query("split == 'test'")["case"]
+        assert list(held_out) == list(cases["case"][fold::5])
+    assert len(decoded) == 3 * 16
+
+
+def test_runs_of_two_seeds_are_on_the_same_images(lung_cfg):
+    for split_seed in (0, 1):
+        one, other = (
+            prepare.build(layouts.scan(lung_cfg), lung_cfg.replace(split_seed=split_seed, seed=n))
+            for n in (0, 7)
+        )
+        pd.testing.assert_frame_equal(one.cases, other.cases)
+
+
+def test_the_store_of_open_store_can_be_split_too(tree):
+    store = build(tree, test_split=0.3)
+    again = prepare.open_store(store.folder)
+    pd.testing.assert_frame_equal(again.cases, store.cases)
+    other = settings(tree, split_seed=4)
+    pd.testing.assert_frame_equal(again.split(other).cases, build(tree, split_seed=4).cases)
 
 
 @pytest.mark.parametrize(
@@ -397,13 +479,9 @@ def test_an_equal_store_is_reused(tree, monkeypatch):
     [
         {"image_size": 32},
         {"resize": "stretch"},
-        {"seed": 1},
-        {"val_split": 0.3},
-        {"test_split": 0.3},
         {"mask_inverted": False},
         {"mask_encoding": "threshold"},
         {"percentiles": (1, 99)},
-        {"keep_split": False},
     ],
     ids=str,
 )
@@ -425,16 +503,61 @@ def test_a_changed_file_makes_another_store(tree, name):
     np.testing.assert_array_equal(mask[..., 0], blob(77 if "masks" in name else 3))
 
 
-def test_a_changed_table_makes_another_store(tree):
+def test_other_patients_and_columns_share_the_pixels(tree, decoded):
     cfg = settings(tree)
     cases = layouts.scan(cfg)
     first = prepare.build(cases, cfg)
-    assert prepare.build(cases.assign(patient="one"), cfg).folder != first.folder
-    part = prepare.build(cases.query("case != 'c0'"), cfg)
-    assert part.folder != first.folder
-    assert list(part.cases["case"]) == [f"c{i}" for i in range(1, N)]
-    for case in part.cases.itertuples():
-        np.testing.assert_array_equal(row_of(part, case.case)[0], row_of(first, case.case)[0])
+    decoded.clear()
+    second = prepare.build(cases.assign(patient="one", finding="normal"), cfg)
+    assert decoded == [] and second.folder == first.folder
+    assert set(second.cases["patient"]) == {"one"} and set(second.cases["finding"]) == {"normal"}
+    assert set(first.cases["patient"]) != {"one"}
+
+
+def test_a_filtered_table_shares_the_pixels(tree, decoded):
+    """So does a sorted one; the report is about the cases of the table."""
+    cfg = settings(tree)
+    cases = layouts.scan(cfg)
+    save(tree / "images/c7.png", picture(2))  # the same as c2
+    first = prepare.build(cases, cfg)
+    assert first.report.set_aside == ["c7"]
+    decoded.clear()
+    part = prepare.build(cases.query("case != 'c2'").iloc[::-1], cfg)
+    assert decoded == [] and part.folder == first.folder
+    assert list(part.cases["case"]) == [f"c{i}" for i in range(N - 1, -1, -1) if i != 2]
+    assert part.report.set_aside == [] and len(part.report.facts) == N - 1
+    for case in part.cases["case"]:
+        np.testing.assert_array_equal(row_of(part, case)[1] == 1, resized(blob(int(case[1]))))
+
+
+def test_a_filtered_table_whose_masks_vote_otherwise_has_pixels_of_its_own(tree):
+    invert(tree, range(4))
+    cfg = settings(tree)
+    cases = layouts.scan(cfg)
+    whole = prepare.build(cases, cfg)
+    assert whole.info["inverted"] == {"structure": False}
+    part = prepare.build(cases.head(4), cfg)
+    assert part.info["inverted"] == {"structure": True} and part.report.set_aside == []
+    np.testing.assert_array_equal(row_of(part, "c2")[1] == 1, resized(blob(2)))
+    assert prepare.build(cases, cfg).folder == whole.folder != part.folder
+
+
+def test_two_builders_at_once_end_with_one_store(tree, monkeypatch):
+    """The second one finishes while the first is still decoding; the first takes its store."""
+    whole, folders = images.fit_mask, []
+
+    def other_builder(*args):
+        if not folders:
+            folders.append("")
+            folders[0] = build(tree).folder
+            (folders[0] / "mark").touch()
+        return whole(*args)
+
+    monkeypatch.setattr(images, "fit_mask", other_builder)
+    monkeypatch.setattr(prepare.hosts, "n_cores", lambda: 1)
+    store = build(tree)
+    assert store.folder == folders[0] and (store.folder / "mark").exists()
+    assert stores(tree) == [store.folder.name]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError])
@@ -465,6 +588,24 @@ def test_a_half_store_under_the_final_name_is_replaced(tree):
     again = build(tree)
     assert again.folder == store.folder
     assert again.open()[1].shape == (N, 64, 64, 1)
+
+
+def test_a_store_of_an_older_version_is_left_alone(tree):
+    store = build(tree)
+    info = json.loads((store.folder / "store.json").read_text())
+    (store.folder / "store.json").write_text(json.dumps({**info, "version": 2}))
+    with pytest.raises(DataError, match="version 2.*prepare.build"):
+        prepare.open_store(store.folder)
+
+
+def test_a_store_with_half_its_pixels_is_built_again(tree):
+    store = build(tree)
+    whole = (store.folder / "masks.npy").read_bytes()
+    cut(store.folder / "masks.npy")
+    with pytest.raises(DataError, match="cannot be read"):
+        prepare.open_store(store.folder)
+    again = build(tree)
+    assert again.folder == store.folder and (store.folder / "masks.npy").read_bytes() == whole
 
 
 def test_open_store_gives_what_build_gave(tree):
@@ -517,15 +658,34 @@ def test_tables_that_cannot_be_used(tree):
     assert stores(tree) == []
 
 
-def test_a_table_without_the_mask_column_names_it(tree):
+def test_a_table_without_the_mask_column_says_what_to_do(tree):
     cases = layouts.scan(settings(tree))
-    with pytest.raises(DataError, match="'polyp'"):
+    with pytest.raises(DataError, match="'polyp'.*set class_names to those.*'structure'"):
         prepare.build(cases, settings(tree, class_names=("polyp",)))
     several = settings(tree, "palm", class_names=("structure", "disc"))
-    with pytest.raises(DataError, match="'disc'"):
+    with pytest.raises(DataError, match="'disc'.*rename or add the column"):
         prepare.build(cases, several)
-    with pytest.raises(DataError, match="'labels'"):
+    with pytest.raises(DataError, match="'labels'.*label map.*task='multilabel'"):
         prepare.build(cases, settings(tree, "cardiac"))
+
+
+@pytest.mark.parametrize("name", ["pixels", "looks", "share x", "how x", "optic atrophy", "class"])
+def test_a_class_may_have_any_name_that_is_no_column(tree, name):
+    cfg = settings(tree, "palm", class_names=(name, "x", "rank"), mask_inverted=False)
+    cases = layouts.scan(settings(tree)).rename(columns={"structure": name})
+    cases = cases.assign(x="", rank=cases[name])
+    store = prepare.build(cases, cfg)
+    assert len(store.cases) == N and store.report.set_aside == []
+    assert summary(store)[f"{name}: masks"] == "10 there, 0 missing, 0 empty"
+    assert summary(store)["x: masks"] == "0 there, 10 missing, 0 empty"
+    assert list(store.cases[name]) == list(cases[name])
+    assert prepare.open_store(store.folder).cases.equals(store.cases)
+
+
+@pytest.mark.parametrize("name", ["row", "sha256", "label_numbers", "spacing_row_mm"])
+def test_a_class_that_is_called_like_a_column_is_refused(tree, name):
+    with pytest.raises(ConfigError, match=f"class_names.*{name}.*column of the case table"):
+        settings(tree, class_names=(name,))
 
 
 @pytest.mark.parametrize("empty", [np.nan, None])
@@ -629,7 +789,7 @@ def test_a_bad_file_is_set_aside_and_named(tree, name):
     assert (problem["case"], problem["file"]) == ("c3", str((tree / file).resolve()))
     assert str((tree / file).resolve()) in problem["problem"]
     assert re.search(words, problem["problem"]), problem["problem"]
-    assert problem["action"].startswith("set aside")
+    assert problem["set_aside"]
     assert summary(store)["images set aside"] == 1
     for case in store.cases["case"]:
         for one, other in zip(row_of(store, case), row_of(good, case)):
@@ -888,27 +1048,24 @@ def test_what_was_exported_can_be_read_again(tree, tmp_path):
             np.testing.assert_array_equal(one, other)
 
 
-def test_export_of_several_classes(tree, tmp_path):
-    cfg = settings(tree, "palm", mask_inverted=False)
-    cases = (
-        layouts.scan(settings(tree))
-        .rename(columns={"structure": "disc"})
-        .assign(atrophy="", detachment="")
-    )
-    cases.loc[0, "atrophy"] = cases.loc[1, "disc"]
+@pytest.mark.parametrize("name", ["atrophy", "optic atrophy"])
+def test_export_of_several_classes(tree, tmp_path, name):
+    classes = (name, "detachment", "disc")
+    cfg = settings(tree, "palm", mask_inverted=False, class_names=classes)
+    cases = layouts.scan(settings(tree)).rename(columns={"structure": "disc"})
+    cases = cases.assign(**{name: "", "detachment": ""})
+    cases.loc[0, name] = cases.loc[1, "disc"]
     store = prepare.build(cases, cfg)
     folder = store.export_png(tmp_path / "out")
-    split = store.cases.set_index("case")["split"]["c0"]
-    for k, name in enumerate(cfg.class_names):
-        written = folder / split / "masks" / name / "c0.png"
-        if name == "detachment":
-            assert not written.exists(), (
-                "no mask exists; an empty one would say that nothing is there"
-            )
-        else:
-            np.testing.assert_array_equal(
-                pixels(written) == 255, row_of(store, "c0")[1][..., k] == 1
-            )
+    parts = store.cases.set_index("case")["split"]
+    for k, column in enumerate(classes):
+        written = folder / parts["c0"] / "masks" / column / "c0.png"
+        if column != "detachment":
+            mask = row_of(store, "c0")[1][..., k]
+            np.testing.assert_array_equal(pixels(written) == 255, mask == 1)
+        # An empty mask where none exists would say that nothing is there.
+        exported = {file.stem for file in folder.glob(f"*/masks/{column}/*.png")}
+        assert exported == set(cases.loc[cases[column] != "", "case"])
 
 
 def test_export_of_label_maps(tree, tmp_path):
