@@ -60,13 +60,13 @@ class DataReport:
 
     def _summary_of(self, column: str) -> list[tuple[str, str]]:
         """The lines of the summary on the masks of one column."""
-        share, how = self.facts[f"share {column}"], self.facts[f"how {column}"]
+        share, decoding = self.facts[f"share {column}"], self.facts[f"how {column}"]
         n_masks, n_empty = share.notna().sum(), (share == 0).sum()
         counts = f"{n_masks} there, {len(share) - n_masks} missing, {n_empty} empty"
         lines = [(f"{column}: masks", counts)]
         if n_masks:
             decoded = "; ".join(
-                f"{text} ({n})" for text, n in how[how != ""].value_counts().items()
+                f"{text} ({n})" for text, n in decoding[decoding != ""].value_counts().items()
             )
             shares = f"{share.mean():.1%} (from {share.min():.1%} to {share.max():.1%})"
             lines.append((f"{column}: decoded by", decoded))
@@ -179,7 +179,7 @@ def fact_table(facts: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
     for fact in facts:
         row = {name: fact[name] for name in ("case", "height", "width")}
         for column, mask in zip(columns, fact["masks"]):
-            row[f"how {column}"], row[f"share {column}"] = mask["how"], mask["share"]
+            row[f"how {column}"], row[f"share {column}"] = mask["decoding"], mask["share"]
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -266,7 +266,7 @@ def _empty_classes(facts: list[dict[str, Any]], inverted: dict[str, bool], cfg) 
     """Notes on classes whose masks are all empty."""
     notes = []
     for k, column in enumerate(mask_columns(cfg)):
-        shares = [fact["masks"][k]["share"] for fact in facts if fact["masks"][k]["how"]]
+        shares = [fact["masks"][k]["share"] for fact in facts if fact["masks"][k]["decoding"]]
         shares = [share for share in shares if not np.isnan(share)]
         if shares and not any(shares) and not inverted.get(column):
             notes.append(
@@ -280,7 +280,7 @@ def _inverted_flags(facts: list[dict[str, Any]], names: Iterable[str]) -> dict[s
     """Class -> (n masks, 2) bool: whether each mask, and its negative, look inverted."""
     result = {}
     for k, name in enumerate(names):
-        masks = [fact["masks"][k] for fact in facts if fact["masks"][k]["how"]]
+        masks = [fact["masks"][k] for fact in facts if fact["masks"][k]["decoding"]]
         flags = [mask["looks_inverted"] for mask in masks]
         result[name] = np.array(flags, dtype=bool).reshape(-1, 2)
     return result
@@ -305,7 +305,7 @@ def _odd_polarity(
     for k, name in enumerate(inverted):
         for case, path, fact in zip(cases["case"], cases[name], facts):
             mask = fact["masks"][k]
-            if mask["how"] and mask["looks_inverted"][1 if inverted[name] else 0]:
+            if mask["decoding"] and mask["looks_inverted"][1 if inverted[name] else 0]:
                 text = (
                     f"{path}: mask looks inverted beside the others of its class (its border is 1)"
                 )

@@ -395,16 +395,16 @@ def _read_case(
             f"{case['image']}: no mask exists for this image; "
             "it can be neither learned from nor scored"
         )
-    masks, _, hows, inverted_flags = read_truth(case, cfg, inverted, image.shape[:2])
+    masks, _, decodings, inverted_flags = read_truth(case, cfg, inverted, image.shape[:2])
     if masks.shape[:2] != image.shape[:2]:
         raise DataError(_sizes_differ(case, case[columns[0]], image.shape, masks.shape))
     picture_out[:] = images.fit_image(image, cfg.height_width, cfg.resize)
     mask_facts = []
-    for k, how in enumerate(hows):
+    for k, decoding in enumerate(decodings):
         plane = masks[..., k]  # (H, W)
         mask_out[..., k] = images.fit_mask(plane, cfg.height_width, cfg.resize)
         flags = {"looks_inverted": inverted_flags[k]}
-        mask_facts.append({"how": how, "share": _foreground_share(plane), **flags})
+        mask_facts.append({"decoding": decoding, "share": _foreground_share(plane), **flags})
     sha256, pixels = content(case, image)
     header_notes, decoding_notes = notes_of(case, cfg)
     return {
