@@ -1,4 +1,6 @@
-"""What all tests share: a clean environment, the phantom tree, and the real data where there is some."""
+"""What all tests share: a clean environment, the phantom tree, and the real data where there is
+some.
+"""
 
 import os
 from pathlib import Path
@@ -16,7 +18,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Read once: test_hosts clears the variables of seglib.
 TEST_DATA = Path(os.environ.get("SEGLIB_TEST_DATA") or REPOSITORY / "../shared/data").resolve()
 
-# The same examples in every run, so that a failure can be repeated; no deadline, because the machine is shared.
+# The same examples in every run, so that a failure can be repeated; no deadline, because the
+# machine is shared.
 settings.register_profile("seglib", derandomize=True, deadline=None, max_examples=40)
 settings.load_profile("seglib")
 torch.set_num_threads(1)  # networks of a few channels: threads cost more than they bring
@@ -41,7 +44,9 @@ def test_data():
 
 @pytest.fixture(scope="session")
 def real(test_data):
-    """A function: the folder of one real set by its name, `real("montgomery")`; skips where that set is missing."""
+    """A function: the folder of one real set by its name, `real("montgomery")`; skips where that
+    set is missing.
+    """
 
     def folder(name):
         if not (test_data / name).is_dir():
@@ -53,13 +58,15 @@ def real(test_data):
 
 @pytest.fixture(scope="session")
 def lung_tree(tmp_path_factory):
-    """A Montgomery tree of 16 phantoms, read only: a test that damages files copies it (`shutil.copytree`) first."""
+    """A Montgomery tree of 16 phantoms, read only: a test that damages files copies it
+    (`shutil.copytree`) first.
+    """
     return phantoms.write("lung", tmp_path_factory.mktemp("lung") / "tree", n=16, seed=0)
 
 
 @pytest.fixture
 def lung_cfg(lung_tree, tmp_path):
-    """The lung preset in its smoke size on `lung_tree`; stores and runs go to `tmp_path / "work"`."""
+    """The lung preset in its smoke size on `lung_tree`; stores and runs go to `tmp_path/work`."""
     return config.preset("lung", "smoke", data_root=str(lung_tree), work_dir=str(tmp_path / "work"))
 
 

@@ -1,9 +1,11 @@
-"""Train on the real data and write every figure that the README quotes: `make results`, or one of them by name.
+"""Train on the real data and write every figure that the README quotes: `make results`, or one of
+them by name.
 
     python -m tests.results [lung] [cardiac] [palm] [binary] [rsna] [options] [tb] [precision]
 
-Each writes `tests/results/<name>.json` (figures with date, machine, n, interval and seconds) and renews the table in
-the README. The real data is found by `SEGLIB_TEST_DATA`, default `../shared/data`.
+Each writes `tests/results/<name>.json` (figures with date, machine, n, interval and seconds) and
+renews the table in the README. The real data is found by `SEGLIB_TEST_DATA`, default
+`../shared/data`.
 """
 
 import datetime
@@ -46,19 +48,22 @@ FOLDER = ROOT / "tests" / "results"
 REAL = Path(os.environ.get("SEGLIB_TEST_DATA", ROOT.parent / "shared" / "data"))
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
 
-# How the cardiac network is used: two views more, turned by half of the training's widest angle; a piece a class.
+# How the cardiac network is used: two views more, turned by half of the training's widest angle; a
+# piece a class.
 USED = {"tta_rotation": 22.5, "keep_largest_component": True}
-# The small lung setting with flips, and the epochs that they take: for the segmenter of `tb`, and for test-time flips.
+# The small lung setting with flips, and the epochs that they take: for the segmenter of `tb`, and
+# for test-time flips.
 LONGER = {"epochs": 40, "augment": presets.PRESETS["lung"].full["augment"]}
 
 
 def lung(work_dir: str) -> list[dict]:
-    """The lung system, small setting: trained and tested on Montgomery for two seeds (each its own split), the first
-    also tested on Shenzhen, another hospital that it never saw."""
+    """The lung system, small setting: trained and tested on Montgomery for two seeds (each its own
+    split), the first also tested on Shenzhen, another hospital that it never saw.
+    """
     rows = []
     for seed in (0, 1):
         cfg = config.preset(
-            "lung", "small", data_root=str(REAL / "montgomery"), work_dir=work_dir, seed=seed
+            "lung", "small", data_root=str(REAL / "montgomery"), work_dir=work_dir, **_seeds(seed)
         )
         run, batches = _train(cfg)
         tests = {"Montgomery, test": batches["test"]}
@@ -75,6 +80,11 @@ def lung(work_dir: str) -> list[dict]:
     return rows
 
 
+def _seeds(seed: int) -> dict:
+    """A split and a training of their own for each seed."""
+    return {"split_seed": seed, "seed": seed}
+
+
 def _scores(report, seed: int) -> list[dict]:
     metrics = ("dice", "accuracy", "bce", "hd95") if seed == 0 else ("dice",)
     table = report.table(*metrics)
@@ -82,12 +92,14 @@ def _scores(report, seed: int) -> list[dict]:
 
 
 def cardiac(work_dir: str) -> list[dict]:
-    """The cardiac system, small setting, on 50 patients of ACDC, five splits: Dice by volume as the network is trained
-    and as it is used (`USED`, chosen by the validation Dice), and the ejection fraction; the means of the splits."""
+    """The cardiac system, small setting, on 50 patients of ACDC, five splits: Dice by volume as the
+    network is trained and as it is used (`USED`, chosen by the validation Dice), and the ejection
+    fraction; the means of the splits.
+    """
     rows, by_split = [], []
     for seed in range(5):
         cfg = config.preset(
-            "cardiac", "small", data_root=str(REAL / "acdc"), work_dir=work_dir, seed=seed
+            "cardiac", "small", data_root=str(REAL / "acdc"), work_dir=work_dir, **_seeds(seed)
         )
         run, batches = _train(cfg)
         name = f"ACDC, test of seed {seed}"
@@ -101,15 +113,15 @@ def cardiac(work_dir: str) -> list[dict]:
         beats = measurements.ejection_fractions(
             measurements.organ_volumes(report, batches["test"].dataset.cases)
         )
-        found = measurements.bland_altman(beats["ef_true"], beats["ef_predicted"])
+        agreement = measurements.bland_altman(beats["ef_true"], beats["ef_predicted"])
         about = _about("cardiac", name, run, "ACDC slices")
         for key, words in (("mae", "mean absolute error"), ("bias", "mean error")):
             rows.append(
                 {
                     **about,
                     "metric": f"ejection fraction, {words}, points",
-                    "value": found[key],
-                    "n": found["n"],
+                    "value": agreement[key],
+                    "n": agreement["n"],
                 }
             )
     return [*rows, *(_mean(splits) for splits in zip(*by_split))]
@@ -124,7 +136,9 @@ def _mean(splits) -> dict:
 
 
 def palm(work_dir: str) -> list[dict]:
-    """The PALM system, small setting, on a PALM tree made of IDRiD (disc and exudates) and Drishti-GS1 (disc only)."""
+    """The PALM system, small setting, on a PALM tree made of IDRiD (disc and exudates) and
+    Drishti-GS1 (disc only).
+    """
     rows = []
     for seed in (0, 1):
         tree = palm_tree(Path(work_dir) / "tree")
@@ -135,7 +149,7 @@ def palm(work_dir: str) -> list[dict]:
             work_dir=work_dir,
             class_names=("exudates", "disc"),
             test_split=0.3,
-            seed=seed,
+            **_seeds(seed),
         )
         run, batches = _train(cfg)
         report = evaluation.evaluate(run, batches["test"], grid="original")
@@ -145,7 +159,9 @@ def palm(work_dir: str) -> list[dict]:
 
 
 def palm_tree(folder: Path) -> Path:
-    """A PALM tree: 15 photographs of IDRiD at a quarter of their sides with disc and exudates, 30 with disc alone."""
+    """A PALM tree: 15 photographs of IDRiD at a quarter of their sides with disc and exudates, 30
+    with disc alone.
+    """
     if (folder / "PALM").is_dir():
         return folder
     part = folder / "PALM" / "Training"
@@ -175,8 +191,9 @@ def palm_tree(folder: Path) -> Path:
 
 
 def binary(work_dir: str) -> list[dict]:
-    """The binary system, small setting: nuclei (one file a nucleus, united by the prepare command) and breast
-    ultrasound (22 images: only reported)."""
+    """The binary system, small setting: nuclei (one file a nucleus, united by the prepare command)
+    and breast ultrasound (22 images: only reported).
+    """
     rows = []
     nuclei = Path(work_dir) / "nuclei"
     convert.to_images_and_masks(REAL / "dsb2018_nuclei" / "stage1_train", None, nuclei)
@@ -200,8 +217,10 @@ ORGANS = {"0,0,0": 0, "0,255,255": 1, "255,255,0": 2, "255,0,255": 3}  # the col
 
 
 def rsna(work_dir: str) -> list[dict]:
-    """The RSNA system on CT slices of CURVAS (pancreas, kidney, liver), with an EfficientNet-Lite0 encoder begun from
-    ImageNet weights and from random ones, split by case; and on the slices of MSD spleen."""
+    """The RSNA system on CT slices of CURVAS (pancreas, kidney, liver), with an EfficientNet-Lite0
+    encoder begun from ImageNet weights and from random ones, split by case; and on the slices of
+    MSD spleen.
+    """
     weights = REAL.parent / "weights" / "efficientnet-lite0-57934424.pth"
     sets = {
         "CURVAS": dict(
@@ -238,8 +257,10 @@ def rsna(work_dir: str) -> list[dict]:
 
 
 def tb(work_dir: str) -> list[dict]:
-    """Tuberculosis or not, on the lungs and on the whole X-ray: by patient folds inside each hospital, and from one
-    hospital to the other. Masks are by segmenters that never saw the scored patient, nor the scored hospital."""
+    """Tuberculosis or not, on the lungs and on the whole X-ray: by patient folds inside each
+    hospital, and from one hospital to the other. Masks are by segmenters that never saw the scored
+    patient, nor the scored hospital.
+    """
     hospitals = {
         name: _lungs_of(name.lower(), Path(work_dir) / name) for name in ("Montgomery", "Shenzhen")
     }
@@ -325,17 +346,18 @@ def _tb_rows(about: dict, scores: dict, labels, patients) -> list[dict]:
             {**about, "metric": f"AUC, {way}", "value": value, "low": low, "high": high, "n": n}
         )
     for kind in ("measures of", "network on"):
-        found = bootstrap.paired_auc(
+        gain = bootstrap.paired_auc(
             scores[f"{kind} the whole"], scores[f"{kind} the lungs"], labels, patients
         )
-        ends = {key: found[key] for key in ("value", "low", "high", "n")}
+        ends = {key: gain[key] for key in ("value", "low", "high", "n")}
         rows.append({**about, "metric": f"AUC gained by the lungs, {kind.split()[0]}", **ends})
     return rows
 
 
 def options(work_dir: str) -> list[dict]:
-    """Are test-time flips, dropping small pieces and filling holes a gain? On the test parts of lung and nuclei; the
-    size limits, 0.1 % and 0.01 % of the first picture, were set beforehand."""
+    """Are test-time flips, dropping small pieces and filling holes a gain? On the test parts of
+    lung and nuclei; the size limits, 0.1 % and 0.01 % of the first picture, were set beforehand.
+    """
     nuclei = Path(work_dir) / "nuclei"
     convert.to_images_and_masks(REAL / "dsb2018_nuclei" / "stage1_train", None, nuclei)
     rows = []
@@ -358,13 +380,13 @@ def options(work_dir: str) -> list[dict]:
         plain = _scored(run, batches["test"])
         for name, choice in ways.items():
             table = compare(plain, _scored(run, batches["test"], **choice))
-            found = table[table["class"] == "mean"].iloc[0]
+            gain = table[table["class"] == "mean"].iloc[0]
             about = _about(preset, words, run, "pictures")
             ends = {
-                "value": found["difference"],
-                "low": found["low"],
-                "high": found["high"],
-                "n": int(found["n"]),
+                "value": gain["difference"],
+                "low": gain["low"],
+                "high": gain["high"],
+                "n": int(gain["n"]),
             }
             rows.append({**about, "metric": f"Dice gained: {name}", **ends})
     return rows
@@ -394,7 +416,9 @@ def _about(system: str, name: str, run, what: str) -> dict:
 
 
 def _rows(system: str, name: str, run, what: str, report, mean: bool = True) -> list[dict]:
-    """The Dice of every class and, where there are several, of their mean: by volume where there are volumes."""
+    """The Dice of every class and, where there are several, of their mean: by volume where there
+    are volumes.
+    """
     average = "per volume" if len(report.per_volume) else "per image"
     table = report.summary[
         (report.summary["metric"] == "dice") & (report.summary["average"] == average)
@@ -405,12 +429,14 @@ def _rows(system: str, name: str, run, what: str, report, mean: bool = True) -> 
     table = table.assign(
         metric=["dice" if name == "mean" else f"dice, {name}" for name in table["class"]]
     )
-    found = table[["metric", "value", "low", "high", "n"]].to_dict("records")
-    return [{**_about(system, name, run, what), **row} for row in found]
+    scores = table[["metric", "value", "low", "high", "n"]].to_dict("records")
+    return [{**_about(system, name, run, what), **row} for row in scores]
 
 
 def precision(work_dir: str) -> list[dict]:
-    """Training images a second of the 31 M U-Net at 256x256 in float32 and in what the probe chooses, by turns."""
+    """Training images a second of the 31 M U-Net at 256x256 in float32 and in what the probe
+    chooses, by turns.
+    """
     size = {
         "image_size": 256,
         "base_channels": 64,
@@ -476,7 +502,7 @@ def measure(name: str) -> None:
 
 def machine() -> str:
     """What the figures were measured on, in one line."""
-    found = hosts.describe()
+    about = hosts.describe()
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -488,8 +514,8 @@ def machine() -> str:
             ),
             cpu,
         )
-    where = found["gpu"] or f"{found['cores']} cores of {cpu}"
-    return f"{where}, {found['memory_gb']:.0f} GB, torch {found['torch']}"
+    where = about["gpu"] or f"{about['cores']} cores of {cpu}"
+    return f"{where}, {about['memory_gb']:.0f} GB, torch {about['torch']}"
 
 
 def table() -> str:
@@ -498,9 +524,9 @@ def table() -> str:
         "| system | scored on | figure | value (95 % interval) | n | trained on | training |",
         "|---|---|---|---|---|---|---|",
     ]
-    found_all = saved(FOLDER, RESULTS)
-    for found in found_all:
-        for row in found["rows"]:
+    groups = saved(FOLDER, RESULTS)
+    for group in groups:
+        for row in group["rows"]:
             value = f"{row['value']:.3f}" + (
                 f" ({row['low']:.3f}–{row['high']:.3f})" if "low" in row else ""
             )
@@ -515,7 +541,7 @@ def table() -> str:
                 seconds,
             )
             lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    return "\n".join([*lines, "", measured_by(found_all)])
+    return "\n".join([*lines, "", measured_by(groups)])
 
 
 def saved(folder: Path, names: Iterable[str]) -> list[dict]:
@@ -524,10 +550,10 @@ def saved(folder: Path, names: Iterable[str]) -> list[dict]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
 
 
-def measured_by(found: list[dict]) -> str:
+def measured_by(groups: list[dict]) -> str:
     """The line below a table: command, date and machine of each of its files."""
     return "Measured by: " + " ".join(
-        f"`{f['command']}`, {f['date']}, {f['machine']}." for f in found
+        f"`{f['command']}`, {f['date']}, {f['machine']}." for f in groups
     )
 
 
@@ -544,7 +570,8 @@ if __name__ == "__main__":
         sys.exit(f"unknown: {', '.join(unknown)}; choose from {', '.join(RESULTS)}")
     if not REAL.is_dir():
         sys.exit(
-            f"{REAL}: no real data here; set SEGLIB_TEST_DATA to a folder with montgomery/ and shenzhen/"
+            f"{REAL}: no real data here; "
+            "set SEGLIB_TEST_DATA to a folder with montgomery/ and shenzhen/"
         )
     for chosen in sys.argv[1:] or RESULTS:
         measure(chosen)

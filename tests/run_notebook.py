@@ -1,4 +1,6 @@
-"""Execute a notebook, print what its cells tagged `scores` wrote: run_notebook.py SOURCE.ipynb COPY.ipynb"""
+"""Execute a notebook, print what its cells tagged `scores` wrote: run_notebook.py SOURCE.ipynb
+COPY.ipynb
+"""
 
 import base64
 import io
@@ -15,7 +17,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def tagged_text(notebook, tag="scores"):
-    """The text outputs of all cells with `tag`, in order; standard error and pictures are left out."""
+    """The text outputs of all cells with `tag`, in order, without standard error and pictures."""
     texts = []
     for cell in notebook.cells:
         if tag not in cell.metadata.get("tags", []):
@@ -29,7 +31,9 @@ def tagged_text(notebook, tag="scores"):
 
 
 def tidy(notebook, width=480, colours=64):
-    """What a notebook is committed with: no standard error, no time stamps, figures as small palette PNGs."""
+    """What a notebook is committed with: no standard error, no time stamps, figures as small
+    palette PNGs.
+    """
     notebook.metadata.pop(
         "widgets", None
     )  # widgets live in a kernel; their state holds every figure once more
@@ -53,7 +57,7 @@ def tidy(notebook, width=480, colours=64):
 
 
 def main(source, copy):
-    """Run `source` in its own folder, save the executed `copy` in any case; 0 when every cell ran."""
+    """Run `source` in its folder and save the executed `copy` in any case; 0 if all cells ran."""
     source, copy = Path(source), Path(copy)
     if not source.is_file():
         print(f"{source}: no such notebook", file=sys.stderr)

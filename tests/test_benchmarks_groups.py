@@ -1,4 +1,6 @@
-"""The benchmark groups at a tiny size: each gives rows that the table can show. Times are never judged here."""
+"""The benchmark groups at a tiny size: each gives rows that the table can show. Times are never
+judged here.
+"""
 
 import math
 import time
@@ -22,7 +24,9 @@ GROUPS = {
 
 @pytest.fixture
 def no_children(monkeypatch):
-    """What belongs into new processes is done in this one: every new one would import PyTorch first."""
+    """What belongs into new processes is done in this one: every new one would import PyTorch
+    first.
+    """
 
     def reached(code):
         begun = time.perf_counter()

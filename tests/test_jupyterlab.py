@@ -1,4 +1,5 @@
-"""The first notebook in JupyterLab itself: a browser opens it, runs every cell and sees figures and progress bars.
+"""The first notebook in JupyterLab itself: a browser opens it, runs every cell and sees figures and
+progress bars.
 
 The browser is Chromium, steered over its DevTools protocol; without Chromium the test is skipped.
 """
@@ -34,16 +35,21 @@ BAR = ".jupyter-widgets .progress-bar"
 WATCH = f"""
 window.bars = new Set();
 new MutationObserver(() => {{
-  for (const bar of document.querySelectorAll("{BAR}"))
-    bars.add(bar.closest(".jp-OutputArea-output").textContent.split(":")[0].trim() + " " + bar.style.width);
+  for (const bar of document.querySelectorAll("{BAR}")) {{
+    const name = bar.closest(".jp-OutputArea-output").textContent.split(":")[0].trim();
+    bars.add(name + " " + bar.style.width);
+  }}
 }}).observe(document, {{subtree: true, childList: true, attributes: true}});
 """
-FIGURES = "[...document.querySelectorAll('.jp-RenderedImage img')].map(i => i.complete ? i.naturalWidth : 0)"
+IMAGES = "[...document.querySelectorAll('.jp-RenderedImage img')]"
+FIGURES = f"{IMAGES}.map(image => image.complete ? image.naturalWidth : 0)"
 CELLS = "jupyterapp.shell.currentWidget.content.model.sharedModel.cells.map(cell => cell.toJSON())"
 
 
 class Page:
-    """One page of a browser: `page("document.title")` runs JavaScript and returns its value, awaited."""
+    """One page of a browser: `page("document.title")` runs JavaScript and returns its value,
+    awaited.
+    """
 
     def __init__(self, address):
         self.socket = websocket.create_connection(address, timeout=90, suppress_origin=True)
@@ -119,7 +125,9 @@ def fetch(address, seconds=60, process=None, log=None):
 
 @pytest.fixture
 def lab(tmp_path):
-    """The address of JupyterLab with the first notebook, as a newcomer has it: no settings, no news."""
+    """The address of JupyterLab with the first notebook, as a newcomer has it: no settings, no
+    news.
+    """
     (tmp_path / "notebooks").mkdir()
     shutil.copy(ROOT / "notebooks" / NAME, tmp_path / "notebooks")
     settings = tmp_path / "settings" / "@jupyterlab" / "apputils-extension"
@@ -145,12 +153,9 @@ def lab(tmp_path):
         "IPYTHONDIR",
     ):
         env[name] = str(tmp_path / name.lower())
-    options = f"--no-browser --allow-root --expose-app-in-browser --ServerApp.port={port} --ServerApp.port_retries=0"
-    options = [
-        *options.split(),
-        "--IdentityProvider.token=secret",
-        f"--ServerApp.root_dir={tmp_path}",
-    ]
+    options = ["--no-browser", "--allow-root", "--expose-app-in-browser"]
+    options += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
+    options += ["--IdentityProvider.token=secret", f"--ServerApp.root_dir={tmp_path}"]
     log = tmp_path / "lab.log"
     with running(sys.executable, "-m", "jupyterlab", *options, log=log, env=env) as process:
         fetch(f"http://127.0.0.1:{port}/api/status?token=secret", process=process, log=log)
@@ -160,9 +165,9 @@ def lab(tmp_path):
 @pytest.fixture
 def page(tmp_path):
     """A page of a headless browser, high enough to show the whole notebook."""
-    options = "--headless=new --no-sandbox --disable-gpu --remote-debugging-port=0 --window-size=1200,6000"
     profile, log = tmp_path / "profile", tmp_path / "chromium.log"
-    options = [*options.split(), f"--user-data-dir={profile}", "about:blank"]
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+    options += ["--window-size=1200,6000", f"--user-data-dir={profile}", "about:blank"]
     with running(CHROMIUM, *options, log=log) as process:
         end = time.monotonic() + 60
         while not (profile / "DevToolsActivePort").is_file():

@@ -1,10 +1,12 @@
-"""Time our code beside its peers, by turns on one machine: `make bench`, or `python -m tests.benchmarks [GROUP]`.
+"""Time our code beside its peers: `make bench`, or `python -m tests.benchmarks [GROUP]`.
 
-Each group writes `tests/benchmarks/results/<group>.json` (seconds, limits, date, machine), and the README's table of
-timings is renewed from those files. Ratios of medians are what counts; seconds are of the machine that is named.
+Each group writes `tests/benchmarks/results/<group>.json` (seconds, limits, date, machine), and the
+README's table of timings is renewed from those files. Ratios of medians are what counts; seconds
+are of the machine that is named.
 
-A row is a dict: task, seconds, rounds; with a peer its name and, if it got there, peer_seconds; with a limit ("fp32",
-"bf16" or "copy", see `limits`) the work in floating-point operations or bytes that the seconds are for.
+A row is a dict: task, seconds, rounds; with a peer its name and, if it got there, peer_seconds;
+with a limit ("fp32", "bf16" or "copy", see `limits`) the work in floating-point operations or bytes
+that the seconds are for.
 """
 
 import datetime
@@ -50,38 +52,34 @@ def table() -> str:
         "| task | ours | of the machine's limit | peer | ratio | rounds |",
         "|---|---|---|---|---|---|",
     ]
-    found_all = results.saved(FOLDER, [*GROUPS, *ASKED_FOR])
-    for found in found_all:
-        for row in found["rows"]:
-            share = ""
+    groups = results.saved(FOLDER, [*GROUPS, *ASKED_FOR])
+    for group in groups:
+        for row in group["rows"]:
+            share, peer, ratio = "", row.get("peer", ""), ""
             if "limit" in row:
-                share = f"{row['work'] / row['seconds'] / found['limits'][row['limit']]:.0%} of {UNITS[row['limit']]}"
-            peer, ratio = row.get("peer", ""), ""
+                rate = row["work"] / row["seconds"]
+                share = f"{rate / group['limits'][row['limit']]:.0%} of {UNITS[row['limit']]}"
             if "peer_seconds" in row:
                 peer += f": {row['peer_seconds']:.3g} s"
                 ratio = f"{row['peer_seconds'] / row['seconds']:.3g}"
-            lines.append(
-                f"| {row['task']} | {row['seconds']:.3g} s | {share} | {peer} | {ratio} | {row['rounds']} |"
-            )
-    return "\n".join([*lines, "", results.measured_by(found_all), *_limits(found_all)])
+            cells = [row["task"], f"{row['seconds']:.3g} s", share, peer, ratio, str(row["rounds"])]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", results.measured_by(groups), *_limits(groups)])
 
 
-def _limits(found_all: list[dict]) -> list[str]:
-    """One line: the limits of the machine, as each group found them."""
-    rates = {
-        name: [found["limits"][name] for found in found_all if name in found.get("limits", {})]
-        for name in UNITS
-    }
-    words = [
-        f"{UNITS[name]} {min(values) / 1e9:.0f} to {max(values) / 1e9:.0f} {'GB' if name == 'copy' else 'GFLOP'}/s"
-        for name, values in rates.items()
-        if values
-    ]
-    return ["", f"Limits measured with each group: {', '.join(words)}."] if words else []
+def _limits(groups: list[dict]) -> list[str]:
+    """One line: the limits of the machine, as each group measured them."""
+    phrases = []
+    for name, unit in UNITS.items():
+        rates = [group["limits"][name] / 1e9 for group in groups if name in group.get("limits", {})]
+        if rates:
+            per_second = "GB/s" if name == "copy" else "GFLOP/s"
+            phrases.append(f"{unit} {min(rates):.0f} to {max(rates):.0f} {per_second}")
+    return ["", f"Limits measured with each group: {', '.join(phrases)}."] if phrases else []
 
 
 def record(name: str) -> None:
-    """Run a group and write its JSON. The limits are taken before and after it, the better counts."""
+    """Run a group and write its JSON; the better of the limits before and after it counts."""
     device = "cuda" if name in ASKED_FOR else "cpu"
     before = limits.measure(device)
     rows = (GROUPS | ASKED_FOR)[name]()
@@ -90,12 +88,9 @@ def record(name: str) -> None:
         "command": f"python -m tests.benchmarks {name}",
         "date": datetime.date.today().isoformat(),
     }
-    found = {
-        **about,
-        "machine": results.machine(),
-        "limits": {k: max(before[k], after[k]) for k in before},
-    }
-    text = json.dumps({**found, "rows": rows}, indent=1)
+    best = {name: max(before[name], after[name]) for name in before}
+    about |= {"machine": results.machine(), "limits": best}
+    text = json.dumps({**about, "rows": rows}, indent=1)
     (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,5 @@
-"""Whole epochs of the five presets on the CPU, and what happens as the pictures become more: time and peak memory.
+"""Whole epochs of the five presets on the CPU, and what happens as the pictures become more: time
+and peak memory.
 
 Each figure is taken in a process of its own, so that the memory is that of its work alone.
 """
@@ -33,31 +34,31 @@ def rows() -> list[dict]:
 def whole_epoch(name: str, size: str, n_train: int, n_val: int, **overrides) -> dict:
     """One epoch of a preset, validation included, by training image."""
     with tempfile.TemporaryDirectory() as folder:
-        found = children.call(
+        amounts = {"n_train": n_train, "n_val": n_val}
+        epoch = children.call(
             "epochs",
             "train",
             name=name,
             size=size,
-            n_train=n_train,
-            n_val=n_val,
             work_dir=folder,
             overrides=overrides,
+            **amounts,
         )
-    side = " in pieces of ".join(
-        "x".join(map(str, sides)) for sides in (found["height_width"], found["piece"]) if sides
-    )
+    sides = [epoch["height_width"], epoch["patch"]]
+    frame = " in patches of ".join("x".join(map(str, side)) for side in sides if side)
+    checkpointing = ", checkpointing" if overrides.get("checkpointing") else ""
     task = (
-        f"a whole epoch, {name} {size}, {found['parameters'] / 1e6:.1f} M parameters, {side}, batch {found['batch']}, "
-        f"{found['precision']}{', checkpointing' * overrides.get('checkpointing', False)}, "
-        f"{found['peak_gb']:.1f} GB at most: a training image"
+        f"a whole epoch, {name} {size}, {epoch['parameters'] / 1e6:.1f} M parameters, {frame}, "
+        f"batch {epoch['batch']}, {epoch['precision']}{checkpointing}, "
+        f"{epoch['peak_gb']:.1f} GB at most: a training image"
     )
     return {
         "task": task,
-        "seconds": found["seconds"] / n_train,
+        "seconds": epoch["seconds"] / n_train,
         "rounds": 1,
-        "peak_gb": found["peak_gb"],
-        "work": found["work"] / n_train,
-        "limit": found["precision"],
+        "peak_gb": epoch["peak_gb"],
+        "work": epoch["work"] / n_train,
+        "limit": epoch["precision"],
     }
 
 
@@ -79,8 +80,11 @@ def train(name: str, size: str, n_train: int, n_val: int, work_dir: str, overrid
     store = prepare.build(parts(layouts.scan(cfg), n_train, n_val), cfg)
     run = training.fit(cfg, data.loaders(store, cfg))
     peak = children.memory_gb("VmHWM")
+    batch = f"{cfg.batch_size}"
+    if cfg.accumulate > 1:
+        batch += f" x {cfg.accumulate}"
     network = runs.network(cfg)
-    pieces, frames = (
+    patch_work, frame_work = (
         limits.forward_work(network, cfg, sides) for sides in (cfg.patch_height_width, None)
     )
     return {
@@ -89,16 +93,16 @@ def train(name: str, size: str, n_train: int, n_val: int, work_dir: str, overrid
         "peak_gb": peak,
         "parameters": run.info["parameters"],
         "height_width": cfg.height_width,
-        "piece": cfg.patch_height_width,
-        "batch": f"{cfg.batch_size} x {cfg.accumulate}"
-        if cfg.accumulate > 1
-        else str(cfg.batch_size),
-        "work": 3 * n_train * pieces + n_val * frames,
+        "patch": cfg.patch_height_width,
+        "batch": batch,
+        "work": 3 * n_train * patch_work + n_val * frame_work,
     }
 
 
 def parts(cases, n_train: int, n_val: int):
-    """So many rows of the first patients as training part, and so many of the others as validation part."""
+    """So many rows of the first patients as training part, and so many of the others as validation
+    part.
+    """
     patients = cases["patient"].unique()
     first = cases["patient"].isin(patients[: len(patients) * n_train // (n_train + n_val)])
     chosen = {"train": cases.index[first][:n_train], "val": cases.index[~first][:n_val]}
@@ -113,29 +117,32 @@ def parts(cases, n_train: int, n_val: int):
 
 
 def growth(counts: tuple[int, ...] = (100, 1000, 10_000)) -> list[dict]:
-    """Preparing, reading and learning from so many pictures: seconds a picture, beside those of the fewest.
+    """Preparing, reading and learning from so many pictures: seconds a picture, beside those of the
+    fewest.
 
-    The store's files are mapped by each part's data set, and count in its peak as far as their pages were touched; the
-    system takes such pages back when it needs them. So the memory of the process itself is told too.
+    The store's files are mapped by each part's data set, and count in its peak as far as their
+    pages were touched; the system takes such pages back when it needs them. So the memory of the
+    process itself is told too.
     """
     kinds = {
         "built": "prepare.build with scan",
         "read": "a pass over the training loader",
         "learnt": "the second epoch of fit",
     }
-    found: dict[str, list[dict]] = {kind: [] for kind in kinds}
+    figures: dict[str, list[dict]] = {kind: [] for kind in kinds}
     for n in counts:
         with tempfile.TemporaryDirectory() as folder:
             write_pictures(Path(folder) / "tree", n)
             for kind in kinds:
-                found[kind].append(children.call("epochs", kind, folder=folder))
+                figures[kind].append(children.call("epochs", kind, folder=folder))
     result = []
     for kind, what in kinds.items():
-        first = found[kind][0]
-        for n, now in zip(counts, found[kind]):
+        first = figures[kind][0]
+        for n, now in zip(counts, figures[kind]):
             times = now["seconds"] / now["images"] / (first["seconds"] / first["images"])
             beside = f"{times:.2f} of the time with {counts[0]}, " if n > counts[0] else ""
-            memory = f"{now['peak_gb']:.2f} GB at most, {now['own_gb']:.2f} GB without mapped files at the end"
+            memory = f"{now['peak_gb']:.2f} GB at most, "
+            memory += f"{now['own_gb']:.2f} GB without mapped files at the end"
             task = f"{what}, {n} pictures, 64x64, smoke network: {beside}{memory}, a picture"
             result.append(
                 {
@@ -150,7 +157,9 @@ def growth(counts: tuple[int, ...] = (100, 1000, 10_000)) -> list[dict]:
 
 
 def write_pictures(folder: Path, n: int, side: int = 96) -> None:
-    """Coloured pictures with a bright ellipse each, no two alike, and their masks, as the tree of `binary`."""
+    """Coloured pictures with a bright ellipse each, no two alike, and their masks, as the tree of
+    `binary`.
+    """
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)
     for number in range(n):

@@ -27,7 +27,9 @@ def rows() -> list[dict]:
 
 
 def by_turns(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each function, called by turns so that a slow moment of the machine meets all of them."""
+    """Median seconds of each function, called by turns so that a slow moment of the machine meets
+    all of them.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
@@ -38,7 +40,9 @@ def by_turns(functions: dict[str, Callable[[], object]], rounds: int) -> dict[st
 
 
 def auc(millions: int = 100, rounds: int = 1) -> list[dict]:
-    """The area under the ROC curve of scores as a network gives them, batch by batch where the peer can."""
+    """The area under the ROC curve of scores as a network gives them, batch by batch where the peer
+    can.
+    """
     rng = np.random.default_rng(0)
     n = millions * 1_000_000
     truth = rng.random(n, np.float32) < 0.1
@@ -46,22 +50,22 @@ def auc(millions: int = 100, rounds: int = 1) -> list[dict]:
     prob = 1 / (1 + np.exp(-logits))
     del logits
     batches = [slice(start, start + BATCH) for start in range(0, n, BATCH)]
-    found = {}
+    areas = {}
 
     def ours():
         roc = metrics.HistogramROC()
         for part in batches:
             roc.update(prob[part], truth[part])
-        found["ours"] = roc.auc()
+        areas["ours"] = roc.auc()
 
     def binned(thresholds):
         metric = torchmetrics.classification.BinaryAUROC(thresholds=thresholds)
         for part in batches:
             metric.update(torch.from_numpy(prob[part]), torch.from_numpy(truth[part]).int())
-        found[f"torchmetrics, {thresholds} thresholds"] = float(metric.compute())
+        areas[f"torchmetrics, {thresholds} thresholds"] = float(metric.compute())
 
     def scikit_learn():
-        found["scikit-learn"] = sklearn.metrics.roc_auc_score(truth, prob)
+        areas["scikit-learn"] = sklearn.metrics.roc_auc_score(truth, prob)
 
     peers = {"scikit-learn": scikit_learn}
     peers |= {f"torchmetrics, {n} thresholds": partial(binned, n) for n in (200, 1000)}
@@ -73,7 +77,7 @@ def auc(millions: int = 100, rounds: int = 1) -> list[dict]:
         peers.items()
     ):  # ours anew beside each: they take minutes, in which the machine's speed changes
         seconds = by_turns({"ours": ours, peer: its}, rounds)
-        error = {name: abs(found[name] - found["scikit-learn"]) for name in ("ours", peer)}
+        error = {name: abs(areas[name] - areas["scikit-learn"]) for name in ("ours", peer)}
         task = f"AUC of {millions} million scores ({error['ours']:.0e} from the exact one)"
         rows.append(
             {
@@ -91,7 +95,9 @@ def auc(millions: int = 100, rounds: int = 1) -> list[dict]:
 
 
 def blobs(n: int, side: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Truths and predictions (n, side, side) bool: smooth blobs, and the same displaced and deformed."""
+    """Truths and predictions (n, side, side) bool: smooth blobs, and the same displaced and
+    deformed.
+    """
     rng, pairs = np.random.default_rng(seed), []
     rows, columns = np.mgrid[:side, :side] / side
     for _ in range(n):
@@ -111,8 +117,10 @@ def blobs(n: int, side: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def distances(rounds: int = 3) -> list[dict]:
-    """HD95 of pairs of masks, by their side; MONAI gets what it wants, one-hot tensors (N, 1, H, W)."""
-    found = []
+    """HD95 of pairs of masks, by their side; MONAI gets what it wants, one-hot tensors (N, 1, H,
+    W).
+    """
+    timings = []
     for side, n in ((256, 20), (512, 20), (1024, 5)):
         truth, pred = blobs(n, side)
         tensors = [torch.from_numpy(mask[:, None].astype(np.uint8)) for mask in (pred, truth)]
@@ -129,7 +137,7 @@ def distances(rounds: int = 3) -> list[dict]:
         seconds = by_turns({"ours": ours, "monai": monai}, rounds)
         np.testing.assert_allclose(values["ours"], values["monai"], atol=1e-4)
         task = f"HD95 (ours: with average distance and NSD) of a pair of {side}x{side} masks"
-        found.append(
+        timings.append(
             {
                 "task": task,
                 "seconds": seconds["ours"] / n,
@@ -140,7 +148,7 @@ def distances(rounds: int = 3) -> list[dict]:
                 "limit": "copy",
             }
         )
-    return found
+    return timings
 
 
 class OnePixel(torch.nn.Module):
@@ -151,7 +159,9 @@ class OnePixel(torch.nn.Module):
 
 
 def whole_report(n: int = 400, side: int = 512) -> dict:
-    """Every score, curve and distance of `n` images with three classes, beyond the network's own time."""
+    """Every score, curve and distance of `n` images with three classes, beyond the network's own
+    time.
+    """
     cfg = config.preset(
         "palm",
         "full",
@@ -172,7 +182,8 @@ def whole_report(n: int = 400, side: int = 512) -> dict:
         begun = time.perf_counter()
         evaluation.evaluate(predictor, loader)
         seconds = time.perf_counter() - begun - network
-    task = f"report of {n} images of {side}x{side}, 3 classes, with distances, curves and intervals, beyond the network"
+    task = f"report of {n} images of {side}x{side}, 3 classes, with distances, curves and intervals"
+    task += ", beyond the network"
     read = n * side * side * (3 * 4 + 3)  # probabilities and truths of three classes
     return {
         "task": task,

@@ -1,4 +1,5 @@
-"""Training and prediction on a GPU: `fit` and `Predictor` beside a textbook loop with autocast, same network and data.
+"""Training and prediction on a GPU: `fit` and `Predictor` beside a textbook loop with autocast,
+same network and data.
 
 Not among the groups that run without a name: `python -m tests.benchmarks gpu` where there is a GPU.
 """
@@ -26,11 +27,12 @@ EPOCHS = 3  # the first ones choose algorithms and compile
 
 
 def rows(device: str = "cuda", rounds: int = 3, **changes) -> list[dict]:
-    """Seconds an image in the last epoch of training, as it is and compiled, and in prediction. The peak memory of the
-    GPU stands in the task."""
+    """Seconds an image in the last epoch of training, as it is and compiled, and in prediction. The
+    peak memory of the GPU stands in the task.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no GPU here: nothing was measured")
-    found = []
+    timings = []
     for name, (preset, side, n) in NETWORKS.items():
         with tempfile.TemporaryDirectory() as folder:
             fields = {
@@ -47,9 +49,9 @@ def rows(device: str = "cuda", rounds: int = 3, **changes) -> list[dict]:
             batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
             about = f"{name}, {cfg.height_width[0]}x{cfg.height_width[1]}, batch {cfg.batch_size}"
             flop = limits.forward_work(runs.network(cfg, pretrained=False), cfg)
-            found += _training(cfg, batches, about, 3 * flop, rounds)
-            found.append(_prediction(cfg, about, flop, rounds))
-    return found
+            timings += _training(cfg, batches, about, 3 * flop, rounds)
+            timings.append(_prediction(cfg, about, flop, rounds))
+    return timings
 
 
 def _training(cfg, batches, about: str, flop: float, rounds: int) -> list[dict]:

@@ -1,4 +1,6 @@
-"""Prediction: what `Predictor` adds to the bare network, PyTorch beside ONNX Runtime, and whole folders."""
+"""Prediction: what `Predictor` adds to the bare network, PyTorch beside ONNX Runtime, and whole
+folders.
+"""
 
 import tempfile
 import time
@@ -36,10 +38,12 @@ def rows() -> list[dict]:
 
 
 def overhead(predictor: Predictor, flop: float, rounds: int = 9) -> list[dict]:
-    """`predict` of one picture, and `probabilities` of eight, against the network alone in the same precision."""
+    """`predict` of one picture, and `probabilities` of eight, against the network alone in the same
+    precision.
+    """
     picture = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(predictor.precision)
-    found = []
+    timings = []
     for n in (1, 8):
         batch = torch.randn(n, 3, SIDE, SIDE)
         laid = batch.contiguous(memory_format=torch.channels_last)
@@ -55,7 +59,7 @@ def overhead(predictor: Predictor, flop: float, rounds: int = 9) -> list[dict]:
         bare(), whole()
         seconds = by_turns({"ours": whole, "bare": bare}, rounds)
         call = "predict, one picture" if n == 1 else "probabilities, a batch of 8"
-        found.append(
+        timings.append(
             {
                 "task": f"Predictor.{call} of {SIDE}x{SIDE}, 31 M U-Net, {predictor.precision}",
                 "seconds": seconds["ours"],
@@ -66,13 +70,13 @@ def overhead(predictor: Predictor, flop: float, rounds: int = 9) -> list[dict]:
                 "limit": predictor.precision,
             }
         )
-    return found
+    return timings
 
 
 def engines(weights: Path, onnx: Path, flop: float, rounds: int = 5) -> list[dict]:
     """Float32 and what the probe chooses in PyTorch, each beside ONNX Runtime."""
     session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
-    found = []
+    timings = []
     for n in (1, 8):
         batch = torch.rand(n, 3, SIDE, SIDE)
         models = {name: Predictor.load(weights, "cpu", name) for name in ("fp32", "auto")}
@@ -84,7 +88,7 @@ def engines(weights: Path, onnx: Path, flop: float, rounds: int = 5) -> list[dic
             way()
         seconds = by_turns(ways, rounds)
         for name in [name for name in ways if name != "onnx"]:
-            found.append(
+            timings.append(
                 {
                     "task": f"a batch of {n} in PyTorch, {name}, 31 M U-Net, {SIDE}x{SIDE}",
                     "seconds": seconds[name],
@@ -95,7 +99,7 @@ def engines(weights: Path, onnx: Path, flop: float, rounds: int = 5) -> list[dic
                     "limit": name,
                 }
             )
-    return found
+    return timings
 
 
 def folder_row(predictor: Predictor, folder: Path, flop: float, n: int = 40) -> dict:
@@ -109,7 +113,8 @@ def folder_row(predictor: Predictor, folder: Path, flop: float, n: int = 40) -> 
     begun, worked = time.perf_counter(), time.process_time()
     predictor.predict_folder(folder, folder / "out")
     seconds, worked = time.perf_counter() - begun, time.process_time() - worked
-    task = f"predict_folder, {n} PNG of 1024x1024, {worked / seconds:.2f} of {hosts.n_cores()} cores busy, a picture"
+    busy = f"{worked / seconds:.2f} of {hosts.n_cores()} cores busy"
+    task = f"predict_folder, {n} PNG of 1024x1024, {busy}, a picture"
     return {
         "task": task,
         "seconds": seconds / n,

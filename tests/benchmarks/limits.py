@@ -1,4 +1,6 @@
-"""What the machine can do at most: matrix products and copies. The other figures are shown as a share of it."""
+"""What the machine can do at most: matrix products and copies. The other figures are shown as a
+share of it.
+"""
 
 import time
 from collections.abc import Callable
@@ -12,16 +14,17 @@ COPIED = 1 << 28  # bytes of an array that fits into no cache
 
 
 def measure(device: str = "cpu") -> dict[str, float]:
-    """The best rates of a few seconds: "fp32" and "bf16" in floating-point operations a second (a product of square
-    matrices), "copy" in bytes a second, read and written together."""
+    """The best rates of a few seconds: "fp32" and "bf16" in floating-point operations a second (a
+    product of square matrices), "copy" in bytes a second, read and written together.
+    """
     source = torch.ones(COPIED, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    found = {"copy": 2 * COPIED / best(lambda: target.copy_(source), device)}
+    rates = {"copy": 2 * COPIED / best(lambda: target.copy_(source), device)}
     for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         side = SIDE if device == "cpu" else 4 * SIDE
         a, b = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
-        found[name] = 2 * side**3 / best(lambda a=a, b=b: a @ b, device)
-    return found
+        rates[name] = 2 * side**3 / best(lambda a=a, b=b: a @ b, device)
+    return rates
 
 
 def best(work: Callable[[], object], device: str, seconds: float = 2.0) -> float:
@@ -43,9 +46,10 @@ def wait(device: str) -> None:
 
 
 def forward_work(network: nn.Module, cfg, sides: tuple[int, int] | None = None) -> float:
-    """Floating-point operations of the forward pass of one image of the frame's or these sides, counted without doing
-    them; the backward pass takes twice as many. (torch's counter gives too many for the backward pass of depthwise
-    convolutions.)"""
+    """Floating-point operations of the forward pass of one image of the frame's or these sides,
+    counted without doing them; the backward pass takes twice as many. (torch's counter gives too
+    many for the backward pass of depthwise convolutions.)
+    """
     network = network.train().to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.empty(2, cfg.in_channels, *(sides or cfg.height_width), device="meta"))

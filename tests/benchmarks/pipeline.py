@@ -1,5 +1,6 @@
-"""The input pipeline: the prepared store beside decoding in every epoch and beside MONAI's cache, what augmentation
-costs, and the share of an epoch that training waits for its batches."""
+"""The input pipeline: the prepared store beside decoding in every epoch and beside MONAI's cache,
+what augmentation costs, and the share of an epoch that training waits for its batches.
+"""
 
 import math
 import tempfile
@@ -29,7 +30,9 @@ def rows() -> list[dict]:
 
 
 def reading(n: int = 64, side: int = 1024, rounds: int = 5) -> list[dict]:
-    """Seconds an image of one pass over the training loader, without augmentation and without loader processes."""
+    """Seconds an image of one pass over the training loader, without augmentation and without
+    loader processes.
+    """
     with tempfile.TemporaryDirectory() as folder:
         tree = enlarged(Path(folder), n + 1, side)
         cfg = config.preset(
@@ -72,7 +75,9 @@ def reading(n: int = 64, side: int = 1024, rounds: int = 5) -> list[dict]:
 
 
 def enlarged(folder: Path, n: int, side: int) -> Path:
-    """X-rays of `side` pixels with the grain of a detector, one mask each, as PNG; and the pictures as JPEG beside."""
+    """X-rays of `side` pixels with the grain of a detector, one mask each, as PNG; and the pictures
+    as JPEG beside.
+    """
     source = phantoms.write("lung", folder / "phantoms", n=n) / "MontgomerySet"
     (folder / "jpeg").mkdir()
     rng = np.random.default_rng(0)
@@ -146,26 +151,27 @@ def each_batch(batches) -> None:
 
 
 def normalising(n: int = 16, rounds: int = 9) -> dict:
-    """Bytes to a normalised batch: looked up image by image, as the loader does it, beside a batch of bytes that torch
-    normalises where the network is. It decides where normalisation belongs."""
+    """Bytes to a normalised batch: looked up image by image, as the loader does it, beside a batch
+    of bytes that torch normalises where the network is. It decides where normalisation belongs.
+    """
     cfg = config.preset("binary", "full", image_size=SIDE)
     table = data.normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
     pictures = np.random.default_rng(0).integers(0, 256, (n, SIDE, SIDE, cfg.in_channels), np.uint8)
     mean, std = (torch.tensor(values)[:, None, None] for values in (cfg.mean, cfg.std))
-    found = {}
+    normalised = {}
 
     def looked_up():
-        found["ours"] = torch.stack(
+        normalised["ours"] = torch.stack(
             [torch.from_numpy(data.normalise(picture, table)) for picture in pictures]
         )
 
     def on_device():
-        found["peer"] = (
+        normalised["peer"] = (
             torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255 - mean
         ) / std
 
     seconds = by_turns({"ours": looked_up, "peer": on_device}, rounds)
-    torch.testing.assert_close(found["ours"], found["peer"])
+    torch.testing.assert_close(normalised["ours"], normalised["peer"])
     work = SIDE * SIDE * cfg.in_channels * (1 + 4)
     return {
         "task": f"normalising in the loader, an image of {SIDE}x{SIDE}, {cfg.in_channels} channels",
@@ -182,7 +188,9 @@ def normalising(n: int = 16, rounds: int = 9) -> dict:
 
 
 def augmenting(name: str, n: int = 64, rounds: int = 5) -> list[dict]:
-    """Seconds that the augmentation of a preset adds to an image, beside MONAI's nearest transforms."""
+    """Seconds that the augmentation of a preset adds to an image, beside MONAI's nearest
+    transforms.
+    """
     with tempfile.TemporaryDirectory() as folder:
         cfg = config.preset(
             name,
@@ -209,7 +217,8 @@ def augmenting(name: str, n: int = 64, rounds: int = 5) -> list[dict]:
             },
             rounds,
         )
-    task = f"augmentation of {name}, {SIDE}x{SIDE}, {cfg.in_channels} channels: what it adds to an image"
+    frame = f"{SIDE}x{SIDE}, {cfg.in_channels} channels"
+    task = f"augmentation of {name}, {frame}: what it adds to an image"
     return [
         {
             "task": task,
@@ -248,7 +257,9 @@ def nearest(name: str) -> mt.Compose:
 
 
 def waiting() -> list[dict]:
-    """The share of the training part of an epoch that `fit` waits for batches, with a large and a small network."""
+    """The share of the training part of an epoch that `fit` waits for batches, with a large and a
+    small network.
+    """
     large = {"base_channels": 64, "batch_size": 4, "epochs": 2}
     return [
         waited("31 M U-Net", "full", 12, **large),
@@ -274,5 +285,6 @@ def waited(network: str, size: str, n: int, **overrides) -> dict:
             cfg, data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
         ).history.iloc[-1]
     share, seconds = float(last["waiting"]), 1 / last["images_per_second"]
-    task = f"waiting for data, {share:.1%} of an epoch, {network}, {SIDE}x{SIDE}, batch {cfg.batch_size}, an image"
+    frame = f"{SIDE}x{SIDE}, batch {cfg.batch_size}"
+    task = f"waiting for data, {share:.1%} of an epoch, {network}, {frame}, an image"
     return {"task": task, "seconds": share * seconds, "rounds": 1, "waiting": share}

@@ -1,4 +1,6 @@
-"""Seconds of training until the lungs of real X-rays are found: our recipe beside that of a textbook."""
+"""Seconds of training until the lungs of real X-rays are found: our recipe beside that of a
+textbook.
+"""
 
 import copy
 import tempfile
@@ -18,14 +20,16 @@ RECIPE = "textbook recipe: Adam 0.001, BCE, float32, no schedule, no augmentatio
 
 
 def rows(root=results.REAL / "montgomery", limit: float = 400, **changes) -> list[dict]:
-    """The first moment at which the Dice of the test images (mean per image, at the size of training) has each goal,
-    and the whole training with its Dice at the size of the files.
+    """The first moment at which the Dice of the test images (mean per image, at the size of
+    training) has each goal, and the whole training with its Dice at the size of the files.
 
-    Network, data, split and machine are the same. The test part is only read off here: nothing is chosen by it.
+    Network, data, split and machine are the same. The test part is only read off here: nothing is
+    chosen by it.
     """
     if not root.is_dir():
         raise SystemExit(
-            f"{root}: the real X-rays are not here; set SEGLIB_TEST_DATA to the folder with montgomery/"
+            f"{root}: the real X-rays are not here; "
+            "set SEGLIB_TEST_DATA to the folder with montgomery/"
         )
     with tempfile.TemporaryDirectory() as folder:
         cfg = config.preset(
@@ -42,11 +46,12 @@ def rows(root=results.REAL / "montgomery", limit: float = 400, **changes) -> lis
         }
         best = _dice(Predictor.load(run.best), batches["test"], "original")
         theirs = dict(textbook(cfg, batches, limit))
-    n, found = len(batches["test"].dataset), []
+    n, timings = len(batches["test"].dataset), []
     words = f"of {n} test X-rays of Montgomery"
     for goal in GOALS:
         ours = _first(mine, goal)
-        task = f"training with the small lung setting until the Dice {words} is {goal}{'' if ours else ': not reached'}"
+        task = f"training with the small lung setting until the Dice {words} is {goal}"
+        task += "" if ours else ": not reached"
         row = {"task": task, "seconds": ours or run.info["seconds"], "rounds": 1}
         reached = _first(theirs, goal)
         peer = (
@@ -54,13 +59,15 @@ def rows(root=results.REAL / "montgomery", limit: float = 400, **changes) -> lis
             if reached
             else {"peer": f"{RECIPE}: not in {limit:.0f} s"}
         )
-        found.append({**row, **peer})
+        timings.append({**row, **peer})
     task = f"all {cfg.epochs} epochs of it: Dice {best:.3f} {words} at the size of the files"
-    return [*found, {"task": task, "seconds": run.info["seconds"], "rounds": 1, "dice": best}]
+    return [*timings, {"task": task, "seconds": run.info["seconds"], "rounds": 1, "dice": best}]
 
 
 def textbook(cfg, batches, limit: float) -> Iterator[tuple[float, float]]:
-    """(seconds of training, Dice of the test part) after each epoch, until the last goal or the limit is reached."""
+    """(seconds of training, Dice of the test part) after each epoch, until the last goal or the
+    limit is reached.
+    """
     training.seed_everything(cfg.seed)
     network, plain = runs.network(cfg), batches["train"].dataset.plain()
     optimizer, loss_of, spent, dice = (

@@ -1,4 +1,5 @@
-"""From the start of Python: `import seglib`, the seven calls, the first batch and the first training step.
+"""From the start of Python: `import seglib`, the seven calls, the first batch and the first
+training step.
 
 Each figure is the time of a new process, from its start to the moment that it names.
 """
@@ -42,7 +43,9 @@ def rows(rounds: int = 5) -> list[dict]:
 
 
 def imports(rounds: int) -> list[dict]:
-    """Importing the package, and the seven modules of the README's first code block, beside PyTorch alone."""
+    """Importing the package, and the seven modules of the README's first code block, beside PyTorch
+    alone.
+    """
     codes = {"import seglib": "import seglib", "import of the seven modules": SEVEN}
     seconds = by_turns({**codes, "torch": "import torch"}, rounds)
     return [
@@ -58,7 +61,9 @@ def imports(rounds: int) -> list[dict]:
 
 
 def firsts(size: str, rounds: int) -> list[dict]:
-    """From a prepared store of the lung preset to its first batch, and to the end of a training of one step."""
+    """From a prepared store of the lung preset to its first batch, and to the end of a training of
+    one step.
+    """
     with tempfile.TemporaryDirectory() as folder:
         cfg = config.preset(
             "lung", size, epochs=1, test_split=0.0, device="cpu", work_dir=folder, num_workers=0
@@ -92,16 +97,18 @@ def firsts(size: str, rounds: int) -> list[dict]:
 
 def by_turns(codes: dict[str, str], rounds: int) -> dict[str, float]:
     """Median seconds of each program, after one run that fills the caches of bytecode and files."""
-    found: dict[str, list[float]] = {name: [] for name in codes}
+    times: dict[str, list[float]] = {name: [] for name in codes}
     for number in range(rounds + 1):
         for name, code in codes.items():
             seconds = reached(code)
-            found[name] += [seconds] if number else []
-    return {name: statistics.median(values) for name, values in found.items()}
+            times[name] += [seconds] if number else []
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def reached(code: str) -> float:
-    """Seconds from the start of a process to the end of its code; what it does after that is not counted."""
+    """Seconds from the start of a process to the end of its code; what it does after that is not
+    counted.
+    """
     environment = {
         **os.environ,
         "SEGLIB_PROGRESS": "0",

@@ -1,9 +1,10 @@
-"""Training through `fit`, beside the field's usual loops with the same network, data and batches, on the CPU.
+"""Training through `fit`, beside the field's usual loops with the same network, data and batches,
+on the CPU.
 
-A contestant is a name in `NETWORKS` (our `fit` with that network) or in `PEERS`. Each runs in a process of its own, so
-that what `fit` asks of the memory allocator does not reach a peer. All train two epochs; the second counts, from the
-loading of its first batch to its last step, without validation and saving. A peer's package is imported where it is
-used: monai and fastai take seconds.
+A contestant is a name in `NETWORKS` (our `fit` with that network) or in `PEERS`. Each runs in a
+process of its own, so that what `fit` asks of the memory allocator does not reach a peer. All train
+two epochs; the second counts, from the loading of its first batch to its last step, without
+validation and saving. A peer's package is imported where it is used: monai and fastai take seconds.
 """
 
 import importlib.metadata
@@ -27,19 +28,21 @@ PACKAGES = ("monai", "segmentation-models-pytorch", "fastai", "lightning")
 
 
 def rows(rounds: int = 3, images: int = 8, side: int = 256, base_channels: int = 64) -> list[dict]:
-    """Seconds an image: `fit` beside each peer, by turns. `images` is a multiple of the batch of 4."""
+    """Seconds an image: `fit` beside each peer, by turns; `images` is a multiple of `BATCH`."""
     try:
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     except importlib.metadata.PackageNotFoundError as error:
         sys.exit(f"{error.name} is not installed: pip install -r tests/benchmarks/requirements.txt")
     with tempfile.TemporaryDirectory() as folder:
         prepared(Path(folder), images, side, base_channels)
-        found = [about for network in NETWORKS for about in of_network(network, folder, rounds)]
-    return [{**about, "peer": about["peer"].format(**versions)} for about in found]
+        timings = [about for network in NETWORKS for about in of_network(network, folder, rounds)]
+    return [{**about, "peer": about["peer"].format(**versions)} for about in timings]
 
 
 def prepared(folder: Path, images: int, side: int, base_channels: int) -> None:
-    """Write the config of all contestants, and beside it so many phantoms to train on and one to validate on."""
+    """Write the config of all contestants, and beside it so many phantoms to train on and one to
+    validate on.
+    """
     cfg = config.preset(
         "lung",
         "full",
@@ -60,17 +63,18 @@ def prepared(folder: Path, images: int, side: int, base_channels: int) -> None:
 
 def of_network(network: str, folder: str | Path, rounds: int) -> list[dict]:
     """Our `fit` and the peers with the same network, by turns."""
-    found: dict[str, list[dict]] = {network: []}
-    found |= {peer: [] for peer, (its_network, _) in PEERS.items() if its_network == network}
+    measurements: dict[str, list[dict]] = {network: []}
+    measurements |= {peer: [] for peer, (its_network, _) in PEERS.items() if its_network == network}
     for _ in range(rounds):
-        for contestant, measured in found.items():
+        for contestant, measured in measurements.items():
             measured.append(
                 children.call("training", "measure", contestant=contestant, folder=str(folder))
             )
-    mine, side = found.pop(network), config.load(Path(folder) / "config.json").image_size
-    precisions = [one["precision"] for one in mine]  # each process probes anew
+    mine, side = measurements.pop(network), config.load(Path(folder) / "config.json").image_size
+    precisions = [one["precision"] for one in mine]  # each process chooses anew
+    precision = " or ".join(sorted(set(precisions)))
     about = {
-        "task": f"training an image, {network}, {side}x{side}, batch {BATCH}, {' or '.join(sorted(set(precisions)))}",
+        "task": f"training an image, {network}, {side}x{side}, batch {BATCH}, {precision}",
         "seconds": statistics.median(one["seconds"] for one in mine),
         "rounds": rounds,
         "work": mine[0]["work"],
@@ -82,12 +86,14 @@ def of_network(network: str, folder: str | Path, rounds: int) -> list[dict]:
             "peer": peer,
             "peer_seconds": statistics.median(one["seconds"] for one in measured),
         }
-        for peer, measured in found.items()
+        for peer, measured in measurements.items()
     ]
 
 
 def measure(contestant: str, folder: str | Path) -> dict:
-    """Seconds an image of one contestant; of ours also the precision that `fit` chose and the work an image."""
+    """Seconds an image of one contestant; of ours also the precision that `fit` chose and the work
+    an image.
+    """
     cfg = config.load(Path(folder) / "config.json")
     batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
     if contestant in NETWORKS:
@@ -97,7 +103,9 @@ def measure(contestant: str, folder: str | Path) -> dict:
 
 
 def ours(cfg, batches: dict[str, DataLoader], build) -> dict:
-    """`fit` with any network: its builder takes the place of `runs.network`, which knows those of the config only."""
+    """`fit` with any network: its builder takes the place of `runs.network`, which knows those of
+    the config only.
+    """
     with tempfile.TemporaryDirectory(dir=cfg.work_dir) as folder:
         with mock.patch.object(runs, "network", lambda cfg, pretrained=True: build(cfg)):
             run = training.fit(cfg, batches, folder=folder)
@@ -141,10 +149,13 @@ def fastai_unet(cfg) -> nn.Module:
 
 
 class Pairs(Dataset):
-    """Image and mask as the usual loops take them; pixels that augmentation moved in count as background."""
+    """Image and mask as the usual loops take them; pixels that augmentation moved in count as
+    background.
+    """
 
     def __init__(self, dataset: data.SegmentationDataset):
-        # The method alone: MONAI's loader would search the attributes of a data set for random states to set.
+        # The method alone: MONAI's loader would search the attributes of a data set for random
+        # states to set.
         self.length, self.item = len(dataset), dataset.__getitem__
 
     def __len__(self) -> int:
