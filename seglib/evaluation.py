@@ -1,7 +1,11 @@
-"""Run and part of the data -> report: counts once, scores and 95 % intervals from them. Taught in `04` and `07`."""
+"""Run and part of the data -> report: counts once, scores and 95 % intervals from them. Taught in
+`04` and `07`.
+"""
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,92 +18,86 @@ from . import bootstrap, curves, data, hosts, memory, metrics, plots, prepare, t
 from .curves import HistogramROC
 from .errors import DataError
 from .formats import images
-from .inference import OPTIONS, Predictor, class_mask
+from .inference import OPTIONS, Predictor, class_mask, class_plane
 from .report import Report as Report
 from .report import compare as compare
 
 COUNTS = ["tp", "fp", "fn", "tn"]
-FOUND = ("value", "low", "high", "n")
+IDENTITY = ["case", "patient", "volume", "slice", "class", "annotated"]
+INTERVAL = ("value", "low", "high", "n")
+SPACING = ("spacing_slice_mm", "spacing_row_mm", "spacing_col_mm")
 
 
-@memory.keep_freed_memory()
 def evaluate(
     run, loader, grid: str = "store", distances: bool = True, part: str | None = None
 ) -> Report:
-    """Score a run (or a `Predictor`) on one part of the data, batch by batch; predictions are never all held at once.
+    """Score a run (or a `Predictor`) on one part of the data, batch by batch.
+
+    A row of `per_image` scores one picture or one slice: counts, probabilities, and distances
+    within the slice. A row of `per_volume` scores one volume: the summed counts of its slices, and
+    distances in three dimensions. Where the predictor removes connected components or fills holes,
+    it does so for pictures one by one and for volumes as a whole, as `Predictor.predict_volume`
+    does; slices that this part lacks are skipped. No more predictions are held in memory than those
+    of a batch and the masks of one volume.
 
     Args:
         run: a `Run`, whose best weights are used, or a `Predictor`, for example of `tuned`.
         loader: one of `data.loaders(...)`.
-        grid: "store" scores at the size of the store; "original" maps the probabilities back to the size of the files,
-            reads the truth again and uses the true spacing where the case table has one.
-        distances: also HD95, average surface distance and NSD (tolerance 2 pixels, or mm where the spacing is known).
+        grid: "store" scores at the size of the store; "original" maps the probabilities back to the
+            size of the files, reads the truth again and uses the true spacing where the case table
+            has one.
+        distances: also the metrics of distances, such as HD95 (tolerance of the surface Dice: 2
+            pixels, or mm where the spacing is known).
         part: what the report calls this part of the data; by default what it is.
 
     Raises:
-        DataError: the part is empty, the data is of other classes, or the network's output is not a number.
+        DataError: the part is empty, the data is of other classes, or the network's output is not a
+            number.
     """
     if grid not in ("store", "original"):
         raise DataError(f"grid: {grid!r} is not allowed; expected 'store' or 'original'")
     predictor, dataset = _checked(run, loader)
-    cfg = predictor.config
-    rows: list[dict[str, Any]] = []
-    pixels = _Pixels(cfg)
-    batches = DataLoader(
-        dataset, loader.batch_size, num_workers=loader.num_workers
-    )  # every image once, in order
-    threads = min(hosts.n_cores(), 8)
-    with ThreadPoolExecutor(threads) as pool:
-        for batch in hosts.progress(batches, desc=f"evaluate {dataset.part}", leave=False):
-            prob, numbers = (
-                predictor.probabilities(batch["image"]).cpu().numpy(),
-                batch["index"].tolist(),
-            )
-            for start in range(
-                0, len(prob), threads
-            ):  # X-rays of 20 million pixels: a few in memory, not a batch
-                some = slice(
-                    start, start + threads
-                )  # read by one thread: it remembers the volume of the last slice
-                planes = [
-                    _planes(n, p, dataset, predictor, grid)
-                    for n, p in zip(numbers[some], prob[some])
-                ]
-                scored = pool.map(
-                    lambda n, p: _score(n, *p, dataset, cfg, grid, distances), numbers[some], planes
-                )
-                for number, found in zip(numbers[some], planes):  # while the scores are computed
-                    pixels.add(dataset.cases.iloc[number], dataset.annotated[number], *found)
-                rows += [row for image in scored for row in image]
-    per_image = pd.DataFrame(rows)
+    scorer = _Scorer(predictor, dataset, grid, distances)
+    with memory.keep_freed_memory(), ThreadPoolExecutor(scorer.threads) as pool:
+        for numbers, prob in _batches(predictor, dataset, loader, scorer.order):
+            scorer.add(pool, numbers, prob)
+    per_image = scorer.per_image()
+    per_volume = scorer.per_volume(per_image)
+    seen = _seen_in_training(per_image, predictor, dataset)
+    if seen is not None:
+        per_image["seen"] = seen
     about = _about(run, predictor, dataset, grid, per_image, part)
+    cfg = predictor.config
     title = (
         f"{cfg.preset}: {about['part']}, {about['images']} images of {about['patients']} patients"
     )
-    per_volume = _volumes(per_image)
-    tables = ((per_image, "per image"), (per_volume, "per volume"))
-    summary = pd.concat(
-        [*(_summarise(t, how, cfg) for t, how in tables if len(t)), pixels.summary(per_image)]
-    )
-    summary["grid"] = grid
+    summaries = [_summarise(per_image, "per image", cfg)]
+    if len(per_volume):
+        summaries.append(_summarise(per_volume, "per volume", cfg))
+    summaries.append(scorer.pixels.summary(per_image))
     return Report(
         title,
         per_image,
         per_volume,
-        summary.reset_index(drop=True),
+        pd.concat(summaries, ignore_index=True).assign(grid=grid),
         about,
-        pixels.curves,
-        pixels.confusion(per_image),
+        scorer.pixels.curves,
+        scorer.pixels.confusion(per_image),
         getattr(run, "history", None),
         _Examples(dataset, predictor),
     )
 
 
 def tuned(run, loader, metric: str = "dice") -> Predictor:
-    """The best weights of a run with the temperature and the thresholds that suit `loader`: the validation part.
+    """The best weights of a run with the temperature and the thresholds that suit `loader`: the
+    validation part.
 
-    The temperature has the least log loss, the threshold of each class the highest pooled `metric` (not for
-    multiclass, where the likeliest class wins). Reports of the result say on what they were chosen.
+    The temperature has the least log loss, the threshold of each class the best pooled `metric`
+    (not for multiclass, where the likeliest class wins). Reports of the result say on what they
+    were chosen.
+
+    Args:
+        metric: a metric of counts, see `tables.METRICS`.
 
     Raises:
         DataError: the loader's part is the test part, is empty, or is of other classes.
@@ -111,38 +109,35 @@ def tuned(run, loader, metric: str = "dice") -> Predictor:
             "tuned: the test part must not choose anything; give the validation part, batches['val']"
         )
     cfg = predictor.config
-    temperature, pixels = curves.Temperature(cfg.task), _Pixels(cfg)
-    for batch in hosts.progress(
-        DataLoader(dataset, loader.batch_size), desc=f"tune on {dataset.part}", leave=False
-    ):
+    temperature, pixels = curves.Temperature(cfg.task), _Pixels(predictor)
+    batches = DataLoader(dataset, loader.batch_size)
+    for batch in hosts.progress(batches, desc=f"tune on {dataset.part}", leave=False):
         logits = predictor.logits(batch["image"]).cpu()
         temperature.update(logits, batch["mask"])
-        for number, prob in zip(
-            batch["index"].tolist(), metrics.probabilities(logits, cfg.task).numpy()
-        ):
-            truth = dataset.pixels(number)[1]
-            pixels.add(
-                dataset.cases.iloc[number], dataset.annotated[number], prob, truth, prob > 0.5
-            )
+        prob = metrics.probabilities(logits, cfg.task).numpy()
+        for number, prob_of_image in zip(batch["index"].tolist(), prob):
+            truth = plots.flat(dataset.pixels(number)[1])
+            image = _Image(dataset, number, truth, mask=None)
+            pixels.add_probabilities(image, prob_of_image)
     predictor.temperature = temperature.value()
     where = f"on the part {dataset.part!r}, {len(dataset)} images"
-    predictor.chosen = {
-        "temperature": f"{predictor.temperature:.3f}, of the least log loss {where}"
-    }
+    temperature_text = f"{predictor.temperature:.3f}, of the least log loss {where}"
+    predictor.chosen = {"temperature": temperature_text}
     if cfg.task != "multiclass":
         best = np.array([curve.best_threshold(metric) for curve in pixels.curves.values()])
         best = np.clip(np.where(np.isfinite(best), best, cfg.threshold), 1e-6, 1 - 1e-6)
-        odds = (
-            np.log(best / (1 - best)) / predictor.temperature
-        )  # the temperature moves the scores, not their order
-        predictor.thresholds = tuple((1 / (1 + np.exp(-odds))).tolist())
+        # The curves hold probabilities at temperature 1; dividing the log-odds keeps their order.
+        log_odds = np.log(best / (1 - best)) / predictor.temperature
+        predictor.thresholds = tuple((1 / (1 + np.exp(-log_odds))).tolist())
         values = ", ".join(f"{value:.3f}" for value in predictor.thresholds)
-        predictor.chosen["threshold"] = f"{values}, of the highest pooled {metric} {where}"
+        predictor.chosen["threshold"] = f"{values}, of the best pooled {metric} {where}"
     return predictor
 
 
 def _checked(run, loader) -> tuple[Predictor, Any]:
-    """The predictor of a run, and the data of a loader without augmentation; raises where they do not fit."""
+    """The predictor of a run, and the data of a loader without augmentation; raises where they do
+    not fit.
+    """
     dataset = loader.dataset
     if not len(dataset):
         raise DataError(
@@ -159,313 +154,489 @@ def _checked(run, loader) -> tuple[Predictor, Any]:
     return predictor, dataset.plain()
 
 
+def _batches(
+    predictor: Predictor, dataset, loader, order: list[int]
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Every image once, in this order: numbers in the dataset, and probabilities (N, K, H, W)."""
+    batches = DataLoader(dataset, loader.batch_size, sampler=order, num_workers=loader.num_workers)
+    for batch in hosts.progress(batches, desc=f"evaluate {dataset.part}", leave=False):
+        yield batch["index"].tolist(), predictor.probabilities(batch["image"]).cpu().numpy()
+
+
+# ---- scores of images and volumes
+
+
+@dataclass
+class _Image:
+    """A picture or a slice on the grid of the report.
+
+    `truth` uint8 (H, W) or (K, H, W), 255 where it is unknown or padding; `mask` as in
+    `Prediction`.
+    """
+
+    dataset: Any
+    number: int
+    truth: np.ndarray
+    mask: np.ndarray | None
+
+    @property
+    def case(self) -> pd.Series:
+        """The row of the case table."""
+        return self.dataset.cases.iloc[self.number]
+
+    @property
+    def annotated(self) -> np.ndarray:
+        """(K,) bool: the classes whose truth is known."""
+        return self.dataset.annotated[self.number]
+
+    @property
+    def volume(self) -> tuple[str, str] | None:
+        """Volume and patient, which name the volume that this is a slice of; None for a picture."""
+        return _volume_of(self.case)
+
+
+class _Scorer:
+    """Scores the images of a part as their probabilities come, and a volume once it has all of its
+    slices.
+    """
+
+    def __init__(self, predictor: Predictor, dataset, grid: str, distances: bool):
+        self.predictor, self.dataset = predictor, dataset
+        self.grid, self.distances = grid, distances
+        self.task, self.structures = predictor.config.task, predictor.structures
+        self.threads = min(hosts.n_cores(), 8)
+        self.pixels = _Pixels(predictor)
+        self.order = _order(dataset.cases)
+        self.n_missing = _slices_of_volumes(
+            dataset.cases
+        )  # volume -> slices that are still to come
+        self.slices: list[_Image] = []  # of the volume that is being read
+        self.scores: dict[
+            tuple[int, int], dict[str, float]
+        ] = {}  # (number, class) -> metric -> score
+        self.volume_distances: dict[tuple[str, str, str], dict[str, float]] = {}
+
+    def add(self, pool: ThreadPoolExecutor, numbers: list[int], prob: np.ndarray) -> None:
+        """Score the images of a batch; `prob` (N, K, H, W) comes at the size of the store."""
+        # X-rays of 20 million pixels: only a few are in memory at the original size, not a batch.
+        for start in range(0, len(numbers), self.threads):
+            chunk = slice(start, start + self.threads)
+            self._add_few(pool, numbers[chunk], prob[chunk])
+
+    def _add_few(self, pool: ThreadPoolExecutor, numbers: list[int], prob: np.ndarray) -> None:
+        # One thread reads, because it remembers the volume of the last slice.
+        opened = [self._open(number, of_image) for number, of_image in zip(numbers, prob)]
+        complete = self._complete([image for image, _ in opened])
+        jobs: list[tuple[dict, Any, Future]] = []
+        for image, of_image in opened:
+            for k in self._annotated(image):
+                job = pool.submit(_probability_scores, image, of_image[k], k, self.task)
+                jobs.append((self.scores, (image.number, k), job))
+        for group in complete:
+            for image in group:
+                for k in self._annotated(image):
+                    job = pool.submit(self._mask_scores, image, k)
+                    jobs.append((self.scores, (image.number, k), job))
+            if self.distances and group[0].volume:
+                for k, name in self.structures.items():
+                    job = pool.submit(self._distances_of_volume, group, k)
+                    jobs.append((self.volume_distances, (*group[0].volume, name), job))
+        for image, of_image in opened:  # while the threads compute
+            self.pixels.add_probabilities(image, of_image)
+        for group in complete:
+            for image in group:
+                self.pixels.add_mask(image)
+        for table, key, job in jobs:
+            table.setdefault(key, {}).update(job.result())
+
+    def _open(self, number: int, prob: np.ndarray) -> tuple[_Image, np.ndarray]:
+        """An image on the grid of the report, and its probabilities (K, H, W) there."""
+        cfg, case = self.predictor.config, self.dataset.cases.iloc[number]
+        if self.grid == "original":
+            shape = (int(case["height"]), int(case["width"]))
+            prob = images.unfit(prob, shape, cfg.resize)
+            inverted = self.dataset.store.info["inverted"]
+            truth = prepare.read_truth(case, cfg, inverted, shape)[0]
+        else:
+            truth = self.dataset.pixels(number)[1]
+        decide = self.predictor.raw_mask if _volume_of(case) else self.predictor.mask
+        return _Image(self.dataset, number, plots.flat(truth), decide(prob)), prob
+
+    def _complete(self, opened: list[_Image]) -> list[list[_Image]]:
+        """Pictures one by one, and the cleaned slices of the volumes that are complete with these
+        images.
+        """
+        complete = []
+        for image in opened:
+            if image.volume is None:
+                complete.append([image])
+                continue
+            self.slices.append(image)
+            self.n_missing[image.volume] -= 1
+            if not self.n_missing[image.volume]:
+                _clean_volume(self.predictor, self.slices)
+                complete.append(self.slices)
+                self.slices = []
+        return complete
+
+    def _annotated(self, image: _Image) -> list[int]:
+        return [k for k in self.structures if image.annotated[k]]
+
+    def _mask_scores(self, image: _Image, k: int) -> dict[str, float]:
+        """Counts of one class of an image, and what is computed from them and from its boundary."""
+        truth, valid = class_mask(image.truth, k, self.task), _valid(image, k, self.task)
+        pred = class_mask(image.mask, k, self.task)
+        count = metrics.counts(pred, truth, valid)
+        scores = {"n_true": count["tp"] + count["fn"], "n_pred": count["tp"] + count["fp"], **count}
+        scores |= {name: float(value) for name, value in metrics.ratios(**count).items()}
+        if self.distances:
+            spacing = _spacing(image.case, SPACING[1:]) if self.grid == "original" else None
+            scores |= _distances(pred, truth, valid, spacing)
+        return scores
+
+    def _distances_of_volume(self, slices: list[_Image], k: int) -> dict[str, float]:
+        """Distances of one class in three dimensions, from the slices where it is annotated."""
+        slices = [image for image in slices if image.annotated[k]]
+        if not slices or not _same_size(slices):
+            return {}
+        pred = np.stack([class_mask(image.mask, k, self.task) for image in slices])
+        truth = np.stack([class_mask(image.truth, k, self.task) for image in slices])
+        valid = np.stack([_valid(image, k, self.task) for image in slices])
+        spacing = _spacing(slices[0].case, SPACING) if self.grid == "original" else None
+        return _distances(pred, truth, valid, spacing)
+
+    def per_image(self) -> pd.DataFrame:
+        """A row an image and class, in the order of the case table."""
+        names = metrics.names("counts", "probabilities", "distances")
+        columns = [*IDENTITY, "n_true", "n_pred", *COUNTS, *names]
+        missing = dict.fromkeys(columns, np.nan)
+        rows = []
+        for number in range(len(self.dataset)):
+            case = self.dataset.cases.iloc[number]
+            identity = {name: case.get(name, "") for name in IDENTITY[:4]}
+            for k, name in self.structures.items():
+                annotated = bool(self.dataset.annotated[number][k])
+                scores = self.scores.get((number, k), {})
+                rows.append(
+                    {**missing, **identity, "class": name, "annotated": annotated, **scores}
+                )
+        return pd.DataFrame(rows, columns=columns)
+
+    def per_volume(self, per_image: pd.DataFrame) -> pd.DataFrame:
+        """A row a volume and class: the counts of its slices added up, and distances in 3-D."""
+        slices = per_image[(per_image["volume"] != "") & per_image["annotated"]]
+        if slices.empty:
+            return pd.DataFrame(columns=per_image.columns.drop("slice"))
+        groups = slices.groupby(["volume", "patient", "class"], sort=False)
+        table = groups[["n_true", "n_pred", *COUNTS]].sum().reset_index()
+        table = table.assign(annotated=True, **metrics.ratios(*(table[c] for c in COUNTS)))
+        keys = zip(table["volume"], table["patient"], table["class"])
+        distances = [self.volume_distances.get(key, {}) for key in keys]
+        for name in metrics.names("distances"):
+            table[name] = [scores.get(name, np.nan) for scores in distances]
+        return table
+
+
+def _volume_of(case: Any) -> tuple[str, str] | None:
+    """Volume and patient of a row of the case table; None for a picture."""
+    volume = case.get("volume", "")
+    return (volume, case["patient"]) if volume else None
+
+
+def _order(cases: pd.DataFrame) -> list[int]:
+    """The numbers of the cases: as they are, but the slices of a volume together and by their
+    number.
+    """
+    groups: dict[Any, int] = {}
+    keys = [_volume_of(case) or number for number, (_, case) in enumerate(cases.iterrows())]
+    group = [groups.setdefault(key, len(groups)) for key in keys]
+    place = pd.to_numeric(cases.get("slice", pd.Series("", cases.index)), errors="coerce")
+    return np.lexsort((place, group)).tolist()
+
+
+def _slices_of_volumes(cases: pd.DataFrame) -> dict[tuple[str, str], int]:
+    """Volume and patient -> number of slices."""
+    counts: dict[tuple[str, str], int] = {}
+    for _, case in cases.iterrows():
+        volume = _volume_of(case)
+        if volume:
+            counts[volume] = counts.get(volume, 0) + 1
+    return counts
+
+
+def _clean_volume(predictor: Predictor, slices: list[_Image]) -> None:
+    """Remove components and fill holes of a volume; slices of different sizes are cleaned one by
+    one.
+    """
+    if not _same_size(slices):
+        for image in slices:
+            image.mask = predictor.cleaned(image.mask)
+        return
+    volume = predictor.cleaned(np.stack([image.mask for image in slices], axis=-3))
+    for place, image in enumerate(slices):
+        image.mask = volume[..., place, :, :]
+
+
+def _same_size(slices: list[_Image]) -> bool:
+    return len({image.mask.shape for image in slices}) == 1
+
+
+def _valid(image: _Image, k: int, task: str) -> np.ndarray:
+    """(H, W) bool: where the truth of a class is known."""
+    return class_plane(image.truth, k, task) != images.IGNORE
+
+
+def _probability_scores(image: _Image, prob: np.ndarray, k: int, task: str) -> dict[str, float]:
+    return metrics.probability_scores(
+        prob, class_mask(image.truth, k, task), _valid(image, k, task)
+    )
+
+
+def _distances(
+    pred: np.ndarray, truth: np.ndarray, valid: np.ndarray, spacing: tuple[float, ...] | None
+) -> dict[str, float]:
+    """Distances inside of the padding: the diagonal that stands for a total miss is that of the
+    image.
+    """
+    box = metrics.box_of(valid) if valid.any() else (slice(None),) * valid.ndim
+    return metrics.surface_distances((pred & valid)[box], (truth & valid)[box], spacing)
+
+
+def _spacing(case: Any, columns: tuple[str, ...]) -> tuple[float, ...] | None:
+    """Size of a pixel or voxel along its axes in mm; None where one of them is unknown."""
+    values = [case.get(column, "") for column in columns]
+    if "" in values or any(pd.isna(value) for value in values):
+        return None
+    return tuple(float(value) for value in values)
+
+
+# ---- what the report says of itself
+
+
 def _about(
     run, predictor: Predictor, dataset, grid: str, per_image: pd.DataFrame, part: str | None
 ) -> dict[str, Any]:
-    """What the report says of itself; adds the column `seen` to `per_image` where the weights tell their images."""
-    part = part or ("validation, used for model choice" if dataset.part == "val" else dataset.part)
+    """Header of the report: the part of the data, the grid and units, the weights and how they were
+    used.
+    """
+    if part is None:
+        part = "validation, used for model choice" if dataset.part == "val" else dataset.part
     about = {
         "part": part,
         "grid": grid,
         "threshold": predictor.config.threshold,
         **predictor.chosen,
-        "distances_in": _unit(dataset.cases, grid),
+        "distances_in": _unit(dataset.cases, SPACING[1:], grid, "pixels"),
+    }
+    slices = dataset.cases[[_volume_of(case) is not None for _, case in dataset.cases.iterrows()]]
+    if len(slices):
+        about["distances_of_volumes_in"] = _unit(slices, SPACING, grid, "voxels")
+    about |= {
         "images": int(per_image["case"].nunique()),
         "patients": int(per_image["patient"].nunique()),
-        "precision": getattr(predictor, "precision", "fp32"),
+        "precision": predictor.precision,
         "weights": getattr(run, "best", Path("in memory")).name,
     }
     if predictor.config.task == "multiclass":
         about["threshold"] = "none, the likeliest class"
-    about |= {option: value for option in OPTIONS if (value := getattr(predictor, option, False))}
+    for option in OPTIONS:
+        if getattr(predictor, option):
+            about[option] = getattr(predictor, option)
     if predictor.tta and not predictor.flips:
         about["tta"] = "none, no flip in the training augmentation"
-    if predictor.trained_on is None:
-        return {**about, "seen_in_training": "unknown, the weights do not say"}
-    hashes = dataset.cases.set_index("case")["sha256"].str.slice(0, 16)
-    per_image["seen"] = per_image["case"].map(hashes).isin(set(predictor.trained_on))
-    n = per_image.loc[per_image["seen"], "case"].nunique()
-    about["seen_in_training"] = (
-        f"{n} of {len(hashes)} images (column seen of per_image.csv)"
-        if n
-        else f"none of {len(hashes)} images"
-    )
-    new = per_image[~per_image["seen"] & per_image["annotated"]]
-    if n and len(new):
-        about["seen_in_training"] += (
-            f"; Dice of the {new['case'].nunique()} others {new['dice'].mean():.4f}"
-        )
+    about["seen_in_training"] = _seen_text(per_image)
     return about
 
 
+def _seen_in_training(per_image: pd.DataFrame, predictor: Predictor, dataset) -> pd.Series | None:
+    """Whether the weights were trained with the image of each row; None where they do not tell."""
+    if predictor.trained_on is None:
+        return None
+    hashes = dataset.cases.set_index("case")["sha256"].str.slice(0, 16)
+    return per_image["case"].map(hashes).isin(set(predictor.trained_on))
+
+
+def _seen_text(per_image: pd.DataFrame) -> str:
+    if "seen" not in per_image:
+        return "unknown, the weights do not say"
+    total = per_image["case"].nunique()
+    n = per_image.loc[per_image["seen"], "case"].nunique()
+    if not n:
+        return f"none of {total} images"
+    text = f"{n} of {total} images (column seen of per_image.csv)"
+    new = per_image[~per_image["seen"] & per_image["annotated"]]
+    if len(new):
+        text += f"; Dice of the {new['case'].nunique()} others {new['dice'].mean():.4f}"
+    return text
+
+
+def _unit(cases: pd.DataFrame, columns: tuple[str, ...], grid: str, element: str) -> str:
+    """The unit of distances: mm if the grid is that of the files and all their spacings are known."""
+    known = grid == "original" and all(
+        column in cases and (cases[column] != "").all() for column in columns
+    )
+    return "mm" if known else f"{element} of the {grid} grid"
+
+
+# ---- pixels and summaries
+
+
 class _Pixels:
-    """All pixels of a part, class against the rest, added up image by image: 13 MB a class and 7 kB a patient."""
+    """All pixels of a part, class against the rest, added up image by image.
 
-    def __init__(self, cfg):
-        self.cfg, self.first = cfg, int(cfg.task == "multiclass")  # the background has no curve
-        self.curves = {name: HistogramROC() for name in cfg.class_names[self.first :]}
-        self.patients: dict[Any, np.ndarray] = {}
-        self.matrix = np.zeros((cfg.n_classes, cfg.n_classes), np.int64)
+    It takes 13 MB a class and 7 kB a patient, whatever the number of images.
+    """
 
-    def add(
-        self, case, annotated: np.ndarray, prob: np.ndarray, truth: np.ndarray, pred: np.ndarray
-    ) -> None:
-        """`prob` and `pred` (K, H, W), `truth` (H, W, 1) of class numbers or (H, W, K)."""
-        rough = self.patients.setdefault(
-            case["patient"], np.zeros((len(self.curves), 2, curves.COARSE), np.int32)
-        )
-        for number, (name, curve) in enumerate(self.curves.items()):
-            k = number + self.first
-            if not annotated[k]:
+    def __init__(self, predictor: Predictor):
+        self.cfg, self.structures = predictor.config, predictor.structures
+        self.curves = {name: HistogramROC() for name in self.structures.values()}
+        self.patients: dict[Any, np.ndarray] = {}  # coarse histograms, to draw patients from
+        self.matrix = np.zeros((self.cfg.n_classes, self.cfg.n_classes), np.int64)
+
+    def add_probabilities(self, image: _Image, prob: np.ndarray) -> None:
+        """Add the probabilities (K, H, W) of an image to the histograms of its annotated classes."""
+        case, task = image.case, self.cfg.task
+        empty = np.zeros((len(self.curves), 2, curves.COARSE), np.int32)
+        coarse = self.patients.setdefault(case["patient"], empty)
+        for row, (k, name) in enumerate(self.structures.items()):
+            if not image.annotated[k]:
                 continue
-            target = truth[..., k if self.cfg.task == "multilabel" else 0]
-            if self.first:
-                target = np.where(target == images.IGNORE, images.IGNORE, target == k).astype(
-                    np.uint8
-                )
+            target = class_plane(image.truth, k, task)
+            if task == "multiclass":
+                of_class = (target == k).astype(np.uint8)
+                target = np.where(target == images.IGNORE, np.uint8(images.IGNORE), of_class)
             try:
-                curve.update(prob[k], target)
+                self.curves[name].update(prob[k], target)
             except ValueError as error:
                 raise DataError(
                     f"{case['case']}, class {name}: the network's output is no probability ({error}); look at the "
                     "run's history: were its weights saved after the loss had become NaN?"
                 ) from error
-            rough[number] += curves.coarse(prob[k], target)
-        if self.first:
-            known = truth[..., 0] != images.IGNORE
-            pairs = (
-                truth[..., 0][known].astype(np.int64) * len(self.matrix)
-                + pred.argmax(axis=0)[known]
-            )
-            self.matrix += np.bincount(pairs, minlength=self.matrix.size).reshape(self.matrix.shape)
+            coarse[row] += curves.coarse(prob[k], target)
+
+    def add_mask(self, image: _Image) -> None:
+        """Add an image to the confusion matrix of classes that exclude one another."""
+        if self.cfg.task != "multiclass":
+            return
+        valid = image.truth != images.IGNORE
+        pairs = image.truth[valid].astype(np.int64) * len(self.matrix) + image.mask[valid]
+        self.matrix += np.bincount(pairs, minlength=self.matrix.size).reshape(self.matrix.shape)
 
     def confusion(self, per_image: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Pixels by truth and prediction: of all classes, or of each where they may overlap."""
-        if self.first:
+        if self.cfg.task == "multiclass":
             names = list(self.cfg.class_names)
             return {"pixels": pd.DataFrame(self.matrix, names, names)}
         sums = per_image.groupby("class")[COUNTS].sum().astype(np.int64)
-        found = {}
+        matrices = {}
         for name in self.cfg.class_names:
             tp, fp, fn, tn = sums.loc[name]
             labels = [f"not {name}", name]
-            found[name] = pd.DataFrame([[tn, fp], [fn, tp]], labels, labels)
-        return found
+            matrices[name] = pd.DataFrame([[tn, fp], [fn, tp]], labels, labels)
+        return matrices
 
     def summary(self, per_image: pd.DataFrame) -> pd.DataFrame:
-        """Rows of the summary with the average `pixels`: what is computed from scores, not from decisions."""
-        kinds = {
-            "auc": HistogramROC.auc,
-            "average_precision": HistogramROC.average_precision,
-            "brier": HistogramROC.brier,
-            "log_loss": HistogramROC.log_loss,
-            "ece": HistogramROC.ece,
-        }
-        values = {m: [of(curve) for curve in self.curves.values()] for m, of in kinds.items()}
-        reach = bootstrap.curve_intervals(
-            np.stack(list(self.patients.values())), self.cfg.bootstrap, self.cfg.seed
-        )
+        """Rows of the summary with the average `pixels`: what is computed from scores, not from
+        decisions.
+        """
+        scores = pd.DataFrame(
+            {name: tables.scores("histogram", curve) for name, curve in self.curves.items()}
+        ).T
+        scores.loc["mean"] = scores.mean()  # of the classes that have a value
+        counts = np.stack(list(self.patients.values()))
+        offsets = bootstrap.curve_intervals(counts, self.cfg.bootstrap, self.cfg.seed)
         rows = []
-        for number, name in enumerate([*self.curves, "mean"]):
+        for place, name in enumerate(scores.index):
             table = per_image if name == "mean" else per_image[per_image["class"] == name]
-            scored = table[table["annotated"]]
-            counted = {
-                "n": scored["case"].nunique(),
-                "n_empty": int((scored["n_true"] == 0).sum()),
-                "n_missing": int((~table["annotated"]).sum()),
-            }
-            for metric, each in values.items():
-                known = [value for value in each if np.isfinite(value)]
-                value = each[number] if number < len(each) else np.mean(known) if known else np.nan
-                low, high = reach[metric][number] if metric in reach else (np.nan, np.nan)
-                top = np.inf if metric == "log_loss" else 1.0
-                ends = np.clip([value + low, value + high], 0, top)
-                found = {"value": value, "low": ends[0], "high": ends[1]}
+            numbers = {"n": table.loc[table["annotated"], "case"].nunique(), **_numbers(table)}
+            for metric in scores:
+                value = scores.loc[name, metric]
+                low, high = offsets[metric][place] if metric in offsets else (np.nan, np.nan)
+                entry = tables.METRICS[metric]
+                limits = sorted((entry.best, entry.worst))
+                low, high = np.clip([value + low, value + high], *limits)
                 rows.append(
-                    {"class": name, "metric": metric, "average": "pixels", **found, **counted}
+                    {"class": name, "metric": metric, "average": "pixels"}
+                    | {"value": value, "low": low, "high": high}
+                    | numbers
                 )
         return pd.DataFrame(rows)
 
 
-def _planes(
-    number: int, prob: np.ndarray, dataset, predictor: Predictor, grid: str
-) -> tuple[np.ndarray, ...]:
-    """Probabilities (K, H, W), truth (H, W, 1 or K) and decisions (K, H, W) of one image on the grid of the report;
-    `prob` comes at the size of the store."""
-    cfg, case = predictor.config, dataset.cases.iloc[number]
-    if grid == "original":
-        shape = (int(case["height"]), int(case["width"]))
-        prob = images.unfit(prob, shape, cfg.resize)
-        truth = prepare.read_truth(case, cfg, dataset.store.info["inverted"], shape)[0]
-    else:
-        truth = dataset.pixels(number)[1]
-    mask = predictor.mask(prob)
-    pred = np.stack([class_mask(mask, k, cfg.task) for k in range(cfg.n_classes)])
-    return prob, truth, pred
-
-
-def _score(
-    number: int,
-    prob: np.ndarray,
-    truth: np.ndarray,
-    pred: np.ndarray,
-    dataset,
-    cfg,
-    grid: str,
-    distances: bool,
-) -> list[dict[str, Any]]:
-    """One row a class for one image."""
-    case, annotated = dataset.cases.iloc[number], dataset.annotated[number]
-    spacing = _spacing(case) if grid == "original" else None
-    rows = []
-    for k, name in enumerate(cfg.class_names):
-        if cfg.task == "multiclass" and k == 0:
-            continue
-        plane = truth[..., 0] == k if cfg.task == "multiclass" else truth[..., k] == 1
-        valid = (truth[..., 0] if cfg.task == "multiclass" else truth[..., k]) != images.IGNORE
-        row = {
-            "case": case["case"],
-            "patient": case["patient"],
-            "volume": case.get("volume", ""),
-            "slice": case.get("slice", ""),
-        }
-        row |= {"class": name, "annotated": bool(annotated[k])}
-        if annotated[k]:
-            count = metrics.counts(pred[k], plane, valid)
-            row |= {
-                "n_true": count["tp"] + count["fn"],
-                "n_pred": count["tp"] + count["fp"],
-                **count,
-            }
-            row |= {metric: float(value) for metric, value in metrics.ratios(**count).items()}
-            row["bce"] = metrics.bce(prob[k], plane, valid)
-            if distances:
-                box = _frame(valid)
-                row |= metrics.surface_distances(
-                    (pred[k] & valid)[box], (plane & valid)[box], spacing
-                )
-        rows.append({**dict.fromkeys(("n_true", "n_pred", *COUNTS, *_scores()), np.nan), **row})
-    columns = [
-        "case",
-        "patient",
-        "volume",
-        "slice",
-        "class",
-        "annotated",
-        "n_true",
-        "n_pred",
-        *COUNTS,
-        *_scores(),
-    ]
-    return [{column: row[column] for column in columns} for row in rows]
-
-
-def _frame(valid: np.ndarray) -> tuple[slice, slice]:
-    """The image inside its padding: the diagonal that stands for a total miss is the image's, not the frame's."""
-    return metrics.box_of(valid) if valid.any() else (slice(None), slice(None))
-
-
-def _spacing(case) -> tuple[float, float] | None:
-    spacing = [case.get(f"spacing_{axis}_mm", "") for axis in ("row", "col")]
-    return (
-        None
-        if "" in spacing or any(pd.isna(s) for s in spacing)
-        else (float(spacing[0]), float(spacing[1]))
-    )
-
-
-def _unit(cases: pd.DataFrame, grid: str) -> str:
-    known = (
-        grid == "original" and "spacing_row_mm" in cases and (cases["spacing_row_mm"] != "").all()
-    )
-    return "mm" if known else f"pixels of the {grid} grid"
-
-
-def _volumes(per_image: pd.DataFrame) -> pd.DataFrame:
-    """Counts of a volume's slices added up, and the ratios of the sums; no distances, which need the volume itself."""
-    slices = per_image[(per_image["volume"] != "") & per_image["annotated"]]
-    if slices.empty:
-        return pd.DataFrame(columns=per_image.columns.drop("slice"))
-    sums = (
-        slices.groupby(["volume", "patient", "class"], sort=False)[["n_true", "n_pred", *COUNTS]]
-        .sum()
-        .reset_index()
-    )
-    return sums.assign(annotated=True, **metrics.ratios(*(sums[c] for c in COUNTS)))
-
-
-def _scores() -> list[str]:
-    """The metrics of single images, asked anew each time: a cell may add an entry to the table."""
-    return metrics.names("counts", "probabilities", "distances")
+def _numbers(table: pd.DataFrame) -> dict[str, int]:
+    """How many rows of a table have an empty truth, and how many have no mask."""
+    scored = table[table["annotated"]]
+    return {
+        "n_empty": int((scored["n_true"] == 0).sum()),
+        "n_missing": int((~table["annotated"]).sum()),
+    }
 
 
 def _summarise(table: pd.DataFrame, average: str, cfg) -> pd.DataFrame:
-    """The long summary of one table of scores: each class and their mean, averaged over rows and pooled over pixels.
+    """The long summary of one table of scores: each class and their mean.
 
-    A class without any mask keeps its rows, with n = 0, so that what is missing can be seen.
+    Every metric is averaged over rows; metrics of counts by image also over pixels ("pooled"). A
+    class without any mask keeps its rows, with n = 0, so that what is missing can be seen.
     """
-    unit, rows = "case" if average == "per image" else "volume", []
-    wanted = [
-        m
-        for m in _scores()
-        if m in table and (tables.METRICS[m].source == "counts" or table[m].notna().any())
-    ]
+    unit = "case" if average == "per image" else "volume"
+    rows = []
     for name in [*dict.fromkeys(table["class"]), "mean"]:
         of_class = table if name == "mean" else table[table["class"] == name]
-        scored = of_class[of_class["annotated"]]
-        counted = {
-            "n_empty": int((scored["n_true"] == 0).sum()),
-            "n_missing": int((~of_class["annotated"]).sum()),
-        }
-
-        def add(metric, how, found, name=name, counted=counted):
-            rows.append(
-                {
-                    "class": name,
-                    "metric": metric,
-                    "average": how,
-                    **dict(zip(FOUND, found)),
-                    **counted,
-                }
+        scored, numbers = of_class[of_class["annotated"]], _numbers(of_class)
+        for metric in _metrics_of(table):
+            # For the mean, first over the classes of an image.
+            values = scored.groupby([unit, "patient"], sort=False)[metric].mean().reset_index()
+            interval = bootstrap.interval(
+                values[metric], values["patient"], cfg.bootstrap, cfg.seed
             )
-
-        for metric in wanted:
-            values = (
-                scored.groupby([unit, "patient"], sort=False)[metric].mean().reset_index()
-            )  # "mean": over classes
-            add(
-                metric,
-                average,
-                bootstrap.interval(values[metric], values["patient"], cfg.bootstrap, cfg.seed),
-            )
-            if (
-                average == "per image"
-                and tables.METRICS[metric].source == "counts"
-                and name != "mean"
-            ):
+            row = {"class": name, "metric": metric}
+            rows.append({**row, "average": average, **dict(zip(INTERVAL, interval)), **numbers})
+            from_counts = tables.METRICS[metric].source == "counts"
+            if from_counts and average == "per image" and name != "mean":
                 counts = scored[COUNTS].to_numpy(float)
-                add(
-                    metric,
-                    "pooled",
-                    bootstrap.pooled_interval(
-                        counts, scored["patient"], metric, cfg.bootstrap, cfg.seed
-                    ),
+                interval = bootstrap.pooled_interval(
+                    counts, scored["patient"], metric, cfg.bootstrap, cfg.seed
                 )
-    return pd.DataFrame(
-        rows, columns=["class", "metric", "average", *FOUND, "n_empty", "n_missing"]
-    )
+                rows.append(
+                    {**row, "average": "pooled", **dict(zip(INTERVAL, interval)), **numbers}
+                )
+    columns = ["class", "metric", "average", *INTERVAL, "n_empty", "n_missing"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _metrics_of(table: pd.DataFrame) -> list[str]:
+    """The metrics of a table of scores; those of counts always, the others where some row has a
+    value.
+    """
+    always = metrics.names("counts")
+    names = metrics.names("counts", "probabilities", "distances")
+    return [m for m in names if m in table and (m in always or table[m].notna().any())]
 
 
 class _Examples:
-    """Images of a part at the size of the store, with what the network makes of them, computed when a figure asks."""
+    """Images of a part at the size of the store and what the network makes of them, computed on
+    demand.
+    """
 
     def __init__(self, dataset, predictor: Predictor):
         self.dataset, self.predictor = dataset, predictor
 
     def __call__(self, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image (H, W, C), truth and prediction as `plots.overlay` takes masks."""
+        """Image (H, W, C), truth and prediction as `plots.overlay` takes masks.
+
+        A slice is cleaned with its whole volume, so all slices of the volume are predicted.
+        """
         image, truth, prob = self.scores(case)
-        return image, truth, self.predictor.mask(prob)
+        cases = self.dataset.cases
+        volume = _volume_of(cases[cases["case"] == case].iloc[0])
+        cleans = self.predictor.cleans
+        if volume is None or not cleans:
+            return image, truth, self.predictor.mask(prob)
+        numbers = [n for n in _order(cases) if _volume_of(cases.iloc[n]) == volume]
+        names = [cases["case"].iloc[n] for n in numbers]
+        masks = [self.predictor.raw_mask(self.scores(name)[2]) for name in names]
+        cleaned = self.predictor.cleaned(np.stack(masks, axis=-3))
+        return image, truth, cleaned[..., names.index(case), :, :]
 
     def scores(self, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The same with probabilities (K, H, W) instead of the prediction."""

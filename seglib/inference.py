@@ -146,6 +146,11 @@ class Predictor:
         return flips
 
     @property
+    def cleans(self) -> bool:
+        """Whether `cleaned` can change a mask."""
+        return bool(self.min_component_size or self.keep_largest_component or self.fill_holes)
+
+    @property
     def structures(self) -> dict[int, str]:
         """Index of a class in `prob` -> its name, without the background of a multiclass task."""
         names = dict(enumerate(self.config.class_names))
@@ -311,7 +316,7 @@ class Predictor:
         Args:
             mask: uint8 as in `Prediction` or `VolumePrediction`.
         """
-        if not (self.min_component_size or self.keep_largest_component or self.fill_holes):
+        if not self.cleans:
             return mask
         options = (self.min_component_size, self.fill_holes, self.keep_largest_component)
         if self.config.task == "multilabel":
@@ -520,6 +525,11 @@ class Predictor:
             dicom_seg.write(target.parent / f"{name}_mask.dcm", segments, grid)
 
 
+def class_plane(mask: np.ndarray, index: int, task: str) -> np.ndarray:
+    """The part of a mask that tells of one class: its own plane where classes may overlap."""
+    return mask[index] if task == "multilabel" else mask
+
+
 def class_mask(mask: np.ndarray, index: int, task: str) -> np.ndarray:
     """Where the mask of a picture or a volume holds one class: bool (H, W) or (S, H, W).
 
@@ -527,9 +537,7 @@ def class_mask(mask: np.ndarray, index: int, task: str) -> np.ndarray:
         mask: uint8 as in `Prediction` or `VolumePrediction`; 255 (ignored) is no class.
         index: the place of the class in `class_names`.
     """
-    if task == "multiclass":
-        return mask == index
-    return (mask[index] if task == "multilabel" else mask) == 1
+    return class_plane(mask, index, task) == (index if task == "multiclass" else 1)
 
 
 def clean(

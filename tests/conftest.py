@@ -3,6 +3,7 @@ some.
 """
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import settings
 
 os.environ["MPLBACKEND"] = "agg"  # before any test file imports matplotlib
 
-from seglib import config, phantoms  # noqa: E402
+from seglib import config, data, phantoms  # noqa: E402
+from tests import helpers  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Read once: test_hosts clears the variables of seglib.
@@ -80,6 +82,30 @@ def stack():
 def ct(real):
     """The folder of the real CT with its labels."""
     return real("totalsegmentator_ct")
+
+
+@pytest.fixture
+def palm(tmp_path):
+    """(cfg, store, loaders) of nine images of three classes, with missing masks and a letterbox's padding."""
+    cfg = config.preset("palm", "smoke", augment={}, batch_size=2)
+    store = helpers.multilabel_store(tmp_path / "store")
+    return cfg, store, data.loaders(store, cfg)
+
+
+@pytest.fixture
+def no_warnings():
+    """A warning is an error; figures are drawn and closed. For files that use `usefixtures`."""
+    import matplotlib.pyplot as plt
+    from matplotlib import MatplotlibDeprecationWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # seaborn 0.13 with matplotlib 3.11; hidden from users by Python's own filters
+        warnings.filterwarnings("ignore", category=MatplotlibDeprecationWarning, module="seaborn")
+        yield
+        for number in plt.get_fignums():
+            plt.figure(number).canvas.draw()
+    plt.close("all")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,4 +1,4 @@
-"""What several test files build: DICOM series, NIfTI volumes with labels, and trees of them."""
+"""What several test files build: series and volumes with labels, stores, predictors."""
 
 import itertools
 import shutil
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pydicom
+import torch
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import (
@@ -15,9 +17,11 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     generate_uid,
 )
+from scipy import ndimage
 
 from seglib import case_io, config, prepare
-from seglib.formats import volumes
+from seglib.formats import images, volumes
+from seglib.inference import Predictor
 
 # All 48 ways in which a file can store the axes of a patient, as nibabel writes orientations.
 ORIENTATIONS = [
@@ -26,6 +30,7 @@ ORIENTATIONS = [
     for signs in itertools.product((1, -1), repeat=3)
 ]
 SPACING_XYZ = (0.8, 1.5, 4.0)  # right-left, back-front, foot-head
+PALM_CLASSES = ("atrophy", "detachment", "disc")  # of `multilabel_store`
 
 
 def numbered_volume(shape=(7, 9, 5)):
@@ -177,3 +182,134 @@ def copy_of_the_package(folder):
     return shutil.copytree(
         source, folder / "seglib", ignore=shutil.ignore_patterns("__pycache__", ".*")
     )
+
+
+# ---- stores without `prepare`, and predictors without a network
+
+
+def hand_store(folder, pictures, masks, splits, class_names, missing=(), **columns):
+    """A store made without `prepare`: arrays (N, H, W, C) and (N, H, W, K); `missing` holds pairs (row, class)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    masks, n = masks.copy(), len(pictures)
+    cells = {name: [f"{i}_{name}.png" for i in range(n)] for name in class_names}
+    for row, name in missing:
+        cells[name][row] = ""
+        masks[row, ..., class_names.index(name)] = 255
+    np.save(folder / "images.npy", pictures)
+    np.save(folder / "masks.npy", masks)
+    table = {
+        "case": [f"case{i}" for i in range(n)],
+        "patient": [f"p{i}" for i in range(n)],
+        "split": splits,
+    }
+    table |= {
+        "image": [f"{i}.png" for i in range(n)],
+        **cells,
+        "sha256": [f"{i:064x}" for i in range(n)],
+        "height": pictures.shape[1],
+        "width": pictures.shape[2],
+    }
+    info = {
+        "inverted": dict.fromkeys(class_names, False),
+        "class_names": list(class_names),
+        "notes": [],
+    }
+    report = prepare.DataReport(pd.DataFrame(), pd.DataFrame(), [])
+    return prepare.Store(folder, pd.DataFrame({**table, **columns, "row": range(n)}), report, info)
+
+
+def multilabel_store(folder, n=9, side=64, padding=8):
+    """Three overlapping classes, drawn into the three colour channels (200 inside, 40 outside); a letterbox of
+    `padding` rows above and below; detachment is missing in every second case, atrophy in case 1, all in case 5."""
+    rows, columns = np.mgrid[:side, :side]
+    rng = np.random.default_rng(0)
+    masks = np.zeros((n, side, side, 3), np.uint8)
+    for i, k in np.ndindex(n, 3):
+        y, x = rng.uniform(0.35, 0.65, 2) * side
+        masks[i, ..., k] = (rows - y) ** 2 + (columns - x) ** 2 < (
+            rng.uniform(0.12, 0.25) * side
+        ) ** 2
+    pictures = np.where(masks == 1, 200, 40).astype(np.uint8)
+    for frame, fill in ((pictures, 0), (masks, 255)):
+        frame[:, :padding] = frame[:, side - padding :] = fill
+    missing = (
+        [(i, "detachment") for i in range(0, n, 2)]
+        + [(1, "atrophy")]
+        + [(5, name) for name in PALM_CLASSES]
+    )
+    splits = ["train"] * (n - 4) + ["val"] * 2 + ["test"] * 2
+    return hand_store(folder, pictures, masks, splits, PALM_CLASSES, missing)
+
+
+def all_in(store, part):
+    store.cases = store.cases.assign(split=part)
+    return store
+
+
+def label_store(tmp_path, cfg, annotated=None):
+    """Four label maps on disk and the store that `prepare` makes of them; the image shows the label number."""
+    rows, columns = np.mgrid[:60, :80]
+    table = {
+        "case": list("wxyz"),
+        "patient": list("wxyz"),
+        "split": "test",
+        "image": [],
+        "labels": [],
+    }
+    for i in range(4):
+        labels = np.uint8((rows // 20 + columns // 20 + i) % 4)
+        for kind, pixels in (("image", 60 * labels + 10), ("labels", labels)):
+            path = tmp_path / "tree" / kind / f"{i}.png"
+            images.write_png(path, pixels)
+            table[kind].append(str(path))
+    if annotated:
+        table["annotated"] = annotated
+    return prepare.build(pd.DataFrame(table), cfg.replace(work_dir=str(tmp_path / "work")))
+
+
+def cardiac_config(**overrides):
+    fields = {
+        "architecture": "unet",
+        "percentiles": None,
+        "augment": {},
+        "test_split": 0,
+        "val_split": 0,
+    }
+    return config.preset("cardiac", "smoke", **{**fields, **overrides})
+
+
+class FakePredictor(Predictor):
+    """A predictor without a network: `respond` turns pixels (N, C, H, W) in 0..255 into probabilities."""
+
+    def __init__(self, cfg, respond):
+        super().__init__(torch.nn.Identity(), cfg, "cpu", "fp32")
+        self.respond = respond
+
+    def probabilities(self, batch):
+        shape = (-1, 1, 1)
+        mean, std = (
+            np.broadcast_to(values, batch.shape[1]).reshape(shape)
+            for values in (self.config.mean, self.config.std)
+        )
+        pixels = np.rint((batch.numpy() * std + mean) * 255)
+        return torch.from_numpy(np.float32(self.respond(pixels)))
+
+    def logits(self, batch):
+        return self.probabilities(batch).logit(1e-7)
+
+
+def perfect(pixels):
+    """The stores of these tests show their classes in their channels: bright inside."""
+    return np.where(pixels > 120, 0.99, 0.01)
+
+
+def blurred(pixels):
+    """Wrong in an orderly way: the structure moved and smeared."""
+    return np.roll(ndimage.gaussian_filter(perfect(pixels), (0, 0, 3, 3)), 4, axis=-1)
+
+
+def labelled(pixels):
+    """Softmax of the class whose grey value is nearest."""
+    far = np.abs(pixels - 60 * np.arange(4).reshape(-1, 1, 1) - 10)
+    odds = np.exp(-far / 4)
+    return odds / odds.sum(axis=1, keepdims=True)

@@ -19,9 +19,9 @@ from torchvision.transforms.v2 import functional as tv
 
 from seglib import config, data, hosts, layouts, prepare
 from seglib.errors import DataError
+from tests.helpers import PALM_CLASSES, hand_store, multilabel_store
 
 ROOT = Path(__file__).resolve().parents[1]
-CLASSES = ("atrophy", "detachment", "disc")
 
 
 @pytest.fixture(scope="module")
@@ -32,60 +32,6 @@ def lung(lung_tree, tmp_path_factory):
         "lung", "smoke", data_root=str(lung_tree), work_dir=str(work), test_split=4, val_split=3
     )
     return prepare.build(layouts.scan(cfg), cfg), cfg
-
-
-def hand_store(folder, images, masks, splits, class_names, missing=(), **columns):
-    """A store made without `prepare`: arrays (N, H, W, C) and (N, H, W, K); `missing` holds pairs (row, class)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    masks, n = masks.copy(), len(images)
-    cells = {name: [f"{i}_{name}.png" for i in range(n)] for name in class_names}
-    for row, name in missing:
-        cells[name][row] = ""
-        masks[row, ..., class_names.index(name)] = 255
-    np.save(folder / "images.npy", images)
-    np.save(folder / "masks.npy", masks)
-    table = {
-        "case": [f"case{i}" for i in range(n)],
-        "patient": [f"p{i}" for i in range(n)],
-        "split": splits,
-    }
-    table |= {
-        "image": [f"{i}.png" for i in range(n)],
-        **cells,
-        "sha256": [f"{i:064x}" for i in range(n)],
-        "height": images.shape[1],
-        "width": images.shape[2],
-    }
-    info = {
-        "inverted": dict.fromkeys(class_names, False),
-        "class_names": list(class_names),
-        "notes": [],
-    }
-    report = prepare.DataReport(pd.DataFrame(), pd.DataFrame(), [])
-    return prepare.Store(folder, pd.DataFrame({**table, **columns, "row": range(n)}), report, info)
-
-
-def multilabel_store(folder, n=9, side=64, padding=8):
-    """Three overlapping classes, drawn into the three colour channels (200 inside, 40 outside); a letterbox of
-    `padding` rows above and below; detachment is missing in every second case, atrophy in case 1, all in case 5."""
-    rows, columns = np.mgrid[:side, :side]
-    rng = np.random.default_rng(0)
-    masks = np.zeros((n, side, side, 3), np.uint8)
-    for i, k in np.ndindex(n, 3):
-        y, x = rng.uniform(0.35, 0.65, 2) * side
-        masks[i, ..., k] = (rows - y) ** 2 + (columns - x) ** 2 < (
-            rng.uniform(0.12, 0.25) * side
-        ) ** 2
-    images = np.where(masks == 1, 200, 40).astype(np.uint8)
-    for frame, fill in ((images, 0), (masks, 255)):
-        frame[:, :padding] = frame[:, side - padding :] = fill
-    missing = (
-        [(i, "detachment") for i in range(0, n, 2)]
-        + [(1, "atrophy")]
-        + [(5, name) for name in CLASSES]
-    )
-    splits = ["train"] * (n - 4) + ["val"] * 2 + ["test"] * 2
-    return hand_store(folder, images, masks, splits, CLASSES, missing)
 
 
 def palm(**overrides):
@@ -598,7 +544,12 @@ def test_class_shares_are_those_of_the_known_pixels(tmp_path):
     planes = np.concatenate([dots, masks == 2, masks == 0], axis=-1).astype(np.uint8)
     missing = [(i, "detachment") for i in range(4)] + [(0, "atrophy")]
     store = hand_store(
-        tmp_path / "b", np.repeat(masks, 3, -1), planes, ["train"] * 4 + ["val"], CLASSES, missing
+        tmp_path / "b",
+        np.repeat(masks, 3, -1),
+        planes,
+        ["train"] * 4 + ["val"],
+        PALM_CLASSES,
+        missing,
     )
     shares = data.loaders(store, palm())["train"].dataset.class_shares()
     assert np.isnan(shares[1])
@@ -627,7 +578,7 @@ def test_a_dataset_travels_small(tmp_path):
     """A spawned worker gets paths, not pixels."""
     n = 500
     images, masks = np.zeros((n, 64, 64, 3), np.uint8), np.zeros((n, 64, 64, 3), np.uint8)
-    store = hand_store(tmp_path / "store", images, masks, ["train"] * n, CLASSES)
+    store = hand_store(tmp_path / "store", images, masks, ["train"] * n, PALM_CLASSES)
     dataset = data.loaders(store, palm(augment=AUGMENT))["train"].dataset
     first = dataset[3]
     assert images.nbytes > 6e6

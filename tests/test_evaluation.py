@@ -8,9 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
-import torch
 from PIL import Image
-from scipy import ndimage
 
 from seglib import (
     bootstrap,
@@ -27,53 +25,21 @@ from seglib import (
 from seglib.errors import DataError, SeglibError
 from seglib.formats import images
 from seglib.inference import Predictor
-from tests.test_data import CLASSES, hand_store, multilabel_store
+from tests.helpers import (
+    PALM_CLASSES,
+    FakePredictor,
+    all_in,
+    blurred,
+    cardiac_config,
+    hand_store,
+    label_store,
+    labelled,
+    perfect,
+)
 
 COLUMNS = "case patient volume slice class annotated n_true n_pred tp fp fn tn dice iou precision recall f1 specificity"
 COLUMNS = [*COLUMNS.split(), "accuracy", "bce", "hd95", "assd", "nsd"]
 SUMMARY = "class metric average value low high n n_empty n_missing grid".split()
-
-
-class Fake(Predictor):
-    """What `evaluate` needs of a predictor; `say` turns pixels (N, C, H, W) in 0..255 into probabilities."""
-
-    def __init__(self, cfg, say):
-        self.config, self.say = cfg, say
-        self.table = data.normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
-
-    def probabilities(self, batch):
-        mean, std = (
-            np.broadcast_to(v, batch.shape[1]).reshape(-1, 1, 1)
-            for v in (self.config.mean, self.config.std)
-        )
-        pixels = np.rint((batch.numpy() * std + mean) * 255)
-        return torch.from_numpy(np.float32(self.say(pixels)))
-
-    def logits(self, batch):
-        return self.probabilities(batch).logit(1e-7)
-
-
-def perfect(pixels):
-    """The stores of these tests show their classes in their channels: bright inside."""
-    return np.where(pixels > 120, 0.99, 0.01)
-
-
-def blurred(pixels):
-    """Wrong in an orderly way: the structure moved and smeared."""
-    return np.roll(ndimage.gaussian_filter(perfect(pixels), (0, 0, 3, 3)), 4, axis=-1)
-
-
-@pytest.fixture
-def palm(tmp_path):
-    """(cfg, store, loaders) of nine images of three classes, with missing masks and a letterbox's padding."""
-    cfg = config.preset("palm", "smoke", augment={}, batch_size=2)
-    store = multilabel_store(tmp_path / "store")
-    return cfg, store, data.loaders(store, cfg)
-
-
-def all_in(store, part):
-    store.cases = store.cases.assign(split=part)
-    return store
 
 
 def expect_scores(row, pred, truth, valid, prob, distances=True):
@@ -108,11 +74,11 @@ def expect_scores(row, pred, truth, valid, prob, distances=True):
 
 def test_columns_are_those_of_the_design(palm):
     cfg, _, batches = palm
-    report = evaluation.evaluate(Fake(cfg, blurred), batches["test"])
+    report = evaluation.evaluate(FakePredictor(cfg, blurred), batches["test"])
     assert list(report.per_image) == COLUMNS
     assert list(report.summary) == SUMMARY
     assert list(zip(report.per_image["case"], report.per_image["class"])) == [
-        (case, name) for case in ("case7", "case8") for name in CLASSES
+        (case, name) for case in ("case7", "case8") for name in PALM_CLASSES
     ]
     assert report.per_image["patient"].tolist() == ["p7"] * 3 + ["p8"] * 3
     assert report.per_volume.empty and set(report.summary["grid"]) == {"store"}
@@ -122,7 +88,7 @@ def test_columns_are_those_of_the_design(palm):
 def test_every_number_is_scikit_learns(palm, batch_size):
     cfg, store, _ = palm
     cfg = cfg.replace(batch_size=batch_size, threshold=0.4)
-    fake, (pictures, masks) = Fake(cfg, blurred), store.open()
+    fake, (pictures, masks) = FakePredictor(cfg, blurred), store.open()
     report = evaluation.evaluate(fake, data.loaders(all_in(store, "test"), cfg)["test"])
     assert len(report.per_image) == 9 * 3
     for place, (_, row) in enumerate(report.per_image.iterrows()):
@@ -144,7 +110,7 @@ def test_every_number_is_scikit_learns(palm, batch_size):
 def test_a_perfect_predictor_is_perfect(palm):
     cfg, store, _ = palm
     report = evaluation.evaluate(
-        Fake(cfg, perfect), data.loaders(all_in(store, "test"), cfg)["test"]
+        FakePredictor(cfg, perfect), data.loaders(all_in(store, "test"), cfg)["test"]
     )
     scored = report.per_image[report.per_image["annotated"]]
     for metric in ("dice", "iou", "precision", "recall", "f1", "specificity", "accuracy", "nsd"):
@@ -165,7 +131,9 @@ def test_padding_never_counts(palm):
         return prob
 
     loader = data.loaders(all_in(store, "test"), cfg)["test"]
-    clean, other = (evaluation.evaluate(Fake(cfg, say), loader) for say in (blurred, spilled))
+    clean, other = (
+        evaluation.evaluate(FakePredictor(cfg, say), loader) for say in (blurred, spilled)
+    )
     pd.testing.assert_frame_equal(clean.per_image, other.per_image)
     pd.testing.assert_frame_equal(clean.summary, other.summary)
 
@@ -173,7 +141,7 @@ def test_padding_never_counts(palm):
 def test_the_diagonal_is_that_of_the_image_not_of_its_frame(palm):
     """An empty prediction is as far away as the image is large: 48 x 64 pixels here, the padding is none of it."""
     cfg, _, batches = palm
-    report = evaluation.evaluate(Fake(cfg, lambda pixels: 0 * pixels), batches["test"])
+    report = evaluation.evaluate(FakePredictor(cfg, lambda pixels: 0 * pixels), batches["test"])
     scored = report.per_image[report.per_image["annotated"]]
     assert (scored["n_pred"] == 0).all() and (scored["n_true"] > 0).all()
     assert scored["hd95"].to_numpy() == pytest.approx(80.0) and scored[
@@ -184,7 +152,7 @@ def test_the_diagonal_is_that_of_the_image_not_of_its_frame(palm):
 def test_missing_masks_are_left_out_and_counted(palm):
     cfg, store, _ = palm
     report = evaluation.evaluate(
-        Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
+        FakePredictor(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
     )
     missing = {"atrophy": 2, "detachment": 6, "disc": 1, "mean": 9}
     for name, count in missing.items():
@@ -200,7 +168,7 @@ def test_a_class_that_is_missing_everywhere_is_still_reported_as_missing(palm):
     """The number left out is printed (design, metric rules), all the more where it is all of them."""
     cfg, store, _ = palm
     store.cases = store.cases.assign(detachment="", split="test")
-    report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(store, cfg)["test"])
+    report = evaluation.evaluate(FakePredictor(cfg, blurred), data.loaders(store, cfg)["test"])
     rows = report.summary[report.summary["class"] == "detachment"]
     assert (
         len(rows)
@@ -215,7 +183,7 @@ def test_a_part_without_any_mask_gives_a_report_of_nothing(palm):
     store.cases = store.cases[store.cases["case"] == "case5"].assign(split="test")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(store, cfg)["test"])
+        report = evaluation.evaluate(FakePredictor(cfg, blurred), data.loaders(store, cfg)["test"])
     assert list(report.summary) == SUMMARY and not report.summary["value"].notna().any()
     assert len(report.per_image) == 3 and report.table() is not None and report.text()
 
@@ -228,7 +196,7 @@ def test_empty_truths_are_scored_by_the_rules_and_counted(tmp_path):
     pictures[1, 5, 5] = 200  # the false positive
     store = hand_store(tmp_path / "store", pictures, masks, ["test"] * 3, ("lung",))
     cfg = config.preset("lung", "smoke", augment={})
-    report = evaluation.evaluate(Fake(cfg, perfect), data.loaders(store, cfg)["test"])
+    report = evaluation.evaluate(FakePredictor(cfg, perfect), data.loaders(store, cfg)["test"])
     diagonal = 64 * np.sqrt(2)
     assert report.per_image["dice"].tolist() == [1, 0, 1]
     assert report.per_image["hd95"].tolist() == pytest.approx([0, diagonal, 0])
@@ -247,7 +215,7 @@ def test_empty_truths_are_scored_by_the_rules_and_counted(tmp_path):
 
 def test_distances_may_be_left_out(palm):
     cfg, _, batches = palm
-    report = evaluation.evaluate(Fake(cfg, blurred), batches["test"], distances=False)
+    report = evaluation.evaluate(FakePredictor(cfg, blurred), batches["test"], distances=False)
     assert list(report.per_image) == COLUMNS and report.per_image[
         ["hd95", "assd", "nsd"]
     ].isna().all(axis=None)
@@ -263,9 +231,9 @@ def test_summary_is_reduced_from_the_rows(palm):
     cfg, store, _ = palm
     store.cases["patient"] = list("aabbccdde")
     report = evaluation.evaluate(
-        Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
+        FakePredictor(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
     )
-    for name in CLASSES:
+    for name in PALM_CLASSES:
         rows = report.per_image[(report.per_image["class"] == name) & report.per_image["annotated"]]
         summary = report.summary[report.summary["class"] == name].set_index(["metric", "average"])
         for metric in ("dice", "bce", "hd95", "nsd"):
@@ -296,7 +264,7 @@ def test_one_patient_has_no_interval(palm):
     cfg, store, _ = palm
     store.cases["patient"] = "one"
     report = evaluation.evaluate(
-        Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
+        FakePredictor(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
     )
     assert (
         report.summary[["low", "high"]].isna().all(axis=None)
@@ -312,7 +280,7 @@ def test_volumes_are_scored_from_the_counts_of_their_slices(tmp_path):
     store = hand_store(tmp_path / "store", pictures, masks, ["test"] * 6, ("lung",), **columns)
     store.cases["patient"] = ["a"] * 3 + ["b"] * 3
     cfg = config.preset("lung", "smoke", augment={})
-    report = evaluation.evaluate(Fake(cfg, perfect), data.loaders(store, cfg)["test"])
+    report = evaluation.evaluate(FakePredictor(cfg, perfect), data.loaders(store, cfg)["test"])
     assert report.per_image["slice"].tolist() == [0, 1, 2] * 2
     assert report.per_volume[["volume", "patient", "class"]].to_numpy().tolist() == [
         ["v1", "a", "lung"],
@@ -334,50 +302,13 @@ def test_volumes_are_scored_from_the_counts_of_their_slices(tmp_path):
 # ---- multiclass
 
 
-def label_store(tmp_path, cfg, annotated=None):
-    """Four label maps on disk and the store that `prepare` makes of them; the image shows the label number."""
-    rows, columns = np.mgrid[:60, :80]
-    table = {
-        "case": list("wxyz"),
-        "patient": list("wxyz"),
-        "split": "test",
-        "image": [],
-        "labels": [],
-    }
-    for i in range(4):
-        labels = np.uint8((rows // 20 + columns // 20 + i) % 4)
-        for kind, pixels in (("image", 60 * labels + 10), ("labels", labels)):
-            path = tmp_path / "tree" / kind / f"{i}.png"
-            images.write_png(path, pixels)
-            table[kind].append(str(path))
-    if annotated:
-        table["annotated"] = annotated
-    return prepare.build(pd.DataFrame(table), cfg.replace(work_dir=str(tmp_path / "work")))
-
-
-def hearts(**overrides):
-    fields = {
-        "architecture": "unet",
-        "percentiles": None,
-        "augment": {},
-        "test_split": 0,
-        "val_split": 0,
-    }
-    return config.preset("cardiac", "smoke", **{**fields, **overrides})
-
-
-def labelled(pixels):
-    """Softmax of the class whose grey value is nearest."""
-    far = np.abs(pixels - 60 * np.arange(4).reshape(-1, 1, 1) - 10)
-    odds = np.exp(-far / 4)
-    return odds / odds.sum(axis=1, keepdims=True)
-
-
 @pytest.mark.parametrize("grid", ["store", "original"])
 def test_multiclass_has_no_background_rows(tmp_path, grid):
-    cfg = hearts()
+    cfg = cardiac_config()
     store = label_store(tmp_path, cfg)
-    report = evaluation.evaluate(Fake(cfg, labelled), data.loaders(store, cfg)["test"], grid=grid)
+    report = evaluation.evaluate(
+        FakePredictor(cfg, labelled), data.loaders(store, cfg)["test"], grid=grid
+    )
     assert list(dict.fromkeys(report.per_image["class"])) == list(cfg.class_names[1:])
     assert set(report.summary["class"]) == {*cfg.class_names[1:], "mean"}
     pixels = {"store": 48 * 64, "original": 60 * 80}[grid]  # 60 x 80 in a frame of 64 x 64
@@ -387,10 +318,12 @@ def test_multiclass_has_no_background_rows(tmp_path, grid):
 
 @pytest.mark.parametrize("grid", ["store", "original"])
 def test_classes_that_are_not_annotated_are_missing_on_both_grids(tmp_path, grid):
-    cfg = hearts()
+    cfg = cardiac_config()
     partly = ["background,right_ventricle"] * 2 + [",".join(cfg.class_names)] * 2
     store = label_store(tmp_path, cfg, annotated=partly)
-    report = evaluation.evaluate(Fake(cfg, labelled), data.loaders(store, cfg)["test"], grid=grid)
+    report = evaluation.evaluate(
+        FakePredictor(cfg, labelled), data.loaders(store, cfg)["test"], grid=grid
+    )
     assert report.per_image["annotated"].tolist() == [True, False, False] * 2 + [True] * 6
     rows = report.summary[report.summary["metric"] == "dice"].set_index(["class", "average"])
     assert rows.loc[("myocardium", "per image"), ["n", "n_missing"]].tolist() == [2, 2]
@@ -497,7 +430,9 @@ def test_inverted_masks_are_turned_on_the_original_grid_too(tmp_path):
     store = prepare.build(layouts.scan(cfg), cfg)
     say = lambda pixels: perfect(pixels)[:, :1]  # noqa: E731
     for grid in ("store", "original"):
-        report = evaluation.evaluate(Fake(cfg, say), data.loaders(store, cfg)["test"], grid=grid)
+        report = evaluation.evaluate(
+            FakePredictor(cfg, say), data.loaders(store, cfg)["test"], grid=grid
+        )
         assert report.per_image["dice"].min() > 0.9 and len(report.per_image) == 4
 
 
@@ -563,7 +498,7 @@ def test_the_training_part_is_scored_whole_and_without_augmentation(palm):
     cfg = cfg.replace(augment={"hflip": 1.0, "vflip": 0.5}, batch_size=2)
     loader = data.loaders(store, cfg)["train"]
     assert len(loader.dataset) == 5  # one of them would be dropped from the batches of two
-    report = evaluation.evaluate(Fake(cfg, perfect), loader)
+    report = evaluation.evaluate(FakePredictor(cfg, perfect), loader)
     assert sorted(set(report.per_image["case"])) == [f"case{i}" for i in range(5)]
     assert (report.per_image.loc[report.per_image["annotated"], "dice"] == 1).all()
 
@@ -572,13 +507,13 @@ def test_an_empty_part_is_an_error(palm):
     cfg, store, _ = palm
     batches = data.loaders(all_in(store, "val"), cfg)
     with pytest.raises(DataError, match="part 'test' has no image.*test_split"):
-        evaluation.evaluate(Fake(cfg, perfect), batches["test"])
+        evaluation.evaluate(FakePredictor(cfg, perfect), batches["test"])
 
 
 def test_an_unknown_grid_is_an_error(palm):
     cfg, _, batches = palm
     with pytest.raises(DataError, match="'finest'.*'store' or 'original'"):
-        evaluation.evaluate(Fake(cfg, perfect), batches["test"], grid="finest")
+        evaluation.evaluate(FakePredictor(cfg, perfect), batches["test"], grid="finest")
 
 
 def test_classes_of_another_system_are_an_error(palm):
@@ -586,7 +521,9 @@ def test_classes_of_another_system_are_an_error(palm):
     _, _, batches = palm
     lung = config.preset("lung", "smoke", in_channels=3)
     with pytest.raises(SeglibError, match="lung"):
-        evaluation.evaluate(Fake(lung, lambda pixels: perfect(pixels)[:, :1]), batches["test"])
+        evaluation.evaluate(
+            FakePredictor(lung, lambda pixels: perfect(pixels)[:, :1]), batches["test"]
+        )
 
 
 # ---- the report's methods
@@ -613,7 +550,7 @@ def test_the_json_is_json_and_complete(palm, tmp_path):
     cfg, store, _ = palm
     store.cases["patient"] = "one"
     report = evaluation.evaluate(
-        Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
+        FakePredictor(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
     )
     folder = report.save(tmp_path / "results")
 
@@ -630,7 +567,7 @@ def test_the_json_is_json_and_complete(palm, tmp_path):
 
 def test_table_takes_metrics_in_the_order_they_are_named(palm):
     cfg, _, batches = palm
-    report = evaluation.evaluate(Fake(cfg, blurred), batches["test"])
+    report = evaluation.evaluate(FakePredictor(cfg, blurred), batches["test"])
     table = report.table("hd95", "dice", of="disc")
     assert list(table) == ["metric", "average", "value", "low", "high", "n", "n_empty", "n_missing"]
     assert list(table["metric"]) == ["hd95", "dice", "dice"] and list(table["average"]) == [
@@ -642,7 +579,7 @@ def test_table_takes_metrics_in_the_order_they_are_named(palm):
 def test_worst_is_worst_first(palm):
     cfg, store, _ = palm
     report = evaluation.evaluate(
-        Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
+        FakePredictor(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
     )
     scored = report.per_image[report.per_image["annotated"]]
     assert report.worst(3)["dice"].tolist() == sorted(scored["dice"])[:3]
@@ -653,7 +590,7 @@ def test_worst_is_worst_first(palm):
 
 def test_show_draws_input_truth_prediction_and_difference(palm):
     cfg, store, batches = palm
-    report = evaluation.evaluate(Fake(cfg, perfect), batches["test"])
+    report = evaluation.evaluate(FakePredictor(cfg, perfect), batches["test"])
     image, truth, pred = report.examples("case7")
     np.testing.assert_array_equal(image, store.open()[0][7])
     np.testing.assert_array_equal(truth, store.open()[1][7].transpose(2, 0, 1))

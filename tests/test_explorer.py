@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from seglib import data, evaluation, explorer, hosts
-from tests.test_evaluation import Fake, all_in, blurred, hearts, label_store, labelled, palm  # noqa: F401
+from tests.helpers import FakePredictor, all_in, blurred, cardiac_config, label_store, labelled
 
 
 @pytest.fixture(autouse=True)
@@ -17,14 +17,15 @@ def closed_figures():
     plt.close("all")
 
 
-def report_of(palm, **changes):  # noqa: F811
+def report_of(palm, **changes):
     cfg, store, _ = palm
     return evaluation.evaluate(
-        Fake(cfg.replace(**changes), blurred), data.loaders(all_in(store, "test"), cfg)["test"]
+        FakePredictor(cfg.replace(**changes), blurred),
+        data.loaders(all_in(store, "test"), cfg)["test"],
     )
 
 
-def test_the_worst_case_comes_first_and_sliders_redraw(palm, monkeypatch):  # noqa: F811
+def test_the_worst_case_comes_first_and_sliders_redraw(palm, monkeypatch):
     monkeypatch.setattr(hosts, "in_notebook", lambda: True)
     drawn = []
     monkeypatch.setattr(
@@ -49,12 +50,12 @@ def test_volumes_have_a_slice_slider(tmp_path, monkeypatch):
     monkeypatch.setattr(
         explorer, "show", lambda report, case, title, level, masks: drawn.append(case)
     )
-    cfg = hearts()
+    cfg = cardiac_config()
     store = all_in(label_store(tmp_path / "hearts", cfg), "test")
     store.cases["volume"] = ["a", "a", "b"] + ["c"] * (len(store.cases) - 3)
     store.cases["slice"] = range(len(store.cases))
     report = evaluation.evaluate(
-        Fake(cfg, lambda p: np.roll(labelled(p), 3, -1)), data.loaders(store, cfg)["test"]
+        FakePredictor(cfg, lambda p: np.roll(labelled(p), 3, -1)), data.loaders(store, cfg)["test"]
     )
     volume, number, *_ = explorer.explore(report).children
     volume.value = "a"
@@ -65,7 +66,7 @@ def test_volumes_have_a_slice_slider(tmp_path, monkeypatch):
     assert number.max == 0 and drawn[-1] == store.cases["case"].iloc[2]
 
 
-def test_the_threshold_decides_what_is_drawn(palm):  # noqa: F811
+def test_the_threshold_decides_what_is_drawn(palm):
     report = report_of(palm)
     case = report.per_image["case"].iloc[0]
     shown = [explorer.show(report, case, "x", level) for level in (0.05, 0.9)]
@@ -76,7 +77,7 @@ def test_the_threshold_decides_what_is_drawn(palm):  # noqa: F811
     assert (low != plain).any(axis=-1).sum() > (high != plain).any(axis=-1).sum() > 0
 
 
-def test_without_widgets_it_is_a_figure(palm, monkeypatch):  # noqa: F811
+def test_without_widgets_it_is_a_figure(palm, monkeypatch):
     report = report_of(palm)
     assert isinstance(explorer.explore(report), Figure)  # no notebook
     monkeypatch.setattr(hosts, "in_notebook", lambda: True)

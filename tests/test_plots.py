@@ -2,37 +2,25 @@
 
 import sys
 import types
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib import MatplotlibDeprecationWarning
 from matplotlib.figure import Figure
 from PIL import Image
 
 from seglib import config, data, plots
 from seglib.curves import HistogramROC
-from tests.test_data import multilabel_store
+from tests.helpers import multilabel_store
 
 FIRST, SECOND, THIRD = (
     np.array(c) for c in ((230, 159, 0), (86, 180, 233), (0, 158, 115))
 )  # Okabe and Ito
 
 
-@pytest.fixture(autouse=True)
-def no_warnings():
-    """A warning is an error; figures are closed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        # seaborn 0.13 with matplotlib 3.11; hidden from users by Python's own filters
-        warnings.filterwarnings("ignore", category=MatplotlibDeprecationWarning, module="seaborn")
-        yield
-        for number in plt.get_fignums():
-            plt.figure(number).canvas.draw()
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_warnings")
 
 
 def pixels_of(axis):

@@ -16,22 +16,29 @@ from PIL import Image
 
 from seglib import bootstrap, curves, data, evaluation
 from seglib.errors import DataError
-from tests.test_data import CLASSES
-from tests.test_evaluation import Fake, all_in, blurred, hearts, label_store, labelled, palm  # noqa: F401
-from tests.test_plots import no_warnings  # noqa: F401
+from tests.helpers import (
+    PALM_CLASSES,
+    FakePredictor,
+    all_in,
+    blurred,
+    cardiac_config,
+    label_store,
+    labelled,
+)
 
+pytestmark = pytest.mark.usefixtures("no_warnings")
 PICTURES = """confusion_matrix roc_curves pr_curves calibration metrics_distribution metrics_summary sample_predictions
     worst_cases""".split()
 
 
-def report_of(palm, say=blurred, **changes):  # noqa: F811
+def report_of(palm, say=blurred, **changes):
     cfg, store, _ = palm
     return evaluation.evaluate(
-        Fake(cfg.replace(**changes), say), data.loaders(all_in(store, "test"), cfg)["test"]
+        FakePredictor(cfg.replace(**changes), say), data.loaders(all_in(store, "test"), cfg)["test"]
     )
 
 
-def pixels_of(palm, k, say=blurred):  # noqa: F811
+def pixels_of(palm, k, say=blurred):
     """Scores, truth and patient of every pixel that counts, of class k."""
     _, store, _ = palm
     pictures, masks = store.open()
@@ -46,10 +53,10 @@ def pixels_of(palm, k, say=blurred):  # noqa: F811
 # ---- pixels
 
 
-def test_scores_of_pixels_are_scikit_learns(palm):  # noqa: F811
+def test_scores_of_pixels_are_scikit_learns(palm):
     report = report_of(palm)
     summary = report.summary[report.summary["average"] == "pixels"].set_index(["class", "metric"])
-    for k, name in enumerate(CLASSES):
+    for k, name in enumerate(PALM_CLASSES):
         prob, truth, _ = pixels_of(palm, k)
         value = summary["value"][name]
         bound = report.curves[name].bound()
@@ -64,15 +71,15 @@ def test_scores_of_pixels_are_scikit_learns(palm):  # noqa: F811
         rows = report.per_image[(report.per_image["class"] == name) & report.per_image["annotated"]]
         assert summary.loc[(name, "auc"), "n"] == len(rows)
     areas = summary["value"].xs("auc", level=1)
-    assert areas["mean"] == pytest.approx(areas[list(CLASSES)].mean())
+    assert areas["mean"] == pytest.approx(areas[list(PALM_CLASSES)].mean())
 
 
-def test_intervals_of_pixel_scores_are_a_bootstrap_over_patients(palm):  # noqa: F811
+def test_intervals_of_pixel_scores_are_a_bootstrap_over_patients(palm):
     report = report_of(palm, bootstrap=400)
     summary = report.summary[report.summary["average"] == "pixels"].set_index(["class", "metric"])
     order = list(dict.fromkeys(palm[1].cases["patient"]))
     _, drawn = bootstrap._resample_weights(np.arange(len(order)), 400, 0)
-    for k, name in enumerate(CLASSES):
+    for k, name in enumerate(PALM_CLASSES):
         prob, truth, patients = pixels_of(palm, k)
         weights = drawn[:, [order.index(p) for p in order]][
             :, pd.Categorical(patients, order).codes
@@ -126,19 +133,19 @@ def test_coarse_counts_are_a_histogram():
         )
 
 
-def test_confusion_is_scikit_learns(palm, tmp_path):  # noqa: F811
+def test_confusion_is_scikit_learns(palm, tmp_path):
     report = report_of(palm)
-    assert list(report.confusion) == list(CLASSES)
-    for k, name in enumerate(CLASSES):
+    assert list(report.confusion) == list(PALM_CLASSES)
+    for k, name in enumerate(PALM_CLASSES):
         prob, truth, _ = pixels_of(palm, k)
         assert (report.confusion[name].to_numpy() == sk.confusion_matrix(truth, prob >= 0.5)).all()
-    cfg = hearts()
+    cfg = cardiac_config()
     store = label_store(tmp_path / "hearts", cfg)
-    fake = Fake(cfg, lambda pixels: np.roll(labelled(pixels), 3, axis=-1))
+    fake = FakePredictor(cfg, lambda pixels: np.roll(labelled(pixels), 3, axis=-1))
     report = evaluation.evaluate(fake, data.loaders(all_in(store, "test"), cfg)["test"])
     pictures, masks = store.open()
     pred = np.stack(
-        [fake.say(p.transpose(2, 0, 1)[None].astype(float))[0].argmax(0) for p in pictures]
+        [fake.respond(p.transpose(2, 0, 1)[None].astype(float))[0].argmax(0) for p in pictures]
     )
     known = masks[..., 0] != 255
     expected = sk.confusion_matrix(masks[..., 0][known], pred[known], labels=range(cfg.n_classes))
@@ -146,7 +153,7 @@ def test_confusion_is_scikit_learns(palm, tmp_path):  # noqa: F811
     assert list(report.confusion["pixels"]) == list(cfg.class_names)
 
 
-def test_detection_counts_images(palm):  # noqa: F811
+def test_detection_counts_images(palm):
     report = report_of(palm)
     for row in report.detection().itertuples():
         rows = report.per_image[
@@ -158,7 +165,7 @@ def test_detection_counts_images(palm):  # noqa: F811
         assert (row.tp, row.fp, row.fn, row.tn) == (tp, fp, fn, tn)
 
 
-def test_scores_that_are_no_numbers_are_named(palm):  # noqa: F811
+def test_scores_that_are_no_numbers_are_named(palm):
     with pytest.raises(DataError, match="case0, class .*no probability.*NaN"):
         report_of(palm, say=lambda pixels: blurred(pixels) * np.nan)
 
@@ -166,7 +173,7 @@ def test_scores_that_are_no_numbers_are_named(palm):  # noqa: F811
 # ---- choices
 
 
-def test_tuned_chooses_on_validation_and_says_so(palm):  # noqa: F811
+def test_tuned_chooses_on_validation_and_says_so(palm):
     cfg, store, _ = palm
     loader = data.loaders(all_in(store, "val"), cfg)["val"]
 
@@ -174,7 +181,7 @@ def test_tuned_chooses_on_validation_and_says_so(palm):  # noqa: F811
         odds = 4 * (np.log(blurred(pixels) / (1 - blurred(pixels))) + 1)
         return 1 / (1 + np.exp(-odds))
 
-    plain = Fake(cfg, sure)
+    plain = FakePredictor(cfg, sure)
     predictor = evaluation.tuned(plain, loader)
     assert predictor.temperature > 2 and len(predictor.thresholds) == 3
     for k in range(3):
@@ -191,10 +198,10 @@ def test_tuned_chooses_on_validation_and_says_so(palm):  # noqa: F811
     assert plain.temperature == 1 and plain.thresholds is None and not plain.chosen
 
 
-def test_temperature_of_a_run_is_the_minimum(palm):  # noqa: F811
+def test_temperature_of_a_run_is_the_minimum(palm):
     cfg, store, _ = palm
     loader = data.loaders(all_in(store, "val"), cfg)["val"]
-    fake = Fake(
+    fake = FakePredictor(
         cfg, lambda pixels: 1 / (1 + np.exp(-3 * np.log(blurred(pixels) / (1 - blurred(pixels)))))
     )
     logits = (
@@ -213,10 +220,12 @@ def test_temperature_of_a_run_is_the_minimum(palm):  # noqa: F811
     assert evaluation.tuned(fake, loader).temperature == pytest.approx(best, rel=0.03)
 
 
-def test_the_test_part_chooses_nothing(palm):  # noqa: F811
+def test_the_test_part_chooses_nothing(palm):
     cfg, store, _ = palm
     with pytest.raises(DataError, match="test part must not choose"):
-        evaluation.tuned(Fake(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"])
+        evaluation.tuned(
+            FakePredictor(cfg, blurred), data.loaders(all_in(store, "test"), cfg)["test"]
+        )
 
 
 # ---- files
@@ -236,7 +245,7 @@ class Page(HTMLParser):
 
 
 @pytest.mark.filterwarnings("ignore:vert. bool was deprecated")  # seaborn 0.13 with matplotlib 3.11
-def test_save_writes_all_and_one_page_that_stands_alone(palm, tmp_path):  # noqa: F811
+def test_save_writes_all_and_one_page_that_stands_alone(palm, tmp_path):
     palm[1].cases.loc[0, "case"] = "<script>alert(1)</script>"
     report = report_of(palm)
     history = {
@@ -264,7 +273,7 @@ def test_save_writes_all_and_one_page_that_stands_alone(palm, tmp_path):  # noqa
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed here")
 @pytest.mark.filterwarnings("ignore:vert. bool was deprecated")  # seaborn 0.13 with matplotlib 3.11
-def test_a_browser_shows_every_figure_and_has_no_complaint(palm, tmp_path):  # noqa: F811
+def test_a_browser_shows_every_figure_and_has_no_complaint(palm, tmp_path):
     folder = report_of(palm).save(tmp_path / "results")
     page = folder / "report.html"
     probe = "onload = () => { for (const i of document.images) console.log('shown', i.complete && i.naturalWidth > 200) }"
@@ -284,11 +293,11 @@ def test_a_browser_shows_every_figure_and_has_no_complaint(palm, tmp_path):  # n
 
 
 @pytest.mark.filterwarnings("ignore:vert. bool was deprecated")  # seaborn 0.13 with matplotlib 3.11
-def test_a_report_of_nothing_can_be_saved(palm, tmp_path):  # noqa: F811
+def test_a_report_of_nothing_can_be_saved(palm, tmp_path):
     cfg, store, _ = palm
-    store.cases[list(CLASSES)] = ""
+    store.cases[list(PALM_CLASSES)] = ""
     store.cases = store.cases.assign(split="test")
-    report = evaluation.evaluate(Fake(cfg, blurred), data.loaders(store, cfg)["test"])
+    report = evaluation.evaluate(FakePredictor(cfg, blurred), data.loaders(store, cfg)["test"])
     folder = report.save(tmp_path / "results")
     found = json.loads((folder / "evaluation_report.json").read_text())
     assert found["images"] == 9 and (folder / "report.html").is_file()
@@ -298,11 +307,11 @@ def test_a_report_of_nothing_can_be_saved(palm, tmp_path):  # noqa: F811
 
 
 @pytest.mark.filterwarnings("ignore:vert. bool was deprecated")  # seaborn 0.13 with matplotlib 3.11
-def test_two_reports_are_compared_image_by_image(palm, tmp_path):  # noqa: F811
+def test_two_reports_are_compared_image_by_image(palm, tmp_path):
     a, b = report_of(palm), report_of(palm, lambda pixels: np.roll(blurred(pixels), -3, axis=-1))
     table = evaluation.compare(a, b).set_index("class")
-    assert list(table.index) == [*CLASSES, "mean"]
-    for name in CLASSES:
+    assert list(table.index) == [*PALM_CLASSES, "mean"]
+    for name in PALM_CLASSES:
         rows = [
             r.per_image[(r.per_image["class"] == name) & r.per_image["annotated"]] for r in (a, b)
         ]
@@ -324,7 +333,7 @@ def test_two_reports_are_compared_image_by_image(palm, tmp_path):  # noqa: F811
     assert by_distance["difference"] < 0 and by_distance["better"] > 0.5
 
 
-def test_what_cannot_be_compared_is_said(palm, tmp_path):  # noqa: F811
+def test_what_cannot_be_compared_is_said(palm, tmp_path):
     report = report_of(palm)
     with pytest.raises(DataError, match="not in both reports"):
         evaluation.compare(report, report, "beauty")

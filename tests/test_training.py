@@ -31,7 +31,7 @@ from seglib import (
     updates,
 )
 from seglib.errors import ConfigError, DataError, SeglibError
-from tests.test_data import hand_store, multilabel_store
+from tests.helpers import hand_store, multilabel_store
 
 TINY = dict(
     base_channels=2,

@@ -16,7 +16,7 @@ from monai.metrics import compute_hausdorff_distance
 
 from seglib import config, data, evaluation, metrics
 from seglib.inference import Predictor
-from tests.test_data import hand_store
+from tests.helpers import hand_store
 
 BATCH = 1 << 20  # pixels of sixteen images of 256 x 256
 
