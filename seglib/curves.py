@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from . import tables
-from .formats.images import IGNORE
+from .tables import IGNORE
 
 CHUNK = 1 << 15  # pixels counted at once: the temporaries stay in the cache
 SHIFT = 1 + 2**-9  # SHIFT - p is exact in float32 for p >= 0.5

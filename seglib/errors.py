@@ -14,3 +14,8 @@ class ConfigError(SeglibError, ValueError):
 
 class DataError(SeglibError, ValueError):
     """A file or a data set is missing, unreadable, or not what its place in the tree promises."""
+
+
+class TrainingError(SeglibError, ArithmeticError):
+    """A training cannot go on: the loss is not a finite number with a gradient, or the memory is
+    too small."""

@@ -1,8 +1,13 @@
-"""Losses on logits that know which masks exist and which pixels count. Plain torch. Taught in `04_lung_segmentation`.
+"""Losses on logits, for data in which masks may be missing and pixels may not count. Plain torch.
+Taught in `04_lung_segmentation`.
 
-All take logits (N, K, H, W), a target and `annotated` (N, K) bool. The target is (N, K, H, W) of 0, 1 and 255 for the
-sigmoid tasks, (N, H, W) of class numbers and 255 for softmax. 255 = ignored: a pixel of padding, or of a mask that
-does not exist.
+A loss is any callable `loss(logits, target, annotated)` that returns a scalar tensor:
+
+- `logits` (N, K, H, W), K classes.
+- `target` uint8: (N, K, H, W) of 0 and 1 for the sigmoid tasks (binary, multilabel), (N, H, W) of
+  class numbers for softmax (multiclass). 255 is ignored: a pixel of padding, or of a mask that does
+  not exist.
+- `annotated` (N, K) bool: whether the image has a mask of that class.
 """
 
 from collections.abc import Callable
@@ -13,29 +18,38 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import tables
-
-IGNORE = 255
+from .tables import IGNORE
 
 
 class MaskedLoss(nn.Module):
-    """A sum over what counts, divided by how much counts. The divisor, `total`, depends on the target alone: where a
-    batch comes in pieces, on several processes or one after the other, the totals of all pieces are added up first, and
-    the losses of the pieces add up to the loss of the whole batch."""
+    """Base class of losses that are a weighted mean: `sum(weight * loss) / sum(weight)`.
+
+    The denominator depends on the target only, so it can be summed over all micro-batches and
+    processes *before* the first backward pass; the partial losses then add up exactly to the loss
+    of the whole batch. A loss of your own defines `weight` and `summed`:
+
+        class Brier(losses.MaskedLoss):
+            def weight(self, target, annotated):
+                return (target != 255).float()
+
+            def summed(self, logits, target, weight):
+                return (weight * (logits.sigmoid() - (target == 1).float()) ** 2).sum()
+    """
 
     def weight(self, target: Tensor, annotated: Tensor) -> Tensor:
         """How much each pixel, or each image and class, counts."""
         raise NotImplementedError
 
     def summed(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        """The weighted loss before the division."""
+        """The numerator: the weighted sum of the losses, a scalar."""
         raise NotImplementedError
 
     def divisor(self, weight: Tensor) -> Tensor:
-        """How much counts in all, a number."""
+        """The denominator, a scalar."""
         return weight.sum()
 
     def total(self, target: Tensor, annotated: Tensor) -> Tensor:
-        """The divisor of a batch, without its logits."""
+        """The denominator of a batch, computed without its logits."""
         return self.divisor(self.weight(target, annotated))
 
     def forward(
@@ -45,87 +59,111 @@ class MaskedLoss(nn.Module):
         annotated: Tensor | None = None,
         total: Tensor | None = None,
     ) -> Tensor:
-        """The loss of a batch; with `total`, this batch's share in the loss of a larger one."""
+        """The loss of a batch, a scalar.
+
+        Args:
+            annotated: by default every image has a mask of every class.
+            total: the denominator of a larger batch, of which this one is a part; the result is
+                then this part's share in the loss of the larger batch.
+        """
         if annotated is None:
             annotated = logits.new_ones(logits.shape[:2], dtype=torch.bool)
         weight = self.weight(target, annotated)
-        total = self.divisor(weight) if total is None else total
+        if total is None:
+            total = self.divisor(weight)
         return self.summed(logits, target, weight) / total.clamp(min=1e-6)
 
 
 class MaskedBCE(MaskedLoss):
-    """Binary cross-entropy with logits where each (image, class) counts only as far as its mask is known.
+    """Binary cross-entropy with logits in which a missing mask counts with a weight of its own.
 
-    A class with a mask has weight 1. A class whose mask is missing has `missing_weight` and an empty target: 0 ignores
-    it, 1 says "no mask means no lesion". `normalisation="annotated"` divides by the sum of the weights, so that the
-    annotated classes keep their loss however many masks are missing; `"plain"` takes the mean over all pixels of the
-    weighted loss, which shrinks with every missing mask. Without missing masks both equal
+    A class with a mask has weight 1. A class whose mask is missing has `missing_weight` and an
+    empty target: 0 ignores it, 1 means "no mask, no lesion". Without missing masks the loss equals
     `nn.BCEWithLogitsLoss()`.
+
+    Args:
+        missing_weight: from 0 to 1.
+        normalisation: "annotated" divides by the sum of the weights, so that the annotated classes
+            keep their loss however many masks are missing; "plain" takes the mean of the weighted
+            loss over all pixels, which shrinks with every missing mask.
     """
 
     def __init__(self, missing_weight: float = 0.0, normalisation: str = "annotated"):
         super().__init__()
-        self.missing_weight, self.normalisation = missing_weight, normalisation
+        self.missing_weight = missing_weight
+        self.normalisation = normalisation
 
     def weight(self, target: Tensor, annotated: Tensor) -> Tensor:
-        known = target != IGNORE  # (N, K, H, W)
-        weight = known.to(torch.float32)
-        if self.missing_weight > 0:
-            inside = known.any(dim=1, keepdim=True)  # padding is unknown in every class
-            inside = (
-                inside | ~inside.flatten(1).any(dim=1)[:, None, None, None]
-            )  # no mask at all: nothing tells
-            weight = torch.where(~annotated[:, :, None, None], inside * self.missing_weight, weight)
-        return weight
+        has_truth = target != IGNORE  # (N, K, H, W)
+        weight = has_truth.float()
+        if self.missing_weight == 0:
+            return weight
+        # Padding has no truth in any class. An image without any mask does not tell its padding
+        # apart, so all of it counts as inside the frame.
+        inside = has_truth.any(dim=1, keepdim=True)  # (N, 1, H, W)
+        no_mask_at_all = ~inside.flatten(1).any(dim=1)  # (N,)
+        inside = inside | no_mask_at_all[:, None, None, None]
+        is_missing = ~annotated[:, :, None, None]  # (N, K, 1, 1)
+        return torch.where(is_missing, inside * self.missing_weight, weight)
 
     def divisor(self, weight: Tensor) -> Tensor:
-        plain = self.normalisation == "plain"
-        return torch.tensor(float(weight.numel()), device=weight.device) if plain else weight.sum()
+        if self.normalisation == "plain":
+            return torch.tensor(float(weight.numel()), device=weight.device)
+        return weight.sum()
 
     def summed(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(
-            logits.float(), (target == 1).float(), weight, reduction="sum"
-        )
+        truth = (target == 1).float()
+        return F.binary_cross_entropy_with_logits(logits.float(), truth, weight, reduction="sum")
 
 
 class DiceLoss(MaskedLoss):
-    """1 - soft Dice of each image and class, averaged over those that have a mask (Milletari et al., 3DV 2016).
+    """1 - soft Dice of each image and class, averaged over those that have a mask (Milletari et
+    al., 3DV 2016).
 
-    `smooth` stands above and below the fraction, so that an empty truth still punishes false positives. For softmax
-    tasks the probabilities are compared with the one-hot truth and the background is left out.
+    For the softmax task the probabilities are compared with the one-hot truth, and the background
+    is left out.
+
+    Args:
+        task: binary, multilabel or multiclass.
+        smooth: added above and below the fraction, so that an empty truth still punishes false
+            positives.
     """
 
     def __init__(self, task: str = "binary", smooth: float = 1.0):
         super().__init__()
-        self.task, self.smooth = task, smooth
-
-    def _known(self, target: Tensor) -> Tensor:
-        return (
-            (target != IGNORE)[:, None] if self.task == "multiclass" else target != IGNORE
-        )  # (N, 1 or K, H, W)
+        self.task = task
+        self.smooth = smooth
 
     def weight(self, target: Tensor, annotated: Tensor) -> Tensor:
-        annotated = annotated[:, 1:] if self.task == "multiclass" else annotated
-        return self._known(target).flatten(2).any(dim=2) * annotated.float()  # (N, K)
+        if self.task == "multiclass":
+            annotated = annotated[:, 1:]
+        has_truth = self._has_truth(target).flatten(2).any(dim=2)  # (N, 1 or K)
+        return has_truth * annotated.float()  # (N, K)
 
     def summed(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         if self.task == "multiclass":
             prob = logits.float().softmax(dim=1)[:, 1:]
-            truth = F.one_hot(
-                torch.where(target == IGNORE, 0, target).long(), logits.shape[1]
-            ).movedim(-1, 1)[:, 1:]
+            labels = torch.where(target == IGNORE, 0, target).long()
+            truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1)[:, 1:]
         else:
-            prob, truth = logits.float().sigmoid(), target == 1
-        known = self._known(target)
-        prob, truth = prob * known, truth * known
+            prob = logits.float().sigmoid()
+            truth = target == 1
+        has_truth = self._has_truth(target)
+        prob, truth = prob * has_truth, truth * has_truth  # (N, K, H, W)
         overlap = (prob * truth).sum(dim=(2, 3))  # (N, K)
-        total = prob.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
-        loss = 1 - (2 * overlap + self.smooth) / (total + self.smooth)
+        sizes = prob.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
+        loss = 1 - (2 * overlap + self.smooth) / (sizes + self.smooth)
         return (loss * weight).sum()
+
+    def _has_truth(self, target: Tensor) -> Tensor:
+        """(N, 1, H, W) bool for softmax, otherwise (N, K, H, W)."""
+        has_truth = target != IGNORE
+        return has_truth[:, None] if self.task == "multiclass" else has_truth
 
 
 class FocalLoss(MaskedLoss):
-    """Softmax cross-entropy times (1 - p) ** gamma, p the probability of the true class (Lin et al., ICCV 2017)."""
+    """Softmax cross-entropy times (1 - p) ** gamma, p the probability of the true class (Lin et
+    al., ICCV 2017)."""
 
     def __init__(self, gamma: float = 2.0):
         super().__init__()
@@ -135,35 +173,33 @@ class FocalLoss(MaskedLoss):
         return (target != IGNORE).float()
 
     def summed(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        entropy = F.cross_entropy(
-            logits.float(), target.long(), ignore_index=IGNORE, reduction="none"
-        )  # (N, H, W)
-        wrong = (-torch.expm1(-entropy)).clamp(
-            min=1e-6
-        )  # 1 - p; at 0 a power below 1 has no gradient
+        options = {"ignore_index": IGNORE, "reduction": "none"}
+        entropy = F.cross_entropy(logits.float(), target.long(), **options)  # (N, H, W)
+        # 1 - p; not quite 0, where a power below 1 has no gradient.
+        wrong = (-torch.expm1(-entropy)).clamp(min=1e-6)
         return (wrong**self.gamma * entropy * weight).sum()
 
 
 class CrossEntropy(FocalLoss):
-    """Mean cross-entropy over the pixels that count: the focal loss without focus."""
+    """Mean cross-entropy over the pixels that count: the focal loss with gamma 0."""
 
     def __init__(self):
         super().__init__(gamma=0.0)
 
 
 class WeightedSum(nn.Module):
-    """A weighted sum of two losses; its `total` is that of both, (2,)."""
+    """A weighted sum of two losses; its `total` is (2,), the denominators of both."""
 
     def __init__(
         self, first: MaskedLoss, second: MaskedLoss, weights: tuple[float, float] = (0.5, 0.5)
     ):
         super().__init__()
-        self.first, self.second, self.weights = first, second, weights
+        self.first, self.second = first, second
+        self.weights = weights
 
     def total(self, target: Tensor, annotated: Tensor) -> Tensor:
-        return torch.stack(
-            [self.first.total(target, annotated), self.second.total(target, annotated)]
-        )
+        parts = (self.first, self.second)
+        return torch.stack([part.total(target, annotated) for part in parts])
 
     def forward(
         self,
@@ -172,21 +208,23 @@ class WeightedSum(nn.Module):
         annotated: Tensor | None = None,
         total: Tensor | None = None,
     ) -> Tensor:
-        of = (None, None) if total is None else total
-        first, second = (
-            loss(logits, target, annotated, t) for loss, t in zip((self.first, self.second), of)
-        )
+        totals = (None, None) if total is None else total
+        first = self.first(logits, target, annotated, totals[0])
+        second = self.second(logits, target, annotated, totals[1])
         return self.weights[0] * first + self.weights[1] * second
 
 
-def bce() -> nn.Module:
+# ---- what the entries of `tables.LOSSES` call with the settings that their parameters name
+
+
+def bce() -> MaskedLoss:
     """Binary cross-entropy; classes without a mask are ignored."""
     return MaskedBCE()
 
 
 def weighted_bce(
     missing_weight: float = 0.0, missing_normalisation: str = "annotated"
-) -> nn.Module:
+) -> MaskedLoss:
     """Binary cross-entropy in which a missing mask counts with `missing_weight`."""
     return MaskedBCE(missing_weight, missing_normalisation)
 
@@ -196,7 +234,7 @@ def combined(
     loss_weights: tuple[float, float] = (0.5, 0.5),
     missing_weight: float = 0.0,
     missing_normalisation: str = "annotated",
-) -> nn.Module:
+) -> WeightedSum:
     """Binary cross-entropy plus Dice loss, weighted."""
     bce = MaskedBCE(missing_weight, missing_normalisation)
     return WeightedSum(bce, DiceLoss(task), loss_weights)
@@ -206,7 +244,7 @@ def dice_focal(
     task: str = "multiclass",
     loss_weights: tuple[float, float] = (0.5, 0.5),
     focal_gamma: float = 2.0,
-) -> nn.Module:
+) -> WeightedSum:
     """Dice loss plus focal loss, weighted."""
     return WeightedSum(DiceLoss(task), FocalLoss(focal_gamma), loss_weights)
 
@@ -216,7 +254,8 @@ def build(name: str, task: str = "binary", **settings: Any) -> Callable:
 
     Args:
         task: binary, multilabel or multiclass.
-        settings: fields of `Config` by their names; those that this loss has no parameter for are left out.
+        settings: fields of `Config` by their names; those that this loss has no parameter for are
+            left out.
 
     Raises:
         ValueError: a name that is not in the table.

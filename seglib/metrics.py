@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import tables
 from .curves import HistogramROC as HistogramROC
-from .formats.images import IGNORE
+from .tables import IGNORE
 
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 

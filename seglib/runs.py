@@ -1,14 +1,15 @@
-"""What a run leaves on disk: weights, the description beside them, history, and the file to resume from.
+"""What a run leaves on disk: weights, the description beside them, history, and the file to resume
+from.
 
-Weights are a plain `state_dict` that `torch.load` opens with its safe default; `<name>.json` beside them says how to
-rebuild the network. Every file is written under a temporary name and renamed.
+Weights are a plain `state_dict` that `torch.load` opens with its safe default; `<name>.json` beside
+them says how to rebuild the network. Every file is written under a temporary name and renamed.
 """
 
 import hashlib
 import json
 import random
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,18 @@ LAST, BEFORE = "last.ckpt", "before.ckpt"
 
 @dataclass
 class Run:
-    """A finished or interrupted training: `folder`, `best` (path of the best weights), `history` (a row an epoch),
-    `config`, and `info` (device, precision, versions, seconds, numbers of images)."""
+    """A finished or interrupted training: `folder`, `history` (a row an epoch), `config`, and
+    `info` (device, precision, versions, seconds, numbers of images; `network` and `loss` are the
+    names of those that were passed to `fit`, None for those of the config).
+
+    `model` is the network that was passed to `fit`, None for the config's; it is not saved.
+    """
 
     folder: Path
     config: config.Config
     history: pd.DataFrame
     info: dict[str, Any]
+    model: torch.nn.Module | None = field(default=None, repr=False, compare=False)
 
     @property
     def best(self) -> Path:
@@ -40,17 +46,22 @@ class Run:
         return self.folder / self.config.checkpoint_name
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Run":
-        """A run from its folder, for example to evaluate it in another notebook."""
+    def load(cls, folder: str | Path, model: torch.nn.Module | None = None) -> "Run":
+        """A run from its folder, for example to evaluate it in another notebook.
+
+        Args:
+            model: a network of the class that was passed to `fit`, if one was; its weights do not
+                matter, as evaluation loads the best ones.
+        """
         folder = Path(folder)
         if not (folder / "run.json").is_file():
             raise DataError(
-                f"{folder}: no run here (run.json is missing); training.fit makes one in work_dir/<preset>"
+                f"{folder}: no run here (run.json is missing); "
+                "training.fit makes one in work_dir/<preset>"
             )
         info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return cls(
-            folder, config.load(folder / "config.json"), pd.read_csv(folder / "history.csv"), info
-        )
+        history = pd.read_csv(folder / "history.csv")
+        return cls(folder, config.load(folder / "config.json"), history, info, model)
 
     def save(self) -> None:
         """Write config, history and info into the folder."""
@@ -66,7 +77,8 @@ def folder_of(cfg) -> Path:
 
 
 def move_aside(folder: Path) -> Path | None:
-    """Rename an old run to `<folder>.1`, `.2`, ... so that a new one never overwrites it; returns the new name."""
+    """Rename an old run to `<folder>.1`, `.2`, ... so that a new one never overwrites it; returns
+    the new name."""
     if not folder.exists() or not any(folder.iterdir()):
         return None
     number = 1
@@ -79,8 +91,8 @@ def network(cfg, pretrained: bool = True) -> torch.nn.Module:
     """The network that a config describes, with fresh weights.
 
     Args:
-        pretrained: False where other weights are loaded into it at once, so that no encoder weights are read or
-            downloaded in vain.
+        pretrained: False where other weights are loaded into it at once, so that no encoder weights
+            are read or downloaded in vain.
     """
     settings = cfg.settings
     if not pretrained:
@@ -89,56 +101,76 @@ def network(cfg, pretrained: bool = True) -> torch.nn.Module:
 
 
 def save_weights(path: Path, model: torch.nn.Module, cfg, **facts: Any) -> Path:
-    """Write `path` (state_dict only) and `<stem>.json`: config, classes, versions, facts, sha256 of the weights."""
+    """Write `path` (state_dict only) and `<stem>.json`: config, classes, versions, sha256 of the
+    weights, and `facts`, such as epoch and scores.
+
+    In the JSON, `network` and `loss` are null unless `facts` name those that were passed to `fit`.
+    """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with files.replacing(path) as partial:
         torch.save(state, partial)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    about = {
+    description = {
         "config": cfg.to_dict(),
         "class_names": list(cfg.class_names),
         "mean": list(cfg.mean),
         "std": list(cfg.std),
+        "network": None,
+        "loss": None,
+        "versions": hosts.describe(),
+        "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        **facts,
     }
-    about |= {"versions": hosts.describe(), "weights_sha256": digest, **facts}
-    files.write_text(path.with_suffix(".json"), json.dumps(about, indent=2, allow_nan=False))
+    text = json.dumps(description, indent=2, allow_nan=False)
+    files.write_text(path.with_suffix(".json"), text)
     return path
 
 
 def load_weights(path: str | Path, model: torch.nn.Module) -> torch.nn.Module:
-    """Put the weights of a `.pth` file into a network. Nothing in the file is executed.
+    """Load the weights of a `.pth` file into a network. Nothing in the file is executed.
 
     Raises:
-        DataError: missing or torn file, a file that holds more than tensors and plain values, or the weights of
-            another network.
+        DataError: missing or torn file, a file that holds more than tensors and plain values, or
+            the weights of another network.
     """
     state = load_safely(path)
-    return load_state(
-        model, state.get("state_dict", state) if isinstance(state, dict) else state, str(path)
-    )
+    if isinstance(state, dict):
+        state = state.get("state_dict", state)
+    return load_state(model, state, str(path))
 
 
 def load_state(model: torch.nn.Module, state: Any, source: str) -> torch.nn.Module:
-    """`load_state_dict` with a `DataError` that says how weights and network differ; `source` names the file."""
-    wanted = model.state_dict()
+    """`load_state_dict` with a `DataError` that says how weights and network differ; `source` names
+    the file."""
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise DataError(
-            f"{source}: found no state_dict (name -> tensor); save one with torch.save(model.state_dict(), path)"
+            f"{source}: found no state_dict (name -> tensor); "
+            "save one with torch.save(model.state_dict(), path)"
         )
-    missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
-    details = [f"{len(missing)} missing ({missing[0]} …)"] if missing else []
-    details += [f"{len(extra)} unknown ({extra[0]} …)"] if extra else []
-    shapes = [(k, tuple(state[k].shape), tuple(v.shape)) for k, v in wanted.items() if k in state]
-    details += [
-        f"{k} is {found}, the network has {here}" for k, found, here in shapes if found != here
-    ][:2]
-    if details:
+    differences = _differences(model.state_dict(), state)
+    if differences:
         raise DataError(
-            f"{source}: weights of another network: {'; '.join(details)}; use the config that lies beside them, or the "
-            "same architecture, base_channels, depth and classes"
+            f"{source}: weights of another network: {'; '.join(differences)}; use the config that "
+            "lies beside them, or the same architecture, base_channels, depth and classes"
         )
     model.load_state_dict(state)
     return model
+
+
+def _differences(expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> list[str]:
+    """In words, how a state_dict differs from the network's own: names, then the first shapes."""
+    missing = sorted(set(expected) - set(state))
+    unknown = sorted(set(state) - set(expected))
+    differences = []
+    if missing:
+        differences.append(f"{len(missing)} missing ({missing[0]} …)")
+    if unknown:
+        differences.append(f"{len(unknown)} unknown ({unknown[0]} …)")
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, the network has {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    return differences + shapes[:2]
 
 
 def describe_weights(path: str | Path) -> dict[str, Any]:
@@ -148,33 +180,42 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
         raise DataError(
             f"{path}: no such weights file; training writes best_model.pth into work_dir/<preset>"
         )
-    about = path.with_suffix(".json")
-    if not about.is_file():
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
         raise DataError(
-            f"{path}: {about.name} is missing beside it; it says how to rebuild the network: copy both files"
+            f"{path}: {beside.name} is missing beside it; it says how to rebuild the network: "
+            "copy both files"
         )
     try:
-        found = json.loads(about.read_text(encoding="utf-8"))
-        if not {"preset", "size"} <= set(found["config"]):
+        description = json.loads(beside.read_text(encoding="utf-8"))
+        if not {"preset", "size"} <= set(description["config"]):
             raise ValueError("its config names no preset and size")
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(
-            f"{about}: not the description of weights ({error}); copy it again from the run"
+            f"{beside}: not the description of weights ({error}); copy it again from the run"
         ) from error
-    return found
+    return description
 
 
-# ---- going on with an interrupted training
+# ---- resume an interrupted training
 
 
 def save_checkpoint(folder: Path, **state: Any) -> None:
-    """Write the state after an epoch, with the generators of random numbers; the last one becomes the one before."""
+    """Write the state after an epoch, with the generators of random numbers; the last checkpoint
+    becomes the one before."""
     with files.replacing(folder / LAST, before=folder / BEFORE) as partial:
         torch.save({**state, "random": _random_state(state["info"]["device"])}, partial)
 
 
+def drop_checkpoint_before(folder: Path) -> None:
+    """Remove the second newest checkpoint of a finished run; the last one is enough to train more
+    epochs."""
+    (folder / BEFORE).unlink(missing_ok=True)
+
+
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The state to go on from, None where there is none; that of the epoch before where the last file is damaged.
+    """The state to go on from, None where there is none; that of the epoch before where the last
+    file is damaged.
 
     Raises:
         DataError: there is one, but neither it nor the one before can be loaded.
@@ -184,77 +225,136 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         if not path.is_file():
             continue
         try:
-            found = load_safely(path)
+            checkpoint = load_safely(path)
         except DataError as error:
             errors.append(error)
             continue
-        if not isinstance(found, dict) or not {"model", "config", "random", "state"} <= set(found):
-            raise DataError(
-                f"{path}: not a state to resume from, or of an older version; start anew (init_from takes over weights)"
-            )
+        _check_checkpoint(checkpoint, path)
         for error in errors:
-            warnings.warn(f"{error}; the run goes on from {BEFORE}, an epoch earlier", stacklevel=4)
-        return found
+            warnings.warn(f"{error}; the run goes on from {BEFORE}, an epoch earlier", stacklevel=2)
+        return checkpoint
     if errors:
         raise errors[0]
     return None
 
 
-def check_resumable(kept: dict[str, Any], cfg, n_images: int, by_step: bool) -> None:
-    """Warn where config or images differ from those that the run was begun with.
+def _check_checkpoint(checkpoint: Any, path: Path) -> None:
+    required = {"model", "config", "random", "state"}
+    if not isinstance(checkpoint, dict) or not required <= set(checkpoint):
+        raise DataError(
+            f"{path}: not a state to resume from, or of an older version; "
+            "start anew (init_from takes over weights)"
+        )
+
+
+def check_resumable(
+    checkpoint: dict[str, Any],
+    cfg,
+    n_images: int,
+    by_step: bool,
+    network: str | None = None,
+    loss: str | None = None,
+) -> None:
+    """Warn where config, images or loss differ from those that the run was begun with.
 
     Args:
+        n_images: in the training part now.
         by_step: the schedule counts updates, so that their number cannot change.
+        network, loss: names of those that are passed to `fit` now, None for those of the config.
 
     Raises:
         ConfigError: they contradict the run.
     """
-    begun, now = config.from_dict(kept["config"]).to_dict(), cfg.to_dict()
-    changed = [name for name in now if begun[name] != now[name]]
+    _check_network(checkpoint["info"].get("network"), network)
+    changes = _changed_settings(checkpoint, cfg, by_step)
+    changes += _changed_loss(checkpoint["info"].get("loss"), loss)
+    if changes:
+        warnings.warn(f"resumed with changed settings: {', '.join(changes)}", stacklevel=2)
+    n_before = checkpoint["info"]["images"]["train"]
+    if n_images == n_before:
+        return
+    if by_step:
+        raise ConfigError(
+            f"this run was begun with {n_before} training images, now there are {n_images}; "
+            "start anew"
+        )
+    warnings.warn(f"resumed with {n_images} training images instead of {n_before}", stacklevel=2)
+
+
+def _check_network(before: str | None, now: str | None) -> None:
+    """Refuse another class of network than that of the run; None is the network of the config."""
+    if before == now:
+        return
+    if now is None:
+        raise ConfigError(
+            f"model: this run trains a network of your own, {before}; pass it again: "
+            f"fit(cfg, batches, model={before}(...), resume=True)"
+        )
+    begun = "the network of its config" if before is None else before
+    raise ConfigError(
+        f"model: this run was begun with {begun}, not with {now}; resume with that, or start anew"
+    )
+
+
+def _changed_loss(before: str | None, now: str | None) -> list[str]:
+    if before == now:
+        return []
+    if now is None:
+        raise ConfigError(
+            f"loss: this run trains with a loss of your own, {before}; pass it again: "
+            f"fit(cfg, batches, loss={before}, resume=True)"
+        )
+    return [f"loss {before or 'of the config'} -> {now}"]
+
+
+def _changed_settings(checkpoint: dict[str, Any], cfg, by_step: bool) -> list[str]:
+    """The changes to tell, `name old -> new`; raises `ConfigError` where one is not allowed."""
+    before = config.from_dict(checkpoint["config"]).to_dict()
+    now = cfg.to_dict()
+    changed = [name for name in now if before[name] != now[name]]
     rules = {name: config.FIELDS[name].metadata["resume"] for name in changed}
     if by_step:
         rules |= dict.fromkeys(set(config.fields_that("updates")) & set(changed), "fixed")
     refused = [name for name in changed if rules[name] == "fixed"]
     if refused:
-        values = ", ".join(f"{name}={begun[name]!r}" for name in refused)
+        values = ", ".join(f"{name}={before[name]!r}" for name in refused)
         raise ConfigError(
             f"{', '.join(refused)}: this run was begun with {values}; resume with that, or start "
             "anew (init_from takes over weights)"
         )
-    told = [f"{n} {begun[n]!r} -> {now[n]!r}" for n in changed if rules[n] == "told"]
-    if told:
-        warnings.warn(f"resumed with changed settings: {', '.join(told)}", stacklevel=4)
-    were = kept["info"]["images"]["train"]
-    if n_images != were:
-        if by_step:
-            raise ConfigError(
-                f"this run was begun with {were} training images, now there are {n_images}; start anew"
-            )
-        warnings.warn(f"resumed with {n_images} training images instead of {were}", stacklevel=4)
+    return [
+        f"{name} {before[name]!r} -> {now[name]!r}" for name in changed if rules[name] == "told"
+    ]
 
 
 def _random_state(device: str) -> dict[str, Any]:
     """The generators of torch, numpy and Python, as plain values and tensors."""
-    numbers = np.random.get_state(legacy=False)
-    kept = {
-        "key": torch.from_numpy(numbers["state"]["key"].astype(np.int64)),
-        "pos": int(numbers["state"]["pos"]),
+    legacy = np.random.get_state(legacy=False)
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": {
+            "key": torch.from_numpy(legacy["state"]["key"].astype(np.int64)),
+            "pos": int(legacy["state"]["pos"]),
+            "gauss": float(legacy["gauss"]),
+            "has_gauss": int(legacy["has_gauss"]),
+        },
+        "python": random.getstate(),
     }
-    kept |= {"gauss": float(numbers["gauss"]), "has_gauss": int(numbers["has_gauss"])}
-    found = {"torch": torch.get_rng_state(), "numpy": kept, "python": random.getstate()}
-    # A GPU that is there but was left out, because it fails, must not be asked.
-    return found | ({"cuda": torch.cuda.get_rng_state_all()} if device == "cuda" else {})
+    if device == "cuda":  # a GPU that was left out because it fails must not be asked
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
 
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Put the generators where `save_checkpoint` left them."""
-    numbers = state["numpy"]
-    key = {"key": numbers["key"].numpy().astype(np.uint32), "pos": numbers["pos"]}
+    numpy = state["numpy"]
+    key = numpy["key"].numpy().astype(np.uint32)
     np.random.set_state(
         {
             "bit_generator": "MT19937",
-            "state": key,
-            **{n: numbers[n] for n in ("gauss", "has_gauss")},
+            "state": {"key": key, "pos": numpy["pos"]},
+            "gauss": numpy["gauss"],
+            "has_gauss": numpy["has_gauss"],
         }
     )
     random.setstate(state["python"])

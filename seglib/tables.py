@@ -13,6 +13,8 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+IGNORE = 255  # value in a mask of pixels that no loss, metric or curve may count
+
 
 class Layout(NamedTuple):
     """A form that a folder of raw data can have.
@@ -176,3 +178,9 @@ def scores(source: str, *measured: Any) -> dict[str, Any]:
         for name, metric in METRICS.items()
         if metric.source == source
     }
+
+
+def name_of(code: Any) -> str:
+    """The name under which a run records a network or a loss: that of a function, or of an
+    object's class."""
+    return getattr(code, "__name__", type(code).__name__)

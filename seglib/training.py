@@ -1,9 +1,14 @@
-"""`fit`: the training loop on Accelerate, with checkpoints, resume and history. Taught in `04_lung_segmentation`."""
+"""`fit`: the training loop on Accelerate, with checkpoints, resume and history. Taught in
+`04_lung_segmentation`."""
 
+import inspect
 import math
 import random
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,170 +18,102 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
 
-from . import hosts, losses, memory, metrics, models, plots, presets, runs, updates
-from .errors import DataError, SeglibError
+from . import config, hosts, losses, memory, metrics, models, plots, presets, runs, tables, updates
+from .errors import ConfigError, DataError, TrainingError
 from .runs import Run
 
 BY_STEP = ("cosine", "onecycle", "linear")  # schedules that are stepped after every update
-SMALL_VALIDATION = (
-    50  # with fewer validation images the monitor is smoothed over epochs: single values swing
-)
+# With fewer validation images the monitor is smoothed over epochs, as single values jump.
+SMALL_VALIDATION = 50
+SAMPLES = 4  # images in sample_predictions.png
+OWN = {"model": "network", "loss": "loss"}  # arguments of `fit`, and where a run records them
 
 
-class TrainingError(SeglibError, ArithmeticError):
-    """The loss is no longer a number."""
+@dataclass
+class TrainingState:
+    """What an epoch leaves for the next one, beside the weights; saved in `last.ckpt`."""
+
+    epoch: int = 0  # number of finished epochs
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: float | None = None  # monitor of the best epoch
+    smoothed: float | None = None  # monitor, smoothed where the validation part is small
+    since_best: int = 0  # epochs since the best one
+    seconds: float = 0.0
+    n_splits: int = 0  # how often micro-batches were halved for lack of memory
 
 
-@memory.keep_freed_memory()  # a frame of its own in the call stack: warnings below count it
+@dataclass
+class Training:
+    """Everything that one training works with; made by `_set_up`."""
+
+    cfg: config.Config
+    run: Run
+    state: TrainingState
+    accelerator: Accelerator
+    network: nn.Module  # saved under plain names
+    model: nn.Module  # the network as Accelerate and torch.compile have wrapped it
+    loss: Callable[..., Tensor]
+    optimizer: Any
+    scheduler: Any
+    train: DataLoader
+    val: DataLoader
+    accumulate: updates.GradientAccumulator
+
+    @property
+    def n_val(self) -> int:
+        return len(self.val.dataset)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are trained, or early stopping has waited long enough."""
+        impatient = self.cfg.early_stopping and self.state.since_best >= self.cfg.patience
+        return self.state.epoch >= self.cfg.epochs or impatient
+
+
 def fit(
-    cfg, batches: dict[str, DataLoader], resume: bool = False, folder: str | Path | None = None
+    cfg,
+    batches: dict[str, DataLoader],
+    model: nn.Module | None = None,
+    loss: Callable[..., Tensor] | None = None,
+    resume: bool = False,
+    folder: str | Path | None = None,
 ) -> Run:
-    """Train the network of `cfg` on `batches["train"]`, choose the best weights on `batches["val"]`.
+    """Train a network on `batches["train"]`, choose the best weights on `batches["val"]`.
 
-    Writes into the run folder: the best weights (`cfg.checkpoint_name`), `final_model.pth`, `checkpoint_epoch_N.pth`
-    every `save_every` epochs, `history.csv`, `config.json`, `run.json`, `training_history.png` (palm:
-    `training_progress.png`), `sample_predictions.png`, and `last.ckpt` to resume from. An old run there is renamed
-    aside.
+    Writes into the run folder: the best weights (`cfg.checkpoint_name`), `final_model.pth`,
+    `checkpoint_epoch_N.pth` every `save_every` epochs, `history.csv`, `config.json`, `run.json`,
+    `training_history.png` (palm: `training_progress.png`), `sample_predictions.png`, and
+    `last.ckpt` to resume from. An old run there is renamed aside.
 
     Args:
+        model: a network of your own: images (N, C, H, W) float32 -> logits (N, n_classes, H, W).
+            It is trained in place, starts with the weights that it has (or those of
+            `cfg.init_from`) and ends with the best ones. By default the one that `cfg` describes.
+        loss: a loss of your own, `loss(logits, target, annotated)` -> scalar tensor, in place of
+            `cfg.loss`; `losses` describes target and annotated. One that is derived from
+            `losses.MaskedLoss` may be used in every setting; any other callable only where one
+            micro-batch of one process makes an update (`accumulate=1`).
+        resume: continue the run in that folder after its last finished epoch; on a CPU the weights
+            are bit-identical to those of an uninterrupted run. Starts anew where there is no run.
+            Pass `model` and `loss` again.
         folder: the run folder, `work_dir/<preset>` by default.
-        resume: go on after the last finished epoch of the run in that folder, with bit-identical weights on a CPU as
-            if it had never stopped; starts anew where there is none.
 
     Raises:
-        DataError: no training images. TrainingError: the loss became NaN or infinite (names the cases). ConfigError:
-            the run to resume was begun with settings that this config contradicts.
+        DataError: no training images.
+        ConfigError: the run to resume was begun with settings that this config contradicts, or with
+            another network; the network's output has another shape; the loss does not allow
+            several micro-batches or processes.
+        TrainingError: the loss became NaN or infinite (names the cases), or has no gradient.
     """
     cfg = cfg.replace()  # a copy: edits of the caller's config during training change nothing
-    if not len(batches["train"].dataset):
-        raise DataError("the training part is empty; lower val_split or test_split, or add images")
-    folder = Path(folder) if folder else runs.folder_of(cfg)
-    checkpoint = runs.load_checkpoint(folder) if resume else None
-    if checkpoint:
-        runs.check_resumable(
-            checkpoint, cfg, len(batches["train"].dataset), cfg.scheduler in BY_STEP
-        )
-    info = _agree(_probe(cfg, batches) if checkpoint is None else _here(checkpoint["info"], cfg))
-    if PartialState().is_main_process:
-        if checkpoint is None:
-            runs.move_aside(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-    accelerator = _accelerator(cfg, info)
-    seed_everything(cfg.seed)
-    model = runs.network(cfg, pretrained=checkpoint is None and not cfg.init_from)
-    if cfg.init_from and checkpoint is None:
-        runs.load_weights(cfg.init_from, model)
-    elif cfg.class_prior and checkpoint is None:
-        models.init_output_bias(model, batches["train"].dataset.class_shares(), cfg.task)
-    info["parameters"] = models.n_parameters(model)
-    if checkpoint is None and hasattr(model, "encoder_origin"):
-        info["encoder_weights"] = f"file {cfg.init_from}" if cfg.init_from else model.encoder_origin
-    if cfg.sync_batch_norm:
-        model = _synchronised(model, accelerator)
-    model = model.to(memory_format=torch.channels_last)  # what oneDNN and tensor cores work on
-    optimizer = _optimizer(cfg, model)
-    # The batches of an update wait on the host: on the device there is room for one.
-    model, optimizer, train, val = accelerator.prepare(
-        model,
-        optimizer,
-        batches["train"],
-        batches["val"],
-        device_placement=[True, True, False, True],
-    )
-    if accelerator.num_processes > 1:
-        model.broadcast_buffers = (
-            False  # those of the first process would win; see `_average_buffers`
-        )
-    network = accelerator.unwrap_model(model)  # its weights are saved under plain names
-    scheduler = _scheduler(
-        cfg, optimizer.optimizer, -(-len(train) // cfg.accumulate), len(batches["val"].dataset)
-    )
-    loss_of = losses.build(cfg.loss, **cfg.settings)
-    forward = _compiled(model, accelerator.device) if cfg.compile else model
-    gradients = updates.GradientAccumulator(forward, loss_of, accelerator)
-
-    state: dict[str, Any] = {
-        "epoch": 0,
-        "history": [],
-        "best": None,
-        "smoothed": None,
-        "since_best": 0,
-        "seconds": 0.0,
-    }
-    if checkpoint:
-        state = _restore(checkpoint, network, optimizer, scheduler, accelerator)
-    run = Run(folder, cfg, pd.DataFrame(state["history"]), info)
-    bar = hosts.progress(
-        total=cfg.epochs * len(train),
-        initial=state["epoch"] * len(train),
-        desc=cfg.preset,
-        leave=False,
-        **({} if accelerator.is_main_process else {"disable": True}),
-    )
-    live = plots.LiveCurves(hosts.in_notebook())
-    start = time.perf_counter() - state["seconds"]
-    try:
-        while state["epoch"] < cfg.epochs and not (
-            cfg.early_stopping and state["since_best"] >= cfg.patience
-        ):
-            begun = time.perf_counter()
-            row = {"epoch": state["epoch"] + 1, "lr": optimizer.param_groups[0]["lr"]}
-            row |= _train_epoch(
-                gradients, train, state["epoch"], optimizer, scheduler, accelerator, cfg, bar
-            )
-            _average_buffers(network, accelerator)
-            row |= _validate(forward, val, loss_of, accelerator, cfg)
-            _choose(row, state, cfg, len(batches["val"].dataset))
-            if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-                scheduler.step(row["monitor"])
-            row["seconds"] = time.perf_counter() - begun
-            state["history"].append(row)
-            state["epoch"] += 1
-            state["seconds"] = info["seconds"] = time.perf_counter() - start
-            run.history = pd.DataFrame(state["history"])
-            if accelerator.is_main_process:
-                _save(run, network, optimizer, scheduler, accelerator, state)
-            live.update(run.history)
-            bar.set_postfix_str(
-                f"epoch {row['epoch']}/{cfg.epochs} loss {row['train_loss']:.4f} {cfg.monitor} {row[cfg.monitor]:.4f}"
-            )
-    except KeyboardInterrupt:
-        kept = (
-            f"all up to epoch {state['epoch']} is kept"
-            if state["epoch"]
-            else "no epoch was finished"
-        )
-        print(
-            f"stopped in epoch {state['epoch'] + 1}: {kept} in {folder}; fit(cfg, batches, resume=True) goes on"
-        )
-        raise
-    finally:
-        bar.close()
-        live.close()
-    if accelerator.is_main_process:
-        runs.save_weights(
-            folder / "final_model.pth",
-            network,
-            cfg,
-            epoch=state["epoch"],
-            trained_on=info["trained_on"],
-        )
-        if not run.best.is_file():  # no epoch had a score to choose by
-            run.history.loc[run.history.index[-1], "best"] = True
-            run.save()
-            runs.save_weights(
-                run.best, network, cfg, epoch=state["epoch"], trained_on=info["trained_on"]
-            )
-        curves = presets.PRESETS[cfg.preset].curves
-        plots.save(plots.training_curves(run.history), folder / curves)
-        _draw_samples(
-            run, network, batches["val" if len(batches["val"].dataset) else "train"].dataset.plain()
-        )
-    accelerator.wait_for_everyone()
-    return run
+    with memory.keep_freed_memory(), _restoring_forward(model):
+        training = _set_up(cfg, batches, model, loss, resume, folder)
+        _run_epochs(training)
+        return _finish(training)
 
 
 def seed_everything(seed: int) -> None:
@@ -186,56 +123,222 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _probe(cfg, batches: dict[str, DataLoader]) -> dict[str, Any]:
-    """What is decided by looking at the machine; kept with the run, so that a resumed run decides the same."""
-    device = hosts.choose_device(cfg.device)
-    info = {
-        "device": device,
-        "precision": hosts.choose_precision(device, cfg.precision),
-        "seconds": 0.0,
-    }
-    if device == "cpu" and cfg.precision == "auto":
-        info["precision_probe"] = hosts.measure_cpu()
-    info |= {
-        "threads": torch.get_num_threads(),
-        "workers": batches["train"].num_workers,
-        "versions": hosts.describe(),
-    }
-    info["images"] = {part: len(loader.dataset) for part, loader in batches.items()}
-    seen = pd.concat([batches[part].dataset.cases["sha256"] for part in ("train", "val")])
-    info["trained_on"] = sorted(
-        set(seen.str.slice(0, 16))
-    )  # so that a later evaluation can tell what is new
-    return info
-
-
 def processes(device: str) -> PartialState:
-    """The processes of this training, as torchrun or `accelerate launch` began them; one without these."""
-    AcceleratorState._reset_state(
-        True
-    )  # its choices are kept for the process; a second fit may want others
+    """The processes of this training, as torchrun or `accelerate launch` began them; one without
+    these."""
+    AcceleratorState._reset_state(True)  # otherwise the choices of a first fit hold for a second
     return PartialState(cpu=device == "cpu")
 
 
-def _agree(info: dict[str, Any]) -> dict[str, Any]:
-    """What the first process has found, on all processes of this training."""
-    if processes(info["device"]).num_processes == 1:
-        return info
-    found = [info]
-    broadcast_object_list(found)
-    return found[0]
+# ---- set up
 
 
-def _here(info: dict[str, Any], cfg) -> dict[str, Any]:
-    """What a run to be resumed was begun with; device and precision anew where this machine has another device."""
-    if (device := hosts.choose_device(cfg.device)) == info["device"]:
+def _set_up(
+    cfg,
+    batches: dict[str, DataLoader],
+    model: nn.Module | None,
+    loss: Callable | None,
+    resume: bool,
+    folder: str | Path | None,
+) -> Training:
+    """Check everything, make or load what is trained, and prepare the run folder."""
+    if not len(batches["train"].dataset):
+        raise DataError("the training part is empty; lower val_split or test_split, or add images")
+    _check_arguments(model, loss)
+    folder = Path(folder) if folder else runs.folder_of(cfg)
+    checkpoint = runs.load_checkpoint(folder) if resume else None
+    info = _agree(_run_info(cfg, batches, model, loss, checkpoint))
+    accelerator = _accelerator(cfg, info)
+    state = TrainingState(**checkpoint["state"]) if checkpoint else TrainingState()
+    loss = losses.build(cfg.loss, **cfg.settings) if loss is None else loss
+    updates.check_loss(loss, cfg.accumulate, accelerator.num_processes, state.n_splits)
+    if model is not None:
+        _check_output(model.to(accelerator.device), cfg)
+    if accelerator.is_main_process:
+        if checkpoint is None:
+            runs.move_aside(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    run = Run(folder, cfg, pd.DataFrame(state.history), info, model)
+
+    seed_everything(cfg.seed)
+    training = _prepare(run, batches, loss, state, accelerator, new=checkpoint is None)
+    if checkpoint:
+        _restore(training, checkpoint)
+    return training
+
+
+def _prepare(
+    run: Run,
+    batches: dict[str, DataLoader],
+    loss: Callable,
+    state: TrainingState,
+    accelerator: Accelerator,
+    new: bool,
+) -> Training:
+    """Network, optimizer, schedule and loaders, on the device and wrapped for it."""
+    cfg = run.config
+    network = _network(run, batches["train"].dataset, new)
+    if cfg.sync_batch_norm:
+        network = _synchronised(network, accelerator)
+    network = network.to(memory_format=torch.channels_last)  # for oneDNN and tensor cores
+    if isinstance(loss, nn.Module):
+        loss = loss.to(accelerator.device)
+    # The batches of an update stay on the host: the device has room for one of them.
+    model, optimizer, train, val = accelerator.prepare(
+        network,
+        _optimizer(cfg, network),
+        batches["train"],
+        batches["val"],
+        device_placement=[True, True, False, True],
+    )
+    if accelerator.num_processes > 1:
+        # `_average_buffers` averages them; DDP would overwrite them with those of one process.
+        model.broadcast_buffers = False
+    n_updates = math.ceil(len(train) / cfg.accumulate)
+    scheduler = _scheduler(cfg, optimizer.optimizer, n_updates, len(batches["val"].dataset))
+    network = accelerator.unwrap_model(model)
+    if cfg.compile:
+        model = _compiled(model, accelerator.device)
+    accumulate = updates.GradientAccumulator(model, loss, accelerator, state.n_splits)
+    return Training(
+        cfg,
+        run,
+        state,
+        accelerator,
+        network,
+        model,
+        loss,
+        optimizer,
+        scheduler,
+        train,
+        val,
+        accumulate,
+    )
+
+
+def _network(run: Run, dataset, new: bool) -> nn.Module:
+    """The run's own network or that of its config; in a new run with the weights to start from."""
+    cfg, info = run.config, run.info
+    network = run.model
+    if network is None:
+        network = runs.network(cfg, pretrained=new and not cfg.init_from)
+    if new and cfg.init_from:
+        runs.load_weights(cfg.init_from, network)
+    elif new and cfg.class_prior and run.model is None:
+        models.init_output_bias(network, dataset.class_shares(), cfg.task)
+    info["parameters"] = models.n_parameters(network)
+    if new and hasattr(network, "encoder_origin"):
+        info["encoder_weights"] = network.encoder_origin
+        if cfg.init_from:
+            info["encoder_weights"] = f"file {cfg.init_from}"
+    return network
+
+
+def _check_arguments(model: Any, loss: Any) -> None:
+    """Refuse a class in place of an object, and what is no network or no loss at all."""
+    for name, value in (("model", model), ("loss", loss)):
+        if inspect.isclass(value):
+            raise ConfigError(
+                f"{name}: {value.__name__} is a class; give an object, {value.__name__}()"
+            )
+    if model is not None and not isinstance(model, nn.Module):
+        raise ConfigError(f"model: {type(model).__name__} is no network; expected an nn.Module")
+    if loss is not None and not callable(loss):
+        raise ConfigError(
+            f"loss: {loss!r} cannot be called; expected a function loss(logits, target, annotated)"
+            " that returns a scalar tensor"
+        )
+
+
+@torch.no_grad()
+def _check_output(model: nn.Module, cfg) -> None:
+    """Refuse a network whose output is not (1, n_classes, H, W) for one black image.
+
+    The network computes in evaluation mode, so that batch norm keeps its running means. `fit` seeds
+    the random numbers afterwards.
+    """
+    name = type(model).__name__
+    if not models.n_parameters(model):
+        raise ConfigError(f"model: {name} has no parameter to train")
+    image = torch.zeros(1, cfg.in_channels, *cfg.height_width)
+    expected = (1, cfg.n_classes, *cfg.height_width)
+    training = {part: part.training for part in model.modules()}
+    try:
+        logits = model.eval()(image.to(next(model.parameters()).device))
+    except Exception as error:  # whatever the caller's network raises
+        raise ConfigError(
+            f"model: {name} fails on an image of shape {tuple(image.shape)}, the in_channels and "
+            f"image_size of the config: {error}"
+        ) from error
+    finally:
+        for part, mode in training.items():
+            part.training = mode
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != expected:
+        raise ConfigError(
+            f"model: {name} turns an image of shape {tuple(image.shape)} into {shape}; expected "
+            f"logits of shape {expected}, a channel for each of {', '.join(cfg.class_names)}, "
+            "before sigmoid or softmax"
+        )
+
+
+def _run_info(
+    cfg,
+    batches: dict[str, DataLoader],
+    model: nn.Module | None,
+    loss: Callable | None,
+    checkpoint: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """`Run.info` of a new run, or of the one to resume; the names of an own network and loss."""
+    own = {
+        "network": None if model is None else tables.name_of(model),
+        "loss": None if loss is None else tables.name_of(loss),
+    }
+    if checkpoint is None:
+        return _inspect(cfg, batches) | own
+    by_step = cfg.scheduler in BY_STEP
+    runs.check_resumable(checkpoint, cfg, len(batches["train"].dataset), by_step, **own)
+    return _on_this_machine(checkpoint["info"], cfg) | own
+
+
+def _inspect(cfg, batches: dict[str, DataLoader]) -> dict[str, Any]:
+    """What a run records of machine and data; a resumed run keeps it, and so decides the same."""
+    device = hosts.choose_device(cfg.device)
+    precision = hosts.choose_precision(device, cfg.precision)
+    info = {"device": device, "precision": precision, "seconds": 0.0}
+    if device == "cpu" and cfg.precision == "auto":
+        info["precision_probe"] = hosts.measure_cpu()
+    hashes = pd.concat([batches[part].dataset.cases["sha256"] for part in ("train", "val")])
+    return info | {
+        "threads": torch.get_num_threads(),
+        "workers": batches["train"].num_workers,
+        "versions": hosts.describe(),
+        "images": {part: len(loader.dataset) for part, loader in batches.items()},
+        # So that an evaluation can mark the images that the weights have seen.
+        "trained_on": sorted(set(hashes.str.slice(0, 16))),
+    }
+
+
+def _on_this_machine(info: dict[str, Any], cfg) -> dict[str, Any]:
+    """The info of a run to be resumed; device and precision anew where the device is another."""
+    device = hosts.choose_device(cfg.device)
+    if device == info["device"]:
         return info
     precision = hosts.choose_precision(device, cfg.precision)
     warnings.warn(
         f"resumed on {device} in {precision}, begun on {info['device']} in {info['precision']}",
-        stacklevel=4,
+        stacklevel=2,
     )
     return {**info, "device": device, "precision": precision}
+
+
+def _agree(info: dict[str, Any]) -> dict[str, Any]:
+    """The info of the first process, on all processes of this training."""
+    if processes(info["device"]).num_processes == 1:
+        return info
+    objects = [info]
+    broadcast_object_list(objects)
+    return objects[0]
 
 
 def _accelerator(cfg, info: dict[str, Any]) -> Accelerator:
@@ -244,41 +347,59 @@ def _accelerator(cfg, info: dict[str, Any]) -> Accelerator:
     return Accelerator(mixed_precision=precision, cpu=info["device"] == "cpu")
 
 
+@contextmanager
+def _restoring_forward(model: nn.Module | None) -> Iterator[None]:
+    """Take from the caller's network what Accelerate sets on it: the autocast round its forward,
+    and a mark that would make a second `fit` skip that."""
+    names = ("forward", "_original_forward", "_is_accelerate_prepared")
+    attributes = {} if model is None else dict(vars(model))
+    try:
+        yield
+    finally:
+        for name in names if model is not None else ():
+            vars(model).pop(name, None)
+            if name in attributes:
+                vars(model)[name] = attributes[name]
+
+
 def _optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
+    settings = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
     if cfg.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(), cfg.lr, momentum=0.9, nesterov=True, weight_decay=cfg.weight_decay
-        )
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[cfg.optimizer]
-    return kind(
-        model.parameters(),
-        cfg.lr,
-        weight_decay=cfg.weight_decay,
-        fused=not torch.backends.mps.is_available(),
-    )
+        return torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, **settings)
+    optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[cfg.optimizer]
+    fused = not torch.backends.mps.is_available()
+    return optimizer(model.parameters(), fused=fused, **settings)
 
 
-def _scheduler(cfg, optimizer: torch.optim.Optimizer, updates: int, n_val: int) -> Any:
-    """None, plateau (stepped by epoch) or a schedule stepped after every update; `updates` are those of an epoch."""
-    schedules = torch.optim.lr_scheduler
+def _scheduler(cfg, optimizer: torch.optim.Optimizer, n_updates: int, n_val: int) -> Any:
+    """None, plateau (stepped by epoch) or a schedule stepped after each of `n_updates` an epoch."""
+    total = cfg.epochs * n_updates
     if cfg.scheduler == "plateau":
-        mode = "max" if _higher(cfg, n_val) else "min"
-        return schedules.ReduceLROnPlateau(
-            optimizer, mode, factor=0.5, patience=max(1, cfg.patience // 3)
-        )
+        mode = "max" if _higher_is_better(cfg, n_val) else "min"
+        patience = max(1, cfg.patience // 3)
+        return lr_scheduler.ReduceLROnPlateau(optimizer, mode, factor=0.5, patience=patience)
     if cfg.scheduler == "cosine":
-        return schedules.CosineAnnealingLR(optimizer, T_max=cfg.epochs * updates)
-    if cfg.scheduler not in ("onecycle", "linear"):
-        return None
-    # The straight one starts at a tenth of the peak, rises for half as long and does not linger at its end.
-    rising, form = (
-        (0.2, {})
-        if cfg.scheduler == "onecycle"
-        else (0.1, {"div_factor": 10, "anneal_strategy": "linear"})
-    )
-    total = cfg.epochs * updates
-    rising += 0.05 * (round(rising * total, 6) == 1)  # torch divides by rising * total - 1
-    return schedules.OneCycleLR(optimizer, cfg.lr, total_steps=total, pct_start=rising, **form)
+        return lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
+    if cfg.scheduler == "onecycle":
+        rise = _rise(0.2, total)
+        return lr_scheduler.OneCycleLR(optimizer, cfg.lr, total_steps=total, pct_start=rise)
+    if cfg.scheduler == "linear":
+        # Straight lines: from a tenth of the peak, with half the rise of onecycle, down to zero.
+        return lr_scheduler.OneCycleLR(
+            optimizer,
+            cfg.lr,
+            total_steps=total,
+            pct_start=_rise(0.1, total),
+            div_factor=10,
+            anneal_strategy="linear",
+        )
+    return None
+
+
+def _rise(share: float, total: int) -> float:
+    """The share of all updates in which the learning rate rises; torch divides by
+    share * total - 1, which must not be zero."""
+    return share + 0.05 if round(share * total, 6) == 1 else share
 
 
 def _synchronised(model: nn.Module, accelerator) -> nn.Module:
@@ -286,211 +407,360 @@ def _synchronised(model: nn.Module, accelerator) -> nn.Module:
     if accelerator.num_processes == 1 or accelerator.device.type != "cuda":
         warnings.warn(
             "sync_batch_norm=True has no effect here: it takes several processes on GPUs",
-            stacklevel=4,
+            stacklevel=2,
         )
         return model
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def _compiled(model: nn.Module, device: torch.device) -> nn.Module:
+    """The compiled network; itself where this machine cannot compile."""
     try:
-        torch.compile(nn.ReLU())(
-            torch.ones(8, device=device)
-        )  # what is missing shows at the first call only
-    except (
-        Exception
-    ) as error:  # no compiler, no Triton, an unsupported Python: training goes on without
+        # A missing compiler shows at the first call only.
+        torch.compile(nn.ReLU())(torch.ones(8, device=device))
+    except Exception as error:  # no compiler, no Triton, an unsupported Python
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        warnings.warn(f"compile=True has no effect here: {lines[0]}", stacklevel=4)
+        warnings.warn(f"compile=True has no effect here: {lines[0]}", stacklevel=2)
         return model
     return torch.compile(model)
 
 
-def _train_epoch(
-    gradients, loader, epoch: int, optimizer, scheduler, accelerator, cfg, bar
-) -> dict[str, float]:
-    """One pass over the training part; sums stay on the device until the end, so that no step waits for the host."""
-    gradients.model.train()
-    _set_epoch(loader, epoch)
-    begun, batches = time.perf_counter(), updates.Waiting(loader)
-    each, sums, norm = (
-        [],
-        torch.zeros(2, device=accelerator.device),
-        torch.zeros((), device=accelerator.device),
-    )
-    for update, of_update in enumerate(updates.micro_batches(batches, cfg.accumulate), start=1):
-        pieces, found, n = gradients(of_update)
-        norm = accelerator.clip_grad_norm_(gradients.model.parameters(), cfg.clip or float("inf"))
-        optimizer.step()
-        if cfg.scheduler in BY_STEP and not accelerator.optimizer_step_was_skipped:
-            scheduler.step()
-        optimizer.zero_grad()
-        each += [(loss, piece["index"], update) for loss, piece in zip(found, pieces)]
-        sums += torch.stack([torch.stack(found).sum() * n, n / accelerator.num_processes])
-        bar.update(len(of_update))
-    total = accelerator.reduce(sums, "sum").tolist()
-    if not math.isfinite(total[0]):
-        _raise_not_finite(each, epoch, loader.dataset.cases["case"], accelerator)
-    seconds = time.perf_counter() - begun
-    row = {
-        "train_loss": total[0] / total[1],
+def _restore(training: Training, checkpoint: dict[str, Any]) -> None:
+    """Weights, optimizer, schedule, gradient scaler and random numbers of the last epoch."""
+    runs.load_state(training.network, checkpoint["model"], runs.LAST)
+    training.optimizer.load_state_dict(checkpoint["optimizer"])
+    if training.scheduler:
+        training.scheduler.load_state_dict(checkpoint["scheduler"])
+    scaler = training.accelerator.scaler
+    if scaler and checkpoint["scaler"]:
+        scaler.load_state_dict(checkpoint["scaler"])
+    runs.set_random_state(checkpoint["random"])
+
+
+# ---- run epochs
+
+
+def _run_epochs(training: Training) -> None:
+    """Train, validate and save, epoch by epoch, until the training is over."""
+    cfg, run, state = training.cfg, training.run, training.state
+    bar = _progress_bar(training)
+    live = plots.LiveCurves(hosts.in_notebook())
+    start = time.perf_counter() - state.seconds
+    try:
+        while not training.is_over:
+            row = _run_epoch(training, bar)
+            state.history.append(row)
+            state.epoch += 1
+            state.seconds = run.info["seconds"] = time.perf_counter() - start
+            run.history = pd.DataFrame(state.history)
+            if training.accelerator.is_main_process:
+                _save(training)
+            live.update(run.history)
+            bar.set_postfix_str(
+                f"epoch {row['epoch']}/{cfg.epochs} loss {row['train_loss']:.4f} "
+                f"{cfg.monitor} {row[cfg.monitor]:.4f}"
+            )
+    except KeyboardInterrupt:
+        print(_stopped(run, state))
+        raise
+    finally:
+        bar.close()
+        live.close()
+
+
+def _run_epoch(training: Training, bar) -> dict[str, Any]:
+    """One epoch's row of the history."""
+    state, scheduler = training.state, training.scheduler
+    begin = time.perf_counter()
+    row = {"epoch": state.epoch + 1, "lr": training.optimizer.param_groups[0]["lr"]}
+    row |= _train_epoch(training, bar)
+    _average_buffers(training.network, training.accelerator)
+    row |= _validate(training)
+    _choose(row, state, training.cfg, training.n_val)
+    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        scheduler.step(row["monitor"])
+    row["seconds"] = time.perf_counter() - begin
+    return row
+
+
+def _train_epoch(training: Training, bar) -> dict[str, float]:
+    """One pass over the training part. Losses stay on the device until the end, so that no step
+    waits for the host."""
+    training.model.train()
+    _set_epoch(training.train, training.state.epoch)
+    begin = time.perf_counter()
+    loader = updates.Waiting(training.train)
+    epoch_updates = []
+    for batches in updates.micro_batches(loader, training.cfg.accumulate):
+        update, norm = _train_step(training, batches)
+        epoch_updates.append(update)
+        bar.update(len(batches))
+    training.state.n_splits = training.accumulate.n_splits
+    loss, n_images = _mean_loss(epoch_updates, training)
+    seconds = time.perf_counter() - begin
+    return {
+        "train_loss": loss,
         "grad_norm": float(norm),
-        "images_per_second": total[1] / seconds,
+        "images_per_second": n_images / seconds,
+        "waiting": loader.seconds / seconds,
     }
-    return row | {"waiting": batches.seconds / seconds}
 
 
-def _raise_not_finite(each: list, epoch: int, names: pd.Series, accelerator) -> None:
-    """Name the cases of the first update whose loss is no number; the next ones only inherit its gradients."""
-    bad = [(update, loss, index) for loss, index, update in each if not torch.isfinite(loss)]
-    first = torch.tensor([bad[0][0] if bad else len(each) + 1], device=accelerator.device)
-    where = int(accelerator.gather(first).min())
-    if not bad or bad[0][0] > where:
+def _train_step(training: Training, batches: list[updates.Batch]) -> tuple[updates.Update, Tensor]:
+    """One update of the weights on `cfg.accumulate` micro-batches; returns also the norm of its
+    gradient before clipping."""
+    cfg, accelerator = training.cfg, training.accelerator
+
+    def forward_backward(batch: updates.Batch, total: Tensor | None) -> Tensor:
+        image = batch["image"].to(accelerator.device, non_blocking=True)
+        logits = training.model(image.contiguous(memory_format=torch.channels_last))  # (N, K, H, W)
+        loss = updates.share(training.loss, logits, batch, total)
+        accelerator.backward(
+            loss * accelerator.num_processes
+        )  # the processes' gradients are averaged
+        return loss.detach()
+
+    update = training.accumulate(batches, forward_backward)  # micro-batch after micro-batch
+    norm = accelerator.clip_grad_norm_(training.model.parameters(), cfg.clip or math.inf)
+    training.optimizer.step()
+    if cfg.scheduler in BY_STEP and not accelerator.optimizer_step_was_skipped:
+        training.scheduler.step()
+    training.optimizer.zero_grad()
+    return update, norm
+
+
+def _mean_loss(epoch_updates: list[updates.Update], training: Training) -> tuple[float, float]:
+    """The mean loss over all images of an epoch, and their number, over all processes.
+
+    Raises:
+        TrainingError: the loss of some update is NaN or infinite.
+    """
+    accelerator = training.accelerator
+    sums = torch.zeros(2, device=accelerator.device)
+    for update in epoch_updates:
+        loss = torch.stack(update.losses).sum()
+        n_here = update.n_images / accelerator.num_processes
+        sums += torch.stack([loss * update.n_images, n_here])
+    total, n_images = accelerator.reduce(sums, "sum").tolist()
+    if not math.isfinite(total):
+        _raise_not_finite(epoch_updates, training)
+    return total / n_images, n_images
+
+
+def _raise_not_finite(epoch_updates: list[updates.Update], training: Training) -> None:
+    """Name the cases of the first update whose loss is not finite; the later ones only inherit its
+    gradients."""
+    accelerator, epoch = training.accelerator, training.state.epoch + 1
+    cases = training.train.dataset.cases["case"]
+    bad = [
+        (step, loss, indices)
+        for step, update in enumerate(epoch_updates, start=1)
+        for loss, indices in zip(update.losses, update.indices)
+        if not torch.isfinite(loss)
+    ]
+    first_here = bad[0][0] if bad else len(epoch_updates) + 1
+    steps = accelerator.gather(torch.tensor([first_here], device=accelerator.device))
+    first = int(steps.min())
+    if first_here > first:
         raise TrainingError(
-            f"the loss is no number in epoch {epoch + 1}, step {where}; another process names the cases"
+            f"the loss is no number in epoch {epoch}, step {first}; another process names the cases"
         )
-    cases = ", ".join(names.iloc[bad[0][2].tolist()])
+    _, loss, indices = bad[0]
+    names = ", ".join(cases.iloc[indices.tolist()])
     raise TrainingError(
-        f"the loss is {bad[0][1].item()} in epoch {epoch + 1}, step {where}, cases {cases}; the weights of the epochs "
-        "before are kept; look at these images, lower lr, or set clip=1.0 or precision='fp32'"
+        f"the loss is {loss.item()} in epoch {epoch}, step {first}, cases {names}; the weights of "
+        "the epochs before are kept; look at these images, lower lr, or set clip=1.0 or "
+        "precision='fp32'"
     )
 
 
 def _average_buffers(network: nn.Module, accelerator) -> None:
     """The same running means of batch norm on all processes: each has seen its own batches."""
+    if accelerator.num_processes == 1:
+        return
     for buffer in network.buffers():
-        if accelerator.num_processes > 1 and buffer.is_floating_point():
+        if buffer.is_floating_point():
             buffer.copy_(accelerator.reduce(buffer, "mean"))
 
 
 @torch.no_grad()
-def _validate(model, loader, loss_of, accelerator, cfg) -> dict[str, float]:
-    """Mean loss, mean Dice (per image, annotated classes, no background) and pixel accuracy of the validation part."""
-    model.eval()
-    losses_seen, dices, pixels = [], [], torch.zeros(2, dtype=torch.float64)
-    for batch in loader:
-        logits = model(batch["image"].contiguous(memory_format=torch.channels_last))
-        loss = loss_of(logits, batch["mask"], batch["annotated"]).repeat(
-            len(logits)
-        )  # one an image, to be gathered
-        pred = metrics.to_one_hot(metrics.probabilities(logits, cfg.task), cfg.task, cfg.threshold)
-        counts = metrics.batch_counts(pred, batch["mask"], cfg.task)
-        loss, counts, annotated = accelerator.gather_for_metrics((loss, counts, batch["annotated"]))
-        counts, annotated = counts.cpu().numpy(), annotated.cpu().numpy()
-        first = 1 if cfg.task == "multiclass" else 0
-        dice = metrics.ratios(*np.moveaxis(counts, -1, 0))["dice"][:, first:]
-        dices += [
-            row[known].mean() for row, known in zip(dice, annotated[:, first:]) if known.any()
-        ]
-        losses_seen += loss.tolist()
-        right = (
-            counts[..., :1] if cfg.task == "multiclass" else counts[..., [0, 3]]
-        )  # of one class, or of each
-        seen = counts[:, :1] if cfg.task == "multiclass" else counts * annotated[..., None]
-        pixels += torch.tensor([(right.sum(-1) * annotated).sum(), seen.sum()], dtype=torch.float64)
-    mean = lambda values: float(np.mean(values)) if len(values) else float("nan")  # noqa: E731
+def _validate(training: Training) -> dict[str, float]:
+    """Mean loss, mean Dice and pixel accuracy of the validation part, over all processes."""
+    cfg, accelerator = training.cfg, training.accelerator
+    training.model.eval()
+    gathered: dict[str, list] = {"loss": [], "counts": [], "annotated": []}
+    for batch in training.val:
+        image = batch["image"].contiguous(memory_format=torch.channels_last)
+        logits = training.model(image)  # (N, K, H, W)
+        loss = training.loss(logits, batch["mask"], batch["annotated"])
+        prob = metrics.probabilities(logits, cfg.task)
+        pred = metrics.to_one_hot(prob, cfg.task, cfg.threshold)
+        counts = metrics.batch_counts(pred, batch["mask"], cfg.task)  # (N, K, 4): tp, fp, fn, tn
+        of_batch = (loss.repeat(len(image)), counts, batch["annotated"])
+        for values, tensor in zip(gathered.values(), accelerator.gather_for_metrics(of_batch)):
+            values.append(tensor.cpu().numpy())
+    if not gathered["loss"]:
+        return dict.fromkeys(("val_loss", "val_dice"), math.nan) | {"val_accuracy": 0.0}
+    loss, counts, annotated = (np.concatenate(values) for values in gathered.values())
     return {
-        "val_loss": mean(losses_seen),
-        "val_dice": mean(dices),
-        "val_accuracy": float(pixels[0] / pixels[1].clamp(min=1)),
+        "val_loss": float(loss.astype(np.float64).mean()),
+        "val_dice": _mean_dice(counts, annotated, cfg.task),
+        "val_accuracy": _accuracy(counts, annotated, cfg.task),
     }
 
 
-def _choose(row: dict[str, float], state: dict[str, Any], cfg, n_val: int) -> None:
-    """Smooth the monitor where the validation part is small, and note whether this epoch is the best so far."""
+def _mean_dice(counts: np.ndarray, annotated: np.ndarray, task: str) -> float:
+    """Mean over images of the mean Dice of the annotated classes, without the background.
+
+    Args:
+        counts: (N, K, 4), true and false positives, false and true negatives.
+        annotated: (N, K) bool.
+    """
+    first = 1 if task == "multiclass" else 0
+    dice = metrics.ratios(*np.moveaxis(counts, -1, 0))["dice"][:, first:]  # (N, K)
+    of_images = [
+        row[has_mask].mean() for row, has_mask in zip(dice, annotated[:, first:]) if has_mask.any()
+    ]
+    return float(np.mean(of_images)) if of_images else math.nan
+
+
+def _accuracy(counts: np.ndarray, annotated: np.ndarray, task: str) -> float:
+    """The share of pixels that are classified correctly: in the one class that a pixel has
+    (multiclass), or in each annotated class."""
+    if task == "multiclass":
+        right = counts[..., 0]
+        n_pixels = counts[:, 0].sum()
+    else:
+        right = counts[..., 0] + counts[..., 3]
+        n_pixels = (counts.sum(axis=-1) * annotated).sum()
+    return float((right * annotated).sum() / max(n_pixels, 1))
+
+
+def _choose(row: dict[str, Any], state: TrainingState, cfg, n_val: int) -> None:
+    """Smooth the monitor where the validation part is small, and note whether this epoch is the
+    best so far."""
     value = row[cfg.monitor] if n_val else row["train_loss"]
-    if (
-        n_val
-        and n_val < SMALL_VALIDATION
-        and state["smoothed"] is not None
-        and math.isfinite(value)
-    ):
-        value = 0.5 * state["smoothed"] + 0.5 * value
-    if math.isfinite(value):
-        state["smoothed"] = value
+    is_number = math.isfinite(value)
+    if 0 < n_val < SMALL_VALIDATION and state.smoothed is not None and is_number:
+        value = 0.5 * state.smoothed + 0.5 * value
+    if is_number:
+        state.smoothed = value
     row["monitor"] = value
-    better = state["best"] is None or (
-        value > state["best"] if _higher(cfg, n_val) else value < state["best"]
-    )
-    better = better and math.isfinite(value)  # an epoch without a score chooses nothing
-    row["best"] = better
-    state["since_best"] = 0 if better else state["since_best"] + 1
-    state["best"] = value if better else state["best"]
+    row["best"] = is_number and _is_better(value, state.best, _higher_is_better(cfg, n_val))
+    if row["best"]:
+        state.best, state.since_best = value, 0
+    else:
+        state.since_best += 1
 
 
-def _higher(cfg, n_val: int) -> bool:
-    """Whether a larger monitor is better; without validation images the training loss is watched instead."""
+def _is_better(value: float, best: float | None, higher: bool) -> bool:
+    if best is None:
+        return True
+    return value > best if higher else value < best
+
+
+def _higher_is_better(cfg, n_val: int) -> bool:
+    """Whether a larger monitor is better; without validation images it is the training loss."""
     return cfg.monitor == "val_dice" and n_val > 0
 
 
-def _save(run: Run, network, optimizer, scheduler, accelerator, state: dict[str, Any]) -> None:
-    row = {name: _plain(value) for name, value in state["history"][-1].items()}
-    facts = {"scores": row, "epoch": state["epoch"], "trained_on": run.info["trained_on"]}
+def _set_epoch(loader: DataLoader, epoch: int) -> None:
+    """Tell our sampler the epoch, through whatever Accelerate has wrapped around it."""
+    # Accelerate counts passes from 0 in every process and passes that number on to the sampler.
+    loader.iteration = epoch
+    batch_sampler = loader.batch_sampler
+    while not hasattr(batch_sampler, "sampler"):
+        batch_sampler = batch_sampler.batch_sampler
+    batch_sampler.sampler.set_epoch(epoch)
+
+
+def _progress_bar(training: Training):
+    n_batches = len(training.train)
+    hidden = {} if training.accelerator.is_main_process else {"disable": True}
+    return hosts.progress(
+        total=training.cfg.epochs * n_batches,
+        initial=training.state.epoch * n_batches,
+        desc=training.cfg.preset,
+        leave=False,
+        **hidden,
+    )
+
+
+def _stopped(run: Run, state: TrainingState) -> str:
+    """What the stop button says: what is kept, and the call that continues."""
+    kept = f"all up to epoch {state.epoch} is kept" if state.epoch else "no epoch was finished"
+    own = [f"{name}=..." for name, key in OWN.items() if run.info[key]]
+    call = ", ".join(["cfg", "batches", *own, "resume=True"])
+    return f"stopped in epoch {state.epoch + 1}: {kept} in {run.folder}; fit({call}) goes on"
+
+
+# ---- save and finish
+
+
+def _save(training: Training) -> None:
+    """Everything that an epoch leaves on disk."""
+    run, state = training.run, training.state
+    row = {name: _json_value(value) for name, value in state.history[-1].items()}
     if row["best"]:
-        runs.save_weights(run.best, network, run.config, **facts)
-    if run.config.save_every and state["epoch"] % run.config.save_every == 0:
-        runs.save_weights(
-            run.folder / f"checkpoint_epoch_{state['epoch']}.pth", network, run.config, **facts
-        )
+        _save_weights(training, run.best, scores=row)
+    every = run.config.save_every
+    if every and state.epoch % every == 0:
+        _save_weights(training, run.folder / f"checkpoint_epoch_{state.epoch}.pth", scores=row)
     run.save()
+    scheduler, scaler = training.scheduler, training.accelerator.scaler
     runs.save_checkpoint(
         run.folder,
-        model=network.state_dict(),
-        optimizer=optimizer.state_dict(),
+        model=training.network.state_dict(),
+        optimizer=training.optimizer.state_dict(),
         scheduler=scheduler.state_dict() if scheduler else None,
-        scaler=accelerator.scaler.state_dict() if accelerator.scaler else None,
-        state=state,
+        scaler=scaler.state_dict() if scaler else None,
+        state=dict(vars(state)),
         info=run.info,
         config=run.config.to_dict(),
     )
 
 
-@torch.no_grad()
-def _draw_samples(run: Run, network, dataset, n: int = 4) -> None:
-    """`sample_predictions.png`: the first images of a data set, their truth and what the best weights make of them."""
-    runs.load_weights(run.best, network).eval()
-    task, rows = run.config.task, []
-    for number in range(min(n, len(dataset))):
-        image, mask = dataset.pixels(number)
-        logits = network(dataset[number]["image"][None].to(next(network.parameters()).device))
-        pred = metrics.to_one_hot(metrics.probabilities(logits, task), task, run.config.threshold)[
-            0
-        ]
-        rows.append(
-            (
-                dataset.cases["case"].iloc[number],
-                image,
-                plots.flat(mask),
-                metrics.to_label_map(pred, task),
-            )
-        )
-    plots.save(plots.predictions(rows), run.folder / "sample_predictions.png")
+def _save_weights(training: Training, path: Path, **facts: Any) -> None:
+    run = training.run
+    facts |= {name: run.info[name] for name in ("trained_on", "network", "loss")}
+    runs.save_weights(path, training.network, run.config, epoch=training.state.epoch, **facts)
 
 
-def _plain(value: Any) -> Any:
-    """A value that JSON has: a number that is none becomes null."""
+def _json_value(value: Any) -> Any:
+    """A value that JSON has: NaN and infinity become null."""
     return value if isinstance(value, (bool, int)) or math.isfinite(value) else None
 
 
-def _restore(
-    checkpoint: dict[str, Any], network, optimizer, scheduler, accelerator
-) -> dict[str, Any]:
-    runs.load_state(network, checkpoint["model"], runs.LAST)
-    optimizer.load_state_dict(checkpoint["optimizer"])
-    if scheduler:
-        scheduler.load_state_dict(checkpoint["scheduler"])
-    if accelerator.scaler and checkpoint["scaler"]:
-        accelerator.scaler.load_state_dict(checkpoint["scaler"])
-    runs.set_random_state(checkpoint["random"])
-    return checkpoint["state"]
+def _finish(training: Training) -> Run:
+    """Write the final weights and the figures; the network then holds the best weights."""
+    run = training.run
+    if training.accelerator.is_main_process:
+        _save_weights(training, run.folder / "final_model.pth")
+        if not run.best.is_file():  # no epoch had a score to choose by
+            run.history.loc[run.history.index[-1], "best"] = True
+            run.save()
+            _save_weights(training, run.best)
+        runs.drop_checkpoint_before(run.folder)
+        curves = presets.PRESETS[run.config.preset].curves
+        plots.save(plots.training_curves(run.history), run.folder / curves)
+        runs.load_weights(run.best, training.network).eval()
+        shown = training.val if training.n_val else training.train
+        _draw_samples(run, training.network, shown.dataset.plain())
+    training.accelerator.wait_for_everyone()
+    return run
 
 
-def _set_epoch(loader, epoch: int) -> None:
-    """Tell our sampler the epoch, through whatever Accelerate has wrapped around it."""
-    loader.iteration = (
-        epoch  # Accelerate counts passes itself, from 0 in every process, and tells the sampler
-    )
-    batch_sampler = loader.batch_sampler
-    while not hasattr(batch_sampler, "sampler"):
-        batch_sampler = batch_sampler.batch_sampler
-    batch_sampler.sampler.set_epoch(epoch)
+@torch.no_grad()
+def _draw_samples(run: Run, network: nn.Module, dataset) -> None:
+    """`sample_predictions.png`: the first images of a data set, their truth and the prediction."""
+    task = run.config.task
+    device = next(network.parameters()).device
+    rows = []
+    for number in range(min(SAMPLES, len(dataset))):
+        image, mask = dataset.pixels(number)
+        logits = network(dataset[number]["image"][None].to(device))
+        prob = metrics.probabilities(logits, task)
+        pred = metrics.to_one_hot(prob, task, run.config.threshold)[0]
+        case = dataset.cases["case"].iloc[number]
+        rows.append((case, image, plots.flat(mask), metrics.to_label_map(pred, task)))
+    plots.save(plots.predictions(rows), run.folder / "sample_predictions.png")

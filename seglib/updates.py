@@ -1,118 +1,188 @@
-"""One update of the weights: its micro-batches, what counts in all of them, their gradients. Used by `training`."""
+"""One update of the weights whose images come in several micro-batches. Used by `training`."""
 
 import contextlib
 import itertools
 import time
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from . import tables
+from .errors import ConfigError, TrainingError
+
+HOW_TO_ADD_TOTAL = (
+    "derive the loss from losses.MaskedLoss, whose method total gives its denominator"
+)
+
+Batch = dict[str, Any]  # as `data.loaders` makes them: image, mask, annotated, index
+
+
+class Update(NamedTuple):
+    """What is remembered of one update: per micro-batch the `indices` of its images and its share
+    in the loss; `n_images` of all micro-batches and processes, a scalar tensor."""
+
+    indices: list[Tensor]
+    losses: list[Tensor]
+    n_images: Tensor
+
 
 class Waiting:
-    """Passes the batches of a loader on, and adds up the seconds in which nothing was there to compute with."""
+    """Passes the batches of a loader on, and adds up the `seconds` that were spent waiting."""
 
     def __init__(self, loader):
-        self.batches, self.seconds = iter(loader), 0.0
+        self.batches = iter(loader)
+        self.seconds = 0.0
 
     def __iter__(self):
         return self
 
-    def __next__(self) -> dict[str, Any]:
-        begun = time.perf_counter()
+    def __next__(self) -> Batch:
+        begin = time.perf_counter()
         try:
             return next(self.batches)
         finally:
-            self.seconds += time.perf_counter() - begun
+            self.seconds += time.perf_counter() - begin
 
 
-def micro_batches(
-    batches: Iterator[dict[str, Any]], accumulate: int
-) -> Iterator[list[dict[str, Any]]]:
-    """The batches of one update each; the last may be fewer."""
-    while found := list(itertools.islice(batches, accumulate)):
-        yield found
+def micro_batches(batches: Iterator[Batch], accumulate: int) -> Iterator[list[Batch]]:
+    """The micro-batches of each update: `accumulate` of them, fewer at the end of the epoch."""
+    while group := list(itertools.islice(batches, accumulate)):
+        yield group
+
+
+def check_loss(loss: Callable, accumulate: int, n_processes: int, n_splits: int) -> None:
+    """Refuse a loss without `total` where the images of an update come in several parts.
+
+    Raises:
+        ConfigError: says which setting causes it, and what the loss lacks.
+    """
+    if hasattr(loss, "total"):
+        return
+    if n_processes > 1:
+        cause, remedy = f"{n_processes} processes", "train with one process"
+    elif accumulate > 1:
+        cause, remedy = f"accumulate={accumulate}", "set accumulate=1"
+    elif n_splits > 0:
+        cause, remedy = "micro-batches split for lack of memory", "start anew"
+    else:
+        return
+    raise ConfigError(
+        f"loss: {tables.name_of(loss)} has no method total(target, annotated), so its parts cannot "
+        f"be added up exactly over the images of an update ({cause}); {HOW_TO_ADD_TOTAL}, "
+        f"or {remedy}"
+    )
+
+
+def share(loss: Callable, logits: Tensor, batch: Batch, total: Tensor | None) -> Tensor:
+    """The loss of a micro-batch; with `total`, its share in the loss of the whole update.
+
+    Raises:
+        TrainingError: the loss returned no scalar tensor, or one that has no gradient.
+    """
+    options = {} if total is None else {"total": total}
+    value = loss(logits, batch["mask"], batch["annotated"], **options)
+    name = tables.name_of(loss)
+    if not isinstance(value, Tensor) or value.ndim != 0:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise TrainingError(
+            f"loss: {name} returned {shape}; expected a tensor that is one number, such as the "
+            "mean over all pixels that count"
+        )
+    if not value.requires_grad:
+        raise TrainingError(
+            f"loss: what {name} returned has no gradient; compute it from the logits with torch, "
+            "without .item(), .detach(), .numpy() or a threshold"
+        )
+    return value
 
 
 class GradientAccumulator:
-    """Forward and backward of an update's batches. Their losses add up to that of one batch of all their images, on all
-    processes; where one does not fit into the memory of a GPU, all are halved from then on."""
+    """Gradients of an update whose images come in several micro-batches.
 
-    def __init__(self, model: nn.Module, loss_of, accelerator):
-        self.model, self.loss_of, self.accelerator = model, loss_of, accelerator
-        self.n_splits = 0
+    The losses of the micro-batches add up to the loss of one batch of all their images, on all
+    processes. Where a micro-batch does not fit into the memory of a GPU, it and all later ones are
+    halved; `n_splits` counts how often.
+    """
+
+    def __init__(self, model: nn.Module, loss: Callable, accelerator, n_splits: int = 0):
+        self.model, self.loss, self.accelerator = model, loss, accelerator
+        self.n_splits = n_splits
 
     def __call__(
-        self, batches: list[dict[str, Any]]
-    ) -> tuple[list[dict[str, Any]], list[Tensor], Tensor]:
-        """The micro-batches that were used, the share of each in the loss, and the number of images everywhere."""
+        self, batches: list[Batch], forward_backward: Callable[[Batch, Tensor | None], Tensor]
+    ) -> Update:
+        """Accumulate the gradients of all `batches`.
+
+        Args:
+            forward_backward: called with a micro-batch and the denominator of the update's loss
+                (None where this micro-batch is all of it); returns the micro-batch's share.
+
+        Raises:
+            TrainingError: the memory is too small, and this loss does not allow a split.
+        """
         while True:
-            pieces = batches
-            for _ in range(self.n_splits):
-                pieces = [half for batch in pieces for half in _halves(batch)]
+            parts = [self._with_masks(part) for part in self._split(batches)]
             try:
-                pieces = [self._with_masks(piece) for piece in pieces]
-                total, n = self._totals(pieces)
-                return pieces, self._backward(pieces, total), n
-            except torch.OutOfMemoryError:
-                if (
-                    self.accelerator.num_processes > 1
-                    or max(len(piece["image"]) for piece in pieces) == 1
-                ):
+                return self._accumulate(parts, forward_backward)
+            except torch.OutOfMemoryError as error:
+                size = max(len(part["image"]) for part in parts)
+                if size == 1 or self.accelerator.num_processes > 1:
                     raise
-                self.model.zero_grad()  # what was computed so far is incomplete
-                self.n_splits += 1
-                warnings.warn(
-                    "out of memory: micro-batches are halved; batch norm sees fewer images",
-                    stacklevel=5,
-                )
+                if not hasattr(self.loss, "total"):
+                    raise self._cannot_split(size) from error
+            self.model.zero_grad()  # the gradients so far are those of some micro-batches only
+            self.n_splits += 1
+            warnings.warn(
+                "out of memory: micro-batches are halved; batch norm sees fewer images",
+                stacklevel=2,
+            )
 
-    def _totals(self, batches: list[dict]) -> tuple[Tensor | None, Tensor]:
-        """How much counts in all batches of an update on all processes, None where there is but one; and how many
-        images that are."""
+    def _accumulate(self, parts: list[Batch], forward_backward: Callable) -> Update:
+        total, n_images = self._totals(parts)
+        losses = []
+        for number, part in enumerate(parts, start=1):
+            # The processes exchange their gradients with the last micro-batch only.
+            last = number == len(parts)
+            wait = contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
+            with wait:
+                losses.append(forward_backward(part, total))
+        return Update([part["index"] for part in parts], losses, n_images)
+
+    def _totals(self, parts: list[Batch]) -> tuple[Tensor | None, Tensor]:
+        """The denominator of the loss and the number of images, over all micro-batches of all
+        processes; the denominator is None where one micro-batch is all there is."""
         device = self.accelerator.device
-        n = torch.full((), float(sum(len(batch["image"]) for batch in batches)), device=device)
-        if len(batches) == 1 and self.accelerator.num_processes == 1:
+        n = torch.full((), float(sum(len(part["image"]) for part in parts)), device=device)
+        if len(parts) == 1 and self.accelerator.num_processes == 1:
             return None, n
-        total = sum(self.loss_of.total(batch["mask"], batch["annotated"]) for batch in batches)
-        everywhere = self.accelerator.reduce(torch.cat([total.reshape(-1), n.reshape(1)]), "sum")
-        return everywhere[:-1].reshape(total.shape), everywhere[-1]
+        total = sum(self.loss.total(part["mask"], part["annotated"]) for part in parts)
+        sums = self.accelerator.reduce(torch.cat([total.reshape(-1), n.reshape(1)]), "sum")
+        return sums[:-1].reshape(total.shape), sums[-1]
 
-    def _backward(self, batches: list[dict], total: Tensor | None) -> list[Tensor]:
-        """The shares of the batches in the update's loss. The processes exchange gradients with the last of them."""
-        accelerator, found = self.accelerator, []
-        for number, batch in enumerate(batches, start=1):
-            with (
-                accelerator.no_sync(self.model)
-                if number < len(batches)
-                else contextlib.nullcontext()
-            ):
-                image = batch["image"].to(accelerator.device, non_blocking=True)
-                logits = self.model(
-                    image.contiguous(memory_format=torch.channels_last)
-                )  # in the mixed precision
-                loss = self.loss_of(
-                    logits, batch["mask"], batch["annotated"], *(() if total is None else (total,))
-                )
-                accelerator.backward(
-                    loss * accelerator.num_processes
-                )  # gradients are averaged over the processes
-            found.append(loss.detach())
-        return found
+    def _split(self, batches: list[Batch]) -> list[Batch]:
+        for _ in range(self.n_splits):
+            batches = [half for batch in batches for half in _halves(batch)]
+        return batches
 
-    def _with_masks(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with its masks on the device: all of an update count before the first image is there."""
+    def _with_masks(self, batch: Batch) -> Batch:
+        """The batch with its masks on the device: `total` needs those of all micro-batches before
+        the first image is computed."""
         device = self.accelerator.device
-        return {
-            **batch,
-            **{name: batch[name].to(device, non_blocking=True) for name in ("mask", "annotated")},
-        }
+        masks = {name: batch[name].to(device, non_blocking=True) for name in ("mask", "annotated")}
+        return {**batch, **masks}
+
+    def _cannot_split(self, size: int) -> TrainingError:
+        return TrainingError(
+            f"out of memory with a micro-batch of {size} images, which cannot be split: the loss "
+            f"{tables.name_of(self.loss)} has no method total(target, annotated); lower "
+            f"batch_size, or {HOW_TO_ADD_TOTAL}"
+        )
 
 
 def _halves(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     middle = -(-len(batch["image"]) // 2)
-    return [
-        dict(zip(batch, parts)) for parts in zip(*(value.split(middle) for value in batch.values()))
-    ]
+    parts = zip(*(value.split(middle) for value in batch.values()))
+    return [dict(zip(batch, part)) for part in parts]

@@ -428,7 +428,11 @@ def test_combined_and_dice_focal_are_weighted_sums(weights):
     bce = losses.MaskedBCE(0.25, "plain")(logits, target, annotated)
     dice = losses.DiceLoss("multilabel")(logits, target, annotated)
     built = losses.build(
-        "combined", "multilabel", weights, missing_weight=0.25, missing_normalisation="plain"
+        "combined",
+        "multilabel",
+        loss_weights=weights,
+        missing_weight=0.25,
+        missing_normalisation="plain",
     )
     torch.testing.assert_close(
         built(logits, target, annotated), weights[0] * bce + weights[1] * dice
@@ -437,7 +441,7 @@ def test_combined_and_dice_focal_are_weighted_sums(weights):
     logits, target, annotated = softmax_batch(8, ignored=0.3)
     dice = losses.DiceLoss("multiclass")(logits, target, annotated)
     focal = losses.FocalLoss(3.0)(logits, target, annotated)
-    built = losses.build("dice_focal", "multiclass", weights, focal_gamma=3.0)
+    built = losses.build("dice_focal", "multiclass", loss_weights=weights, focal_gamma=3.0)
     torch.testing.assert_close(
         built(logits, target, annotated), weights[0] * dice + weights[1] * focal
     )

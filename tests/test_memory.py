@@ -62,7 +62,7 @@ def test_settings_end_with_an_error_too(monkeypatch):
     with pytest.raises(ValueError), memory.keep_freed_memory():
         assert calls == list(memory.KEEP.items())
         raise ValueError
-    assert calls == [*memory.KEEP.items(), *memory.AS_BEFORE.items(), "trim"]
+    assert calls == [*memory.KEEP.items(), *memory.DEFAULTS.items(), "trim"]
 
 
 def test_systems_without_glibc(monkeypatch):

@@ -32,18 +32,49 @@ LAUNCHERS = {
     ],  # on CPUs it begins one process
 }
 
+# The command `train`, whose combined loss is NaN in one step of one process, or of `all`.
+POISONED = """
+import os, sys
+from seglib import losses, tables
+from seglib.__main__ import main
 
-def train(folder, tree, launcher=None, *more):
-    words = [sys.executable, "-m", *LAUNCHERS.get(launcher, []), "seglib", "train", *COMMON]
-    environment = {
-        **os.environ,
+class Poisoned(losses.WeightedSum):
+    step = 0
+
+    def __init__(self):
+        super().__init__(losses.MaskedBCE(), losses.DiceLoss())
+
+    def forward(self, *batch, **options):
+        self.step += 1
+        rank, step = os.environ["POISON"].split()
+        bad = rank in ("all", os.environ["RANK"]) and self.step == int(step)
+        return super().forward(*batch, **options) * (float("nan") if bad else 1)
+
+tables.LOSSES["combined"] = tables.Loss(Poisoned, ("binary",))
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+def train(folder, tree, launcher=None, *options, poison=None):
+    """Run `train` in a process of its own, or in those of a launcher.
+
+    Args:
+        poison: a process and a step, "1 2", in which the loss is NaN.
+    """
+    command = [sys.executable, "-m", *LAUNCHERS.get(launcher, []), "seglib", "train"]
+    environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "SEGLIB_PROGRESS": "0",
         "PYTHONPATH": str(ROOT),
     }
-    words += ["--data_dir", str(tree), "--work_dir", str(folder), *more]
+    if poison:
+        script = folder.parent / "poisoned.py"
+        script.write_text(POISONED)
+        command = [sys.executable, "-m", *LAUNCHERS[launcher][:-1], str(script)]
+        environment["POISON"] = poison
+    command += [*COMMON, "--data_dir", str(tree), "--work_dir", str(folder), *options]
     return subprocess.run(
-        words, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=240
+        command, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=240
     )
 
 
@@ -87,52 +118,23 @@ def test_two_processes_are_one_that_accumulates(alone, launcher, accumulate):
 
 
 def test_two_processes_resume(alone):
+    """A run that fails in its fifth epoch; an epoch is four steps and one of validation."""
     folder, tree, _ = alone
-    straight = folder / "torchrun" / "lung"
-    assert straight.is_dir()
-    whole = torch.load(straight / "last.ckpt")
-    cut = folder / "cut" / "lung"
-    cut.mkdir(parents=True)
-    torch.save(
-        torch.load(straight / "before.ckpt"), cut / "last.ckpt"
-    )  # as killed after the last epoch but one
-    done = train(folder / "cut", tree, "torchrun", "--resume")
-    assert done.returncode == 0, done.stderr[-3000:]
-    again = torch.load(cut / "last.ckpt")
-    assert again["state"]["epoch"] == whole["state"]["epoch"] == 5
-    assert all(torch.equal(again["model"][name], whole["model"][name]) for name in whole["model"])
+    failed = train(folder / "cut", tree, "torchrun", poison="all 21")
+    assert failed.returncode != 0 and "epoch 5, step 1" in failed.stderr
+    resumed = train(folder / "cut", tree, "torchrun", "--resume")
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    straight = torch.load(folder / "torchrun" / "lung" / "last.ckpt")
+    again = torch.load(folder / "cut" / "lung" / "last.ckpt")
+    assert again["state"]["epoch"] == straight["state"]["epoch"] == 5
+    for name, value in straight["model"].items():
+        assert torch.equal(again["model"][name], value), name
 
 
 def test_a_loss_that_is_no_number_stops_all_and_only_its_process_names_cases(alone, tmp_path):
-    folder, tree, _ = alone
-    script = tmp_path / "poisoned.py"
-    script.write_text(
-        "import os, sys\n"
-        "from seglib import losses\n"
-        "from seglib.__main__ import main\n"
-        "original, steps = losses.build, []\n"
-        "def build(*fields):\n"
-        "    loss = original(*fields)\n"
-        "    forward = loss.forward\n"
-        "    def poison(*given):\n"
-        "        steps.append(1)\n"
-        "        return forward(*given) * (float('nan') if os.environ['RANK'] == '1' and len(steps) == 2 else 1)\n"
-        "    loss.forward = poison\n"
-        "    return loss\n"
-        "losses.build = build\n"
-        "sys.exit(main(['train', *sys.argv[1:]]))\n"
-    )
-    words = [sys.executable, "-m", *LAUNCHERS["torchrun"][:-1], str(script), *COMMON]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "SEGLIB_PROGRESS": "0",
-        "PYTHONPATH": str(ROOT),
-    }
-    words += ["--data_dir", str(tree), "--work_dir", str(tmp_path / "runs")]
-    done = subprocess.run(
-        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode != 0
-    assert done.stderr.count("the loss is nan in epoch 1, step 2, cases ") == 1, done.stderr[-2000:]
-    assert done.stderr.count("epoch 1, step 2; another process names the cases") == 1
+    _, tree, _ = alone
+    failed = train(tmp_path / "runs", tree, "torchrun", poison="1 2")
+    assert failed.returncode != 0
+    message = "the loss is nan in epoch 1, step 2, cases "
+    assert failed.stderr.count(message) == 1, failed.stderr[-2000:]
+    assert failed.stderr.count("epoch 1, step 2; another process names the cases") == 1

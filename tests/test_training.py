@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import random
+import shutil
 import time
 import types
 
@@ -28,7 +29,6 @@ from seglib import (
     prepare,
     runs,
     training,
-    updates,
 )
 from seglib.errors import ConfigError, DataError, SeglibError
 from tests.helpers import hand_store, multilabel_store
@@ -93,6 +93,18 @@ def scores(*rows):
         return {"val_loss": loss, "val_dice": dice, "val_accuracy": 0.9}
 
     return validate
+
+
+def convolution(channels=1):
+    """The smallest network, without batch norm: always with the same weights."""
+    network = nn.Conv2d(channels, channels, 5, padding=2)
+    network.load_state_dict(
+        {
+            "weight": torch.linspace(-0.1, 0.2, network.weight.numel()).reshape_as(network.weight),
+            "bias": torch.zeros(channels),
+        }
+    )
+    return network
 
 
 def weights(path):
@@ -163,7 +175,7 @@ def test_history_is_what_the_kept_weights_score(learned, prepared):
         dice = [sklearn.metrics.f1_score(t.ravel(), p.ravel()) for t, p in zip(truth, pred)]
         assert row.val_dice == pytest.approx(np.mean(dice), abs=1e-6)
         assert row.val_accuracy == pytest.approx((pred == truth).mean(), abs=1e-6)
-        loss_of = losses.build(cfg.loss, cfg.task, cfg.loss_weights)
+        loss_of = losses.build(cfg.loss, cfg.task, loss_weights=cfg.loss_weights)
         loss = np.mean(
             [loss_of(logits[i : i + 1], batch["mask"][i : i + 1]).item() for i in range(4)]
         )
@@ -177,12 +189,13 @@ def test_history_has_a_row_an_epoch(learned):
     assert np.isfinite(learned.history.drop(columns="best").to_numpy()).all()
 
 
-def test_train_loss_is_the_mean_over_images(setting, monkeypatch):
+def test_train_loss_is_the_mean_over_images(setting):
     """12 images in batches of 5, 5 and 2, each with a loss of its size: (25 + 25 + 4) / 12."""
-    monkeypatch.setattr(
-        losses, "build", lambda *a: lambda logits, *rest: 0 * logits.sum() + float(len(logits))
-    )
-    run = training.fit(*setting(batch_size=5, epochs=1))
+
+    def number_of_images(logits, target, annotated):
+        return 0 * logits.sum() + len(logits)
+
+    run = training.fit(*setting(batch_size=5, epochs=1), loss=number_of_images)
     assert run.history["train_loss"].iloc[0] == pytest.approx(54 / 12)
 
 
@@ -252,7 +265,6 @@ def test_files_of_a_run(setting, figures):
         "sample_predictions.png",
         "last.ckpt",
     }
-    others |= {"before.ckpt"}
     assert {p.name for p in run.folder.iterdir()} == {
         f"{m}.{s}" for m in made for s in ("pth", "json")
     } | others
@@ -542,22 +554,24 @@ def test_plateau_halves_where_nothing_improves(setting, monkeypatch, no_steps):
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(2, 2), (1, 4), (4, 3)])
-def test_accumulated_steps_are_one_large_batch(setting, monkeypatch, batch_size, accumulate):
+def test_accumulated_steps_are_one_large_batch(setting, batch_size, accumulate):
     """Without batch norm, which sees single batches, the update is that of the batch of all accumulated images."""
-    monkeypatch.setattr(runs, "network", lambda cfg, **options: nn.Conv2d(1, 1, 5, padding=2))
-    fields = dict(loss="bce", optimizer="sgd", lr=0.1, epochs=2)
-    large = training.fit(*setting("large", batch_size=batch_size * accumulate, **fields))
-    small = training.fit(*setting("small", batch_size=batch_size, accumulate=accumulate, **fields))
-    other = training.fit(*setting("other", batch_size=batch_size, **fields))
+
+    def trained(name, **sizes):
+        cfg, batches = setting(name, loss="bce", optimizer="sgd", lr=0.1, epochs=2, **sizes)
+        return training.fit(cfg, batches, model=convolution())
+
+    large = trained("large", batch_size=batch_size * accumulate)
+    small = trained("small", batch_size=batch_size, accumulate=accumulate)
+    other = trained("other", batch_size=batch_size)
     final = [weights(run.folder / "final_model.pth") for run in (large, small, other)]
     torch.testing.assert_close(final[1], final[0], rtol=1e-4, atol=1e-5)  # sums in another order
     assert (final[2]["weight"] - final[0]["weight"]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("loss", ["combined", "weighted_bce"])
-def test_accumulation_is_exact_where_masks_are_missing(tmp_path, monkeypatch, loss):
+def test_accumulation_is_exact_where_masks_are_missing(tmp_path, loss):
     """The divisors of the loss are those of the whole update, not means of the means of its parts."""
-    monkeypatch.setattr(runs, "network", lambda cfg, **options: nn.Conv2d(3, 3, 5, padding=2))
     store, cfg = multilabel_store(tmp_path / "store", n=10), config.preset("palm", "smoke", seed=3)
     fields = {**TINY, "loss": loss, "optimizer": "sgd", "lr": 0.1, "scheduler": "none", "epochs": 2}
     final = {}
@@ -570,7 +584,7 @@ def test_accumulation_is_exact_where_masks_are_missing(tmp_path, monkeypatch, lo
                 "work_dir": str(tmp_path / name),
             }
         )
-        run = training.fit(made, data.loaders(store, made))
+        run = training.fit(made, data.loaders(store, made), model=convolution(3))
         final[name] = (weights(run.folder / "final_model.pth")["weight"], run.history["train_loss"])
     for name in ("small", "halves"):
         torch.testing.assert_close(
@@ -580,32 +594,35 @@ def test_accumulation_is_exact_where_masks_are_missing(tmp_path, monkeypatch, lo
     assert (final["mean"][0] - final["large"][0]).abs().max() > 1e-3
 
 
-def test_out_of_memory_halves_the_micro_batch_and_keeps_the_update(setting, monkeypatch):
-    """More than two images do not fit: the weights are those of a machine that has room for all."""
-    monkeypatch.setattr(runs, "network", lambda cfg, **options: nn.Conv2d(1, 1, 5, padding=2))
-    fields = dict(batch_size=6, optimizer="sgd", lr=0.1, loss="combined")
-    roomy = training.fit(*setting("roomy", **fields))
-    original, sizes = updates.GradientAccumulator._backward, []
+class SmallCard(nn.Conv2d):
+    """A network in whose memory `room` images fit, after its first forward pass in training."""
 
-    def small_card(self, batches, total):
-        sizes.append(max(len(batch["image"]) for batch in batches))
-        if sizes[-1] > 2:
-            original(self, batches, total)  # gradients of the attempt that failed must not stay
-            raise torch.OutOfMemoryError("no more")
-        return original(self, batches, total)
+    def __init__(self, room):
+        super().__init__(1, 1, 5, padding=2)
+        self.load_state_dict(convolution().state_dict())
+        self.room, self.sizes = room, []
 
-    monkeypatch.setattr(updates.GradientAccumulator, "_backward", small_card)
+    def forward(self, image):
+        if self.training:
+            self.sizes.append(len(image))
+            if len(image) > self.room and len(self.sizes) > 1:
+                raise torch.OutOfMemoryError("no more")
+        return super().forward(image)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_update(setting):
+    """The weights are those of a machine with room for all; the gradients of the failed attempt, in
+    which one of two micro-batches was computed, do not count."""
+    fields = dict(batch_size=4, accumulate=2, optimizer="sgd", lr=0.1, loss="combined", epochs=1)
+    roomy = training.fit(*setting("roomy", **fields), model=convolution())
+    network = SmallCard(room=1)
     with pytest.warns(UserWarning, match="micro-batches are halved"):
-        cramped = training.fit(*setting("cramped", **fields))
-    assert sizes == [6, 3, 2, 2, 2, 2]
+        cramped = training.fit(*setting("cramped", **fields), model=network)
+    assert network.sizes == [4, 4, 2, *[1] * 12]
     one, other = (weights(run.folder / "final_model.pth")["weight"] for run in (roomy, cramped))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    never = torch.OutOfMemoryError("never")
-    monkeypatch.setattr(
-        updates.GradientAccumulator, "_backward", lambda *a: (_ for _ in ()).throw(never)
-    )
     with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning):
-        training.fit(*setting("hopeless", **fields))
+        training.fit(*setting("hopeless", **fields), model=SmallCard(room=0))
 
 
 def test_compile_goes_on_without_a_compiler(setting, monkeypatch):
@@ -662,16 +679,14 @@ def test_waiting_is_the_share_of_the_loader(setting, monkeypatch):
     assert row["waiting"] * n / row["images_per_second"] >= 0.05 * n  # seconds
 
 
-def test_clip_limits_the_update(setting, monkeypatch):
-    monkeypatch.setattr(runs, "network", lambda cfg, **options: nn.Conv2d(1, 1, 3, padding=1))
-    moved, start = [], None
+def test_clip_limits_the_update(setting):
+    moved = []
+    start = convolution().weight.detach()
     for clip in (0.0, 1e-3):
         cfg, batches = setting(
             optimizer="sgd", lr=1.0, epochs=1, clip=clip, batch_size=12, loss="bce"
         )
-        torch.manual_seed(cfg.seed)
-        start = runs.network(cfg).weight.detach()
-        run = training.fit(cfg, batches)
+        run = training.fit(cfg, batches, model=convolution())
         moved.append((weights(run.folder / "final_model.pth")["weight"] - start).norm().item())
         assert run.history["grad_norm"].iloc[0] > 0.01  # as it was before it was clipped
     # one step of SGD with Nesterov momentum 0.9 moves by 1.9 times the gradient
@@ -685,19 +700,19 @@ class Killed(Exception):
     pass
 
 
-def interrupted_after(epochs, monkeypatch, *setting):
+def interrupted_after(epochs, monkeypatch, *setting, **own):
     """Train, and be killed by the notebook's stop button right after `epochs` epochs were saved."""
     original = training._save
 
-    def save(run, *rest):
-        original(run, *rest)
-        if len(run.history) == epochs:
+    def save(state):
+        original(state)
+        if state.state.epoch == epochs:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "_save", save)
         with pytest.raises(KeyboardInterrupt):
-            training.fit(*setting)
+            training.fit(*setting, **own)
 
 
 @pytest.mark.parametrize("scheduler", ["none", "cosine", "plateau", "onecycle", "linear"])
@@ -754,7 +769,7 @@ def test_resume_reuses_what_was_probed(setting, monkeypatch):
     def no_probing(*args):
         raise AssertionError("probed again")
 
-    monkeypatch.setattr(training, "_probe", no_probing)
+    monkeypatch.setattr(training, "_inspect", no_probing)
     run = training.fit(cfg.replace(precision="auto"), batches, resume=True)
     assert run.info["precision"] == "bf16" and len(run.history) == 2
     assert 0 <= run.info["seconds"] - run.history["seconds"].sum() < 60  # both parts of the run
@@ -795,15 +810,18 @@ def test_more_epochs_for_a_finished_schedule(setting, scheduler):
 
 
 @pytest.mark.parametrize("harm", ["torn", "empty", "overwritten"])
-def test_a_damaged_last_state_falls_back_to_the_one_before(setting, harm):
+def test_a_damaged_last_state_falls_back_to_the_one_before(setting, monkeypatch, harm):
     """The epoch is trained again, to the same weights; two damaged files are an error that names the last."""
     fields = dict(epochs=3, scheduler="onecycle", augment={"hflip": 0.5})
     straight = training.fit(*setting("straight", **fields))
     cfg, batches = setting("cut", **fields)
-    run = training.fit(cfg, batches)
-    last, before = run.folder / "last.ckpt", run.folder / "before.ckpt"
+    interrupted_after(2, monkeypatch, cfg, batches)
+    folder = runs.folder_of(cfg)
+    last, before = folder / "last.ckpt", folder / "before.ckpt"
     whole = last.read_bytes()
     bad = {"torn": whole[: len(whole) // 2], "empty": b"", "overwritten": b"x" * len(whole)}[harm]
+    damaged = setting("damaged", **fields)
+    shutil.copytree(folder, runs.folder_of(damaged[0]))
     last.write_bytes(bad)
     with pytest.warns(
         UserWarning, match=r"last\.ckpt: refused to load.*before\.ckpt, an epoch earlier"
@@ -812,11 +830,11 @@ def test_a_damaged_last_state_falls_back_to_the_one_before(setting, harm):
     assert same(
         weights(straight.folder / "final_model.pth"), weights(resumed.folder / "final_model.pth")
     )
-    last.write_bytes(bad)
-    before.write_bytes(bad)
+    for name in ("last.ckpt", "before.ckpt"):
+        (runs.folder_of(damaged[0]) / name).write_bytes(bad)
     with pytest.raises(DataError, match=r"last\.ckpt"):
-        training.fit(cfg, batches, resume=True)
-    assert (run.folder / "best_model.pth").is_file()
+        training.fit(*damaged, resume=True)
+    assert (runs.folder_of(damaged[0]) / "best_model.pth").is_file()
 
 
 @pytest.mark.parametrize(
@@ -885,26 +903,20 @@ def test_a_run_goes_on_on_another_device_and_says_so(setting, monkeypatch):
 
 def test_every_generator_of_random_numbers_goes_on(setting, monkeypatch):
     """A loss of the reader's own that draws from torch, numpy and Python sees the same numbers after a resume."""
-    original, seen = losses.build, []
+    seen = []
 
-    def build(*fields):
-        loss_of = original(*fields)
+    def noisy(logits, target, annotated):
+        if torch.is_grad_enabled():
+            seen.append((random.random(), np.random.standard_normal(), torch.rand(()).item()))
+        return losses.MaskedBCE()(logits, target, annotated)
 
-        def noisy(logits, mask, annotated):
-            if torch.is_grad_enabled():
-                seen.append((random.random(), np.random.standard_normal(), torch.rand(()).item()))
-            return loss_of(logits, mask, annotated)
-
-        return noisy
-
-    monkeypatch.setattr(losses, "build", build)
-    training.fit(*setting("straight", epochs=3))
+    training.fit(*setting("straight", epochs=3), loss=noisy)
     straight, seen[:] = list(seen), []
-    interrupted_after(1, monkeypatch, *setting("cut", epochs=3))
+    interrupted_after(1, monkeypatch, *setting("cut", epochs=3), loss=noisy)
     random.seed(99)
     np.random.seed(99)
     torch.manual_seed(99)
-    training.fit(*setting("cut", epochs=3), resume=True)
+    training.fit(*setting("cut", epochs=3), loss=noisy, resume=True)
     assert seen == straight and len(seen) == 9
 
 
@@ -940,37 +952,32 @@ def test_last_ckpt_that_runs_code_is_refused(setting, tmp_path):
 # ---- what goes wrong
 
 
-def poisoned(epoch, value, batches_seen=None):
-    """A stand-in for `losses.build`: the second training batch of that epoch has this loss."""
-    original = losses.build
+class Poisoned(losses.DiceLoss):
+    """A loss that is `value` for the second training batch of an epoch, from 1."""
 
-    def build(*fields):
-        loss_of, steps = original(*fields), [0]
+    def __init__(self, epoch, value):
+        super().__init__()
+        self.bad_step, self.value = 3 * (epoch - 1) + 2, value
+        self.step = 0
 
-        def poison(logits, mask, annotated):
-            loss = loss_of(logits, mask, annotated)
-            if torch.is_grad_enabled():
-                steps[0] += 1
-                if steps[0] == 3 * (epoch - 1) + 2:
-                    return loss * value
-            return loss
-
-        return poison
-
-    return build
+    def forward(self, *batch, **options):
+        loss = super().forward(*batch, **options)
+        if torch.is_grad_enabled():
+            self.step += 1
+            if self.step == self.bad_step:
+                return loss * self.value
+        return loss
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_names_its_cases(setting, monkeypatch, value):
+def test_a_loss_that_is_no_number_names_its_cases(setting, value):
     cfg, batches = setting(epochs=3, scheduler="onecycle")
     good = training.fit(*setting("good", epochs=1))
     sampler = data.EpochSampler(12, cfg.seed, shuffle=True)
     sampler.set_epoch(1)
     named = batches["train"].dataset.cases["case"].iloc[[k % 12 for k in sampler][4:8]].tolist()
-    with monkeypatch.context() as patch:
-        patch.setattr(losses, "build", poisoned(2, value))
-        with pytest.raises(training.TrainingError) as caught:
-            training.fit(cfg, batches)
+    with pytest.raises(training.TrainingError) as caught:
+        training.fit(cfg, batches, loss=Poisoned(2, value))
     text = str(caught.value)
     assert "epoch 2, step 2" in text and f"cases {', '.join(named)};" in text and "lr" in text
     assert isinstance(caught.value, SeglibError)
@@ -981,7 +988,8 @@ def test_a_loss_that_is_no_number_names_its_cases(setting, monkeypatch, value):
         and about(folder / "best_model.pth")["epoch"] == 1
     )
     assert len(runs.Run.load(folder).history) == 1 and kept.keys() == weights(good.best).keys()
-    run = training.fit(cfg, batches, resume=True)  # the images were looked at, and it goes on
+    # the images were looked at, and it goes on
+    run = training.fit(cfg, batches, loss=losses.DiceLoss(), resume=True)
     assert list(run.history["epoch"]) == [1, 2, 3] and np.isfinite(run.history["train_loss"]).all()
 
 

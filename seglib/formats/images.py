@@ -18,9 +18,9 @@ from PIL import Image, ImageFile
 
 from .. import files
 from ..errors import DataError
+from ..tables import IGNORE
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
-IGNORE = 255  # mask value of pixels that no loss, metric or curve may count
 UNION = "|"  # a mask cell "left.png|right.png" means the union of both files
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey, ITU-R BT.601
 
