@@ -817,7 +817,7 @@ def test_a_damaged_last_state_falls_back_to_the_one_before(setting, monkeypatch,
     cfg, batches = setting("cut", **fields)
     interrupted_after(2, monkeypatch, cfg, batches)
     folder = runs.folder_of(cfg)
-    last, before = folder / "last.ckpt", folder / "before.ckpt"
+    last = folder / "last.ckpt"
     whole = last.read_bytes()
     bad = {"torn": whole[: len(whole) // 2], "empty": b"", "overwritten": b"x" * len(whole)}[harm]
     damaged = setting("damaged", **fields)
