@@ -1,4 +1,4 @@
-"""Curves and calibration from streaming histograms of scores. Taught in `07_evaluation`."""
+"""Curves and calibration of all pixels from histograms of scores. Taught in `07_evaluation`."""
 
 import numpy as np
 import torch
@@ -7,116 +7,125 @@ from torch import Tensor
 from . import tables
 from .tables import IGNORE
 
-CHUNK = 1 << 15  # pixels counted at once: the temporaries stay in the cache
-SHIFT = 1 + 2**-9  # SHIFT - p is exact in float32 for p >= 0.5
+CHUNK = 1 << 15  # pixels counted at once, so that temporary arrays stay in the cache
 COARSE = 897  # bins of `coarse`
-EMPTY, MIXED = 65535, 65534  # of eight neighbouring bins: no score yet, different scores
+# What eight neighbouring bins have seen, where it is not one single score.
+EMPTY, MIXED = 65535, 65534
 
-# A bin is a range of float32 bit patterns: 11 bits of mantissa below 2^-24, 14 below 2^-18, 17 below 2^-14, 15 below
-# one half; above it 15 bits of the mantissa of SHIFT - p, which tell all float32 scores above 1 - 2^-9 apart.
+# A bin is a range of float32 bit patterns: the pattern without its last bits. Below one half there
+# are four ranges of scores, of which 11, 14, 17 and 15 bits of the mantissa remain. Above one half
+# it is the pattern of SHIFT - score that counts, with 15 bits, which tells all float32 scores above
+# 1 - 2^-9 apart.
+SHIFT = 1 + 2**-9  # SHIFT - score is exact in float32 for a score of at least 0.5
 _STARTS = [int(np.float32(start).view(np.int32)) for start in (0, 2**-24, 2**-18, 2**-14, 0.5)]
-_DROPPED = [12, 9, 6, 8]
-_FIRST = np.cumsum(
-    [0] + [(b - a) >> drop for a, b, drop in zip(_STARTS, _STARTS[1:], _DROPPED)]
-).tolist()
-_HALF = _FIRST[-1]
+_DROPPED_BITS = [12, 9, 6, 8]
+_SIZES = [(b - a) >> bits for a, b, bits in zip(_STARTS, _STARTS[1:], _DROPPED_BITS)]
+_FIRST_BINS = np.cumsum([0, *_SIZES]).tolist()
+_HALF = _FIRST_BINS[-1]  # the bin of 0.5
 _TOP = int(np.float32(SHIFT - 0.5).view(np.int32)) >> 8
 BINS = _HALF + _TOP - (int(np.float32(SHIFT - 1).view(np.int32)) >> 8) + 1
 
 
 def _bins(prob: np.ndarray) -> np.ndarray:
-    """Bins (int32) of float32 scores in [0, 1]; a larger score never has a smaller bin."""
+    """Bins (int32) of float32 scores in [0, 1]; a larger score never has a smaller bin.
+
+    Below one half the bin is a piecewise linear function of the float's bit pattern, in four
+    pieces. Their slopes rise from the first to the third (convex) and fall to the fourth (concave):
+    taking the minimum of the last two and the maximum of all selects the right piece for every
+    element without branching.
+    """
     bits = np.minimum(prob, np.float32(0.5)).view(np.int32)
-    a, b, c, found = (
-        (bits >> d) + (first - (s >> d)) for d, first, s in zip(_DROPPED, _FIRST, _STARTS)
+    first, second, third, bins = (
+        (bits >> dropped) + (first_bin - (start >> dropped))
+        for dropped, first_bin, start in zip(_DROPPED_BITS, _FIRST_BINS, _STARTS)
     )
-    np.minimum(
-        found, c, out=found
-    )  # each line is steeper or flatter than the next: no branch is needed
-    np.maximum(found, b, out=found)
-    np.maximum(found, a, out=found)
-    rest = np.minimum(np.float32(SHIFT) - prob, np.float32(SHIFT - 0.5)).view(np.int32)
-    found += _TOP - (rest >> 8)
-    return found
+    np.minimum(bins, third, out=bins)
+    np.maximum(bins, second, out=bins)
+    np.maximum(bins, first, out=bins)
+    upper_bits = np.minimum(np.float32(SHIFT) - prob, np.float32(SHIFT - 0.5)).view(np.int32)
+    bins += _TOP - (upper_bits >> 8)
+    return bins
 
 
 def _lowest(bins: np.ndarray) -> np.ndarray:
     """Bit patterns (int32) of the smallest float32 score of each bin."""
-    level = np.clip(np.searchsorted(_FIRST, bins, side="right") - 1, 0, 3)
-    bits = np.take(_STARTS, level) + ((bins - np.take(_FIRST, level)) << np.take(_DROPPED, level))
+    piece = np.clip(np.searchsorted(_FIRST_BINS, bins, side="right") - 1, 0, 3)
+    offset = (bins - np.take(_FIRST_BINS, piece)) << np.take(_DROPPED_BITS, piece)
+    bits = np.take(_STARTS, piece) + offset
     high = bins > _HALF
-    last = (
-        (((_TOP + _HALF - bins[high]) << 8) + 255).astype(np.int32).view(np.float32)
-    )  # the largest SHIFT - p
-    bits[high] = (
-        (np.ceil((SHIFT - last.astype(np.float64)) * 2**24) / 2**24)
-        .astype(np.float32)
-        .view(np.int32)
-    )
+    largest = (((_TOP + _HALF - bins[high]) << 8) + 255).astype(np.int32)  # of SHIFT - score
+    score = SHIFT - largest.view(np.float32).astype(np.float64)
+    rounded_up = np.ceil(score * 2**24) / 2**24
+    bits[high] = rounded_up.astype(np.float32).view(np.int32)
     return bits.astype(np.int32)
 
 
 def _flat(values) -> np.ndarray:
+    """An array or tensor of any shape as a NumPy array (n,)."""
     if torch.is_tensor(values):
         values = values.detach().cpu()
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     return np.asarray(values).reshape(-1)
 
 
-def _divide(above: np.ndarray, below: np.ndarray, empty: float = np.nan) -> np.ndarray:
-    return np.divide(above, below, out=np.full(np.shape(below), empty), where=np.asarray(below) > 0)
+def _divide(numerator: np.ndarray, denominator: np.ndarray, empty: float = np.nan) -> np.ndarray:
+    """The quotient, and `empty` where the denominator is 0."""
+    quotient = np.full(np.shape(denominator), empty)
+    return np.divide(numerator, denominator, out=quotient, where=np.asarray(denominator) > 0)
 
 
-# Reductions of ascending bins: `negative`, `positive` (..., bins) pixels, `score` (bins,) the middle of each.
+# Reductions of ascending bins: `negative` and `positive` (..., bins) are numbers of pixels, `score`
+# (bins,) is the middle of each bin.
 
 
 def area(negative: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Area under the ROC curve (Mann-Whitney, ties count half); NaN where a label is absent."""
     below = np.cumsum(negative, -1) - negative / 2
-    return _divide(
-        (positive * below).sum(-1), positive.sum(-1) * negative.sum(-1).astype(np.float64)
-    )
+    n_pairs = positive.sum(-1) * negative.sum(-1).astype(np.float64)
+    return _divide((positive * below).sum(-1), n_pairs)
 
 
 def precision_area(negative: np.ndarray, positive: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """Average precision; in the bins marked in `spread` the pixels count as if in random order, else as tied."""
+    """Average precision.
+
+    The pixels of a bin count as if they were in random order where `spread` (bins,) bool, else as
+    tied. In random order a positive has half of the other pixels of its bin above it.
+    """
     fp, tp = (np.cumsum(n[..., ::-1], -1)[..., ::-1] for n in (negative, positive))
-    tp = tp - np.where(
-        spread, (positive - 1) / 2, 0
-    )  # the mean positive has half of the others above it
+    tp = tp - np.where(spread, (positive - 1) / 2, 0)
     fp = fp - np.where(spread, negative / 2, 0)
     return _divide((positive * _divide(tp, tp + fp, 0.0)).sum(-1), positive.sum(-1))
 
 
 def squared_error(score: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Brier score: mean squared difference of score and truth."""
-    return _divide(
-        (negative * score**2 + positive * (1 - score) ** 2).sum(-1), (negative + positive).sum(-1)
-    )
+    total = (negative * score**2 + positive * (1 - score) ** 2).sum(-1)
+    return _divide(total, (negative + positive).sum(-1))
 
 
 def cross_entropy(score: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Mean binary cross-entropy (nats); scores are kept 1e-7 away from 0 and 1, as in `metrics.bce`."""
+    """Mean binary cross-entropy (nats); scores stay 1e-7 away from 0 and 1, as in `metrics.bce`."""
     score = np.clip(score, 1e-7, 1 - 1e-7)
     total = -(negative * np.log1p(-score) + positive * np.log(score)).sum(-1)
     return _divide(total, (negative + positive).sum(-1))
 
 
 class HistogramROC:
-    """Scores of one class, counted in bins so fine that curves, AUC and calibration need no pixel again.
+    """Scores of one class, counted in bins so fine that no pixel is needed again.
 
-    Constant memory (13 MB), any number of pixels. Scores are taken as float32; the bins follow its bit pattern, fine at
-    both ends of [0, 1] (Mann-Whitney AUC with mid-ranks). Every point of `roc` and `precision_recall` is exact.
+    Curves, AUC and calibration of any number of pixels come from 13 MB of counts. Scores are taken
+    as float32; the bins follow its bit pattern and are finest at both ends of [0, 1]. The AUC is
+    that of Mann and Whitney, ties count half. Every point of `roc` and `precision_recall` is exact.
 
     Attributes:
-        counts: (BINS, 2) integers, negative and positive pixels of every bin, from the lowest scores to the highest.
+        counts: (BINS, 2) integers, negative and positive pixels of every bin, by rising score.
     """
 
     def __init__(self):
         self.counts = np.zeros((BINS, 2), np.int32)
-        self._only = np.full(
-            BINS // 8 + 1, EMPTY, np.uint16
-        )  # last bits of the one score that eight bins saw
+        # The last 15 bits of the only score that eight neighbouring bins have seen, so that pixels
+        # of one score are known to be tied.
+        self._only = np.full(BINS // 8 + 1, EMPTY, np.uint16)
         self._n = 0
 
     def update(self, prob, target, valid=None) -> "HistogramROC":
@@ -128,17 +137,18 @@ class HistogramROC:
             valid: bool; pixels outside are ignored, whatever their score.
 
         Raises:
-            ValueError: the shapes differ, a score is NaN or outside [0, 1], or a target is none of 0, 1, 255.
+            ValueError: the shapes differ, a score is NaN or outside [0, 1], or a target is none of
+                0, 1, 255.
         """
-        shapes = [tuple(np.shape(given)) for given in (prob, target, valid) if given is not None]
+        arrays = [array for array in (prob, target, valid) if array is not None]
+        shapes = [tuple(np.shape(array)) for array in arrays]
         if len(set(shapes)) > 1:
             raise ValueError(
                 f"scores, target and valid have the shapes {shapes}; expected one shape"
             )
         prob, target = _flat(prob), _flat(target)
-        target = (
-            target.view(np.uint8) if target.dtype == bool else target
-        )  # bool is slow to compare with numbers
+        if target.dtype == bool:
+            target = target.view(np.uint8)  # bool is slow to compare with numbers
         valid = None if valid is None else _flat(valid).astype(bool)
         for start in range(0, len(prob), CHUNK):
             part = slice(start, start + CHUNK)
@@ -146,9 +156,10 @@ class HistogramROC:
         return self
 
     def _count(self, prob: np.ndarray, target: np.ndarray, valid: np.ndarray | None) -> None:
-        known = target != IGNORE if valid is None else valid & (target != IGNORE)
-        if not known.all():
-            prob, target = prob[known], target[known]
+        """Count up to `CHUNK` pixels."""
+        counted = target != IGNORE if valid is None else valid & (target != IGNORE)
+        if not counted.all():
+            prob, target = prob[counted], target[counted]
         if not len(prob):
             return
         positive = target == 1
@@ -159,39 +170,51 @@ class HistogramROC:
         if not (prob.min() >= 0 and prob.max() <= 1):  # NaN fails both
             nan, low, high = np.isnan(prob).sum(), np.fmin.reduce(prob), np.fmax.reduce(prob)
             raise ValueError(
-                f"scores: found {nan} NaN, the rest {low:g} to {high:g}; expected [0, 1]; use sigmoid"
+                f"scores: found {nan} NaN, the rest {low:g} to {high:g}; "
+                "expected [0, 1]; use sigmoid"
             )
         prob = prob.astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0
         bins = _bins(prob)
         self._reserve(len(bins))
-        places = (2 * bins + positive).astype(np.int64)
-        np.add.at(self.counts.reshape(-1), places, self.counts.dtype.type(1))
+        indices = (2 * bins + positive).astype(np.int64)
+        np.add.at(self.counts.reshape(-1), indices, self.counts.dtype.type(1))
+        self._note_single_scores(bins, prob)
 
-        # only what is not yet known to be mixed has to be looked at, which soon is nothing or a repeated score
-        groups, last = bins >> 3, (prob.view(np.int32) & 0x7FFF).astype(np.uint16)
+    def _note_single_scores(self, bins: np.ndarray, prob: np.ndarray) -> None:
+        """Mark the groups of eight bins that have seen one score, and those that have seen more.
+
+        Only groups that are not yet known to be mixed need work, soon none of them.
+        """
+        groups, last_bits = bins >> 3, (prob.view(np.int32) & 0x7FFF).astype(np.uint16)
         seen = self._only.take(groups)
-        new = np.flatnonzero((seen != last) & (seen != MIXED))
-        groups, last, fresh = groups[new], last[new], seen[new] == EMPTY
-        self._only[groups[fresh]] = last[fresh]
-        self._only[groups[self._only[groups] != last]] = MIXED
+        new = np.flatnonzero((seen != last_bits) & (seen != MIXED))
+        groups, last_bits, empty = groups[new], last_bits[new], seen[new] == EMPTY
+        self._only[groups[empty]] = last_bits[empty]
+        self._only[groups[self._only[groups] != last_bits]] = MIXED
 
     def _reserve(self, n: int) -> None:
+        """Change to 64-bit counts before `n` more pixels could overflow 32 bits."""
         self._n += n
         if self._n > np.iinfo(np.int32).max:
             self.counts = self.counts.astype(np.int64, copy=False)
 
     def merge(self, other: "HistogramROC") -> "HistogramROC":
-        """Add the counts of another one (of another batch or process; it can be pickled); returns self."""
+        """Add the counts of another histogram, of another batch or process; returns self.
+
+        A histogram can be pickled.
+        """
         self._reserve(other._n)
         self.counts += other.counts
         same = (other._only == EMPTY) | (other._only == self._only)
-        self._only = np.where(
-            self._only == EMPTY, other._only, np.where(same, self._only, MIXED)
-        ).astype(np.uint16)
+        merged = np.where(same, self._only, MIXED)
+        self._only = np.where(self._only == EMPTY, other._only, merged).astype(np.uint16)
         return self
 
     def _levels(self):
-        """Of the bins in use, ascending: lowest and highest score (equal if there is one), negatives, positives."""
+        """Of the bins in use, ascending: lowest and highest score, negative and positive pixels.
+
+        Lowest and highest are equal where a bin has seen a single score.
+        """
         bins = np.flatnonzero(self.counts[:, 0] | self.counts[:, 1])
         negative, positive = self.counts[bins].T.astype(np.int64)
         low, high = _lowest(bins), _lowest(bins + 1) - 1
@@ -199,13 +222,11 @@ class HistogramROC:
         only = self._only[bins >> 3]
         exact = (low & ~0x7FFF) | (only & 0x7FFF)
         exact += np.where(exact < low, 0x8000, 0).astype(np.int32)
-        low, high = (
-            np.where(only == MIXED, edge, exact).astype(np.int32).view(np.float32)
-            for edge in (low, high)
-        )
-        return low, high, negative, positive
+        low, high = (np.where(only == MIXED, edge, exact).astype(np.int32) for edge in (low, high))
+        return low.view(np.float32), high.view(np.float32), negative, positive
 
     def _middle(self):
+        """Of the bins in use, ascending: middle score, negative and positive pixels."""
         low, high, negative, positive = self._levels()
         return (low.astype(np.float64) + high) / 2, negative, positive
 
@@ -214,26 +235,31 @@ class HistogramROC:
         return float(area(*self._levels()[2:]))
 
     def bound(self) -> float:
-        """The exact AUC of the float32 scores is within this of `auc`.
+        """How far `auc` can be from the exact AUC of the float32 scores.
 
-        Half the share of pairs that lie in one bin with different scores, plus 1e-12 for rounding; true ties cost
-        nothing. Below 1e-5 unless nearly all scores lie within a few per cent of one another.
+        It is half the share of the pairs that lie in one bin with different scores, plus 1e-12 for
+        rounding; true ties cost nothing. It is below 1e-5 unless nearly all scores lie within a few
+        per cent of one another.
         """
         low, high, negative, positive = self._levels()
         tied = (negative.astype(np.float64) * positive)[low < high].sum()
         return float(_divide(tied / 2, float(positive.sum()) * negative.sum())) + 1e-12
 
     def roc(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """False and true positive rates and their falling thresholds (positive: score >= threshold), from inf."""
+        """False positive rate, true positive rate and threshold of each point of the ROC curve.
+
+        Thresholds fall from infinity; a pixel is positive where score >= threshold.
+        """
         low, _, negative, positive = self._levels()
         rates = [np.append(0, np.cumsum(n[::-1])) for n in (negative, positive)]
         fpr, tpr = (_divide(rate, np.full(len(rate), rate[-1])) for rate in rates)
         return fpr, tpr, np.append(np.inf, low[::-1])
 
     def precision_recall(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Precision and recall by rising thresholds, and the thresholds; the last point is (1, 0), as scikit-learn's.
+        """Precision, recall and threshold of each point of the precision-recall curve.
 
-        Recall is NaN where there is no positive pixel.
+        Thresholds rise; as in scikit-learn a last point (1, 0) has none. Recall is NaN where there
+        is no positive pixel.
         """
         low, _, negative, positive = self._levels()
         fp, tp = (np.cumsum(n[::-1])[::-1] for n in (negative, positive))
@@ -241,9 +267,10 @@ class HistogramROC:
         return np.append(_divide(tp, tp + fp), 1), np.append(recall, 0), low
 
     def average_precision(self) -> float:
-        """Sum of precision times the step in recall (scikit-learn's definition); NaN without positives.
+        """Sum of precision times the step in recall, as in scikit-learn; NaN without positives.
 
-        Different scores of one bin count as if in random order: off by less than about 1e-5, usually 1e-7.
+        Different scores of one bin count as if in random order: off by less than about 1e-5,
+        usually 1e-7.
         """
         low, high, negative, positive = self._levels()
         return float(precision_area(negative, positive, low < high))
@@ -251,8 +278,9 @@ class HistogramROC:
     def sweep(self, thresholds=None) -> dict[str, np.ndarray]:
         """Columns threshold, tp, fp, fn, tn and every metric of counts, pooled over all pixels.
 
-        A row a threshold (0.01 to 0.99 by default), positive where score >= threshold. A threshold inside a bin counts
-        from the bin's lower end: less than 2e-5 away, and not at all at 0.5 or among tied scores.
+        A row a threshold (0.01 to 0.99 by default), positive where score >= threshold. A threshold
+        inside a bin counts from the bin's lower end: less than 2e-5 away, and not at all at 0.5 or
+        among tied scores.
         """
         if thresholds is None:
             thresholds = np.linspace(0.01, 0.99, 99)
@@ -266,7 +294,7 @@ class HistogramROC:
         return columns | tables.scores("counts", *counts)
 
     def best_threshold(self, metric: str = "dice") -> float:
-        """The threshold with the best pooled `metric` (of counts), in the middle between two scores.
+        """The threshold with the best pooled `metric` (of counts), midway between two scores.
 
         NaN where there is no positive or no negative pixel. Choose it on validation, never on test.
         """
@@ -282,7 +310,10 @@ class HistogramROC:
         return float(middle if middle > below else low[best])
 
     def brier(self) -> float:
-        """Mean squared difference of score and truth, each bin at its middle: off by 8e-6 at most, in practice 1e-8."""
+        """Mean squared difference of score and truth, each bin at its middle.
+
+        Off by 8e-6 at most, in practice by 1e-8.
+        """
         return float(squared_error(*self._middle()))
 
     def log_loss(self) -> float:
@@ -290,40 +321,39 @@ class HistogramROC:
         return float(cross_entropy(*self._middle()))
 
     def reliability(self, n_bins: int = 15) -> dict[str, np.ndarray]:
-        """Columns low, high, predicted (mean score), observed (share of positives), n; `n_bins` rows of equal width.
+        """Columns low, high, predicted (mean score), observed (share of positives) and n.
 
-        A score within 1e-5 of an edge may be counted in the next row.
+        There are `n_bins` rows of equal width. A score within 1e-5 of an edge may be counted in the
+        next row.
         """
         score, negative, positive = self._middle()
         edges = np.linspace(0, 1, n_bins + 1)
-        place = np.searchsorted(
-            edges[1:-1], score
-        )  # a score on an edge belongs below, as in scikit-learn
+        row = np.searchsorted(edges[1:-1], score)  # a score on an edge belongs below it
         total = negative + positive
-        n, scores, hits = (np.bincount(place, w, n_bins) for w in (total, total * score, positive))
-        predicted, observed = _divide(scores, n), _divide(hits, n)
-        return {
-            "low": edges[:-1],
-            "high": edges[1:],
-            "predicted": predicted,
-            "observed": observed,
-            "n": n.astype(int),
-        }
+        n = np.bincount(row, total, n_bins)
+        predicted = _divide(np.bincount(row, total * score, n_bins), n)
+        observed = _divide(np.bincount(row, positive, n_bins), n)
+        columns = {"low": edges[:-1], "high": edges[1:]}
+        return columns | {"predicted": predicted, "observed": observed, "n": n.astype(int)}
 
     def ece(self, n_bins: int = 15) -> float:
-        """Expected calibration error: mean |observed - predicted| over pixels, by the bins of `reliability`."""
+        """Expected calibration error: the mean over pixels of |observed - predicted|.
+
+        Both are those of the pixel's row in `reliability`.
+        """
         table = self.reliability(n_bins)
         gaps = np.abs(table["observed"] - table["predicted"])
         return float(_divide(np.nansum(gaps * table["n"]), table["n"].sum()))
 
 
 def coarse(prob: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(2, COARSE) negative and positive pixels in bins about 3 % wide in odds: small enough to keep one a patient.
+    """(2, COARSE) negative and positive pixels in bins about 3 % wide in odds.
 
-    Arrays as `HistogramROC.update` takes them. `intervals.curve_intervals` draws patients from them.
+    Small enough to keep one histogram for each patient, from which `bootstrap.curve_intervals`
+    draws. Arrays as `HistogramROC.update` takes them.
     """
-    known = target != IGNORE
-    prob, positive = prob[known], target[known] == 1
+    counted = target != IGNORE
+    prob, positive = prob[counted], target[counted] == 1
     bins = (np.minimum(prob, 1 - prob).astype(np.float16).view(np.uint16) >> 5).astype(np.int32)
     bins = np.where(prob < 0.5, bins, COARSE - 1 - bins) + COARSE * positive
     return np.bincount(bins, minlength=2 * COARSE).reshape(2, COARSE)
@@ -337,18 +367,18 @@ def coarse_scores() -> np.ndarray:
 
 
 def thin(x: np.ndarray, y: np.ndarray, points: int = 1000) -> np.ndarray:
-    """Indices of at most `points` points spread evenly along the curve (x, y), both ends among them: for drawing."""
+    """Indices of at most `points` points of the curve (x, y) for drawing: even steps, both ends."""
     length = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
-    return np.unique(
-        np.append(np.searchsorted(length, np.linspace(0, length[-1], points - 1)), len(x) - 1)
-    )
+    steps = np.searchsorted(length, np.linspace(0, length[-1], points - 1))
+    return np.unique(np.append(steps, len(x) - 1))
 
 
 class Temperature:
-    """Temperature scaling (Guo et al. 2017): the T whose `probabilities(logits / T)` has the least log loss.
+    """Temperature scaling (Guo et al. 2017): the T at which `logits / T` has the least log loss.
 
-    The losses of 41 temperatures from 1/8 to 8 are added up batch by batch, on every `step`-th pixel of both axes;
-    a parabola through the lowest three gives T. Choose it on validation, never on test.
+    The losses of 41 temperatures from 1/8 to 8 are added up batch by batch, on every `step`-th
+    pixel of both axes; a parabola through the lowest three gives T. Choose it on validation, never
+    on test.
     """
 
     def __init__(self, task: str, step: int = 4):
@@ -359,28 +389,30 @@ class Temperature:
     def update(self, logits: Tensor, target: Tensor) -> "Temperature":
         """Add a batch: `logits` (N, K, H, W), `target` as the losses take it, 255 = ignored.
 
-        Instead of logits, probabilities that were averaged can come as `prob.log()` (multiclass) or `prob.logit(1e-7)`.
+        Averaged probabilities can take the place of logits as `prob.log()` (multiclass) or
+        `prob.logit(1e-7)`.
         """
-        logits, target = (given[..., :: self.step, :: self.step] for given in (logits, target))
-        known = target != IGNORE
+        logits = logits[..., :: self.step, :: self.step]
+        target = target[..., :: self.step, :: self.step]
+        counted = target != IGNORE
         if self.task == "multiclass":
-            logits = logits.movedim(1, 0)[:, known]  # (classes, pixels)
+            logits = logits.movedim(1, 0)[:, counted]  # (classes, pixels)
         else:
-            logits = torch.stack([torch.zeros_like(logits[known]), logits[known]])
-        logits, target = logits.float(), target[known].long()
-        right = logits.gather(0, target[None]).double().sum().item()
-        self.losses += [
-            (logits / t).logsumexp(0).double().sum().item() - right / t for t in self.grid
-        ]
+            logits = torch.stack([torch.zeros_like(logits[counted]), logits[counted]])
+        logits, target = logits.float(), target[counted].long()
+        of_truth = logits.gather(0, target[None]).double().sum().item()
+        for number, t in enumerate(self.grid):
+            normaliser = (logits / t).logsumexp(0).double().sum().item()
+            self.losses[number] += normaliser - of_truth / t
         self.n += len(target)
         return self
 
     def value(self) -> float:
-        """The best temperature, above 1 where the network is too sure; 1 where no pixel was seen."""
+        """The best temperature, above 1 where the network is overconfident; 1 without any pixel."""
         if not self.n:
             return 1.0
         best = int(np.clip(self.losses.argmin(), 1, len(self.grid) - 2))
-        around = slice(best - 1, best + 2)
-        square, slope, _ = np.polyfit([-1, 0, 1], self.losses[around] / self.n, 2)
+        lowest = self.losses[best - 1 : best + 2] / self.n
+        square, slope, _ = np.polyfit([-1, 0, 1], lowest, 2)
         offset = np.clip(-slope / (2 * square), -1, 1) if square > 0 else 0.0
         return float(self.grid[best] * (self.grid[1] / self.grid[0]) ** offset)
