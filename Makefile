@@ -27,12 +27,19 @@ notebooks: env ## execute all notebooks in their small size and keep the outputs
 address: ## write the address of this repository into badges and set-up cells: make address REPO=https://github.com/YOU/FORK
 	$(PYTHON) .ci/address.py $(REPO)
 
+# One test process a core, at most eight: each holds PyTorch in memory and computes with one thread.
+PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 test test-slow: export MPLBACKEND = agg
+test: export OMP_NUM_THREADS = 1
 test: env ## lint, unit tests, and every notebook in its smoke size
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest tests
-	SEGLIB_SMOKE=1 $(BIN)/python -m pytest --nbmake notebooks/*.ipynb
+	$(BIN)/python -m pytest $(PARALLEL) tests
+	rm -rf runs/smoke
+# Every notebook in a folder of its own, because notebooks of one preset would write the same runs.
+	for n in notebooks/*.ipynb; do mkdir -p runs/smoke/$$(basename $$n .ipynb) && cp $$n notebooks/settings.cfg $$_ || exit 1; done
+	SEGLIB_SMOKE=1 $(BIN)/python -m pytest $(PARALLEL) --nbmake runs/smoke/*/*.ipynb
+	rm -rf runs/smoke
 
 test-slow: env ## the tests that take minutes
 	$(BIN)/python -m pytest tests -m slow

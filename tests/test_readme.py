@@ -1,13 +1,14 @@
 """The README and data/README: links, commands, tables and examples say what the files say."""
 
 import re
+import shutil
 
 import pytest
 
-from seglib import presets
+from seglib import config, data, evaluation, layouts, phantoms, prepare, presets, tables, training
 from tests import results
 from tests.benchmarks import __main__ as benchmarks
-from tests.sources import ROOT
+from tests.sources import MODULES, ROOT, imports
 
 
 def text(name):
@@ -61,3 +62,57 @@ def test_the_timings_in_the_readme_are_those_of_the_json_files():
     shown = text("README.md").split(benchmarks.BEGIN)[1].split(benchmarks.END)[0].strip()
     assert shown == benchmarks.table().strip(), "make bench renews it"
     assert set(benchmarks.GROUPS) <= {path.stem for path in benchmarks.FOLDER.glob("*.json")}
+
+
+def section(heading):
+    """The part of the README below a heading, up to the next one of its level."""
+    return text("README.md").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def test_the_map_names_every_file_in_the_order_of_its_imports():
+    rows = [line.split("|")[1] for line in section("Map of `seglib`").splitlines() if "|" in line]
+    names = [re.findall(r"`([\w/]+?)(?:\.py|/)`", row) for row in rows]
+    modules = [[name.replace("/", ".") for name in row] for row in names]
+    # A bare package is only its docstring.
+    bare = {"__init__", "formats"}
+    listed = [name for row in modules for name in row]
+    assert sorted(listed) == sorted(set(MODULES) - bare)
+    above = set(bare)
+    for row in modules:
+        for name in row:
+            below = imports(MODULES[name])[0] - above
+            assert not below, f"the map shows {name} above {sorted(below)}, which it imports"
+        above |= set(row)
+
+
+@pytest.fixture
+def own_tables(monkeypatch):
+    """Tables in which a test may add entries."""
+    for module in (tables, presets):
+        for name in ("LAYOUTS", "LOSSES", "ARCHITECTURES", "METRICS", "PRESETS"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, dict(getattr(module, name)))
+
+
+def test_every_example_of_how_to_add_works(own_tables, tmp_path):
+    """The code in the README adds a loss, a layout, a metric, a network and a preset."""
+    examples = re.findall(r"```python\n(.*?)```", section("How to add"), re.DOTALL)
+    assert len(examples) == 5
+    for example in examples:
+        assert len(re.findall(r"^.*\S", example, re.MULTILINE)) <= 12, "a short example"
+        exec(example, {})
+
+    lesions = phantoms.write("binary", tmp_path / "lesions", n=10)
+    (tmp_path / "tree").mkdir()
+    shutil.move(lesions / "images", tmp_path / "tree" / "photos")
+    shutil.move(lesions / "masks", tmp_path / "tree" / "outlines")
+    names = {"loss": "brier", "layout": "outlines", "architecture": "three_layers"}
+    places = {"data_root": str(tmp_path / "tree"), "work_dir": str(tmp_path / "work")}
+    cfg = config.preset("moles", "smoke", epochs=1, test_split=0.2, **names, **places)
+    batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
+    run = training.fit(cfg, batches)
+    assert run.folder.name == "moles" and run.history["train_loss"].iloc[0] < 0.5
+    scores = evaluation.evaluate(run, batches["test"]).per_image
+    tp, fp, fn = (scores[name] for name in ("tp", "fp", "fn"))
+    expected = 5 * tp / (5 * tp + 4 * fn + fp)
+    assert scores["f2"].tolist() == pytest.approx(expected.tolist())
