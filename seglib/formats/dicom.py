@@ -66,7 +66,7 @@ class Series(NamedTuple):
     notes: tuple[str, ...]
 
 
-class _Slice(NamedTuple):
+class _SliceFile(NamedTuple):
     """The path and the header of one image file."""
 
     path: Path
@@ -132,12 +132,12 @@ def open_series(source: str | Path | Iterable[str | Path], series: str | None = 
     slices = _choose_series(where, slices, series)
     _check_alike(slices)
     first = slices[0].header
-    if all(one.is_placed for one in slices):
+    if all(file.is_placed for file in slices):
         slices, affine, spacing_mm = _by_position(slices, notes)
     else:
         slices, affine, spacing_mm = _by_number(slices, notes)
     shape = (len(slices), int(first.Rows), int(first.Columns))
-    files = tuple(str(one.path) for one in slices)
+    files = tuple(str(file.path) for file in slices)
     return Series(files, shape, affine, spacing_mm, tuple(notes))
 
 
@@ -211,9 +211,9 @@ def _paths(source: Any) -> list[Path]:
     return [file for file in files if file.is_file() and not file.name.startswith(".")]
 
 
-def _read_headers(where: Any, paths: list[Path], notes: list[str]) -> list[_Slice]:
+def _read_headers(where: Any, paths: list[Path], notes: list[str]) -> list[_SliceFile]:
     headers = [(path, _header(path)) for path in paths]
-    slices = [_Slice(path, header) for path, header in headers if header is not None]
+    slices = [_SliceFile(path, header) for path, header in headers if header is not None]
     if not slices:
         raise DataError(
             f"{where}: no DICOM image among {len(paths)} files; expected the files of one series"
@@ -286,19 +286,19 @@ def _floats(value: Any) -> np.ndarray:
     return np.array([float(number) for number in (value if is_list else [value])])
 
 
-def _without_localizers(slices: list[_Slice], notes: list[str]) -> list[_Slice]:
+def _without_localizers(slices: list[_SliceFile], notes: list[str]) -> list[_SliceFile]:
     """Only the images that are no overview scans, unless all are."""
-    others = [one for one in slices if "LOCALIZER" not in (one.header.get("ImageType") or ())]
+    others = [file for file in slices if "LOCALIZER" not in (file.header.get("ImageType") or ())]
     if not others or len(others) == len(slices):
         return slices
     notes.append(f"{len(slices) - len(others)} localizer images were skipped")
     return others
 
 
-def _choose_series(where: Any, slices: list[_Slice], series: str | None) -> list[_Slice]:
-    groups: dict[str, list[_Slice]] = {}
-    for one in slices:
-        groups.setdefault(str(one.header.get("SeriesInstanceUID") or ""), []).append(one)
+def _choose_series(where: Any, slices: list[_SliceFile], series: str | None) -> list[_SliceFile]:
+    groups: dict[str, list[_SliceFile]] = {}
+    for file in slices:
+        groups.setdefault(str(file.header.get("SeriesInstanceUID") or ""), []).append(file)
     if series is None and len(groups) == 1:
         return slices
     if series in groups:
@@ -316,7 +316,7 @@ def _choose_series(where: Any, slices: list[_Slice], series: str | None) -> list
     )
 
 
-def _check_alike(slices: list[_Slice]) -> None:
+def _check_alike(slices: list[_SliceFile]) -> None:
     """Refuse slices that cannot form one array: several frames, colours, other sizes."""
     reference = slices[0]
     rows, columns = reference.header.Rows, reference.header.Columns
@@ -334,11 +334,11 @@ def _check_alike(slices: list[_Slice]) -> None:
                 f"{rows}x{columns}; one series must have one size: take the other slices out of "
                 "the folder"
             )
-    for one in slices:
-        own, usual = one.pixel_spacing, reference.pixel_spacing
+    for file in slices:
+        own, usual = file.pixel_spacing, reference.pixel_spacing
         if len(own) != len(usual) or not np.allclose(own, usual, rtol=0.01):
             raise DataError(
-                f"{one.path}: PixelSpacing {own.tolist() or 'missing'} but {reference.name} has "
+                f"{file.path}: PixelSpacing {own.tolist() or 'missing'} but {reference.name} has "
                 f"{usual.tolist() or 'none'}; one series must have one: correct the header, or "
                 "take the file out of the folder"
             )
@@ -348,8 +348,8 @@ def _check_alike(slices: list[_Slice]) -> None:
 
 
 def _by_number(
-    slices: list[_Slice], notes: list[str]
-) -> tuple[list[_Slice], None, tuple[float, float, float] | None]:
+    slices: list[_SliceFile], notes: list[str]
+) -> tuple[list[_SliceFile], None, tuple[float, float, float] | None]:
     """Slices without positions in the order of InstanceNumber, and their spacing."""
     if len(slices) == 1:
         return slices, None, None
@@ -359,13 +359,17 @@ def _by_number(
     )
     first = slices[0]
     distance = float(first.header.get("SpacingBetweenSlices") or 0)
-    ordered = sorted(slices, key=lambda one: (int(one.header.get("InstanceNumber") or 0), one.name))
-    return ordered, None, orientation.known_spacing((distance, *first.pixel_spacing))
+    spacing_mm = orientation.known_spacing((distance, *first.pixel_spacing))
+
+    def number_and_name(file: _SliceFile) -> tuple[int, str]:
+        return int(file.header.get("InstanceNumber") or 0), file.name
+
+    return sorted(slices, key=number_and_name), None, spacing_mm
 
 
 def _by_position(
-    slices: list[_Slice], notes: list[str]
-) -> tuple[list[_Slice], np.ndarray, tuple[float, float, float] | None]:
+    slices: list[_SliceFile], notes: list[str]
+) -> tuple[list[_SliceFile], np.ndarray, tuple[float, float, float] | None]:
     """Slices in the order of their positions, the affine of (slice, row, column), the spacing."""
     first = slices[0]
     _check_parallel(slices)
@@ -393,24 +397,24 @@ def _by_position(
     return slices, _LPS_TO_RAS @ affine, spacing_mm
 
 
-def _check_parallel(slices: list[_Slice]) -> None:
+def _check_parallel(slices: list[_SliceFile]) -> None:
     reference = slices[0]
-    for one in slices:
-        if np.abs(one.directions - reference.directions).max() > 1e-2:
+    for file in slices:
+        if np.abs(file.directions - reference.directions).max() > 1e-2:
             raise DataError(
-                f"{one.path}: oriented differently from {reference.name}; slices of two stacks in "
+                f"{file.path}: oriented differently from {reference.name}; slices of two stacks in "
                 "one series"
             )
 
 
-def _order(slices: list[_Slice], normal: np.ndarray, notes: list[str]) -> list[_Slice]:
+def _order(slices: list[_SliceFile], normal: np.ndarray, notes: list[str]) -> list[_SliceFile]:
     """The slices along the normal, without second copies.
 
     Raises:
         DataError: two different images at one position.
     """
-    heights = np.array([one.position @ normal for one in slices])
-    ordered: list[_Slice] = []
+    heights = np.array([file.position @ normal for file in slices])
+    ordered: list[_SliceFile] = []
     last_height = -np.inf
     for i in np.argsort(heights, kind="stable"):
         if heights[i] - last_height > SAME_POSITION_MM:
@@ -427,9 +431,9 @@ def _order(slices: list[_Slice], normal: np.ndarray, notes: list[str]) -> list[_
     return ordered
 
 
-def _slice_distance(slices: list[_Slice], normal: np.ndarray, notes: list[str]) -> float:
+def _slice_distance(slices: list[_SliceFile], normal: np.ndarray, notes: list[str]) -> float:
     """The middle one of the distances between neighbours in mm; notes name gaps among them."""
-    distances = np.diff([one.position @ normal for one in slices])
+    distances = np.diff([file.position @ normal for file in slices])
     usual = float(np.median(distances))
     for i in np.flatnonzero(distances > 1.5 * usual):
         n_missing = round(distances[i] / usual) - 1
@@ -445,10 +449,10 @@ def _slice_distance(slices: list[_Slice], normal: np.ndarray, notes: list[str]) 
     return usual
 
 
-def _same_pixels(one: Path, other: Path) -> bool:
+def _same_pixels(path: Path, other: Path) -> bool:
     import pydicom
 
-    return pydicom.dcmread(one).get("PixelData") == pydicom.dcmread(other).get("PixelData")
+    return pydicom.dcmread(path).get("PixelData") == pydicom.dcmread(other).get("PixelData")
 
 
 # ---- pixels

@@ -148,11 +148,11 @@ def _segment(number: int, name: str) -> Any:
     """
     from highdicom import AlgorithmIdentificationSequence, seg, sr
 
-    words = name.lower().replace("_", " ").split()
+    parts = name.lower().replace("_", " ").split()
     sides = []
-    if " ".join(words) not in SNOMED_CODES:
-        sides = [word for word in words if word in SIDES]
-    organ = " ".join(word for word in words if word not in sides)
+    if " ".join(parts) not in SNOMED_CODES:
+        sides = [part for part in parts if part in SIDES]
+    organ = " ".join(part for part in parts if part not in sides)
     if organ in SNOMED_CODES:
         codes = [ANATOMY, SNOMED_CODES[organ], *(SIDES[side] for side in sides)]
     else:

@@ -275,6 +275,7 @@ def map_numbers(path: str, numbers: np.ndarray, n_classes: int, label_map: dict[
     decoding = "label numbers"
     if label_map:
         table = {int(number): label for number, label in label_map.items()}
+        # Translate the few different numbers instead of every pixel.
         present, inverse = np.unique(labels, return_inverse=True)
         unnamed = np.where(present == IGNORE, IGNORE, 0)
         classes = [table.get(number, other) for number, other in zip(present.tolist(), unnamed)]
@@ -379,7 +380,7 @@ def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
         shown = "/".join(f"{value:g}" for value in values)
         return Mask((grey > background).astype(np.uint8), f"{prefix}values {shown}")
     top = float(values[-1])
-    if top <= 40:
+    if top <= 40:  # class numbers are small; the bright side of a grey mask is not
         shown = ", ".join(f"{value:g}" for value in values[:8])
         raise _ambiguous(
             path,
@@ -387,15 +388,18 @@ def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
             "mask_encoding='index' takes all above 0",
         )
     scaled = grey.astype(np.float32) * (255 / top)
+    # Edges that JPEG or resizing left are thin: eroding what is neither dark nor bright leaves
+    # nothing of them, but most of a soft mask or of a label map.
     between = (scaled >= 32) & (scaled < 224)
     share_thick = _eroded(between).sum() / max(between.sum(), 1)
-    if share_thick > 0.002:  # grey areas, not the grey edges that resizing or JPEG leaves
+    if share_thick > 0.002:
         raise _ambiguous(
             path,
             f"{between.mean():.0%} of its pixels are neither dark nor bright "
             "(soft mask or label map)",
             "mask_encoding='threshold' cuts at 127",
         )
+    # A label map of few numbers, some of which are dark or bright by chance.
     if len(values) <= 8 and sum(_eroded(grey == value).any() for value in values) > 2:
         shown = ", ".join(f"{value:g}" for value in values)
         raise _ambiguous(
@@ -409,6 +413,7 @@ def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
 def _auto_colour(path: str, pixels: np.ndarray) -> Mask:
     """A mask of one colour on black."""
     brightest = pixels.max(axis=2)
+    # The hue is judged where the colour is strong: towards black it drowns in noise.
     strong = pixels[brightest > brightest.max() / 2].astype(np.float32)
     hues = strong / strong.max(axis=1, keepdims=True)
     one_hue = bool((np.abs(hues - np.median(hues, axis=0)) < 0.5).all())
@@ -452,6 +457,7 @@ def _by_colour(
     elif pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
     pixels = as_channels(to_uint8(pixels), 3)
+    # One number a colour, 0xRRGGBB, compares a whole picture at once.
     code = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     labels = np.full(code.shape, -1, np.int16)
     labels[code == 0] = 0  # black is background unless the table says otherwise

@@ -74,13 +74,12 @@ def read_grid(
     else:
         orientation.nearest_axes(path, image.affine)  # refuses an affine that is no geometry
         display = _as_acquired(distances, slice_axis)
-    known = orientation.known_spacing(distances, stated=oriented)
     spacing_mm = None
-    if known is not None:
-        mm = MM_PER_UNIT.get(image.header.get_xyzt_units()[0], 1.0)
-        spacing_mm = tuple(
-            distance * mm for distance in orientation.in_display_order(known, display)
-        )
+    spacing = orientation.known_spacing(distances, stated=oriented)
+    if spacing is not None:
+        unit = MM_PER_UNIT.get(image.header.get_xyzt_units()[0], 1.0)
+        ordered = orientation.in_display_order(spacing, display)
+        spacing_mm = tuple(distance * unit for distance in ordered)
     return Grid(
         path=str(path),
         shape=orientation.in_display_order(image.shape, display),
