@@ -18,19 +18,6 @@ from .errors import ConfigError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# Name of an augmentation -> the parameters that it takes beside its probability "p".
-AUGMENTATIONS = {
-    "hflip": (),
-    "vflip": (),
-    "rot90": (),
-    "rotate": ("limit",),
-    "affine": ("scale", "translate", "rotate"),
-    "brightness_contrast": ("brightness", "contrast"),
-    "gauss_noise": ("std",),
-    "grid_distortion": ("limit",),
-    "coarse_dropout": ("holes", "size", "fill"),
-}
-
 # What a setting can affect; it may affect several of these.
 AFFECTS = {
     "store": "the pixels and masks of the store",
@@ -502,8 +489,8 @@ def _check_table(name: str, table: dict[str, int]) -> None:
 def _check_augment(augment: dict[str, Any]) -> None:
     """Raise `ConfigError` for an unknown augmentation, or a wrong parameter of one."""
     for name, value in augment.items():
-        if name not in AUGMENTATIONS:
-            near = fields.nearest(name, AUGMENTATIONS)
+        if name not in tables.AUGMENTATIONS:
+            near = fields.nearest(name, tables.AUGMENTATIONS)
             raise ConfigError(f"augment: unknown augmentation {name!r}{near}")
         parameters = value if isinstance(value, dict) else {"p": value}
         p = parameters.get("p", 1.0)
@@ -511,7 +498,7 @@ def _check_augment(augment: dict[str, Any]) -> None:
             raise ConfigError(
                 f"augment: the probability of {name!r} is {p!r}; expected a number from 0 to 1"
             )
-        allowed = ("p", *AUGMENTATIONS[name])
+        allowed = ("p", *tables.AUGMENTATIONS[name].parameters)
         for parameter, setting in parameters.items():
             if parameter not in allowed:
                 raise ConfigError(

@@ -1,4 +1,7 @@
-"""Store -> dataset, augmentation and loaders. The only importer of albumentations. Taught in `04_lung_segmentation`."""
+"""Store -> dataset, augmentation and loaders; the only importer of albumentations.
+
+Taught in `04_lung_segmentation`.
+"""
 
 import copy
 import math
@@ -11,38 +14,36 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from . import hosts
-from .errors import ConfigError, DataError
+from . import hosts, tables
+from .errors import DataError
 from .formats.images import IGNORE
 
 PARTS = ("train", "val", "test")
-FOREGROUND = 0.7  # share of the cropped pieces that are laid about a pixel of a structure
-SHARED_MEMORY = (
-    "/dev/shm"  # loader processes hand batches over in it; 64 MB in a container by default
-)
+FOREGROUND = 0.7  # share of the patches that are laid about a pixel of a structure
+# Loader processes hand batches over in it; a container has 64 MB of it by default.
+SHARED_MEMORY = "/dev/shm"
+# What transforms that move pixels put where no pixel of the image comes to lie.
+BORDER = {"border_mode": cv2.BORDER_CONSTANT, "fill": 0, "fill_mask": IGNORE}
 
 
 class SegmentationDataset(Dataset):
     """The images of one part of a store, normalised and, for training, augmented.
 
-    An item is a dict: image (C, H, W) float32; mask uint8, (K, H, W) or (H, W) for multiclass, 255 = ignored; annotated
-    (classes,) bool; index, the row in `cases`. The number that `__getitem__` takes is `epoch * len + index`: the
-    augmentation depends only on seed, epoch and index, never on how many workers there are or which one works.
+    An item is a dict: image (C, H, W) float32; mask uint8, (K, H, W), or (H, W) for multiclass,
+    255 = ignored; annotated (classes,) bool; index, the row in `cases`. The number that
+    `__getitem__` takes is `epoch * len + index`: the augmentation depends only on `cfg.seed`, epoch
+    and index, never on the number of workers or on which of them loads the item.
     """
 
     def __init__(self, store, part: str, cfg, training: bool = False):
         self.store, self.part, self.task, self.seed = store, part, cfg.task, cfg.seed
         self.cases = store.cases[store.cases["split"] == part].reset_index(drop=True)
-        self.rows = (
-            self.cases["row"].to_numpy(np.int64) if len(self.cases) else np.zeros(0, np.int64)
-        )
+        self.rows = self.cases["row"].to_numpy(np.int64)
         self.class_names = tuple(cfg.class_names)
         self.annotated = _annotated(self.cases, cfg)
-        self.augment = (
-            augmentation(cfg.augment, cfg.patch_height_width)
-            if training and (cfg.augment or cfg.patch_size)
-            else None
-        )
+        self.augment = None
+        if training and (cfg.augment or cfg.patch_size):
+            self.augment = augmentation(cfg.augment, cfg.patch_height_width)
         self.table = normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
         self.arrays: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -53,15 +54,19 @@ class SegmentationDataset(Dataset):
         return twin
 
     def class_shares(self, n: int = 200) -> np.ndarray:
-        """(classes,) float64: the share of the known pixels that each class has in up to `n` masks, spread evenly over
-        the part; not a number for a class without any mask."""
-        found = np.zeros((2, len(self.class_names)))
+        """(classes,) float64: the share of each class in the pixels that are not ignored.
+
+        It is estimated from up to `n` masks, spread evenly over the part; NaN for a class without
+        any mask.
+        """
+        n_structure, n_valid = np.zeros((2, len(self.class_names)))
         structure = np.arange(len(self.class_names)) if self.task == "multiclass" else 1
         for index in np.unique(np.linspace(0, len(self) - 1, n).round().astype(int)):
-            mask = self.pixels(index)[1]
-            found[0] += (mask == structure).sum((0, 1))
-            found[1] += (mask != IGNORE).sum((0, 1))  # one plane of class numbers counts for all
-        return np.divide(found[0], found[1], out=np.full(len(found[0]), np.nan), where=found[1] > 0)
+            mask = self.pixels(index)[1]  # (H, W, K)
+            n_structure += (mask == structure).sum((0, 1))
+            n_valid += (mask != IGNORE).sum((0, 1))  # one plane of class numbers counts for all
+        shares = np.full(len(self.class_names), np.nan)
+        return np.divide(n_structure, n_valid, out=shares, where=n_valid > 0)
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -73,14 +78,12 @@ class SegmentationDataset(Dataset):
         epoch, index = divmod(int(number), len(self))
         image, mask = self.pixels(index)
         if self.augment is not None:
-            self.augment.set_random_seed(
-                np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0].item()
-            )
-            changed = self.augment(
-                image=image, masks=list(mask.transpose(2, 0, 1))
-            )  # a fill of 255 needs 2-D masks
-            image, mask = changed["image"], np.stack(changed["masks"], axis=-1)
-        mask = torch.from_numpy(np.ascontiguousarray(mask.transpose(2, 0, 1)))
+            seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0].item()
+            self.augment.set_random_seed(seed)
+            planes = list(mask.transpose(2, 0, 1))  # a fill of 255 needs masks (H, W)
+            augmented = self.augment(image=image, masks=planes)
+            image, mask = augmented["image"], np.stack(augmented["masks"], axis=-1)
+        mask = torch.from_numpy(np.ascontiguousarray(mask.transpose(2, 0, 1)))  # (K, H, W)
         return {
             "image": torch.from_numpy(normalise(image, self.table)),
             "mask": mask[0] if self.task == "multiclass" else mask,
@@ -89,7 +92,7 @@ class SegmentationDataset(Dataset):
         }
 
     def pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The stored image (H, W, C) and mask (H, W, K), uint8, before augmentation and normalisation."""
+        """The stored image (H, W, C) and mask (H, W, K), uint8, as they are before augmentation."""
         if self.arrays is None:
             self.arrays = self.store.open()
         images, masks = self.arrays
@@ -97,8 +100,10 @@ class SegmentationDataset(Dataset):
 
 
 class EpochSampler(Sampler):
-    """All indices of a dataset, each plus `epoch * n`; shuffled from seed and epoch, so that a resumed run goes on as
-    an uninterrupted one would."""
+    """All indices of a dataset, each plus `epoch * n`.
+
+    The order depends on seed and epoch only, so that a resumed run goes on as an uninterrupted one.
+    """
 
     def __init__(self, n: int, seed: int, shuffle: bool):
         self.n, self.seed, self.shuffle, self.epoch = n, seed, shuffle, 0
@@ -118,27 +123,27 @@ class EpochSampler(Sampler):
 
 
 def loaders(store, cfg) -> dict[str, DataLoader]:
-    """{"train", "val", "test"} -> DataLoader of batches {image, mask, annotated, index}; a part may be empty.
+    """{"train", "val", "test"} -> DataLoader of batches {image, mask, annotated, index}.
 
-    Only the training part is shuffled and augmented. Made anew after an edit of this module: running workers keep the
-    code that they were started with.
+    A part may be empty. Only the training part is shuffled and augmented, both by `cfg.seed`. Call
+    it again after an edit of this module: running workers keep the code that they started with.
     """
-    cv2.setNumThreads(
-        0
-    )  # OpenCV threads in forked workers deadlock, and fight for the cores of the network
+    # OpenCV threads in forked workers deadlock, and they take the cores that the network needs.
+    cv2.setNumThreads(0)
     result = {}
     for part in PARTS:
-        train = part == "train"
-        dataset = SegmentationDataset(store, part, cfg, training=train)
-        workers = n_workers(cfg) if len(dataset) else 0
+        training = part == "train"
+        dataset = SegmentationDataset(store, part, cfg, training)
+        n = len(dataset)
+        workers = n_workers(cfg) if n else 0
+        # Batch norm cannot train on one image: a last batch of one is left out.
+        drop_last = training and n > 1 and n % cfg.batch_size == 1
         result[part] = DataLoader(
             dataset,
             batch_size=cfg.batch_size,
-            sampler=EpochSampler(len(dataset), cfg.seed, shuffle=train),
+            sampler=EpochSampler(n, cfg.seed, shuffle=training),
             num_workers=workers,
-            drop_last=train
-            and len(dataset) % cfg.batch_size == 1
-            and len(dataset) > 1,  # batch norm needs two values
+            drop_last=drop_last,
             pin_memory=hosts.choose_device(cfg.device) == "cuda",
             worker_init_fn=_start_worker if workers else None,
             persistent_workers=workers > 0,
@@ -147,9 +152,11 @@ def loaders(store, cfg) -> dict[str, DataLoader]:
 
 
 def n_workers(cfg) -> int:
-    """Loader processes: what `cfg.num_workers` asks for, never more than the machine has cores or shared memory for.
-    `auto` takes one core less than there are beside a GPU, and one of eight where the CPU trains; at most 8, and none
-    of two cores, which the network needs itself."""
+    """The number of loader processes: `cfg.num_workers`, as far as cores and shared memory allow.
+
+    `auto` takes one core less than there are beside a GPU, and one of eight where the CPU trains;
+    at most 8, and none on two cores, which the network needs itself.
+    """
     cores = hosts.n_cores()
     workers = cfg.num_workers
     if workers == "auto":
@@ -159,14 +166,18 @@ def n_workers(cfg) -> int:
 
 
 def _workers_that_fit(cfg) -> float:
-    """How many loader processes the shared memory can serve: where it is full, the system kills them."""
+    """The number of loader processes that the shared memory can serve.
+
+    Where it is full, the system kills them.
+    """
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free
-    except OSError:  # Windows and macOS pass batches on in other ways
+    except OSError:  # Windows and macOS hand batches over in other ways
         return math.inf
-    pixels = cfg.batch_size * math.prod(cfg.height_width)
-    batch = pixels * (4 * cfg.in_channels + (1 if cfg.task == "multiclass" else cfg.n_classes))
-    return free // (4 * batch)  # two batches wait in every process, one is used, one is on its way
+    planes = 1 if cfg.task == "multiclass" else cfg.n_classes
+    batch_bytes = cfg.batch_size * math.prod(cfg.height_width) * (4 * cfg.in_channels + planes)
+    # Two batches wait in every process, one is used, one is on its way.
+    return free // (4 * batch_bytes)
 
 
 def _start_worker(worker: int) -> None:
@@ -175,22 +186,22 @@ def _start_worker(worker: int) -> None:
 
 
 def _annotated(cases, cfg) -> np.ndarray:
-    """(n, classes) bool: which classes have a mask, from the mask columns or the column `annotated`."""
+    """(n, classes) bool: which classes have a mask, from the mask columns or from `annotated`."""
+    annotated = np.ones((len(cases), cfg.n_classes), bool)
     if cfg.task == "multiclass":
-        if "annotated" not in cases:
-            return np.ones((len(cases), cfg.n_classes), bool)
-        named = [set(str(cell).split(",")) for cell in cases["annotated"]]
-        return np.array(
-            [[name in names for name in cfg.class_names] for names in named], bool
-        ).reshape(-1, cfg.n_classes)
-    columns = []
-    for name in cfg.class_names:
+        if "annotated" in cases:
+            cells = [set(str(cell).split(",")) for cell in cases["annotated"]]
+            for k, name in enumerate(cfg.class_names):
+                annotated[:, k] = [name in names for names in cells]
+        return annotated
+    for k, name in enumerate(cfg.class_names):
         if name not in cases:
             raise DataError(
-                f"store: no mask column {name!r} for that class; found {list(cases.columns)}; build the store anew"
+                f"store: no mask column {name!r} for that class; found {list(cases.columns)}; "
+                "build the store anew"
             )
-        columns.append((cases[name] != "").to_numpy())
-    return np.stack(columns, axis=1)
+        annotated[:, k] = cases[name] != ""
+    return annotated
 
 
 # ---- normalisation
@@ -205,7 +216,7 @@ def normalisation_table(
 
 
 def normalise(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """(H, W, C) uint8 -> (C, H, W) float32 by looking every byte up."""
+    """(H, W, C) uint8 -> (C, H, W) float32; every byte is looked up in a `normalisation_table`."""
     return np.stack([cv2.LUT(plane, values) for plane, values in zip(cv2.split(image), table)])
 
 
@@ -213,57 +224,102 @@ def normalise(image: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def augmentation(augment: dict[str, Any], patch_size: tuple[int, int] | None = None):
-    """The albumentations pipeline of `cfg.augment`; works on uint8 images (H, W, C) and lists of masks (H, W).
+    """The albumentations pipeline of `cfg.augment`, for uint8 images (H, W, C) and masks (H, W).
 
-    New pixels at the border are black in the image and `IGNORE` in the mask. Masks keep their values (nearest
-    neighbour).
+    New pixels at the border are black in the image and `IGNORE` in the masks. Masks keep their
+    values (nearest neighbour). The transforms are listed in `tables.AUGMENTATIONS`.
 
     Args:
-        patch_size: (height, width) of what is cut out at the end: `FOREGROUND` of the pieces hold a pixel of a structure
-            (as nnU-Net forces it, Isensee et al., Nature Methods 2021), the others lie anywhere.
+        patch_size: (height, width) of the patch that is cut out at the end; `FOREGROUND` of the
+            patches hold a pixel of a structure (as nnU-Net forces it, Isensee et al., Nature
+            Methods 2021), the others lie anywhere.
     """
-    import albumentations as A  # heavy: loaded when training starts, not with the package
+    import albumentations  # heavy: loaded when training starts, not with the package
 
     pipeline = []
     for name, value in augment.items():
-        options = dict(value) if isinstance(value, dict) else {"p": value}
-        pipeline.append(_transform(A, name, options.pop("p", 1.0), options))
+        parameters = value if isinstance(value, dict) else {"p": value}
+        settings = {"albumentations": albumentations, "p": 1.0, **parameters}
+        pipeline.append(tables.call(tables.AUGMENTATIONS[name].build, settings))
     if patch_size is not None:
-        about = A.CropNonEmptyMaskIfExists(*patch_size, ignore_values=[IGNORE], p=1.0)
-        pipeline.append(A.OneOrOther(about, A.RandomCrop(*patch_size, p=1.0), p=FOREGROUND))
-    return A.Compose(pipeline)
-
-
-def _transform(A, name: str, p: float, options: dict[str, Any]):
-    border = {"border_mode": cv2.BORDER_CONSTANT, "fill": 0, "fill_mask": IGNORE}
-    if name == "hflip":
-        return A.HorizontalFlip(p=p)
-    if name == "vflip":
-        return A.VerticalFlip(p=p)
-    if name == "rot90":
-        return A.RandomRotate90(p=p)
-    if name == "rotate":
-        limit = options.get("limit", 45)
-        return A.Rotate(limit=(-limit, limit), p=p, **border)
-    if name == "affine":
-        shift, turn = options.get("translate", 0.05), options.get("rotate", 15)
-        scale = tuple(options.get("scale", (0.9, 1.1)))
-        return A.Affine(
-            scale=scale, translate_percent=(-shift, shift), rotate=(-turn, turn), p=p, **border
+        on_structure = albumentations.CropNonEmptyMaskIfExists(
+            *patch_size, ignore_values=[IGNORE], p=1.0
         )
-    if name == "brightness_contrast":
-        brightness, contrast = options.get("brightness", 0.2), options.get("contrast", 0.2)
-        return A.RandomBrightnessContrast((-brightness, brightness), (-contrast, contrast), p=p)
-    if name == "gauss_noise":
-        return A.GaussNoise(std_range=(0.0, options.get("std", 0.05)), p=p)
-    if name == "grid_distortion":
-        limit = options.get("limit", 0.3)
-        return A.GridDistortion(distort_limit=(-limit, limit), p=p, **border)
-    if name != "coarse_dropout":
-        raise ConfigError(f"augment: {name!r} is unknown")
-    side = options.get("size", 0.1)
-    size = {"hole_height_range": (side / 2, side), "hole_width_range": (side / 2, side)}
-    holes = {"num_holes_range": (1, int(options.get("holes", 4))), "fill": options.get("fill", 0)}
-    return A.CoarseDropout(
-        fill_mask=None, p=p, **holes, **size
-    )  # the mask stays: the organ is still there
+        anywhere = albumentations.RandomCrop(*patch_size, p=1.0)
+        pipeline.append(albumentations.OneOrOther(on_structure, anywhere, p=FOREGROUND))
+    return albumentations.Compose(pipeline)
+
+
+# The transforms of `tables.AUGMENTATIONS`. Their defaults hold where `cfg.augment` gives only a
+# probability.
+
+
+def hflip(albumentations, p: float):
+    """Mirrored left to right."""
+    return albumentations.HorizontalFlip(p=p)
+
+
+def vflip(albumentations, p: float):
+    """Mirrored upside down."""
+    return albumentations.VerticalFlip(p=p)
+
+
+def rot90(albumentations, p: float):
+    """Turned by 0, 90, 180 or 270 degrees."""
+    return albumentations.RandomRotate90(p=p)
+
+
+def rotate(albumentations, p: float, limit: float = 45):
+    """Turned by up to `limit` degrees to either side."""
+    return albumentations.Rotate(limit=(-limit, limit), p=p, **BORDER)
+
+
+def affine(
+    albumentations,
+    p: float,
+    scale: tuple[float, float] = (0.9, 1.1),
+    translate: float = 0.05,
+    rotate: float = 15,
+):
+    """Scaled by a factor in `scale`, shifted by a share of the sides, turned by degrees."""
+    return albumentations.Affine(
+        scale=tuple(scale),
+        translate_percent=(-translate, translate),
+        rotate=(-rotate, rotate),
+        p=p,
+        **BORDER,
+    )
+
+
+def brightness_contrast(albumentations, p: float, brightness: float = 0.2, contrast: float = 0.2):
+    """Brighter or darker by a share of the full range, with more or less contrast."""
+    return albumentations.RandomBrightnessContrast(
+        (-brightness, brightness), (-contrast, contrast), p=p
+    )
+
+
+def gauss_noise(albumentations, p: float, std: float = 0.05):
+    """Gaussian noise of a standard deviation up to `std` of the full range."""
+    return albumentations.GaussNoise(std_range=(0.0, std), p=p)
+
+
+def grid_distortion(albumentations, p: float, limit: float = 0.3):
+    """Distorted between the points of a grid, each moved by up to `limit` of a cell."""
+    return albumentations.GridDistortion(distort_limit=(-limit, limit), p=p, **BORDER)
+
+
+def coarse_dropout(
+    albumentations, p: float, holes: int = 4, size: float = 0.1, fill: int | str = 0
+):
+    """Up to `holes` rectangles hidden, with sides of up to `size` of the frame's.
+
+    The masks stay as they are, because the structure is still there.
+    """
+    return albumentations.CoarseDropout(
+        num_holes_range=(1, int(holes)),
+        hole_height_range=(size / 2, size),
+        hole_width_range=(size / 2, size),
+        fill=fill,
+        fill_mask=None,
+        p=p,
+    )

@@ -40,6 +40,18 @@ class Loss(NamedTuple):
     tasks: tuple[str, ...]
 
 
+class Augmentation(NamedTuple):
+    """A random change of a training image and its masks, a key of `cfg.augment`.
+
+    `build` returns a transform of albumentations. It receives what its parameters name of
+    `albumentations` (the module), `p` (the probability) and the entry's own `parameters`, as far as
+    `cfg.augment` gives them.
+    """
+
+    build: str | Callable
+    parameters: tuple[str, ...] = ()
+
+
 class Architecture(NamedTuple):
     """A network.
 
@@ -124,6 +136,18 @@ LOSSES: dict[str, Loss] = {
     "combined": Loss("losses:combined", ("binary", "multilabel")),
     "cross_entropy": Loss("losses:CrossEntropy", ("multiclass",)),
     "dice_focal": Loss("losses:dice_focal", ("multiclass",)),
+}
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "hflip": Augmentation("data:hflip"),
+    "vflip": Augmentation("data:vflip"),
+    "rot90": Augmentation("data:rot90"),
+    "rotate": Augmentation("data:rotate", ("limit",)),
+    "affine": Augmentation("data:affine", ("scale", "translate", "rotate")),
+    "brightness_contrast": Augmentation("data:brightness_contrast", ("brightness", "contrast")),
+    "gauss_noise": Augmentation("data:gauss_noise", ("std",)),
+    "grid_distortion": Augmentation("data:grid_distortion", ("limit",)),
+    "coarse_dropout": Augmentation("data:coarse_dropout", ("holes", "size", "fill")),
 }
 
 ARCHITECTURES: dict[str, Architecture] = {

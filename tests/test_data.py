@@ -17,8 +17,8 @@ from scipy import ndimage
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as tv
 
-from seglib import config, data, hosts, layouts, prepare
-from seglib.errors import DataError
+from seglib import config, data, hosts, layouts, prepare, tables
+from seglib.errors import ConfigError, DataError
 from tests.helpers import PALM_CLASSES, hand_store, multilabel_store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -227,14 +227,31 @@ def apply(augment, image, masks, seed=0):
     return changed["image"], changed["masks"]
 
 
-def test_parameters_above_are_those_of_config():
-    """The tables of this file must not fall behind."""
-    assert {
-        name: tuple(PARAMETERS.get(name, ())) for name in config.AUGMENTATIONS
-    } == config.AUGMENTATIONS
+@pytest.mark.parametrize("name", tables.AUGMENTATIONS)
+def test_the_table_names_the_parameters_of_its_functions(name):
+    entry = tables.AUGMENTATIONS[name]
+    assert tables.parameters(entry.build) == ("albumentations", "p", *entry.parameters)
+    assert tuple(PARAMETERS.get(name, ())) == entry.parameters, "PARAMETERS must not fall behind"
 
 
-@pytest.mark.parametrize("name", config.AUGMENTATIONS)
+def test_an_augmentation_of_ones_own(monkeypatch):
+    """One entry of the table, plus its code: the settings' check and the loaders know it."""
+
+    def posterise(albumentations, p, bits=4):
+        return albumentations.Posterize(num_bits=bits, p=p)
+
+    entry = tables.Augmentation(posterise, ("bits",))
+    monkeypatch.setitem(tables.AUGMENTATIONS, "posterise", entry)
+    cfg = config.preset("binary", augment={"posterise": {"bits": 1}})
+    image, masks = scene()
+    changed, planes = apply(cfg.augment, image, masks)
+    assert set(np.unique(changed)) == {0, 128}
+    assert all(np.array_equal(plane, mask) for plane, mask in zip(planes, masks))
+    with pytest.raises(ConfigError, match="'posterise' has no parameter 'bit'"):
+        config.preset("binary", augment={"posterise": {"bit": 1}})
+
+
+@pytest.mark.parametrize("name", tables.AUGMENTATIONS)
 @pytest.mark.parametrize("given", [False, True])
 def test_every_augmentation_works_without_warnings(name, given):
     """A misspelt argument is only a warning in albumentations."""
@@ -273,7 +290,7 @@ def test_parameters_reach_the_transform(name):
 
 def test_probability_zero_changes_nothing():
     image, masks = scene()
-    changed, planes = apply(dict.fromkeys(config.AUGMENTATIONS, 0.0), image, masks)
+    changed, planes = apply(dict.fromkeys(tables.AUGMENTATIONS, 0.0), image, masks)
     assert np.array_equal(changed, image) and all(
         np.array_equal(a, b) for a, b in zip(planes, masks)
     )
