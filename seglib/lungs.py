@@ -1,6 +1,7 @@
-"""What is measured on a chest X-ray once its lungs are known: area, asymmetry, opacity, texture by zone.
+"""Measures of the lungs in a chest X-ray: area, asymmetry, opacity and texture by zone.
 
-Taught in `09_tb_two_step`. Right and left are the patient's: the right lung lies at the image's left.
+Right and left are the patient's: the right lung lies on the left of the image.
+Taught in `09_tb_two_step`.
 """
 
 import cv2
@@ -15,24 +16,29 @@ SIDES = ("right", "left")
 
 
 def sides(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The right and the left lung of a mask (H, W) bool: cut where the fewest lung pixels lie, near the middle."""
+    """The right and the left lung of a mask (H, W) bool.
+
+    The mask is cut at the column with the fewest lung pixels in the middle third of the image, of
+    equal ones at the most central.
+    """
     width = mask.shape[1]
     columns = np.arange(width // 3, width - width // 3)
-    lung, off = mask.sum(axis=0)[columns], np.abs(columns - width / 2)
-    cut = columns[np.lexsort((off, lung))[0]]
+    n_lung = mask.sum(axis=0)[columns]
+    off_centre = np.abs(columns - width / 2)
+    cut = columns[np.lexsort((off_centre, n_lung))[0]]
     right, left = mask.copy(), mask.copy()
     right[:, cut:] = left[:, :cut] = False
     return right, left
 
 
 def zones(lung: np.ndarray) -> list[np.ndarray]:
-    """Upper, middle and lower third of one lung (H, W) bool, by its height; three empty masks of an empty one."""
+    """Upper, middle and lower third of the height of one lung (H, W) bool, as three masks."""
     rows = np.flatnonzero(lung.any(axis=1))
     if not len(rows):
         return [lung] * 3
     edges = np.linspace(rows[0], rows[-1] + 1, 4).round().astype(int)
-    place = np.searchsorted(edges, np.arange(len(lung)), side="right")[:, None]
-    return [lung & (place == third) for third in (1, 2, 3)]
+    third_of_row = np.searchsorted(edges, np.arange(len(lung)), side="right")[:, None]
+    return [lung & (third_of_row == third) for third in (1, 2, 3)]
 
 
 def measures(
@@ -43,87 +49,98 @@ def measures(
 ) -> dict[str, float]:
     """Measures of the lungs in one X-ray.
 
-    Grey values are scaled so that the lungs' 2nd percentile is 0 and the image's 98th is 1: exposure and contrast of
-    the film cancel. Opacity is the mean of that scale, fine and coarse texture the standard deviation of details of
-    about 1/100 and 1/25 of the image's height (vessels and small nodules; infiltrates).
+    Grey values are scaled so that the 2nd percentile of the lungs is 0 and the 98th of the image is
+    1, which removes exposure and contrast of the film. Opacity is the mean of the scaled values.
+    Fine and coarse texture are the standard deviation of details of about 1/100 and 1/25 of the
+    image's height (vessels and small nodules; infiltrates).
 
     Args:
         image: (H, W) uint8, lungs dark.
-        mask: (H, W) bool. All true measures the whole image by the same zones.
-        spacing: mm a pixel (row, column); areas are in mm², without it in shares of the image.
-        smallest: a lung of a smaller share of the image counts as not found: its zones are NaN.
+        mask: (H, W) bool. A mask that is true everywhere measures the whole image by the same
+            zones.
+        spacing: mm a pixel (row, column). Areas are in mm², or shares of the image without it.
+        smallest: a lung that covers a smaller share of the image counts as not found.
 
     Returns:
-        area_right, area_left, asymmetry (0 equal, 1 one lung only), height_asymmetry; for every side and zone opacity,
-        fine and coarse; and `difference_<zone>_<what>`, right against left without sign. NaN what cannot be measured.
+        area_right, area_left, asymmetry (0 equal, 1 one lung only), height_asymmetry; for every
+        side and zone opacity, fine and coarse; and `difference_<zone>_<measure>`, the absolute
+        difference of right and left. NaN where a zone is empty or its lung was not found.
 
     Raises:
         DataError: image and mask are not two arrays (H, W) of one shape.
     """
     if image.ndim != 2 or image.shape != mask.shape:
         raise DataError(
-            f"measures: image {image.shape} and mask {mask.shape}; expected one shape (height, width)"
+            f"measures: image {image.shape} and mask {mask.shape}; "
+            "expected one shape (height, width)"
         )
     mask = mask.astype(bool)
-    pixel = spacing[0] * spacing[1] if spacing else 1 / mask.size
+    pixel_area = spacing[0] * spacing[1] if spacing else 1 / mask.size
     lungs = dict(zip(SIDES, sides(mask)))
-    area = {side: np.count_nonzero(lung) * pixel for side, lung in lungs.items()}
+    area = {side: np.count_nonzero(lung) * pixel_area for side, lung in lungs.items()}
     height = {side: np.count_nonzero(lung.any(axis=1)) for side, lung in lungs.items()}
-    found = {f"area_{side}": area[side] for side in SIDES}
-    found |= {"asymmetry": _asymmetry(area), "height_asymmetry": _asymmetry(height)}
+    values = {f"area_{side}": area[side] for side in SIDES}
+    values |= {"asymmetry": _asymmetry(area), "height_asymmetry": _asymmetry(height)}
 
-    shown = _looks(image, mask)
+    planes = _opacity_and_texture(image, mask)
     for side, lung in lungs.items():
-        there = np.count_nonzero(lung) >= smallest * mask.size
-        for zone, part in zip(ZONES, zones(lung)):
-            for name, plane in shown.items():
-                of = np.mean if name == "opacity" else np.std
-                found[f"{side}_{zone}_{name}"] = of(plane[part]) if there and part.any() else np.nan
-    for zone in ZONES:
-        for name in shown:
-            right, left = (found[f"{side}_{zone}_{name}"] for side in SIDES)
-            found[f"difference_{zone}_{name}"] = abs(right - left)
-    return {name: float(value) for name, value in found.items()}
+        found = np.count_nonzero(lung) >= smallest * mask.size
+        for zone_name, zone in zip(ZONES, zones(lung)):
+            for name, plane in planes.items():
+                value = np.nan
+                if found and zone.any():
+                    value = plane[zone].mean() if name == "opacity" else plane[zone].std()
+                values[f"{side}_{zone_name}_{name}"] = value
+    for zone_name in ZONES:
+        for name in planes:
+            right, left = (values[f"{side}_{zone_name}_{name}"] for side in SIDES)
+            values[f"difference_{zone_name}_{name}"] = abs(right - left)
+    return {name: float(value) for name, value in values.items()}
 
 
-def _asymmetry(of: dict[str, float]) -> float:
-    total = of["right"] + of["left"]
-    return abs(of["right"] - of["left"]) / total if total else np.nan
+def _asymmetry(sizes: dict[str, float]) -> float:
+    total = sizes["right"] + sizes["left"]
+    return abs(sizes["right"] - sizes["left"]) / total if total else np.nan
 
 
-def _looks(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-    """Opacity and two bands of detail, (H, W) float32. Blurs take only lung pixels, so that ribs' and the heart's
-    edges outside of the mask leave no trace."""
+def _opacity_and_texture(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Scaled grey values and two bands of details, (H, W) float32.
+
+    The blurs take lung pixels only, so that edges outside of the mask (heart, chest wall) leave no
+    trace.
+    """
     if not mask.any():
         return dict.fromkeys(("opacity", "fine", "coarse"), np.zeros(image.shape, np.float32))
     low, high = np.percentile(image[mask], 2), np.percentile(image, 98)
     grey = (image.astype(np.float32) - low) / max(high - low, 1)
     unit = len(image) / 100
-    slight, middle, strong = (_blur_inside(grey, mask, sigma * unit) for sigma in (0.25, 1, 4))
-    return {"opacity": grey, "fine": slight - middle, "coarse": middle - strong}
+    sharp, smooth, smoothest = (_blur_inside(grey, mask, sigma * unit) for sigma in (0.25, 1, 4))
+    return {"opacity": grey, "fine": sharp - smooth, "coarse": smooth - smoothest}
 
 
 def _blur_inside(grey: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur in which only the pixels of the mask have a weight."""
     weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), sigma)
-    return cv2.GaussianBlur(np.where(mask, grey, np.float32(0)), (0, 0), sigma) / np.maximum(
-        weight, 1e-6
-    )
+    total = cv2.GaussianBlur(np.where(mask, grey, np.float32(0)), (0, 0), sigma)
+    return total / np.maximum(weight, 1e-6)
 
 
 def region(image: np.ndarray, mask: np.ndarray, margin: float = 0.02) -> np.ndarray:
-    """The lungs alone: the image (H, W) cropped to their box and a margin (share of the image), black outside of them.
+    """The image (H, W) cropped to the lungs, black outside of them.
 
-    Holes are kept open only where they touch the outside: a dense opacity that the mask leaves out stays visible.
+    Around the lungs' box remains a margin, a share of the image.
+
+    Holes in the mask are filled: a dense opacity that the segmentation has left out stays visible.
 
     Raises:
-        DataError: the mask is empty; there is nothing to look at.
+        DataError: the mask is empty.
     """
     if not mask.any():
         raise DataError("region: the lung mask is empty; look at the segmentation of this image")
     filled = ndimage.binary_fill_holes(mask)
-    edges = [round(margin * n) for n in image.shape]
-    box = tuple(
-        slice(max(0, b.start - edge), b.stop + edge)
-        for b, edge in zip(metrics.box_of(filled), edges)
-    )
+    box = []
+    for side, size in zip(metrics.box_of(filled), image.shape):
+        edge = round(margin * size)
+        box.append(slice(max(0, side.start - edge), side.stop + edge))
+    box = tuple(box)
     return np.where(filled, image, 0)[box].astype(image.dtype)

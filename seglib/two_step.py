@@ -1,6 +1,7 @@
-"""From segmented lungs to a finding: masks by networks that never saw the patient, then two classifiers.
+"""From segmented lungs to a finding: masks of all patients, then two classifiers.
 
-Taught in `09_tb_two_step`. Every score is made by a model that was fitted without the scored patient.
+Masks and scores of a patient come from models that were trained without that patient.
+Taught in `09_tb_two_step`.
 """
 
 from collections.abc import Callable
@@ -24,24 +25,26 @@ from .inference import Predictor
 
 
 def patient_folds(labels, patients, n_folds: int = 5, seed: int = 0) -> np.ndarray:
-    """A fold number for each row; no patient in two folds, findings spread evenly (`StratifiedGroupKFold`).
+    """A fold number for each row: no patient is in two folds, and findings are spread evenly.
+
+    Args:
+        labels: the finding of each row.
+        patients: the patient of each row.
 
     Raises:
-        DataError: one of the labels has fewer patients than there are folds.
+        DataError: there is one finding only, or one of fewer patients than there are folds.
     """
     labels, patients = np.asarray(labels), np.asarray(patients)
-    fewest = (
-        pd.DataFrame({"label": labels, "patient": patients}).groupby("label")["patient"].nunique()
-    )
-    if len(fewest) < 2 or fewest.min() < n_folds:
+    table = pd.DataFrame({"label": labels, "patient": patients})
+    n_patients = table.groupby("label")["patient"].nunique()
+    if len(n_patients) < 2 or n_patients.min() < n_folds:
         raise DataError(
-            f"folds: found patients by finding {fewest.to_dict()}; expected two findings, {n_folds} of each"
+            f"folds: found patients by finding {n_patients.to_dict()}; "
+            f"expected two findings, {n_folds} of each"
         )
     fold = np.zeros(len(labels), int)
-    split = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(
-        labels, labels, patients
-    )
-    for number, (_, held_out) in enumerate(split):
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    for number, (_, held_out) in enumerate(splitter.split(labels, labels, patients)):
         fold[held_out] = number
     return fold
 
@@ -50,13 +53,15 @@ def segment_unseen(cases: pd.DataFrame, cfg, fold: np.ndarray, folder: str | Pat
     """Masks of all images, each by a network that was trained without its fold.
 
     Args:
-        cases: table of `layouts.scan`; cfg: its preset, with a part `val_split` of each training set to choose by.
-        fold: a number a row, as of `patient_folds`.
-        folder: receives `segmenter_<fold>/` (runs) and `masks/<case>_mask.png` in the size of the images.
+        cases: the table of `layouts.scan`.
+        cfg: its settings; `val_split` of each training set chooses the best epoch.
+        fold: a number for each row, as of `patient_folds`.
+        folder: receives `segmenter_<fold>/` (runs) and `masks/<case>_mask.png`, each of the size of
+            its image.
 
     Returns:
-        The cases with the column `segmented`, the path of each mask; images that could not be read are left out and
-        named in `attrs["notes"]`.
+        The cases with the column `segmented`, the path of each mask. Images that could not be read
+        are left out and named in `attrs["notes"]`.
     """
     folder, parts, notes = Path(folder), [], list(cases.attrs.get("notes", []))
     cfg = cfg.replace(keep_split=True, test_split=0)
@@ -64,9 +69,8 @@ def segment_unseen(cases: pd.DataFrame, cfg, fold: np.ndarray, folder: str | Pat
         held_out = fold == number
         store = prepare.build(cases.assign(split=np.where(held_out, "test", "")), cfg)
         run = training.fit(cfg, data.loaders(store, cfg), folder=folder / f"segmenter_{number}")
-        parts.append(
-            segment(cases[held_out], Predictor.load(run.best, cfg.device), folder / "masks")
-        )
+        predictor = Predictor.load(run.best, cfg.device)
+        parts.append(segment(cases[held_out], predictor, folder / "masks"))
         notes += parts[-1].attrs["notes"]
     result = pd.concat(parts).sort_index()
     result.attrs["notes"] = notes
@@ -74,16 +78,17 @@ def segment_unseen(cases: pd.DataFrame, cfg, fold: np.ndarray, folder: str | Pat
 
 
 def segment(cases: pd.DataFrame, predictor: Predictor, folder: str | Path) -> pd.DataFrame:
-    """Masks of all images by one network; folder, result and notes as in `segment_unseen`."""
-    done, notes = {}, []
+    """Masks of all images by one network, `<folder>/<case>_mask.png`; as in `segment_unseen`."""
+    paths, notes = {}, []
     for row in hosts.progress(cases.itertuples(), total=len(cases), desc="segment", leave=False):
         try:
             mask = predictor.predict_file(row.image).mask
         except DataError as error:
             notes.append(f"left out: {error}")
             continue
-        done[row.Index] = str(images.write_png(Path(folder) / f"{row.case}_mask.png", mask * 255))
-    result = cases.loc[list(done)].assign(segmented=pd.Series(done, dtype=object))
+        path = images.write_png(Path(folder) / f"{row.case}_mask.png", mask * 255)
+        paths[row.Index] = str(path)
+    result = cases.loc[list(paths)].assign(segmented=pd.Series(paths, dtype=object))
     result.attrs["notes"] = notes
     return result
 
@@ -91,8 +96,11 @@ def segment(cases: pd.DataFrame, predictor: Predictor, folder: str | Path) -> pd
 def open_case(
     case: Any, side: int = 512, column: str = "segmented"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """X-ray (H, W) uint8 and mask (H, W) bool of a row of `segment_unseen`, the longer side reduced to `side`; the mask
-    of another column with its files, such as the drawn one, by name.
+    """X-ray (H, W) uint8 and mask (H, W) bool of one case, the longer side reduced to `side`.
+
+    Args:
+        case: a row of `segment_unseen`, from `itertuples()`.
+        column: holds the path of the mask; the drawn masks are in the column of their class.
 
     Raises:
         DataError: a file cannot be read, or the mask has another size than its image.
@@ -105,30 +113,33 @@ def open_case(
         )
     scale = min(1.0, side / max(image.shape))
     size = tuple(max(1, round(n * scale)) for n in image.shape)
-    return images.fit_image(image[..., None], size, "stretch")[..., 0], images.fit_mask(
-        mask, size, "stretch"
-    ) == 1
+    small_image = images.fit_image(image[..., None], size, "stretch")[..., 0]
+    return small_image, images.fit_mask(mask, size, "stretch") == 1
 
 
 def out_of_fold(
     fit: Callable, inputs: np.ndarray, labels: np.ndarray, fold: np.ndarray
 ) -> np.ndarray:
-    """Scores (n,) of all rows, those of a fold by `fit(inputs, labels)` on the others. `fit` returns a function from
-    inputs to scores."""
+    """Scores (n,) of all rows, each by a model that was fitted on the other folds.
+
+    `fit(inputs, labels)` returns a function from inputs to scores, as `logistic` and `network` do.
+    """
     scores = np.full(len(labels), np.nan)
     for number in hosts.progress(sorted(set(fold)), desc="folds", leave=False):
         held_out = fold == number
-        scores[held_out] = fit(inputs[~held_out], labels[~held_out])(inputs[held_out])
+        score = fit(inputs[~held_out], labels[~held_out])
+        scores[held_out] = score(inputs[held_out])
     return scores
 
 
 def logistic(
     inputs: np.ndarray, labels: np.ndarray, C: float = 0.1
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Logistic regression on measures (n, features); what could not be measured (NaN) becomes the training median.
+    """Logistic regression on measures (n, features); a NaN is replaced by the training median.
 
     Returns:
-        Measures -> probability of label 1. Its `model` is the scikit-learn pipeline.
+        A function from measures to the probability of label 1. Its attribute `model` is the
+        scikit-learn pipeline.
     """
     model: Pipeline = make_pipeline(
         SimpleImputer(strategy="median", keep_empty_features=True),
@@ -137,15 +148,15 @@ def logistic(
     )
     model.fit(inputs, labels)
 
-    def scores(given: np.ndarray) -> np.ndarray:
-        return model.predict_proba(given)[:, 1]
+    def score(inputs: np.ndarray) -> np.ndarray:
+        return model.predict_proba(inputs)[:, 1]
 
-    scores.model = model
-    return scores
+    score.model = model
+    return score
 
 
 class SmallNet(nn.Module):
-    """Four convolutions with batch norm, each halving the image, then mean and maximum over it and one linear layer.
+    """Four convolutions with batch norm and pooling, then mean and maximum and one linear layer.
 
     (N, 1, H, W) float32 -> logits (N,), for images of any size from 16 pixels.
     """
@@ -154,19 +165,16 @@ class SmallNet(nn.Module):
         super().__init__()
         channels = [1, width, 2 * width, 4 * width, 4 * width]
         layers: list[nn.Module] = []
-        for before, after in zip(channels, channels[1:]):
-            layers += [
-                nn.Conv2d(before, after, 3, padding=1, bias=False),
-                nn.BatchNorm2d(after),
-                nn.ReLU(),
-            ]
-            layers.append(nn.MaxPool2d(2))
+        for n_in, n_out in zip(channels, channels[1:]):
+            layers.append(nn.Conv2d(n_in, n_out, 3, padding=1, bias=False))
+            layers += [nn.BatchNorm2d(n_out), nn.ReLU(), nn.MaxPool2d(2)]
         self.blocks = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * channels[-1], 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        found = self.blocks(image)
-        return self.head(torch.cat([found.mean((2, 3)), found.amax((2, 3))], dim=1))[:, 0]
+        features = self.blocks(image)  # (N, 4 * width, H/16, W/16)
+        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
+        return self.head(pooled)[:, 0]
 
 
 AUGMENT = {
@@ -184,12 +192,14 @@ def network(
     lr: float = 3e-3,
     seed: int = 0,
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Train a `SmallNet` on images (n, H, W) uint8 of one size: AdamW, one cycle, a fixed number of epochs.
+    """Train a `SmallNet` on images (n, H, W) uint8 of one size: AdamW and a one-cycle schedule.
 
-    There is no early stopping: it would need patients to choose by, and the folds are scored as they are.
+    The number of epochs is fixed: early stopping would need further patients to choose the epoch
+    by.
 
     Returns:
-        Images -> probability of label 1, the mean over the image and its mirror image. Its `model` is the network.
+        A function from images to the probability of label 1, the mean over image and mirror image.
+        Its attribute `model` is the network.
     """
     training.seed_everything(seed)
     rng, augment = np.random.default_rng(seed), data.augmentation(AUGMENT)
@@ -197,7 +207,8 @@ def network(
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
     steps = -(-len(inputs) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * steps)
-    weight = torch.tensor((len(labels) - labels.sum()) / max(labels.sum(), 1), dtype=torch.float32)
+    n_positive = labels.sum()
+    weight = torch.tensor((len(labels) - n_positive) / max(n_positive, 1), dtype=torch.float32)
     loss_of = nn.BCEWithLogitsLoss(pos_weight=weight)
     augment.set_random_seed(seed)
     for _ in hosts.progress(range(epochs), desc="network", leave=False):
@@ -211,34 +222,36 @@ def network(
     model.eval()
 
     @torch.inference_mode()
-    def scores(given: np.ndarray) -> np.ndarray:
-        found = []
-        for start in range(0, len(given), 64):
-            batch = _tensor(given[start : start + 64])
-            found.append((model(batch).sigmoid() + model(batch.flip(3)).sigmoid()) / 2)
-        return torch.cat(found).numpy().astype(np.float64)
+    def score(inputs: np.ndarray) -> np.ndarray:
+        probabilities = []
+        for start in range(0, len(inputs), 64):
+            batch = _tensor(inputs[start : start + 64])
+            probabilities.append((model(batch).sigmoid() + model(batch.flip(3)).sigmoid()) / 2)
+        return torch.cat(probabilities).numpy().astype(np.float64)
 
-    scores.model = model
-    return scores
+    score.model = model
+    return score
 
 
 def _tensor(batch: np.ndarray) -> Tensor:
-    """(N, H, W) uint8 -> (N, 1, H, W) float32, each image with mean 0 and standard deviation 1: films differ."""
-    found = torch.from_numpy(batch[:, None].astype(np.float32))
-    spread = found.std((2, 3), keepdim=True).clamp_min(1)
-    return ((found - found.mean((2, 3), keepdim=True)) / spread).contiguous(
-        memory_format=torch.channels_last
-    )
+    """(N, H, W) uint8 -> (N, 1, H, W) float32, each image with mean 0 and standard deviation 1."""
+    pixels = torch.from_numpy(batch[:, None].astype(np.float32))
+    mean = pixels.mean((2, 3), keepdim=True)
+    std = pixels.std((2, 3), keepdim=True).clamp_min(1)
+    return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def frame(pictures: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """Pictures (H, W) uint8 of any size -> (n, *size), fitted without changing their aspect ratio, black around."""
+    """Images (H, W) uint8 of any size -> (n, *size) uint8, fitted in without being stretched."""
     return np.stack(
         [images.fit_image(picture[..., None], size, "letterbox")[..., 0] for picture in pictures]
     )
 
 
 def frame_size(pictures: list[np.ndarray], scale: float) -> tuple[int, int]:
-    """The median height and width of pictures times `scale`, in multiples of 16 as `SmallNet` halves four times."""
-    middle = np.median([picture.shape for picture in pictures], axis=0) * scale
-    return tuple(int(max(16, round(n / 16) * 16)) for n in middle)
+    """The median height and width of the images times `scale`, as multiples of 16.
+
+    `SmallNet` halves its input four times.
+    """
+    median = np.median([picture.shape for picture in pictures], axis=0) * scale
+    return tuple(int(max(16, round(side / 16) * 16)) for side in median)

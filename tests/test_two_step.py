@@ -1,4 +1,4 @@
-"""The second step: nobody is scored by a model that saw them, and the numbers are scikit-learn's."""
+"""The second step: models never score patients they saw, and the numbers are scikit-learn's."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from seglib import inference, layouts, lungs, prepare, training, two_step
+from seglib import data, inference, layouts, lungs, prepare, training, two_step
 from seglib.errors import DataError
 from seglib.formats import images
 
@@ -17,10 +17,8 @@ def test_folds_keep_patients_together_and_findings_apart():
     patients = np.repeat(np.arange(30), 2)
     labels = (patients % 3 == 0).astype(int)
     fold = two_step.patient_folds(labels, patients, 5)
-    assert (
-        set(fold) == set(range(5))
-        and pd.DataFrame({"p": patients, "f": fold}).groupby("p")["f"].nunique().max() == 1
-    )
+    assert set(fold) == set(range(5))
+    assert pd.Series(fold).groupby(patients).nunique().max() == 1
     assert {labels[fold == number].sum() for number in range(5)} == {4}
     np.testing.assert_array_equal(fold, two_step.patient_folds(labels, patients, 5))
     assert (fold != two_step.patient_folds(labels, patients, 5, seed=1)).any()
@@ -34,16 +32,17 @@ def test_too_few_patients_for_the_folds_is_an_error():
 
 
 def test_out_of_fold_scores_are_by_models_that_did_not_see_them():
-    inputs, labels, fold = np.arange(12)[:, None], np.zeros(12, int), np.arange(12) % 3
-    seen = []
+    rows = np.arange(12)
+    trained_on = []
 
-    def fit(given, _):
-        seen.append(set(given[:, 0]))
-        return lambda asked: asked[:, 0] + 100.0 * len(seen)
+    def fit(inputs, labels):
+        trained_on.append(set(inputs[:, 0]))
+        return lambda inputs: inputs[:, 0] + 100.0 * len(trained_on)
 
-    scores = two_step.out_of_fold(fit, inputs, labels, fold)
-    assert scores.tolist() == [number + 100 * (number % 3 + 1) for number in range(12)]
-    assert all(seen[number] == set(range(12)) - set(range(number, 12, 3)) for number in range(3))
+    scores = two_step.out_of_fold(fit, rows[:, None], np.zeros(12, int), fold=rows % 3)
+    assert scores.tolist() == [row + 100 * (row % 3 + 1) for row in rows]
+    for number in range(3):
+        assert trained_on[number] == set(rows) - set(rows[number::3])
 
 
 def test_logistic_regression_is_scikit_learns_and_fills_gaps():
@@ -57,8 +56,8 @@ def test_logistic_regression_is_scikit_learns_and_fills_gaps():
     gaps = inputs.copy()
     gaps[::5, 1] = np.nan
     gaps[:, 3] = np.nan  # could not be measured in anybody
-    found = two_step.logistic(gaps, labels)(gaps)
-    assert np.isfinite(found).all() and roc_auc_score(labels, found) > 0.85
+    scores = two_step.logistic(gaps, labels)(gaps)
+    assert np.isfinite(scores).all() and roc_auc_score(labels, scores) > 0.85
 
 
 def spots(n=48, side=32):
@@ -73,17 +72,15 @@ def spots(n=48, side=32):
 
 def test_the_network_learns_spots_and_repeats_itself():
     pictures, labels = spots()
-    fit = two_step.network(pictures[:32], labels[:32], epochs=12)
-    scores = fit(pictures[32:])
+    new = pictures[32:]
+    score = two_step.network(pictures[:32], labels[:32], epochs=12)
+    scores = score(new)
     assert roc_auc_score(labels[32:], scores) > 0.95 and ((scores > 0) & (scores < 1)).all()
-    again = two_step.network(pictures[:32], labels[:32], epochs=12)(pictures[32:])
-    np.testing.assert_array_equal(scores, again)
-    np.testing.assert_allclose(
-        scores, fit(pictures[32:, :, ::-1].copy()), atol=1e-5
-    )  # the mirror image counts as well
-    np.testing.assert_allclose(
-        scores, fit(np.clip(pictures[32:], 0, 254) + 1), atol=0.02
-    )  # brightness cancels
+    again = two_step.network(pictures[:32], labels[:32], epochs=12)
+    np.testing.assert_array_equal(scores, again(new))
+    mirrored, brighter = new[:, :, ::-1].copy(), np.clip(new, 0, 254) + 1
+    np.testing.assert_allclose(scores, score(mirrored), atol=1e-5)
+    np.testing.assert_allclose(scores, score(brighter), atol=0.02)
 
 
 def test_the_network_takes_any_size():
@@ -91,17 +88,12 @@ def test_the_network_takes_any_size():
 
 
 def test_frames_keep_the_scale():
-    pictures = [
-        np.full((40, 60), 9, np.uint8),
-        np.full((50, 70), 9, np.uint8),
-        np.full((90, 64), 9, np.uint8),
-    ]
+    pictures = [np.full(shape, 9, np.uint8) for shape in ((40, 60), (50, 70), (90, 64))]
     size = two_step.frame_size(pictures, 0.5)
     assert size == (32, 32)
     framed = two_step.frame(pictures, size)
-    assert (
-        framed.shape == (3, 32, 32) and framed.dtype == np.uint8 and (framed[2] == 9).mean() < 0.8
-    )
+    assert framed.shape == (3, 32, 32) and framed.dtype == np.uint8
+    assert (framed[2] == 9).mean() < 0.8  # narrower than the frame
 
 
 @pytest.fixture
@@ -114,44 +106,43 @@ def halves(lung_tree, lung_cfg):
 
 def test_every_mask_is_by_a_network_that_never_saw_the_patient(halves, tmp_path, monkeypatch):
     cases, cfg, fold = halves
-    trained, asked = [], []
+    trained_on, predicted = [], []
     real_fit, real_predict = training.fit, inference.Predictor.predict_file
 
     def fit(cfg, batches, **options):
-        trained.append(
-            set(batches["train"].dataset.cases["patient"])
-            | set(batches["val"].dataset.cases["patient"])
-        )
+        parts = [set(batches[part].dataset.cases["patient"]) for part in ("train", "val")]
+        trained_on.append(parts[0] | parts[1])
         return real_fit(cfg, batches, **options)
 
     def predict_file(self, path):
-        asked.append((len(trained) - 1, cases.set_index("image").loc[path, "patient"]))
+        patient = cases.set_index("image").loc[path, "patient"]
+        assert patient not in trained_on[-1]
+        predicted.append(patient)
         return real_predict(self, path)
 
     monkeypatch.setattr(training, "fit", fit)
     monkeypatch.setattr(inference.Predictor, "predict_file", predict_file)
-    found = two_step.segment_unseen(cases, cfg, fold, tmp_path / "out")
-    assert len(asked) == len(cases) == 16 and all(
-        patient not in trained[number] for number, patient in asked
-    )
-    assert [len(patients) for patients in trained] == [8, 8] and not trained[0] & trained[1]
-    assert list(found["case"]) == list(cases["case"])
-    for case in found.itertuples():
+    segmented = two_step.segment_unseen(cases, cfg, fold, tmp_path / "out")
+    assert sorted(predicted) == sorted(cases["patient"]) and len(cases) == 16
+    assert [len(patients) for patients in trained_on] == [8, 8]
+    assert not trained_on[0] & trained_on[1]
+    assert list(segmented["case"]) == list(cases["case"])
+    for case in segmented.itertuples():
         with Image.open(case.image) as picture, Image.open(case.segmented) as mask:
             assert picture.size == mask.size
 
 
 def test_a_picture_that_cannot_be_read_is_left_out_and_named(halves, tmp_path):
     cases, cfg, fold = halves
-    run = training.fit(
-        cfg, two_step.data.loaders(prepare.build(cases, cfg), cfg), folder=tmp_path / "run"
-    )
+    batches = data.loaders(prepare.build(cases, cfg), cfg)
+    run = training.fit(cfg, batches, folder=tmp_path / "run")
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
     cases.loc[3, "image"] = str(bad)
-    found = two_step.segment(cases, inference.Predictor.load(run.best, "cpu"), tmp_path / "masks")
-    assert len(found) == 15 and 3 not in found.index
-    assert any("bad.png" in note for note in found.attrs["notes"])
+    predictor = inference.Predictor.load(run.best, "cpu")
+    segmented = two_step.segment(cases, predictor, tmp_path / "masks")
+    assert len(segmented) == 15 and 3 not in segmented.index
+    assert any("bad.png" in note for note in segmented.attrs["notes"])
 
 
 def test_a_case_is_opened_at_the_working_size(halves, tmp_path):
