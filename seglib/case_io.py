@@ -39,8 +39,19 @@ def notes_of(case: Any, cfg) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def read_mask(case: Any, name: str, cfg, inverted: bool) -> images.Mask:
-    """The mask of one class of a case, (H, W) of 0 and 1; `inverted` where 0 is its structure."""
-    return images.read_mask(case[name], cfg.mask_encoding, inverted)
+    """The mask of one class of a case, (H, W) of 0 and 1; `inverted` where 0 is its structure.
+
+    For a volume the mask files are NIfTI label maps, which are united.
+    """
+    files = case[name].split(images.UNION)
+    if not volumes.is_volume(files[0]):
+        return images.read_mask(case[name], cfg.mask_encoding, inverted)
+    planes = []
+    for path in files:
+        labels = volumes.read_labels(case["image"], path, cfg)
+        planes.append(_structure(path, _slice(case, labels), int(labels.max()), cfg))
+    pixels = np.bitwise_or.reduce(planes)
+    return images.Mask(1 - pixels if inverted else pixels, "label numbers")
 
 
 def read_truth(
@@ -205,6 +216,24 @@ def _read_label_map(
         # A pixel of no annotated class may belong to any of the others: nothing is known about it.
         mask.pixels[~np.isin(mask.pixels, np.flatnonzero(annotated))] = images.IGNORE
     return mask.pixels[..., None], annotated, [mask.decoding], [(False, False)]
+
+
+def _structure(path: str, plane: np.ndarray, largest: int, cfg) -> np.ndarray:
+    """One slice of a label map as 0 and 1; `largest` is the largest number in its volume.
+
+    Raises:
+        DataError: several numbers, and no setting that says which of them are the structure.
+    """
+    if cfg.label_map:
+        return images.map_numbers(path, plane, 2, cfg.label_map).pixels
+    foreground = plane > 0
+    if cfg.mask_encoding in ("index", "threshold") or (plane[foreground] == largest).all():
+        return foreground.astype(np.uint8)
+    raise DataError(
+        f"{path}: several label numbers up to {largest}, but the mask of one class has one; set "
+        f"label_map, for example {{'{largest}': 1}}, or mask_encoding='index', which takes all "
+        "numbers above 0"
+    )
 
 
 def _read_labels(case: Any, cfg) -> images.Mask:

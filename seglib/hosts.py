@@ -1,7 +1,7 @@
-"""Where the code runs and what it finds there: host, data, weights, device, precision. See `00_start_here`.
+"""Where the code runs and what it finds there: host, data, weights, device, precision.
 
-Data is found by marker folders, because Kaggle has moved its mounts before. Devices and precisions are tried,
-because a GPU that is "available" may run nothing.
+Data is found by marker folders, because Kaggle has moved its mounts before. Devices and precisions
+are tried, because a GPU that is "available" may run nothing. Taught in `00_start_here`.
 """
 
 import contextlib
@@ -15,7 +15,9 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from . import presets, tables
 from .errors import ConfigError, DataError
@@ -24,15 +26,25 @@ KAGGLE_INPUT, KAGGLE_WORKING = Path("/kaggle/input"), Path("/kaggle/working")
 COLAB_CONTENT, COLAB_DRIVE = Path("/content"), Path("/content/drive/MyDrive")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 PHANTOM = "PHANTOM.txt"  # phantoms.write leaves it in a synthetic tree
-MAX_FOLDERS, MAX_SUBFOLDERS, MAX_ENTRIES = (
-    5000,
-    2000,
-    10_000,
-)  # a root; a folder; a folder, files included
-PACKAGES = """accelerate albumentations matplotlib numpy opencv-python-headless pandas pillow scikit-learn scipy
-    torch torchvision""".split()
-# Import name -> what pip installs, of the packages that Kaggle or Colab may lack. Both keep their own
-# torch and numpy.
+MAX_FOLDERS = 5000  # folders that are searched below one root
+MAX_SUBFOLDERS = 2000  # a folder with more holds images or cases: it is not descended
+MAX_ENTRIES = 10_000  # entries that are read of one folder, files included
+DEVICES = ("cuda", "mps", "cpu")  # in the order in which "auto" tries them
+PACKAGES = (
+    "accelerate",
+    "albumentations",
+    "matplotlib",
+    "numpy",
+    "opencv-python-headless",
+    "pandas",
+    "pillow",
+    "scikit-learn",
+    "scipy",
+    "torch",
+    "torchvision",
+)
+# Import name -> what pip installs, of the packages that Kaggle or Colab may lack. Both keep their
+# own torch and numpy.
 HOSTS_LACK = {
     "albumentations": "albumentations<=2.0.8",
     "accelerate": "accelerate",
@@ -43,10 +55,28 @@ HOSTS_LACK = {
     "openjpeg": "pylibjpeg-openjpeg",
     "segmentation_models_pytorch": "segmentation-models-pytorch",
 }
-_known = {}  # what this process has probed already
+_probed: dict[Any, Any] = {}  # what this process has probed already: question -> answer
 
 
-def host():
+class Tree(NamedTuple):
+    """A folder of raw data, and the names in `tables.LAYOUTS` of the layouts that it may have."""
+
+    folder: Path
+    layouts: tuple[str, ...]
+
+
+class Place(NamedTuple):
+    """A folder that is searched down to `depth` levels; `named`: the user set it."""
+
+    folder: Path
+    depth: int
+    named: bool = False
+
+
+# ---- where the code runs
+
+
+def host() -> str:
     """Name the machine: "kaggle", "colab" or "local"."""
     if os.environ.get("KAGGLE_KERNEL_RUN_TYPE") or os.environ.get("KAGGLE_URL_BASE"):
         return "kaggle"
@@ -56,149 +86,33 @@ def host():
     return "kaggle" if KAGGLE_INPUT.is_dir() else "local"
 
 
-def in_notebook():
-    """True in a Jupyter kernel (JupyterLab, Kaggle, Colab, nbmake), False in scripts and terminals."""
+def in_notebook() -> bool:
+    """True in a Jupyter kernel (also Kaggle, Colab, nbmake), False in scripts and terminals."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     # Colab's shell is a subclass.
     return any(base.__name__ == "ZMQInteractiveShell" for base in type(shell).__mro__)
 
 
-def find_data(cfg):
-    """Find the tree of `cfg.preset` by its `MARKERS`; returns its absolute path, or None.
+def progress(iterable: Iterable | None = None, **options: Any) -> Any:
+    """A tqdm bar, as a widget where the notebook can show one; `SEGLIB_PROGRESS=0` turns it off."""
+    from tqdm import tqdm as bar
 
-    `cfg.data_root`, if given, is the only place. Else: environment variable `SEGLIB_DATA`; `data/` in the current
-    folder, the two above it and the repository; Kaggle's inputs, old and new layout; Colab's /content and Drive. The
-    tree is such a place or lies up to three levels below it (five on Kaggle); the shallowest wins, then the first by
-    name. Synthetic trees count in `cfg.data_root` and `SEGLIB_DATA` only, after real ones. `ConfigError`: a preset
-    without markers. Taught in `00_start_here`.
-    """
-    for root, depth, named in _roots(cfg):
-        for phantoms in (False, True) if named else (False,):
-            for folder in _walk(root, depth, phantoms):
-                if any(all(_holds(folder, m, phantoms) for m in names) for names in _markers(cfg)):
-                    return folder.absolute()
-    return None
+    if in_notebook():
+        # tqdm.auto raises or warns where ipywidgets is missing.
+        with contextlib.suppress(ImportError):
+            import ipywidgets  # noqa: F401
+            from tqdm.auto import tqdm as bar
+    if os.environ.get("SEGLIB_PROGRESS") == "0":
+        options["disable"] = True
+    return bar(iterable, **options)
 
 
-def _markers(cfg):
-    """The alternatives of names by which the layouts are known that `cfg` may have."""
-    names = presets.PRESETS[cfg.preset].layouts if cfg.layout == "auto" else (cfg.layout,)
-    return [alternative for name in names for alternative in tables.LAYOUTS[name].markers]
+def install_missing() -> None:
+    """Install what the host lacks of `HOSTS_LACK`; the set-up cell of every notebook calls it.
 
-
-def wait_for_data(cfg, timeout=120, every=2.0):
-    """`find_data` for mounts that come late: looks each `every` seconds for `timeout` seconds (0 = one look).
-
-    `DataError` with the text of `explain_missing` when the time is over.
-    """
-    deadline, told = time.monotonic() + timeout, False
-    while (found := find_data(cfg)) is None:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise DataError(f"{explain_missing(cfg)} Waited {timeout:g} s.")
-        if not told:
-            print(
-                f"{cfg.preset}: no data yet; waiting up to {timeout:g} s for it to be mounted",
-                flush=True,
-            )
-            told = True
-        time.sleep(min(max(every, 0.05), left))
-    return found
-
-
-def explain_missing(cfg):
-    """Text for a `DataError`: what `cfg.preset` needs, where `find_data` looks, what is there, what to do."""
-    needs = ", or ".join(" + ".join(names) for names in _markers(cfg))
-    lines = [f"{cfg.preset}: no data found. Expected a folder that holds {needs}. Looked in:"]
-    lines += [
-        f"  {root.absolute()} ({n} levels): {_contents(root, n)}" for root, n, _ in _roots(cfg)
-    ]
-    advice = {
-        "kaggle": "Attach the data set (Add Input, right of the notebook), or set cfg.data_root.",
-        "colab": "Unpack the data below /content, mount Drive (hosts.offer_drive()), or set cfg.data_root.",
-        "local": "Set cfg.data_root or the environment variable SEGLIB_DATA to the tree or a folder above.",
-    }[host()]
-    return "\n".join([*lines, f"{advice} data/README.md says where the data comes from."])
-
-
-def find_model(name, roots=None):
-    """Find a weights file by name or pattern ("best_model.pth", "lung*/*.pth"); returns its path, or None.
-
-    Looks up to six levels below `roots`; by default runs/ and checkpoints/ (in the places of data/ for `find_data`),
-    Kaggle's working and input folders, and Drive (three levels). The newest wins. A path is returned as it is.
-    """
-    if os.path.dirname(name) and os.path.isfile(name):
-        return Path(name).absolute()
-    places = [
-        (Path(root).expanduser(), 6)
-        for root in ([roots] if isinstance(roots, str | Path) else roots or ())
-    ]
-    if roots is None:
-        places = [(home / folder, 6) for home in _homes() for folder in ("runs", "checkpoints")]
-        places += [
-            (KAGGLE_WORKING, 6),
-            (KAGGLE_INPUT, 6),
-            (COLAB_DRIVE / "seglib", 6),
-            (COLAB_DRIVE, 3),
-        ]
-    folders = (folder for root, depth in places for folder in _walk(root, depth, True))
-    pattern = str(name).replace(os.sep, "/")
-    paths = (
-        path
-        for folder in folders
-        for path in _matches(folder, pattern, True)
-        if os.path.isfile(path)
-    )
-    newest = max(paths, key=os.path.getmtime, default=None)
-    return newest and newest.absolute()
-
-
-def work_dir(default="runs"):
-    """Folder (str) where runs survive: Kaggle's output, Colab's Drive if mounted; `default` elsewhere."""
-    base = {"local": "", "kaggle": KAGGLE_WORKING, "colab": COLAB_DRIVE / "seglib"}[host()]
-    if host() == "colab" and not COLAB_DRIVE.is_dir():
-        base = COLAB_CONTENT
-        if "no drive" not in _known:  # several steps ask; once said is enough
-            print(
-                f"Drive is not mounted: runs go to {base / default}, and a disconnect loses them."
-            )
-        _known["no drive"] = True
-    return os.path.join(base, default)
-
-
-def run_root(cfg):
-    """Folder (str) of stores and runs: `cfg.work_dir`, or where runs survive if `cfg.local` is False."""
-    return cfg.work_dir if cfg.local else work_dir(cfg.work_dir)
-
-
-def offer_drive():
-    """On Colab, offer to mount Google Drive; True if it is mounted then, always False elsewhere.
-
-    `SEGLIB_DRIVE=1` or `0` answers without a question. A failure is printed, not raised.
-    """
-    if host() != "colab" or COLAB_DRIVE.is_dir():
-        return host() == "colab"
-    try:
-        answer = os.environ.get("SEGLIB_DRIVE") or input(
-            "Mount Google Drive, to keep the runs? [y/n] "
-        )
-        if answer.strip().lower() in ("1", "y", "yes"):
-            from google.colab import drive
-
-            drive.mount(str(COLAB_DRIVE.parent))
-    # Colab, and IPython where nobody can answer, raise classes of their own.
-    except Exception as error:
-        print(
-            f"Drive is not mounted: {_short(error)}. SEGLIB_DRIVE=1 or 0 answers without a question."
-        )
-    return COLAB_DRIVE.is_dir()
-
-
-def install_missing():
-    """Install what the host lacks of the packages in `HOSTS_LACK`; the set-up cell of every notebook calls it.
-
-    Where pip fails, a line names what is missing, and nothing is raised: most cells need only a part of it.
+    Where pip fails, a line names what is missing, and nothing is raised: most cells need only a
+    part of it.
     """
     lacking = [name for name in HOSTS_LACK if importlib.util.find_spec(name) is None]
     if not lacking:
@@ -213,102 +127,337 @@ def install_missing():
     importlib.invalidate_caches()
 
 
-def choose_device(cfg_device="auto", again=False):
-    """The first of "cuda", "mps", "cpu" that runs a tiny convolution; remembered until `again=True`.
+def describe() -> dict[str, Any]:
+    """What results depend on beside code and data: name -> str, int, float or None."""
+    facts = {
+        "host": host(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "seglib": getattr(sys.modules.get(__package__), "__version__", None),
+        "cores": n_cores(),
+    }
+    facts |= dict.fromkeys(["threads", "memory_gb", "device", "gpu", *PACKAGES])
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        facts["memory_gb"] = round(memory / 2**30, 1)
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            facts[name] = importlib.metadata.version(name)
+    try:
+        import torch
 
-    A GPU that is there but fails is left out with a warning. `ConfigError`: an unknown name, or a device that
-    was asked for by name and does not work.
+        facts["torch"] = str(torch.__version__)
+        facts["threads"] = torch.get_num_threads()
+        facts["device"] = choose_device()
+        facts["gpu"] = _describe_gpu() if facts["device"] == "cuda" else None
+    # A broken installation is just what this table has to show.
+    except Exception as error:
+        facts["device"] = f"unknown ({_short(error)})"
+    return facts
+
+
+# ---- raw data
+
+
+def find_data(cfg: Any) -> Path | None:
+    """The folder of a config's raw data, found by the markers of its layouts; None without one.
+
+    `cfg.data_root`, if given, is the only place. Else: environment variable `SEGLIB_DATA`; `data/`
+    in the current folder, the two above it and the repository; Kaggle's inputs, old and new layout;
+    Colab's /content and Drive. The tree is such a place or lies up to three levels below it (five
+    on Kaggle); the shallowest wins, then the first by name. Synthetic trees count in
+    `cfg.data_root` and `SEGLIB_DATA` only, after real ones.
+
+    `cfg.layout` names a layout of `tables.LAYOUTS`. With "auto" the usual layouts of the preset are
+    looked for, and then, in `cfg.data_root` only, all others. Taught in `00_start_here`.
     """
-    if cfg_device not in ("auto", "cuda", "mps", "cpu"):
+    tree = find_tree(cfg)
+    return tree and tree.folder
+
+
+def find_tree(cfg: Any) -> Tree | None:
+    """As `find_data`, but returns a `Tree`: the folder and the layouts that it may have.
+
+    These are several only where none of them is named by the config or usual for its preset.
+    """
+    preferred = _preferred(cfg)
+    for names, kinds in _searches(cfg):
+        for folder, depth, named in _data_places(cfg):
+            for phantoms in (False, True) if named else (False,):
+                tree = _search(folder, depth, names, kinds, phantoms)
+                if tree and tree.layouts[0] in preferred:
+                    return tree._replace(layouts=tree.layouts[:1])
+                if tree:
+                    return tree
+    return None
+
+
+def wait_for_data(cfg: Any, timeout: float = 120, every: float = 2.0) -> Path:
+    """`find_data` for mounts that come late: looks every few seconds until the time is over.
+
+    Args:
+        timeout: seconds to wait; 0 = one look.
+        every: seconds between two looks.
+
+    Raises:
+        DataError: the time is over; its text is that of `explain_missing`.
+    """
+    return wait_for_tree(cfg, timeout, every).folder
+
+
+def wait_for_tree(cfg: Any, timeout: float = 120, every: float = 2.0) -> Tree:
+    """As `wait_for_data`, but returns a `Tree`."""
+    deadline = time.monotonic() + timeout
+    announced = False
+    while (tree := find_tree(cfg)) is None:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise DataError(f"{explain_missing(cfg)} Waited {timeout:g} s.")
+        if not announced:
+            print(
+                f"{cfg.preset}: no data yet; waiting up to {timeout:g} s for it to be mounted",
+                flush=True,
+            )
+            announced = True
+        time.sleep(min(max(every, 0.05), remaining))
+    return tree
+
+
+def explain_missing(cfg: Any) -> str:
+    """Text for a `DataError`: what the config needs, where `find_data` looks, and what is there."""
+    names = _preferred(cfg)
+    kinds = ("markers", "shared_markers") if cfg.data_root else ("markers",)
+    markers = [group for name in names for group in _markers(name, kinds)]
+    alternatives = dict.fromkeys(" + ".join(group) for group in markers)
+    lines = [
+        f"{cfg.preset}: no data found. Expected a folder that holds {', or '.join(alternatives)}. "
+        "Looked in:"
+    ]
+    lines += [
+        f"  {folder.absolute()} ({depth} levels): {_contents(folder, depth)}"
+        for folder, depth, _ in _data_places(cfg)
+    ]
+    if cfg.data_root and cfg.layout == "auto":
+        others = ", ".join(name for name in tables.LAYOUTS if name not in names)
+        lines.append(f"No other layout fits either ({others}).")
+    advice = {
+        "kaggle": "Attach the data set (Add Input, right of the notebook), or set cfg.data_root.",
+        "colab": "Unpack the data below /content, mount Drive (hosts.offer_drive()), or set "
+        "cfg.data_root.",
+        "local": "Set cfg.data_root or the environment variable SEGLIB_DATA to the tree or a "
+        "folder above.",
+    }[host()]
+    return "\n".join([*lines, f"{advice} data/README.md says where the data comes from."])
+
+
+# ---- runs and weights
+
+
+def find_model(name: str, roots: Any = None) -> Path | None:
+    """The newest weights file of a name or pattern, "best_model.pth", "lung*/*.pth"; None without.
+
+    Looks up to six levels below `roots` (one folder or several); by default runs/, checkpoints/ and
+    notebooks/runs/ (in the places of data/ for `find_data`), Kaggle's working and input folders,
+    and Drive (three levels). The newest wins. A path is returned as it is.
+    """
+    if os.path.dirname(name) and os.path.isfile(name):
+        return Path(name).absolute()
+    pattern = str(name).replace(os.sep, "/")
+    candidates = []
+    for root, depth, _ in _model_places(roots):
+        for folder in _walk(root, depth, phantoms=True):
+            matches = _matches(folder, pattern, phantoms=True)
+            candidates += [path for path in matches if os.path.isfile(path)]
+    newest = max(candidates, key=os.path.getmtime, default=None)
+    return newest and newest.absolute()
+
+
+def explain_missing_model(name: str, roots: Any = None) -> str:
+    """Text for a `DataError`: which weights `find_model` did not find, and where it looked."""
+    folders = dict.fromkeys(str(place.folder.absolute()) for place in _model_places(roots))
+    return f"no weights {name} found; looked in {', '.join(folders)}"
+
+
+def work_dir(default: str = "runs") -> str:
+    """Folder where runs survive: Kaggle's output, Colab's Drive if mounted; `default` elsewhere."""
+    if host() == "local":
+        return default
+    if host() == "kaggle":
+        return os.path.join(KAGGLE_WORKING, default)
+    if COLAB_DRIVE.is_dir():
+        return os.path.join(COLAB_DRIVE / "seglib", default)
+    folder = os.path.join(COLAB_CONTENT, default)
+    if "no drive" not in _probed:  # several steps ask; to say it once is enough
+        print(f"Drive is not mounted: runs go to {folder}, and a disconnect loses them.")
+    _probed["no drive"] = True
+    return folder
+
+
+def run_root(cfg: Any) -> str:
+    """Folder of stores and runs: `cfg.work_dir`; where runs survive if `cfg.local` is False."""
+    return cfg.work_dir if cfg.local else work_dir(cfg.work_dir)
+
+
+def offer_drive() -> bool:
+    """On Colab, offer to mount Google Drive; True if it is mounted then, always False elsewhere.
+
+    `SEGLIB_DRIVE=1` or `0` answers without a question. A failure is printed, not raised.
+    """
+    if host() != "colab":
+        return False
+    if COLAB_DRIVE.is_dir():
+        return True
+    try:
+        answer = os.environ.get("SEGLIB_DRIVE") or input(
+            "Mount Google Drive, to keep the runs? [y/n] "
+        )
+        if answer.strip().lower() in ("1", "y", "yes"):
+            from google.colab import drive
+
+            drive.mount(str(COLAB_DRIVE.parent))
+    # Colab, and IPython where nobody can answer, raise classes of their own.
+    except Exception as error:
+        print(
+            f"Drive is not mounted: {_short(error)}. "
+            "SEGLIB_DRIVE=1 or 0 answers without a question."
+        )
+    return COLAB_DRIVE.is_dir()
+
+
+# ---- cores, device, precision
+
+
+def n_cores() -> int:
+    """CPU cores of this process: its affinity, or its container's quota where that is lower."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    # Without a quota there is no such file, or it says "max".
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = CPU_QUOTA.read_text().split()
+        cores = min(cores, int(quota) // int(period))
+    return max(1, cores)
+
+
+def choose_device(cfg_device: str = "auto", again: bool = False) -> str:
+    """The first of "cuda", "mps", "cpu" that runs a tiny convolution.
+
+    The answer is remembered until `again=True`. A GPU that is there but fails is left out with a
+    warning.
+
+    Raises:
+        ConfigError: an unknown name, or a device that was asked for by name and does not work.
+    """
+    if cfg_device not in ("auto", *DEVICES):
         raise ConfigError(
             f"device={cfg_device!r} is unknown; choose 'auto', 'cuda', 'mps' or 'cpu'"
         )
     key = ("device", cfg_device)
-    if key in _known and not again:
-        return _known[key]
-    for name in ("cuda", "mps", "cpu") if cfg_device == "auto" else (cfg_device,):
-        found, problem = _try(name)
+    if key in _probed and not again:
+        return _probed[key]
+    for name in DEVICES if cfg_device == "auto" else (cfg_device,):
+        exists, problem = _try(name)
         if not problem:
-            _known[key] = name
+            _probed[key] = name
             return name
         if cfg_device != "auto":
             raise ConfigError(
                 f"device={name!r}: {problem}; set device='auto' to use what works here"
             )
-        if found:
+        if exists:
             warnings.warn(f"{name}: {problem}; going on without it", stacklevel=2)
     raise ConfigError(
         "device='auto': not even the CPU runs a small convolution; install torch again"
     )
 
 
-def choose_precision(device, cfg_precision="auto"):
+def choose_precision(device: Any, cfg_precision: str = "auto") -> str:
     """The arithmetic for a device ("cuda", "mps", "cpu"): "fp32", "bf16" or "fp16".
 
-    "auto": on CUDA bf16 from compute capability 8.0, else fp16; on MPS fp32; on a CPU bf16 if `measure_cpu`
-    finds it at least 10 % faster, else fp32. `ConfigError`: unknown, or more than the device can do.
+    "auto": on CUDA bf16 from compute capability 8.0, else fp16; on MPS fp32; on a CPU bf16 if
+    `measure_cpu` finds it at least 10 % faster, else fp32.
+
+    Raises:
+        ConfigError: an unknown precision, or one that the device cannot do.
     """
     kind = str(device).split(":")[0]
-    able = {"cuda": ("fp32", "bf16", "fp16"), "cpu": ("fp32", "bf16")}.get(kind, ("fp32",))
-    if cfg_precision not in ("auto", *able):
+    possible = {"cuda": ("fp32", "bf16", "fp16"), "cpu": ("fp32", "bf16")}.get(kind, ("fp32",))
+    if cfg_precision not in ("auto", *possible):
         raise ConfigError(
-            f"precision={cfg_precision!r}: {kind} takes 'auto' or {' or '.join(able)}; set one of them"
+            f"precision={cfg_precision!r}: {kind} takes 'auto' or {' or '.join(possible)}; "
+            "set one of them"
         )
     if kind == "cuda" and cfg_precision in ("auto", "bf16"):
-        import torch
-
-        # torch.cuda.is_bf16_supported() is True on a T4 too, where bf16 is emulated.
-        native = torch.cuda.get_device_capability()[0] >= 8
-        if cfg_precision == "bf16" and not native:
-            warnings.warn(
-                f"precision='bf16': {_gpu()} emulates it, slowly; 'fp16' is faster", stacklevel=2
-            )
-        return "bf16" if native or cfg_precision == "bf16" else "fp16"
+        return _cuda_precision(cfg_precision)
     if cfg_precision != "auto":
         return cfg_precision
-    figures = measure_cpu() if kind == "cpu" else {}
-    return "bf16" if figures.get("bf16") and figures["bf16"] <= 0.9 * figures["fp32"] else "fp32"
+    if kind != "cpu":
+        return "fp32"
+    seconds = measure_cpu()
+    return "bf16" if seconds["bf16"] and seconds["bf16"] <= 0.9 * seconds["fp32"] else "fp32"
 
 
-def measure_cpu(channels=32, size=64, batch=2, repeats=5, again=False):
+def measure_cpu(
+    channels: int = 32, size: int = 64, batch: int = 2, repeats: int = 5, again: bool = False
+) -> dict[str, Any]:
     """Time a training step of two 3x3 convolutions on the CPU; remembered until `again=True`.
 
-    Returns "fp32" and "bf16" in seconds a step (best of `repeats`; bf16 None where it does not run) and the
-    settings. It stops after about a second and leaves torch's random numbers as they were.
+    Returns "fp32" and "bf16" in seconds a step (best of `repeats`; bf16 None where it does not run)
+    and the settings. It stops after about a second and leaves torch's random numbers as they were.
     """
     import torch
-    from torch import nn
 
-    threads = torch.get_num_threads()
     settings = {
         "channels": channels,
         "size": size,
         "batch": batch,
         "repeats": repeats,
-        "threads": threads,
+        "threads": torch.get_num_threads(),
     }
     key = ("cpu", *settings.values())
-    if key in _known and not again:
-        return dict(_known[key])
-    with torch.random.fork_rng(devices=[]):
-        convs = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)]
-        net = nn.Sequential(
-            *(part for conv in convs for part in (conv, nn.BatchNorm2d(channels), nn.ReLU()))
-        )
-        image = torch.rand(batch, channels, size, size).to(memory_format=torch.channels_last)
-    net.to(memory_format=torch.channels_last)
+    if key not in _probed or again:
+        _probed[key] = {**_time_step(channels, size, batch, repeats), **settings}
+    return dict(_probed[key])
 
-    def step(name):
+
+def _cuda_precision(cfg_precision: str) -> str:
+    """ "bf16" where it is asked for or the GPU has it in hardware, else "fp16"."""
+    import torch
+
+    # torch.cuda.is_bf16_supported() is True on a T4 too, where bf16 is emulated.
+    in_hardware = torch.cuda.get_device_capability()[0] >= 8
+    if cfg_precision == "bf16" and not in_hardware:
+        warnings.warn(
+            f"precision='bf16': {_describe_gpu()} emulates it, slowly; 'fp16' is faster",
+            stacklevel=3,
+        )
+    return "bf16" if in_hardware or cfg_precision == "bf16" else "fp16"
+
+
+def _time_step(channels: int, size: int, batch: int, repeats: int) -> dict[str, float | None]:
+    """Best seconds of a training step in "fp32" and "bf16"; bf16 None where it does not run."""
+    import torch
+    from torch import nn
+
+    with torch.random.fork_rng(devices=[]):
+        layers = []
+        for _ in range(2):
+            convolution = nn.Conv2d(channels, channels, 3, padding=1)
+            layers += [convolution, nn.BatchNorm2d(channels), nn.ReLU()]
+        image = torch.rand(batch, channels, size, size).to(memory_format=torch.channels_last)
+    net = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+    def step(precision: str) -> float:
         begin = time.perf_counter()
-        with (
-            torch.enable_grad(),
-            torch.autocast("cpu", dtype=torch.bfloat16, enabled=name == "bf16"),
-        ):
+        bf16 = torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
+        with torch.enable_grad(), bf16:
             loss = net(image).float().mean()
         loss.backward()
         return time.perf_counter() - begin
 
-    begin, best = time.perf_counter(), {"fp32": float("inf"), "bf16": None}
+    begin = time.perf_counter()
+    best: dict[str, float | None] = {"fp32": float("inf"), "bf16": None}
     step("fp32")
     # The first step of each only warms up, and shows whether bf16 runs.
     with contextlib.suppress(RuntimeError):
@@ -320,199 +469,222 @@ def measure_cpu(channels=32, size=64, batch=2, repeats=5, again=False):
         # Emulated bf16 may be a hundred times slower: one round shows it as well.
         if time.perf_counter() - begin > 1:
             break
-    _known[key] = {**best, **settings}
-    return dict(_known[key])
+    return best
 
 
-def describe():
-    """What results depend on beside code and data: a flat dict of str, int, float or None, fit for JSON."""
-    found = {
-        "host": host(),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-    found |= {
-        "seglib": getattr(sys.modules.get(__package__), "__version__", None),
-        "cores": n_cores(),
-    }
-    found |= dict.fromkeys(["threads", "memory_gb", "device", "gpu", *PACKAGES])
-    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
-        found["memory_gb"] = round(
-            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
-        )
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
+def _describe_gpu() -> str:
+    """Name, compute capability and memory of the current GPU."""
+    import torch
+
     try:
-        import torch
-
-        found["torch"], found["threads"] = str(torch.__version__), torch.get_num_threads()
-        found["device"] = choose_device()
-        found["gpu"] = _gpu() if found["device"] == "cuda" else None
-    # A broken installation is just what this table has to show.
-    except Exception as error:
-        found["device"] = f"unknown ({_short(error)})"
-    return found
+        gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+    except (RuntimeError, AssertionError):
+        return "a GPU that does not answer"
+    gigabytes = gpu.total_memory / 2**30
+    return f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}, {gigabytes:.1f} GB"
 
 
-def n_cores():
-    """CPU cores this process may use: its affinity, or its container's quota where that is lower."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _kernel(device: str) -> None:
+    """Run a convolution and an addition on a device; reading the result back waits for both.
+
+    Raises:
+        RuntimeError: they do not run, or the result is wrong.
+    """
+    import torch
+
+    image = torch.ones(1, 8, 16, 16, device=device)
+    weight = torch.ones(8, 8, 3, 3, device=device)
+    result = torch.nn.functional.conv2d(image, weight, padding=1) + image
+    value = result[0, 0, 8, 8].item()
+    if value != 73:
+        raise RuntimeError(f"a convolution gave {value}, expected 73")
+
+
+def _try(name: str) -> tuple[bool, str | None]:
+    """Whether there is such a device, and what is wrong with it (None: nothing)."""
+    import torch
+
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if name in available and not available[name]():
+        return False, f"torch {torch.__version__} finds no such device"
+    try:
+        _kernel(name)
+    except (RuntimeError, AssertionError) as error:
+        device = _describe_gpu() if name == "cuda" else name
+        problem = f"{device} is there, but a small convolution failed ({_short(error)})"
+        if host() == "kaggle" and "capability 6.0" in problem:
+            problem += "; choose T4 x2 in the accelerator menu, Kaggle's torch has dropped the P100"
+        return True, problem
+    return True, None
+
+
+# ---- searching folders
+
+
+def _preferred(cfg: Any) -> tuple[str, ...]:
+    """The layout that the config names, or those that are usual for its preset."""
+    return presets.PRESETS[cfg.preset].layouts if cfg.layout == "auto" else (cfg.layout,)
+
+
+def _searches(cfg: Any) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """What is looked for, in this order: names of layouts, and which of their markers count."""
+    preferred = _preferred(cfg)
+    if not cfg.data_root:
+        return [(preferred, ("markers",))]
+    searches = [(preferred, ("markers",)), (preferred, ("shared_markers", "nested_markers"))]
+    if cfg.layout == "auto":
+        others = tuple(name for name in tables.LAYOUTS if name not in preferred)
+        searches.append((others, ("markers", "shared_markers")))
+    return searches
+
+
+def _markers(name: str, kinds: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The alternatives of a layout, of the kinds that count."""
+    return [names for kind in kinds for names in getattr(tables.LAYOUTS[name], kind)]
+
+
+def _search(
+    root: Path, depth: int, names: tuple[str, ...], kinds: tuple[str, ...], phantoms: bool
+) -> Tree | None:
+    """The shallowest folder from `root` down that has one of the layouts, with all that fit it."""
+    for folder in _walk(root, depth, phantoms):
+        fitting = [name for name in names if _has_layout(folder, name, kinds, phantoms)]
+        if fitting:
+            return Tree(folder.absolute(), tuple(fitting))
+    return None
+
+
+def _has_layout(folder: Path, name: str, kinds: tuple[str, ...], phantoms: bool) -> bool:
+    """Whether a folder holds every marker of one alternative."""
+    return any(
+        all(_holds(folder, marker, phantoms) for marker in markers)
+        for markers in _markers(name, kinds)
     )
-    with contextlib.suppress(OSError, ValueError):  # no such file, or no limit: "max"
-        quota, period = CPU_QUOTA.read_text().split()
-        cores = min(cores, int(quota) // int(period))
-    return max(1, cores)
 
 
-def progress(iterable=None, **kw):
-    """A tqdm bar, as a widget where the notebook can show one; `SEGLIB_PROGRESS=0` turns it off."""
-    from tqdm import tqdm as bar
-
-    if in_notebook():
-        # tqdm.auto raises or warns where ipywidgets is missing.
-        with contextlib.suppress(ImportError):
-            import ipywidgets  # noqa: F401
-            from tqdm.auto import tqdm as bar
-    if os.environ.get("SEGLIB_PROGRESS") == "0":
-        kw["disable"] = True
-    return bar(iterable, **kw)
-
-
-def _homes():
-    """The current folder, two above it (notebooks run in notebooks/) and the repository, each once."""
+def _homes() -> list[Path]:
+    """The current folder, two above it (notebooks run in notebooks/), and the repository."""
     here = Path.cwd()
     return list(dict.fromkeys([here, *list(here.parents)[:2], Path(__file__).resolve().parents[1]]))
 
 
-def _roots(cfg):
-    """Places to search: (folder, levels below it, whether the user named it)."""
-    named = cfg.data_root or os.environ.get("SEGLIB_DATA")
-    roots = [(Path(named).expanduser(), 5 if host() == "kaggle" else 3, True)] if named else []
+def _data_places(cfg: Any) -> list[Place]:
+    """Where raw data is looked for."""
+    user_folder = cfg.data_root or os.environ.get("SEGLIB_DATA")
+    places = []
+    if user_folder:
+        places.append(Place(Path(user_folder).expanduser(), 5 if host() == "kaggle" else 3, True))
     if cfg.data_root:
-        return roots
-    roots += [(home / "data", 3, False) for home in _homes()]
-    mounts = [("kaggle", KAGGLE_INPUT, 5), ("colab", COLAB_CONTENT, 3), ("colab", COLAB_DRIVE, 3)]
-    return roots + [
-        (root, depth, False) for name, root, depth in mounts if root.is_dir() or host() == name
-    ]
+        return places
+    places += [Place(home / "data", 3) for home in _homes()]
+    for name, mount in (
+        ("kaggle", Place(KAGGLE_INPUT, 5)),
+        ("colab", Place(COLAB_CONTENT, 3)),
+        ("colab", Place(COLAB_DRIVE, 3)),
+    ):
+        if mount.folder.is_dir() or host() == name:
+            places.append(mount)
+    return places
 
 
-def _entries(folder):
-    """Visible entries of a folder, read lazily, `MAX_ENTRIES` at most; none where it cannot be read."""
+def _model_places(roots: Any) -> list[Place]:
+    """Where weights are looked for."""
+    if roots is not None:
+        folders = [roots] if isinstance(roots, str | Path) else roots
+        return [Place(Path(folder).expanduser(), 6) for folder in folders]
+    folders = ("runs", "checkpoints", "notebooks/runs")
+    places = [Place(home / folder, 6) for home in _homes() for folder in folders]
+    places += [Place(KAGGLE_WORKING, 6), Place(KAGGLE_INPUT, 6)]
+    return [*places, Place(COLAB_DRIVE / "seglib", 6), Place(COLAB_DRIVE, 3)]
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry]:
+    """Visible entries of a folder, read lazily, `MAX_ENTRIES` at most; none if unreadable."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         # __MACOSX, from zip files, repeats a tree with useless files.
         visible = (entry for entry in entries if not entry.name.startswith((".", "__MACOSX")))
         yield from itertools.islice(visible, MAX_ENTRIES)
 
 
-def _is_dir(entry):
+def _is_dir(entry: os.DirEntry) -> bool:
     """Like `entry.is_dir()`, but False instead of an error for a link that may not be followed."""
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
-def _walk(root, depth, phantoms):
-    """The folder `root` and those up to `depth` levels below, by level and name, at most `MAX_FOLDERS`."""
+def _walk(root: Path, depth: int, phantoms: bool) -> Iterator[Path]:
+    """`root` and the folders down to `depth` below it, by level, then by name."""
     seen, level = set(), [root]
-    for left in range(depth, -1, -1):
+    for levels_left in range(depth, -1, -1):
         below = []
         for folder in level:
             real = os.path.realpath(folder)  # ends the circles that links can form
-            if (
-                real in seen
-                or not os.path.isdir(real)
-                or (not phantoms and os.path.exists(folder / PHANTOM))
-            ):
+            synthetic = not phantoms and os.path.exists(folder / PHANTOM)
+            if real in seen or synthetic or not os.path.isdir(real):
                 continue
             if len(seen) == MAX_FOLDERS:
                 return
             seen.add(real)
             yield folder
-            entries = list(_entries(folder)) if left else []
-            names = sorted(entry.name for entry in entries if _is_dir(entry))
-            # So many are images or cases, and which of them a cut list holds would depend on the disk.
-            if len(entries) < MAX_ENTRIES and len(names) <= MAX_SUBFOLDERS:
-                # Drive is slow to list, and a root of its own.
-                below += [folder / name for name in names if folder / name != COLAB_DRIVE.parent]
+            if levels_left:
+                below += _subfolders(folder)
         level = below
 
 
-def _matches(folder, pattern, phantoms):
+def _subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, by name; none where they are so many that they must be cases."""
+    entries = list(_entries(folder))
+    names = sorted(entry.name for entry in entries if _is_dir(entry))
+    # Which names a list that was cut short holds would depend on the disk.
+    if len(entries) == MAX_ENTRIES or len(names) > MAX_SUBFOLDERS:
+        return []
+    # Drive is slow to list, and a root of its own.
+    return [folder / name for name in names if folder / name != COLAB_DRIVE.parent]
+
+
+def _matches(folder: Path, pattern: str, phantoms: bool) -> Iterator[Path]:
     """Paths below `folder` that match a relative pattern such as "train/patient*"."""
     head, _, rest = pattern.partition("/")
-    paths = [folder / head] if os.path.exists(folder / head) else ()
-    if any(c in head for c in "*?["):
-        paths = (
-            folder / entry.name
-            for entry in _entries(folder)
-            if fnmatch.fnmatchcase(entry.name, head)
-        )
+    if any(character in head for character in "*?["):
+        names = (entry.name for entry in _entries(folder))
+        paths = (folder / name for name in names if fnmatch.fnmatchcase(name, head))
+    else:
+        paths = (path for path in [folder / head] if os.path.exists(path))
     for path in paths:
-        if phantoms or not os.path.exists(path / PHANTOM):
-            yield from _matches(path, rest, phantoms) if rest else [path]
+        if not phantoms and os.path.exists(path / PHANTOM):
+            continue
+        if rest:
+            yield from _matches(path, rest, phantoms)
+        else:
+            yield path
 
 
-def _holds(folder, pattern, phantoms):
-    """True if a file or a folder that is not empty matches; a mount may start as an empty folder."""
+def _holds(folder: Path, pattern: str, phantoms: bool) -> bool:
+    """True if a file matches, or a folder that is not empty, as mounts may start as empty ones."""
     return any(
         os.path.isfile(path) or any(_entries(path)) for path in _matches(folder, pattern, phantoms)
     )
 
 
-def _contents(root, depth, most=20):
-    """What lies in a root, in words: its entries, then deeper folders, `most` in all."""
+def _contents(root: Path, depth: int, most: int = 20) -> str:
+    """What lies in a folder: its entries, then deeper folders, `most` in all."""
     if not os.path.isdir(root):
         return "is a file, not a folder" if os.path.exists(root) else "does not exist"
     names = sorted(entry.name + "/" * _is_dir(entry) for entry in _entries(root))[: most + 1]
     deeper = (
         f"{path.relative_to(root)}/"
-        for path in _walk(root, depth, True)
+        for path in _walk(root, depth, phantoms=True)
         if root in path.parents[1:]
     )
     names += itertools.islice(deeper, most + 1 - len(names))
-    said = [name + " (synthetic)" * os.path.exists(root / name / PHANTOM) for name in names[:most]]
-    return ", ".join(said + ["..."] * (len(names) > most)) or "empty, or not readable"
+    marked = [
+        f"{name} (synthetic)" if os.path.exists(root / name / PHANTOM) else name
+        for name in names[:most]
+    ]
+    if len(names) > most:
+        marked.append("...")
+    return ", ".join(marked) or "empty, or not readable"
 
 
-def _short(error):
+def _short(error: BaseException) -> str:
     """Class and first line of an error."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
-
-
-def _gpu():
-    """Name, compute capability and memory of the current GPU, in words."""
-    import torch
-
-    try:
-        gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
-        return f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}, {gpu.total_memory / 2**30:.1f} GB"
-    except (RuntimeError, AssertionError):
-        return "a GPU that does not answer"
-
-
-def _kernel(device):
-    """Run a convolution and an addition on a device, and read the result back, which waits for both."""
-    import torch
-
-    image, weight = torch.ones(1, 8, 16, 16, device=device), torch.ones(8, 8, 3, 3, device=device)
-    value = (torch.nn.functional.conv2d(image, weight, padding=1) + image)[0, 0, 8, 8].item()
-    if value != 73:
-        raise RuntimeError(f"a convolution gave {value}, expected 73")
-
-
-def _try(name):
-    """Try a device: (whether there is one, None or what is wrong with it in words)."""
-    import torch
-
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if name in there and not there[name]():
-        return False, f"torch {torch.__version__} finds no such device"
-    try:
-        _kernel(name)
-    except (RuntimeError, AssertionError) as error:
-        problem = f"{_gpu() if name == 'cuda' else name} is there, but a small convolution failed ({_short(error)})"
-        if host() == "kaggle" and "capability 6.0" in problem:
-            problem += "; choose T4 x2 in the accelerator menu, Kaggle's torch has dropped the P100"
-        return True, problem
-    return True, None

@@ -20,13 +20,19 @@ class Layout(NamedTuple):
     """A form that a folder of raw data can have.
 
     `scan` returns the case table, see `layouts.scan`; it receives what its parameters name of
-    `root`, `cfg`, the settings, and `class_name` (the first one). `markers` are alternatives: a
-    folder has this layout if it holds every name of one of them. Names may be patterns, such as
-    `patient*/*_gt.nii*`.
+    `root` (the folder), `cfg`, the settings, and `class_name` (the first one).
+
+    The markers are alternatives: a folder has this layout if it holds every name of one
+    alternative (patterns such as `patient*/*_gt.nii*` are allowed). `markers` tell the layout
+    alone. `shared_markers` are those of other layouts as well: they count only below a `data_root`
+    that the user set. `nested_markers` are those of a folder that holds several such trees, which
+    `scan` reads together: they count only where, besides, the layout is usual for the preset.
     """
 
     scan: str | Callable
     markers: tuple[tuple[str, ...], ...]
+    shared_markers: tuple[tuple[str, ...], ...] = ()
+    nested_markers: tuple[tuple[str, ...], ...] = ()
 
 
 class Loss(NamedTuple):
@@ -88,10 +94,19 @@ class Metric(NamedTuple):
         return self.best < self.worst
 
 
+# Folders of images and masks of equal names: three layouts read them, each in its own way.
+_IMAGES_AND_MASKS = (
+    ("images", "masks"),
+    ("images", "labels"),
+    ("imagesTr", "labelsTr"),
+    ("train/images", "train/masks"),
+    ("train/images", "train/labels"),
+)
+
 LAYOUTS: dict[str, Layout] = {
     "chest": Layout(
-        "layouts:scan_lung",
-        (
+        "layouts.pictures:scan_chest",
+        markers=(
             ("MontgomerySet/CXR_png",),
             ("CXR_png", "ManualMask"),
             ("img/CHNCXR_*", "mask"),
@@ -101,31 +116,54 @@ LAYOUTS: dict[str, Layout] = {
         ),
     ),
     "palm": Layout(
-        "layouts:scan_palm",
-        (
+        "layouts.pictures:scan_palm",
+        markers=(
             ("Training/Images", "Training/* Masks"),
             ("PALM/Training/Images", "PALM/Training/* Masks"),
         ),
     ),
-    "rsna": Layout(
-        "layouts.volumes:scan_rsna", (("train_images", "segmentations"), ("images", "labels"))
+    "carvana": Layout("layouts.pictures:scan_carvana", markers=(("train", "train_masks"),)),
+    "isic": Layout("layouts.pictures:scan_isic", markers=(("ISIC*_Input", "ISIC*_GroundTruth"),)),
+    "images_masks": Layout(
+        "layouts.folders:scan_images_masks",
+        markers=(("images", "masks"), ("train/images", "train/masks")),
+        shared_markers=_IMAGES_AND_MASKS,
+    ),
+    "train_val": Layout(
+        "layouts.folders:scan_images_masks",
+        markers=(("train/images", "train/masks"),),
+        shared_markers=_IMAGES_AND_MASKS,
+    ),
+    "slices": Layout(
+        "layouts.folders:scan_slices",
+        markers=(("images", "labels"),),
+        shared_markers=_IMAGES_AND_MASKS,
+        nested_markers=(("*/images", "*/masks"), ("*/images", "*/labels")),
+    ),
+    "rsna_dicom": Layout(
+        "layouts.volumes:scan_rsna_dicom", markers=(("train_images", "segmentations"),)
+    ),
+    "ct_seg": Layout(
+        "layouts.volumes:scan_ct_seg",
+        markers=(),
+        shared_markers=(
+            ("*_seg.nii*",),
+            ("*_seg_*.nii*",),
+            ("*_ct*", "*_seg"),
+            ("ct.nii*", "seg*"),
+            ("ct", "seg*"),
+            ("*/ct.nii*", "*/seg*"),
+            ("*/ct", "*/seg*"),
+        ),
+        nested_markers=(
+            ("*/*_seg.nii*",),
+            ("*/*_ct*", "*/*_seg"),
+            ("*/*/ct.nii*", "*/*/seg*"),
+        ),
     ),
     "acdc": Layout(
-        "layouts.volumes:scan_cardiac",
-        (
-            ("patient*/*_gt.nii*",),
-            ("training/patient*/*_gt.nii*",),
-            ("train/images", "train/masks"),
-        ),
-    ),
-    "pictures": Layout(
-        "layouts:scan_binary",
-        (
-            ("images", "masks"),
-            ("train/images", "train/masks"),
-            ("train", "train_masks"),
-            ("ISIC*_Input", "ISIC*_GroundTruth"),
-        ),
+        "layouts.volumes:scan_acdc",
+        markers=(("patient*/*_gt.nii*",), ("training/patient*/*_gt.nii*",)),
     ),
 }
 

@@ -11,6 +11,7 @@ from PIL import Image
 from seglib import config, layouts, prepare
 from seglib.errors import DataError
 from seglib.formats import volumes
+from seglib.layouts import folders
 from seglib.layouts import volumes as volume_layouts
 from tests.helpers import (
     displayed,
@@ -125,7 +126,7 @@ def test_numbers_of_totalsegmentator_are_translated(tmp_path):
 def test_names_of_slices(tmp_path, name, volume, person, number):
     for folder in ("images", "labels"):
         write_picture(tmp_path / folder / f"{name}.png", np.zeros((4, 4)))
-    row = volume_layouts.scan_rsna(tmp_path, rsna_config(tmp_path, tmp_path)).iloc[0]
+    row = folders.scan_slices(tmp_path, rsna_config(tmp_path, tmp_path)).iloc[0]
     assert (row["volume"], row["patient"], row["slice"]) == (volume, person, number)
     assert row["case"] == (f"{volume}_{number:03d}" if volume else name)
 
@@ -183,7 +184,7 @@ def test_pairs_by_name_and_by_grid(tmp_path):
         save_nifti(labels_like(short, zeros[..., :3]), root / "d_seg.nii"),
     )
     save_nifti(labels_like(image, zeros), root / "e_seg.nii")
-    cases = volume_layouts.scan_rsna(root, rsna_config(root, tmp_path))
+    cases = volume_layouts.scan_ct_seg(root, rsna_config(root, tmp_path))
     pairs = {(Path(r.image).name, Path(r.labels).name, r.patient) for r in cases.itertuples()}
     assert pairs == {
         ("a_ct.nii.gz", "a_seg.nii.gz", "a"),
@@ -211,14 +212,14 @@ def test_nifti_in_images_and_labels(tmp_path):
 
 def test_trees_that_are_none(tmp_path):
     (tmp_path / "a").mkdir()
-    with pytest.raises(DataError, match=r"no CT of the rsna system.*train_images.*found a/"):
+    with pytest.raises(DataError, match=r"(?s)rsna: no data found.*train_images.*: a/"):
         layouts.scan(rsna_config(tmp_path, tmp_path))
-    with pytest.raises(DataError, match=r"no MRI of the cardiac system.*patient001.*found a/"):
+    with pytest.raises(DataError, match=r"(?s)cardiac: no data found.*patient.*: a/"):
         layouts.scan(config.preset("cardiac", "smoke", data_root=str(tmp_path)))
     for folder in ("a/images", "b/images", "a/labels", "b/labels"):
         write_picture(tmp_path / folder / "1_2.png", np.zeros((4, 4)))
     with pytest.raises(DataError, match=r"1_2\.png: the same case '1_002'"):
-        volume_layouts.scan_rsna(tmp_path, rsna_config(tmp_path, tmp_path))
+        folders.scan_slices(tmp_path, rsna_config(tmp_path, tmp_path))
 
 
 def heart(root, name, frame, seed=0, spacing=(1.5, 1.5, 9.0)):

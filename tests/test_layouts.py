@@ -10,6 +10,7 @@ from PIL import Image
 
 from seglib import config, hosts, layouts
 from seglib.errors import ConfigError, DataError, SeglibError
+from seglib.layouts import folders, pictures
 
 
 def plant(root, *names):
@@ -51,6 +52,14 @@ def lung(root, **changes):
 
 def binary(root, **changes):
     return config.preset("binary", "smoke", data_root=str(root), **changes)
+
+
+def scan_chest(root):
+    return pictures.scan_chest(root)
+
+
+def scan_images_masks(root):
+    return folders.scan_images_masks(root, binary(root))
 
 
 # Chest X-rays
@@ -104,7 +113,7 @@ def test_both_sets_below_one_root(tmp_path):
 def test_both_sets_in_folders_of_their_own(tmp_path):
     montgomery(tmp_path / "one", "MCUCXR_0001_0")
     shenzhen(tmp_path / "two", "CHNCXR_0001_1")
-    assert set(layouts.scan_lung(tmp_path)["case"]) == {"MCUCXR_0001_0", "CHNCXR_0001_1"}
+    assert set(pictures.scan_chest(tmp_path)["case"]) == {"MCUCXR_0001_0", "CHNCXR_0001_1"}
     # The root was named; a part of what lies there must not be left out without a word.
     cases = layouts.scan(lung(tmp_path))
     assert len(cases) == 2 or "two" in notes(cases)
@@ -163,7 +172,7 @@ def test_names_in_natural_order_and_no_hidden_files(tmp_path):
     plant(tmp_path, "img/.x5.png", ".hidden/img/x6.png", ".hidden/mask/x6_mask.png")
     (tmp_path / "img/Thumbs.db").write_bytes(b"")
     (tmp_path / "img/readme.txt").write_text("no picture")
-    assert list(layouts.scan_lung(tmp_path)["case"]) == ["x1", "x9", "x10", "x100"]
+    assert list(pictures.scan_chest(tmp_path)["case"]) == ["x1", "x9", "x10", "x100"]
 
 
 def test_suffixes_in_capitals(tmp_path):
@@ -186,7 +195,7 @@ def test_the_class_name_names_the_mask_column(tmp_path):
     assert "lungs" in layouts.scan(lung(tmp_path, class_names=("lungs",)))
 
 
-@pytest.mark.parametrize("scan", [layouts.scan_lung, layouts.scan_binary])
+@pytest.mark.parametrize("scan", [scan_chest, scan_images_masks])
 def test_the_wrong_tree_says_what_is_needed_and_what_is_there(tmp_path, scan):
     with pytest.raises(DataError, match="an empty folder"):
         scan(tmp_path)
@@ -194,7 +203,7 @@ def test_the_wrong_tree_says_what_is_needed_and_what_is_there(tmp_path, scan):
     with pytest.raises(DataError, match="found labels/, pictures/") as error:
         scan(tmp_path)
     assert str(tmp_path) in str(error.value)
-    assert ("CXR_png" if scan is layouts.scan_lung else "images and masks") in str(error.value)
+    assert ("CXR_png" if scan is scan_chest else "images and masks") in str(error.value)
 
 
 def test_no_data_says_where_it_looked(tmp_path):
@@ -204,7 +213,7 @@ def test_no_data_says_where_it_looked(tmp_path):
         assert str(tmp_path / "missing") in str(error.value)
 
 
-@pytest.mark.parametrize("scan", [layouts.scan_lung, layouts.scan_binary])
+@pytest.mark.parametrize("scan", [scan_chest, scan_images_masks])
 def test_a_root_that_does_not_exist(tmp_path, scan):
     with pytest.raises(SeglibError, match="missing"):
         scan(tmp_path / "missing")

@@ -11,6 +11,7 @@ from PIL import Image
 from seglib import config, data, evaluation, layouts, phantoms, prepare, training
 from seglib.errors import DataError
 from seglib.formats import images
+from seglib.layouts import pictures
 from seglib.phantoms import fundus, skin
 
 CLASSES = ("atrophy", "detachment", "disc")
@@ -259,7 +260,7 @@ def test_scan_finds_every_mask(roots, tmp_path):
             )
             assert row[name] == (str(file.resolve()) if file.is_file() else ""), row["case"]
     assert cases.attrs["notes"] == []
-    assert layouts.scan_palm(roots["palm"] / "PALM", CLASSES).equals(cases), (
+    assert pictures.scan_palm(roots["palm"] / "PALM").equals(cases), (
         "the root is PALM or the folder above"
     )
 
@@ -286,7 +287,7 @@ def test_scan_matches_folders_and_suffixes_in_any_case(tmp_path):
         "Validation/Images/Person1.jpg",
     )
     plant(tmp_path, "Validation/Disc Masks/P0009.bmp")
-    cases = layouts.scan_palm(tmp_path, ["Fovea", "atrophy", "Disc"]).set_index("case")
+    cases = pictures.scan_palm(tmp_path, class_names=["Fovea", "atrophy", "Disc"]).set_index("case")
     assert list(cases.columns) == [
         "patient",
         "split",
@@ -314,11 +315,11 @@ def test_scan_matches_folders_and_suffixes_in_any_case(tmp_path):
 
 def test_scan_says_what_is_wrong(roots, tmp_path):
     with pytest.raises(DataError, match="'exudates'.*'exudates Masks'.*atrophy, detachment, disc"):
-        layouts.scan_palm(roots["palm"], ("disc", "exudates"))
+        pictures.scan_palm(roots["palm"], class_names=("disc", "exudates"))
     with pytest.raises(DataError, match=r"Training/Images.*found pictures/"):
-        layouts.scan_palm(plant(tmp_path, "pictures/a.png"))
+        pictures.scan_palm(plant(tmp_path, "pictures/a.png"))
     with pytest.raises(DataError, match="no such folder"):
-        layouts.scan_palm(tmp_path / "missing")
+        pictures.scan_palm(tmp_path / "missing")
 
 
 def test_scan_of_one_class_alone(roots, tmp_path):
@@ -332,7 +333,7 @@ def test_scan_of_one_class_alone(roots, tmp_path):
 
 def test_real_palm_has_no_masks(real, tmp_path):
     root = real("palm_images_only")
-    cases = layouts.scan_palm(root, CLASSES)
+    cases = pictures.scan_palm(root, class_names=CLASSES)
     assert len(cases) == 45 and (cases[list(CLASSES)] == "").all(axis=None)
     assert set(cases["finding"]) == {"normal", "high myopia", "pathological myopia"}
     assert set(cases["split"]) == {"train"}

@@ -1,7 +1,7 @@
-"""Listing folders and pairing files by name, for every layout."""
+"""Listing folders, pairing images with their masks by name, and the mask columns a task needs."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +10,7 @@ from ..errors import DataError
 from ..formats.images import SUFFIXES, UNION
 
 MASK_SUFFIXES = ("", "_mask", "_segmentation", "_masks", "_seg", "-mask")
+# Name of a folder -> the part of the split that it holds.
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -20,67 +21,147 @@ SPLITS = {
 }
 
 
-def pair(images: Path, masks: Iterable[Path], class_name: str) -> pd.DataFrame:
-    """The table of one images folder; a mask is matched by stem in every one of the folders `masks`."""
-    files, notes = pictures(images), []
-    by_folder = [pictures(folder) for folder in masks]
-    rows, used = [], set()
-    for stem, path in files.items():
-        cell = []
-        for found in by_folder:
-            names = [stem + suffix for suffix in MASK_SUFFIXES if stem + suffix in found]
-            used.update((id(found), name) for name in names[:1])
-            cell += [str(found[name]) for name in names[:1]]
-        if cell and len(cell) < len(by_folder):
+def pair(images: Path, mask_folders: Iterable[Path], column: str) -> pd.DataFrame:
+    """The case table of one folder of pictures; `column` receives the mask files.
+
+    A mask is matched by the image's stem, also with one of `MASK_SUFFIXES`, in every one of
+    `mask_folders`. Files of several folders are united; where one of them lacks its file, the
+    cell is empty. `attrs["notes"]` lists what could not be paired.
+    """
+    image_files = pictures(images)
+    masks_by_folder = [pictures(folder) for folder in mask_folders]
+    rows, notes, used = [], [], set()
+    for stem, image in image_files.items():
+        masks = []
+        for files in masks_by_folder:
+            name = next((stem + suffix for suffix in MASK_SUFFIXES if stem + suffix in files), None)
+            if name is not None:
+                used.add(files[name])
+                masks.append(files[name])
+        if 0 < len(masks) < len(masks_by_folder):
             notes.append(
-                f"{path.name}: only {len(cell)} of its {len(by_folder)} masks exist ({Path(cell[0]).parent.name})"
+                f"{image.name}: only {len(masks)} of its {len(masks_by_folder)} masks exist "
+                f"({masks[0].parent.name})"
             )
-            cell = []  # half a union would teach a wrong truth
+            masks = []  # an incomplete union would mark a part of the structure as background
         rows.append(
             {
                 "case": stem,
                 "patient": stem,
                 "split": "",
-                "image": str(path),
-                class_name: UNION.join(cell),
+                "image": str(image),
+                column: UNION.join(map(str, masks)),
             }
         )
-    for found in by_folder:
-        notes += [
-            f"{p.parent.name}/{p.name}: mask without an image"
-            for s, p in found.items()
-            if (id(found), s) not in used
-        ]
-    cases = pd.DataFrame(rows, columns=["case", "patient", "split", "image", class_name])
+    for files in masks_by_folder:
+        unused = [path for path in files.values() if path not in used]
+        notes += [f"{path.parent.name}/{path.name}: mask without an image" for path in unused]
+    cases = pd.DataFrame(rows, columns=["case", "patient", "split", "image", column])
     cases.attrs["notes"] = notes
     return cases
 
 
+def pair_classes(images: Path, folders: Mapping[str, Path | None]) -> pd.DataFrame:
+    """The case table of pictures whose masks lie in a folder a class; None: no mask exists."""
+    tables = {
+        name: pair(images, [folder] if folder else [], name) for name, folder in folders.items()
+    }
+    cases = next(iter(tables.values()))
+    cases = cases.assign(**{name: table[name] for name, table in tables.items()})
+    cases.attrs["notes"] = [note for table in tables.values() for note in table.attrs["notes"]]
+    return cases
+
+
+def for_task(
+    cases: pd.DataFrame, column: str, task: str, class_names: Iterable[str], source: Path
+) -> pd.DataFrame:
+    """Rename `column`, the one mask an image has, to the column that the task needs.
+
+    Raises:
+        DataError: the task needs something else than one mask an image; `source` is named.
+    """
+    class_names = list(class_names)
+    if task == "binary":
+        return cases.rename(columns={column: class_names[0]})
+    if task == "multilabel":
+        raise DataError(
+            f"{source}: one mask file an image, but a multilabel network needs a mask file a "
+            f"class; expected a folder a class, such as {source / class_names[0]}, or set "
+            "task='multiclass' with the background as first class"
+        )
+    united = cases[column].str.contains(UNION, regex=False)
+    if united.any():
+        names = ", ".join(Path(path).name for path in cases[column][united].iloc[0].split(UNION))
+        raise DataError(
+            f"{source}: several mask files an image ({names}), but a multiclass network needs one "
+            "label map an image; set task='binary', or write the label maps"
+        )
+    return cases.rename(columns={column: "labels"})
+
+
 def pictures(folder: Path) -> dict[str, Path]:
-    """Stem -> file of all pictures in a folder, in natural order (2 before 10)."""
-    found: dict[str, Path] = {}
+    """Stem -> file of all pictures in a folder, in natural order (2 before 10).
+
+    Raises:
+        DataError: a name that the case table cannot hold, or two files of one stem.
+    """
     files = [
-        f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
     ]
-    for file in sorted(
-        files, key=lambda f: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", f.name)]
-    ):
+    by_stem: dict[str, Path] = {}
+    for file in sorted(files, key=_natural_order):
         if UNION in str(file):
             raise DataError(
-                f"{file}: the character {UNION!r} separates mask files; rename the file or its folder"
+                f"{file}: the character {UNION!r} separates mask files; rename the file or its "
+                "folder"
             )
         if not _is_text(file.name):
             raise DataError(
                 f"{file.parent}: the name {ascii(file.name)} is not valid UTF-8; rename that file"
             )
-        if file.stem in found:
+        if file.stem in by_stem:
             raise DataError(
-                f"{file}: {found[file.stem].name} has the same name before the suffix; keep one of the two"
+                f"{file}: {by_stem[file.stem].name} has the same name before the suffix; keep one "
+                "of the two"
             )
-        found[file.stem] = (
-            file.resolve() if file.exists() else file.absolute()
-        )  # a broken link keeps its name
-    return found
+        # A broken link has nothing to resolve to and keeps its name.
+        by_stem[file.stem] = file.resolve() if file.exists() else file.absolute()
+    return by_stem
+
+
+def folders(root: Path, depth: int) -> list[Path]:
+    """`root` and the folders down to `depth` below it, without hidden ones."""
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; expected one with images and masks")
+    level, result = [root], [root]
+    for _ in range(depth):
+        level = [folder for parent in level for folder in subfolders(parent)]
+        result += level
+    return result
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The visible folders in a folder, by name."""
+    return [f for f in sorted(folder.iterdir()) if f.is_dir() and not f.name.startswith(".")]
+
+
+def contents(root: Path) -> str:
+    """What lies in a folder, for an error message: eight names at most."""
+    if not root.is_dir():
+        return "no such folder"
+    names = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
+    if not names:
+        return "an empty folder"
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
+
+
+def _natural_order(file: Path) -> list[int | str]:
+    """A sort key by which numbers in a name count as numbers."""
+    parts = re.split(r"(\d+)", file.name)
+    return [int(part) if part.isdigit() else part for part in parts]
 
 
 def _is_text(name: str) -> bool:
@@ -90,30 +171,3 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def folders(root: Path, depth: int) -> list[Path]:
-    """`root` and the folders down to `depth` below it, without hidden ones."""
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; expected one with images and masks")
-    level, found = [root], [root]
-    for _ in range(depth):
-        level = [
-            f
-            for parent in level
-            for f in sorted(parent.iterdir())
-            if f.is_dir() and not f.name.startswith(".")
-        ]
-        found += level
-    return found
-
-
-def contents(root: Path) -> str:
-    """What lies in a folder, in words for an error message: eight names at most."""
-    if not root.is_dir():
-        return "no such folder"
-    names = sorted(f.name + ("/" if f.is_dir() else "") for f in root.iterdir())
-    return (
-        ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        or "an empty folder"
-    )
