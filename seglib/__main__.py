@@ -226,14 +226,14 @@ def _run_folder(cfg: config.Config) -> Path:
     return runs.folder_of(cfg)
 
 
-def _find_weights(name: str, root: str | Path | None = None) -> Path:
-    """The newest weights of that name or pattern, below `root` or where runs usually lie."""
+def _find_weights(name: str, roots: Any = None) -> Path:
+    """The newest weights of that name or pattern, below `roots` or where runs usually lie."""
     from . import hosts
 
-    weights = hosts.find_model(name, root)
+    weights = hosts.find_model(name, roots)
     if weights is None:
-        place = f" in {root}" if root else ""
-        raise DataError(f"no weights {name} found{place}; train first, or give --model_path")
+        missing = hosts.explain_missing_model(name, roots)
+        raise DataError(f"{missing}; train first, or give --model_path")
     return weights
 
 
@@ -256,7 +256,9 @@ def _predictor(args: argparse.Namespace):
     if args.model_path:
         weights = Path(args.model_path)
     elif args.config or "preset" in settings:
-        weights = _find_weights(base.checkpoint_name, _run_folder(base))
+        folder = _run_folder(base)
+        # Notebooks run in notebooks/, and so do their runs.
+        weights = _find_weights(base.checkpoint_name, [folder, Path("notebooks") / folder])
     else:
         weights = _find_weights("best*.pth", places.get("work_dir"))
 
