@@ -1,11 +1,11 @@
-"""Damaged files of every kind that is read, made at random: a clear error or a result, never another one.
+"""Randomly damaged files of every kind that is read: a result or an error of ours, nothing else.
 
     python -m tests.fuzz SECONDS [SEED]
 
-Valid files are cut, overwritten, spliced and stretched, and given to the reader of their kind in child processes with
-limited memory. A failure is: an exception that is not a `SeglibError`, more than 20 seconds, or a crash; memory beyond
-2 GB is an error of its own kind, which the readers have to turn into theirs.
-Its input is kept in the folder `fuzz_failures`, and the exit status is 1.
+Valid files are cut, overwritten, spliced and stretched, and given to the reader of their kind in
+child processes with limited memory. A failure is an exception that is not a `SeglibError`, more
+than 20 seconds, or a crash; memory beyond 2 GB raises an error that the readers have to turn into
+theirs. The input of a failure is kept in the folder `fuzz_failures`, and the exit status is 1.
 """
 
 import os
@@ -18,9 +18,10 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nibabel
 import numpy as np
 from PIL import Image
 
@@ -33,12 +34,24 @@ BATCH, LIMIT_S, LIMIT_BYTES = 100, 20, 2 << 30
 
 
 def readers(folder: Path) -> list[tuple[Path, Callable[[Path], object]]]:
-    """Valid files, each with its reader."""
-    rng, found = np.random.default_rng(0), []
-    grey, colour = (
-        rng.integers(0, 256, (40, 50), np.uint8),
-        rng.integers(0, 256, (40, 50, 3), np.uint8),
-    )
+    """Valid files, each with a reader of its kind."""
+    cfg = config.preset("lung", "smoke")
+    weights = runs.save_weights(folder / "weights.pth", runs.network(cfg), cfg)
+    described = weights.with_suffix(".json")
+    return [
+        *_pictures(folder),
+        *_volumes(folder),
+        *_settings(folder),
+        (weights, load_safely),
+        (weights, lambda path: runs.load_weights(path, runs.network(cfg))),
+        (described, lambda path: runs.describe_weights(path.with_suffix(".pth"))),
+    ]
+
+
+def _pictures(folder: Path) -> Iterator[tuple[Path, Callable[[Path], object]]]:
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 256, (40, 50), np.uint8)
+    colour = rng.integers(0, 256, (40, 50, 3), np.uint8)
     pictures = {
         "grey.png": Image.fromarray(grey),
         "colour.png": Image.fromarray(colour),
@@ -52,39 +65,29 @@ def readers(folder: Path) -> list[tuple[Path, Callable[[Path], object]]]:
     }
     for name, picture in pictures.items():
         picture.save(folder / name)
-        found += [
-            (folder / name, images.read_image),
-            (folder / name, lambda path: images.read_mask(str(path))),
-        ]
-    heart = phantoms.write("cardiac", folder / "heart", n=1)
-    scan = next(heart.rglob("*.nii.gz"))
-    import nibabel
+        yield folder / name, images.read_image
+        yield folder / name, lambda path: images.read_mask(str(path))
 
-    nibabel.save(nibabel.load(scan), folder / "plain.nii")
-    found += [(path, volumes.read) for path in (scan, folder / "plain.nii")]
-    found += [(path, volumes.read_grid) for path in (scan, folder / "plain.nii")]
+
+def _volumes(folder: Path) -> Iterator[tuple[Path, Callable[[Path], object]]]:
+    heart = phantoms.write("cardiac", folder / "heart", n=1)
+    compressed = next(heart.rglob("*.nii.gz"))
+    nibabel.save(nibabel.load(compressed), folder / "plain.nii")
+    for path in (compressed, folder / "plain.nii"):
+        yield path, volumes.read
+        yield path, volumes.read_grid
     body = phantoms.write("rsna", folder / "body", n=3)
-    series = sorted({path.parent for path in body.rglob("*.dcm")})
-    found += [
-        (sorted(each.glob("*.dcm"))[1], lambda path: volumes.read(path.parent)) for each in series
-    ]
+    for series in sorted({path.parent for path in body.rglob("*.dcm")}):
+        yield sorted(series.glob("*.dcm"))[1], lambda path: volumes.read(path.parent)
+
+
+def _settings(folder: Path) -> Iterator[tuple[Path, Callable[[Path], object]]]:
     for suffix in (".json", ".toml", ".cfg"):
-        path = config.preset("palm", "small").save(folder / f"config{suffix}")
-        found.append((path, config.load))
-    cfg = config.preset("lung", "smoke")
-    weights = runs.save_weights(folder / "weights.pth", runs.network(cfg), cfg)
-    found += [
-        (weights, load_safely),
-        (weights, lambda path: runs.load_weights(path, runs.network(cfg))),
-    ]
-    found.append(
-        (weights.with_suffix(".json"), lambda path: runs.describe_weights(path.with_suffix(".pth")))
-    )
-    return found
+        yield config.preset("palm", "small").save(folder / f"config{suffix}"), config.load
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
-    """One to three damages; headers, where they do the most, are met most often."""
+    """One to three damages, most of them in the header, where they matter most."""
     data = bytearray(content)
     for _ in range(rng.randint(1, 3)):
         if not data:
@@ -113,7 +116,10 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 
 
 def batch(numbers: range, sources, seed: int, results: Path) -> None:
-    """In the child: read the damaged files of some numbers; a line a file into `results`, the last one may be cut."""
+    """In the child process: read damaged files and write a line for each into `results`.
+
+    After a crash the last line is incomplete.
+    """
     warnings.simplefilter("ignore")
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + LIMIT_BYTES, used + LIMIT_BYTES))
@@ -124,66 +130,74 @@ def batch(numbers: range, sources, seed: int, results: Path) -> None:
     signal.signal(signal.SIGALRM, too_long)
     with open(results, "w") as lines:
         for number in numbers:
-            rng = random.Random(f"{seed} {number}")
             path, read = sources[number % len(sources)]
             whole = path.read_bytes()
-            path.write_bytes(damaged(whole, rng))
+            path.write_bytes(damaged(whole, random.Random(f"{seed} {number}")))
             print(number, end=" ", file=lines, flush=True)
-            signal.alarm(LIMIT_S)
-            begun = time.monotonic()
-            try:
-                read(path)
-                outcome = "read"
-            except SeglibError as error:
-                outcome = (
-                    "refused"
-                    if str(path.name).split(".")[0] in str(error)
-                    else "refused without a name"
-                )
-            except BaseException as error:
-                outcome = f"FAILED {type(error).__name__}: {str(error)[:200]!r} {traceback.format_exc()[-300:]!r}"
-            signal.alarm(0)
-            if (
-                time.monotonic() - begun >= LIMIT_S
-            ):  # a reader may have taken the alarm for an error of the file
-                outcome = f"FAILED {time.monotonic() - begun:.0f} s"
-            print(outcome, file=lines, flush=True)
+            print(outcome_of(path, read), file=lines, flush=True)
             path.write_bytes(whole)
+
+
+def outcome_of(path: Path, read: Callable[[Path], object]) -> str:
+    """What reading a damaged file ends in: "read", "refused...", or "FAILED..."."""
+    signal.alarm(LIMIT_S)
+    begun = time.monotonic()
+    try:
+        read(path)
+        outcome = "read"
+    except SeglibError as error:
+        named = path.name.split(".")[0] in str(error)
+        outcome = "refused" if named else "refused without a name"
+    except BaseException as error:
+        trace = traceback.format_exc()[-300:]
+        outcome = f"FAILED {type(error).__name__}: {str(error)[:200]!r} {trace!r}"
+    signal.alarm(0)
+    seconds = time.monotonic() - begun
+    if seconds >= LIMIT_S:  # a reader may have taken the alarm for an error of the file
+        outcome = f"FAILED {seconds:.0f} s"
+    return outcome
+
+
+def in_child(numbers: range, sources, seed: int, results: Path) -> list[str]:
+    """The lines of `batch`, run in a child process; a crash becomes a failure of its last line."""
+    pid = os.fork()
+    if not pid:
+        try:
+            batch(numbers, sources, seed, results)
+        finally:
+            os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    lines = results.read_text().splitlines()
+    if os.WIFSIGNALED(status):
+        lines[-1] += f"FAILED crash by signal {os.WTERMSIG(status)}"
+    return lines
 
 
 def main(seconds: float, seed: int) -> int:
     begun, outcomes, failures, number = time.monotonic(), Counter(), [], 0
-    keep = Path("fuzz_failures")
+    failure_folder = Path("fuzz_failures")
     with tempfile.TemporaryDirectory() as folder:
         sources = readers(Path(folder))
         originals = {path: path.read_bytes() for path, _ in sources}
         while time.monotonic() - begun < seconds:
-            results = Path(folder) / "results.txt"
-            pid = os.fork()
-            if not pid:
-                try:
-                    batch(range(number, number + BATCH), sources, seed, results)
-                finally:
-                    os._exit(0)
-            status = os.waitpid(pid, 0)[1]
-            lines = results.read_text().splitlines()
-            if os.WIFSIGNALED(status):
-                lines[-1] += f"FAILED crash by signal {os.WTERMSIG(status)}"
+            numbers = range(number, number + BATCH)
+            lines = in_child(numbers, sources, seed, Path(folder) / "results.txt")
             for line in lines:
                 which, _, outcome = line.partition(" ")
-                outcomes[outcome.split()[0] if outcome.startswith("FAILED") else outcome] += 1
-                if outcome.startswith("FAILED"):
-                    path = sources[int(which) % len(sources)][0]
-                    failures.append(f"{path.name}, number {which}, seed {seed}: {outcome}")
-                    keep.mkdir(exist_ok=True)
-                    content = damaged(originals[path], random.Random(f"{seed} {which}"))
-                    (keep / f"{which}_{path.name}").write_bytes(content)
+                if not outcome.startswith("FAILED"):
+                    outcomes[outcome] += 1
+                    continue
+                outcomes[outcome.split()[0]] += 1
+                path = sources[int(which) % len(sources)][0]
+                failures.append(f"{path.name}, number {which}, seed {seed}: {outcome}")
+                failure_folder.mkdir(exist_ok=True)
+                content = damaged(originals[path], random.Random(f"{seed} {which}"))
+                (failure_folder / f"{which}_{path.name}").write_bytes(content)
             for path, content in originals.items():  # a crash leaves the damaged one
                 path.write_bytes(content)
             number += len(lines)
-    print(
-        f"{number} damaged files of {len(sources)} kinds in {time.monotonic() - begun:.0f} s: {dict(outcomes)}"
-    )
+    passed = time.monotonic() - begun
+    print(f"{number} damaged files of {len(sources)} kinds in {passed:.0f} s: {dict(outcomes)}")
     print("\n".join(failures[:12]))
     return 1 if failures else 0
 

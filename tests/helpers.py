@@ -42,17 +42,19 @@ def numbered_volume(shape=(7, 9, 5)):
 
 
 def displayed(array):
-    """R-A-S (x, y, z) as a radiologist sees it: slices from the feet, anterior up, right at the left."""
+    """(x, y, z) in R-A-S axes as radiologists see it: from the feet, up is anterior, left is R."""
     return array[::-1, ::-1].transpose(2, 1, 0)
 
 
 def save_nifti(image, path):
+    """Write an image, in a new folder where needed; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(image, path)
     return path
 
 
 def labels_like(image, array, dtype=np.uint8):
+    """A label map with the geometry of an image."""
     return nibabel.Nifti1Image(np.asarray(array, dtype), image.affine)
 
 
@@ -64,39 +66,43 @@ def write_series(
     signed=False,
     syntax=ExplicitVRLittleEndian,
     number=None,
-    name=None,
+    name="{}.dcm",
+    series=None,
     **tags,
 ):
-    """A CT series: `stored` (S, H, W) are the stored numbers, slice k at z = 10 + 2.5 k; SliceThickness lies."""
+    """A CT series of the stored numbers (S, H, W); returns its files.
+
+    Slice k lies at z = 10 + 2.5 k mm, and SliceThickness, 5 mm, is not that distance. `number` and
+    the values of `tags` may be functions of k.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    uid, paths = tags.pop("series", generate_uid()), []
+    series, paths = series or generate_uid(), []
     for k, plane in enumerate(stored):
+        path = folder / name.format(k)
         meta = FileMetaDataset()
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         meta.MediaStorageSOPClassUID = tags.get("SOPClassUID", CTImageStorage)
         meta.MediaStorageSOPInstanceUID = generate_uid()
-        path = folder / (name or "{}.dcm").format(k)
         data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-        data.SOPClassUID, data.SOPInstanceUID = (
-            meta.MediaStorageSOPClassUID,
-            meta.MediaStorageSOPInstanceUID,
-        )
-        data.SeriesInstanceUID, data.Modality, data.SeriesDescription = uid, "CT", "portal venous"
-        data.ImagePositionPatient, data.ImageOrientationPatient = (
-            [-20, -30, 10 + 2.5 * k],
-            [1, 0, 0, 0, 1, 0],
-        )
-        data.PixelSpacing, data.SliceThickness = [0.5, 0.7], 5
-        data.InstanceNumber = k + 1 if number is None else number(k)
+        data.SOPClassUID = meta.MediaStorageSOPClassUID
+        data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+        data.SeriesInstanceUID = series
+        data.Modality = "CT"
+        data.SeriesDescription = "portal venous"
+        data.ImagePositionPatient = [-20, -30, 10 + 2.5 * k]
+        data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        data.PixelSpacing = [0.5, 0.7]
+        data.SliceThickness = 5
+        data.InstanceNumber = number(k) if number else k + 1
         data.Rows, data.Columns = plane.shape
-        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = (
-            16,
-            bits,
-            bits - 1,
-            int(signed),
-        )
-        data.RescaleSlope, data.RescaleIntercept = 1, -1024
+        data.SamplesPerPixel = 1
+        data.PhotometricInterpretation = "MONOCHROME2"
+        data.BitsAllocated = 16
+        data.BitsStored = bits
+        data.HighBit = bits - 1
+        data.PixelRepresentation = int(signed)
+        data.RescaleSlope = 1
+        data.RescaleIntercept = -1024
         data.PixelData = plane.astype(np.int16 if signed else np.uint16).tobytes()
         for tag, value in tags.items():
             setattr(data, tag, value(k) if callable(value) else value)
@@ -110,6 +116,7 @@ def write_series(
 
 
 def edit_dicom(path, **tags):
+    """Change attributes of a file; None takes one out."""
     data = pydicom.dcmread(path)
     for tag, value in tags.items():
         if value is None:
@@ -121,37 +128,37 @@ def edit_dicom(path, **tags):
 
 
 def write_series_and_labels(folder, stack, codes="LAS"):
-    """A DICOM series and, in `codes` axes, labels 0 to 5 of its voxels; returns the labels as displayed."""
+    """A DICOM series and labels 0 to 5 of its voxels in `codes` axes; returns displayed labels."""
     write_series(folder / "ct", stack)
     truth = (stack % 6).astype(np.uint8)
     affine = volumes.read_grid(folder / "ct").affine  # of (slice, row, column)
     image = nibabel.Nifti1Image(truth, affine)
-    turn = nibabel.orientations.ornt_transform(
-        nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(codes)
-    )
-    save_nifti(image.as_reoriented(turn), folder / "seg.nii.gz")
+    stored = nibabel.orientations.axcodes2ornt(codes)
+    reordering = nibabel.orientations.ornt_transform(nibabel.io_orientation(affine), stored)
+    save_nifti(image.as_reoriented(reordering), folder / "seg.nii.gz")
     return truth
 
 
-def write_organs(folder, image, truth, leave=()):
-    """One mask file an organ as TotalSegmentator writes them, float64; bowel is spread over three files."""
-    parts = {
+def write_organs(folder, image, truth, leave_out=()):
+    """A mask file an organ as TotalSegmentator writes them, float64; the bowel has three files."""
+    rows = np.indices(truth.shape)[0]
+    masks = {
         "liver": truth == 1,
         "spleen": truth == 2,
         "kidney_left": truth == 3,
         "kidney_right": truth == 4,
+        "colon": (truth == 5) & (rows % 3 == 0),
+        "small_bowel": (truth == 5) & (rows % 3 == 1),
+        "duodenum": (truth == 5) & (rows % 3 == 2),
+        "stomach": truth == 0,
     }
-    row = np.indices(truth.shape)[0]
-    parts |= {
-        n: (truth == 5) & (row % 3 == i) for i, n in enumerate(("colon", "small_bowel", "duodenum"))
-    }
-    parts["stomach"] = truth == 0
-    for name in set(parts) - set(leave):
-        save_nifti(labels_like(image, parts[name], np.float64), folder / f"{name}.nii.gz")
+    for name in set(masks) - set(leave_out):
+        save_nifti(labels_like(image, masks[name], np.float64), folder / f"{name}.nii.gz")
     return folder
 
 
 def rsna_config(root, tmp_path, **changes):
+    """The rsna preset in its smoke size, with the window of `numbered_volume`."""
     values = {"image_size": 16, "window_level": -500, "window_width": 1000, **changes}
     return config.preset(
         "rsna", "smoke", data_root=str(root), work_dir=str(tmp_path / "work"), **values
@@ -172,6 +179,7 @@ def truth_of(store, cfg):
 
 
 def write_picture(path, array):
+    """Write an array as a picture of 8 bits, in a new folder where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(array, np.uint8)).save(path)
 

@@ -141,7 +141,7 @@ def test_totalsegmentator_tree_with_a_missing_organ(tmp_path):
             root / name / "segmentations",
             numbered_volume(),
             truth,
-            leave=["spleen", "duodenum"] if i == 1 else [],
+            leave_out=["spleen", "duodenum"] if i == 1 else [],
         )
     cfg = rsna_config(root, tmp_path)
     cases = layouts.scan(cfg)
