@@ -37,7 +37,10 @@ test: env ## lint, unit tests, and every notebook in its smoke size
 	$(BIN)/python -m pytest $(PARALLEL) tests
 	rm -rf runs/smoke
 # Every notebook in a folder of its own, because notebooks of one preset would write the same runs.
-	for n in notebooks/*.ipynb; do mkdir -p runs/smoke/$$(basename $$n .ipynb) && cp $$n notebooks/settings.cfg $$_ || exit 1; done
+	for n in notebooks/*.ipynb; do \
+	  folder=runs/smoke/$$(basename $$n .ipynb); \
+	  mkdir -p $$folder && cp $$n notebooks/settings.cfg $$folder || exit 1; \
+	done
 	SEGLIB_SMOKE=1 $(BIN)/python -m pytest $(PARALLEL) --nbmake runs/smoke/*/*.ipynb
 	rm -rf runs/smoke
 
