@@ -20,6 +20,7 @@ from pydicom.uid import (
 from scipy import ndimage
 
 from seglib import case_io, config, prepare
+from seglib.__main__ import main
 from seglib.formats import images, volumes
 from seglib.inference import Predictor
 
@@ -182,6 +183,27 @@ def write_picture(path, array):
     """Write an array as a picture of 8 bits, in a new folder where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(array, np.uint8)).save(path)
+
+
+def read_picture(path):
+    """The pixels of a picture as they are in the file."""
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
+def command(line, *rest):
+    """Exit status of `python -m seglib` in this process; `rest` are words that may hold spaces."""
+    return main([*line.split(), *map(str, rest)])
+
+
+def error_of(capsys, line, *rest):
+    """The one message of a command line, which must end with status 2."""
+    capsys.readouterr()
+    assert command(line, *rest) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("seglib: ")
+    assert "Traceback" not in message
+    return message
 
 
 def copy_of_the_package(folder):

@@ -218,20 +218,18 @@ def test_a_sixth_preset_is_one_entry(tmp_path):
     with open(package / "presets.py", "a") as file:
         file.write('PRESETS["femur"] = PRESETS["lung"]._replace(run_folder="femurs")\n')
 
-    def seglib(line):
-        command = [sys.executable, "-m", "seglib", *line.split()]
+    def command(line):
+        words = [sys.executable, "-m", "seglib", *line.split()]
         environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
-    assert "femur" in seglib("phantoms --help").stdout
-    shown = " ".join(seglib("train --preset femur --help").stdout.split())
+    assert "femur" in command("phantoms --help").stdout
+    shown = " ".join(command("train --preset femur --help").stdout.split())
     assert "The defaults below: --preset femur --size full" in shown
     assert "'binary' | 'femur'; default femur" in shown
-    assert "did you mean 'femur'?" in seglib("train --preset femus").stderr
-    assert "did you mean 'femur'?" in seglib("phantoms femus").stderr
-    assert seglib("phantoms femur --n 8 --output tree").returncode == 0
-    train = seglib("train --preset femur --size smoke --data_dir tree --epochs 1 --device cpu")
+    assert "did you mean 'femur'?" in command("train --preset femus").stderr
+    assert "did you mean 'femur'?" in command("phantoms femus").stderr
+    assert command("phantoms femur --n 8 --output tree").returncode == 0
+    train = command("train --preset femur --size smoke --data_dir tree --epochs 1 --device cpu")
     assert train.returncode == 0, train.stderr
     assert (tmp_path / "femurs" / "best_model.pth").is_file()
