@@ -1,4 +1,7 @@
-"""Every figure of the series, in one look: a class has the same colour everywhere. See `04_lung_segmentation`."""
+"""Every figure of the series, in one style: a class has the same colour everywhere.
+
+Used in all notebooks; the figures of an evaluation are explained in `07_evaluation`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,14 +11,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import files
+from . import files, tables
 from .curves import HistogramROC, thin
 from .formats.images import IGNORE
 
-# Okabe and Ito's palette, told apart by colour-blind readers; on grey images the first is the easiest to see
+# The palette of Okabe and Ito, which colour-blind readers can tell apart. Its first colour is the
+# easiest to see on grey images.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442")
-TRUTH, PREDICTION = "#009E73", "#D55E00"
-PART_COLOURS = {"train": "#0072B2", "val": "#E69F00", "test": "#009E73"}
+ORANGE, SKY_BLUE, GREEN, PURPLE, BLUE, VERMILION, YELLOW = COLOURS
+PART_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
+MISSED, EXTRA = BLUE, VERMILION
+IGNORED = (120, 0, 0)  # dark red
 
 
 def rgb(colour: str) -> np.ndarray:
@@ -30,21 +36,22 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.4) -> np.nda
         image: (H, W), (H, W, 1) or (H, W, 3) uint8.
         mask: (H, W) of 0 and class numbers, or (K, H, W) of 0/1; 255 is shown as it is.
     """
-    picture = np.repeat(
-        image.reshape(*image.shape[:2], -1),
-        3 if image.ndim == 2 or image.shape[2] == 1 else 1,
-        axis=2,
-    )
-    planes = (
-        [mask == number for number in range(1, int(mask[mask != IGNORE].max(initial=0)) + 1)]
-        if mask.ndim == 2
-        else mask == 1
-    )
-    result = picture.astype(np.float32)
+    result = as_rgb(image).astype(np.float32)
+    if mask.ndim == 2:
+        n_classes = int(mask[mask != IGNORE].max(initial=0))
+        planes = [mask == number for number in range(1, n_classes + 1)]
+    else:
+        planes = mask == 1
     for number, plane in enumerate(planes):
         colour = rgb(COLOURS[number % len(COLOURS)]).astype(np.float32)
         result[plane] = (1 - opacity) * result[plane] + opacity * colour
     return np.rint(result).astype(np.uint8)
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """(H, W), (H, W, 1) or (H, W, 3) -> (H, W, 3)."""
+    planes = image.reshape(*image.shape[:2], -1)
+    return np.repeat(planes, 3, axis=2) if planes.shape[2] == 1 else planes
 
 
 def grid(
@@ -53,9 +60,8 @@ def grid(
     """Pictures (H, W), (H, W, 1) or (H, W, 3) uint8 side by side, `side` inches each."""
     rows = -(-len(pictures) // columns)
     columns = min(columns, len(pictures))
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(side * columns, (side + 0.25) * rows), squeeze=False
-    )
+    size = (side * columns, (side + 0.25) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, picture, title in zip(axes.flat, pictures, [*titles, *[""] * len(pictures)]):
@@ -69,20 +75,25 @@ def store_samples(store, part: str = "train", n: int = 8) -> Figure:
     """The first images of one part of a store with their masks."""
     pictures, masks = store.open()
     cases = store.cases[store.cases["split"] == part].head(n)
-    shown = [overlay(pictures[row], flat(masks[row])) for row in cases["row"]]
-    return grid(shown, list(cases["case"]))
+    overlays = [overlay(pictures[row], flat(masks[row])) for row in cases["row"]]
+    return grid(overlays, list(cases["case"]))
 
 
 def batch_samples(batch: dict, mean: Sequence[float], std: Sequence[float], n: int = 4) -> Figure:
-    """What the network is given: images of a batch, normalisation undone, with their masks; ignored pixels dark red."""
-    shown = []
+    """The input of the network: images of a batch, normalisation undone, with their masks.
+
+    Pixels that are ignored in every class are dark red.
+    """
+    pictures = []
     for image, mask in zip(batch["image"][:n].numpy(), batch["mask"][:n].numpy()):
         pixels = np.clip(image.transpose(1, 2, 0) * np.array(std) + np.array(mean), 0, 1)
-        planes = mask[0] if mask.ndim == 3 and len(mask) == 1 else mask
-        picture = overlay(np.rint(pixels * 255).astype(np.uint8), planes)
-        picture[np.atleast_3d(mask.T).min(axis=2).T == IGNORE] = (120, 0, 0)
-        shown.append(picture)
-    return grid(shown)
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+        if mask.ndim == 2:
+            mask = mask[None]
+        picture = overlay(pixels, mask[0] if len(mask) == 1 else mask)
+        picture[(mask == IGNORE).all(axis=0)] = IGNORED
+        pictures.append(picture)
+    return grid(pictures)
 
 
 def flat(mask: np.ndarray) -> np.ndarray:
@@ -91,33 +102,29 @@ def flat(mask: np.ndarray) -> np.ndarray:
 
 
 def training_curves(history: pd.DataFrame) -> Figure:
-    """Loss of training and validation, validation Dice and accuracy, by epoch; the dashed line is the epoch kept."""
+    """Loss of training and validation, validation Dice and accuracy by epoch.
+
+    The dashed line is the epoch whose weights are the best.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     for column, part in (("train_loss", "train"), ("val_loss", "val")):
         left.plot(history["epoch"], history[column], color=PART_COLOURS[part], label=part)
     left.set(xlabel="epoch", ylabel="loss")
-    for column, label, style in (
-        ("val_dice", "Dice", "-"),
-        ("val_accuracy", "pixel accuracy", ":"),
-    ):
+    scores = {"val_dice": ("Dice", "-"), "val_accuracy": ("pixel accuracy", ":")}
+    for column, (label, style) in scores.items():
         right.plot(history["epoch"], history[column], style, color=PART_COLOURS["val"], label=label)
     right.set(xlabel="epoch", ylabel="validation score", ylim=(None, 1))
-    kept = history.loc[history["best"].astype(bool), "epoch"]
+    best = history.loc[history["best"].astype(bool), "epoch"]
     for axis in (left, right):
-        if len(kept):
-            axis.axvline(
-                kept.iloc[-1],
-                color="0.6",
-                linestyle="--",
-                linewidth=1,
-                label=f"best: epoch {kept.iloc[-1]:.0f}",
-            )
+        if len(best):
+            epoch = best.iloc[-1]
+            axis.axvline(epoch, label=f"best: epoch {epoch:.0f}", color="0.6", ls="--", lw=1)
         axis.legend(frameon=False, fontsize=8)
     return _finished(figure)
 
 
 class LiveCurves:
-    """The training curves, redrawn in place while a notebook trains; does nothing elsewhere."""
+    """The training curves, redrawn in place while a notebook trains; without effect elsewhere."""
 
     def __init__(self, active: bool):
         self.active, self.handle = active, None
@@ -136,7 +143,7 @@ class LiveCurves:
         plt.close(figure)
 
     def close(self) -> None:
-        """Leave one line in place of the figure; the notebook draws the final curves itself."""
+        """Replace the figure by one line of text; the notebook draws the final curves itself."""
         if self.handle is not None:
             from IPython.display import Markdown
 
@@ -144,22 +151,16 @@ class LiveCurves:
 
 
 def scores_by_image(per_image: pd.DataFrame, metric: str = "dice") -> Figure:
-    """One point an image and a box a class, with n."""
-    import seaborn as sns  # heavy: a second that training and prediction need not wait
+    """A point for each image and a box for each class, with n."""
+    import seaborn as sns  # takes a second to import, which training and prediction do not need
 
     values = per_image[per_image["annotated"]]
     names = list(dict.fromkeys(values["class"]))
     figure, axis = plt.subplots(figsize=(6.5, 0.9 + 0.8 * len(names)))
-    look = {"data": values, "x": metric, "y": "class", "order": names, "ax": axis}
-    sns.boxplot(**look, color="0.92", showfliers=False, width=0.5)
-    sns.stripplot(
-        **look,
-        hue="class",
-        hue_order=names,
-        palette=list(COLOURS[: len(names)]),
-        size=4,
-        legend=False,
-    )
+    common = {"data": values, "x": metric, "y": "class", "order": names, "ax": axis}
+    sns.boxplot(**common, color="0.92", showfliers=False, width=0.5)
+    colours = {"hue": "class", "hue_order": names, "palette": list(COLOURS[: len(names)])}
+    sns.stripplot(**common, **colours, size=4, legend=False)
     counts = values.groupby("class")[metric].count()
     axis.set_yticks(range(len(names)), [f"{name} (n={counts[name]})" for name in names])
     axis.set(xlabel=f"{metric} of an image", ylabel="")
@@ -167,77 +168,73 @@ def scores_by_image(per_image: pd.DataFrame, metric: str = "dice") -> Figure:
 
 
 def metrics_summary(summary: pd.DataFrame) -> Figure:
-    """Mean over the classes and every class: overlap scores by image (or volume) with their 95 % intervals."""
+    """Every metric of counts by image (or volume), of each class and their mean, with intervals."""
     average = "per volume" if (summary["average"] == "per volume").any() else "per image"
-    names = ["dice", "iou", "precision", "recall", "specificity", "accuracy"]
+    names = _count_metrics()
     table = summary[(summary["average"] == average) & summary["metric"].isin(names)]
     classes = list(dict.fromkeys(table["class"]))
     classes = classes[:1] if len(classes) == 2 else classes  # the mean of one class is that class
     figure, axis = plt.subplots(figsize=(7, 1 + 0.13 * len(names) * (len(classes) + 1)))
     for number, name in enumerate(classes):
         rows = table[table["class"] == name].set_index("metric").reindex(names)
-        place = np.arange(len(names)) + 0.8 * ((number + 0.5) / len(classes) - 0.5)
+        heights = np.arange(len(names)) + 0.8 * ((number + 0.5) / len(classes) - 0.5)
         colour = "0.3" if name == "mean" else COLOURS[number % len(COLOURS)]
-        axis.hlines(place, rows["low"], rows["high"], color=colour, linewidth=1.5)
-        axis.plot(
-            rows["value"],
-            place,
-            "o",
-            color=colour,
-            markersize=4,
-            label=f"{name} (n={rows['n'].max():.0f})",
-        )
-    axis.set(
-        yticks=range(len(names)),
-        yticklabels=names,
-        xlabel=f"{average}, 95 % interval",
-        xlim=(None, 1.005),
-    )
+        label = f"{name} (n={rows['n'].max():.0f})"
+        axis.hlines(heights, rows["low"], rows["high"], color=colour, linewidth=1.5)
+        axis.plot(rows["value"], heights, "o", color=colour, markersize=4, label=label)
+    axis.set(yticks=range(len(names)), yticklabels=names)
+    axis.set(xlabel=f"{average}, 95 % interval", xlim=(None, 1.005))
     axis.invert_yaxis()
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return _finished(figure)
 
 
-def confusion(tables: dict[str, pd.DataFrame]) -> Figure:
+def _count_metrics() -> list[str]:
+    """The names of the metrics of counts, each number once: F1 is the Dice under another name."""
+    name_of = {}
+    for name, metric in tables.METRICS.items():
+        if metric.source == "counts":
+            name_of.setdefault(metric.compute, name)
+    return list(name_of.values())
+
+
+def confusion(matrices: dict[str, pd.DataFrame]) -> Figure:
     """Pixels by truth (rows) and prediction (columns): colour and first number are the share of the row."""
     import seaborn as sns
 
-    size = max(len(table) for table in tables.values())
-    side = 1.4 + 0.9 * size
-    figure, axes = plt.subplots(
-        1, len(tables), figsize=(side * len(tables) + 0.6, side), squeeze=False
-    )
-    for axis, (name, table) in zip(axes[0], tables.items()):
+    side = 1.4 + 0.9 * max(len(matrix) for matrix in matrices.values())
+    size = (side * len(matrices) + 0.6, side)
+    figure, axes = plt.subplots(1, len(matrices), figsize=size, squeeze=False)
+    style = {"vmin": 0, "vmax": 1, "cmap": "Blues", "cbar": False, "annot_kws": {"fontsize": 8}}
+    for axis, (name, table) in zip(axes[0], matrices.items()):
         counts = table.to_numpy(float)
         total = counts.sum(axis=1, keepdims=True)
         share = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
-        words = np.array([f"{s:.1%}\n{n:,.0f}" for s, n in zip(share.flat, counts.flat)]).reshape(
-            counts.shape
-        )
-        look = {"vmin": 0, "vmax": 1, "cmap": "Blues", "cbar": False, "annot_kws": {"fontsize": 8}}
-        sns.heatmap(share, annot=words, fmt="", ax=axis, square=True, **look)
+        texts = [f"{s:.1%}\n{n:,.0f}" for s, n in zip(share.flat, counts.flat)]
+        texts = np.array(texts).reshape(counts.shape)
+        sns.heatmap(share, annot=texts, fmt="", ax=axis, square=True, **style)
         labels = [str(label).replace("_", "\n") for label in table.columns]
         axis.set_xticklabels(labels, rotation=0, fontsize=8)
         axis.set_yticklabels(labels, rotation=0, fontsize=8)
-        axis.set(xlabel="prediction", ylabel="truth", title=name if len(tables) > 1 else "")
+        axis.set(xlabel="prediction", ylabel="truth", title=name if len(matrices) > 1 else "")
     figure.tight_layout()
     return figure
 
 
 def roc_curves(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figure:
-    """True against false positive rate of every class; the second axis shows the first per cent of the first one.
+    """True against false positive rate of every class; right, the first per cent of the left axis.
 
-    `labels` holds what the legend says of each class, beside its name.
+    `labels`: class -> text for the legend, such as its AUC with the interval.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8))
     for colour, (name, curve) in zip(COLOURS * len(curves), curves.items()):
         fpr, tpr, _ = curve.roc()
         if not np.isfinite(fpr).all() or not np.isfinite(tpr).all():
             continue  # one label only: there is no curve
-        first = slice(0, np.searchsorted(fpr, 0.01) + 1)  # up to the first point beyond 1 %
-        for axis, x, y in ((left, fpr, tpr), (right, fpr[first], tpr[first])):
-            kept = thin(x, y)
-            axis.plot(x[kept], y[kept], color=colour, label=f"{name}: {labels.get(name, '')}")
+        n_first = np.searchsorted(fpr, 0.01) + 1  # up to the first point beyond 1 %
+        for axis, x, y in ((left, fpr, tpr), (right, fpr[:n_first], tpr[:n_first])):
+            points = thin(x, y)
+            axis.plot(x[points], y[points], color=colour, label=f"{name}: {labels.get(name, '')}")
     left.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=1)
     left.set(xlabel="false positive rate", ylabel="true positive rate", ylim=(0, 1.01))
     right.set(xlabel="false positive rate, up to 1 %", xlim=(0, 0.01), ylim=(0, 1.01))
@@ -246,47 +243,45 @@ def roc_curves(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figur
 
 
 def pr_curves(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figure:
-    """Precision against recall of every class; the dotted line is the class's share of pixels, which chance reaches."""
+    """Precision against recall of every class; the dotted line is what random scores reach.
+
+    That is the class's share of the pixels. `labels` as in `roc_curves`.
+    """
     figure, axis = plt.subplots(figsize=(5.5, 3.8))
     for colour, (name, curve) in zip(COLOURS * len(curves), curves.items()):
         if not curve.counts[:, 1].any():
-            continue  # nothing to find: there is no recall
+            continue  # no positive pixel: there is no recall
         precision, recall, _ = curve.precision_recall()
-        kept = thin(recall, precision)
-        axis.plot(
-            recall[kept], precision[kept], color=colour, label=f"{name}: {labels.get(name, '')}"
-        )
-        axis.axhline(
-            curve.counts[:, 1].sum() / curve.counts.sum(), color=colour, linestyle=":", linewidth=1
-        )
+        points = thin(recall, precision)
+        label = f"{name}: {labels.get(name, '')}"
+        axis.plot(recall[points], precision[points], color=colour, label=label)
+        share = curve.counts[:, 1].sum() / curve.counts.sum()
+        axis.axhline(share, color=colour, linestyle=":", linewidth=1)
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
     _legend(axis)
     return _finished(figure)
 
 
 def calibration(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figure:
-    """Share of true pixels against mean score, in fifteen bins; right, how many pixels each bin holds (log scale)."""
+    """Observed frequency against predicted probability in fifteen bins; right, pixels in each bin.
+
+    `labels` as in `roc_curves`.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8))
     left.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=1)
     for colour, (name, curve) in zip(COLOURS * len(curves), curves.items()):
         table = curve.reliability()
-        left.plot(
-            table["predicted"],
-            table["observed"],
-            "o-",
-            color=colour,
-            markersize=3,
-            label=f"{name}: {labels.get(name, '')}",
-        )
+        label = f"{name}: {labels.get(name, '')}"
+        left.plot(table["predicted"], table["observed"], "o-", color=colour, ms=3, label=label)
         right.stairs(table["n"], [*table["low"], 1], color=colour)
-    left.set(xlabel="probability said", ylabel="share that is true", xlim=(0, 1), ylim=(0, 1))
-    right.set(xlabel="probability said", ylabel="pixels", yscale="symlog")
+    left.set(xlabel="predicted probability", ylabel="observed frequency", xlim=(0, 1), ylim=(0, 1))
+    right.set(xlabel="predicted probability", ylabel="pixels", yscale="symlog")
     _legend(left)
     return _finished(figure)
 
 
 def _finished(figure: Figure) -> Figure:
-    """The figure without the upper and right lines of its frames, closely packed."""
+    """The figure without the upper and right lines of its frames, in a tight layout."""
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
@@ -294,6 +289,7 @@ def _finished(figure: Figure) -> Figure:
 
 
 def _legend(axis) -> None:
+    """A legend, unless nothing was drawn."""
     if axis.get_legend_handles_labels()[0]:
         axis.legend(frameon=False, fontsize=8)
 
@@ -301,51 +297,63 @@ def _legend(axis) -> None:
 def predictions(
     rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], side: float = 2.3
 ) -> Figure:
-    """One row a case: input, truth, prediction, and where they differ (missed in blue, too much in vermilion).
+    """A row for each case: input, truth, prediction and their difference.
+
+    The difference shows missed pixels in blue and those that are too much in vermilion.
 
     Args:
         rows: (title, image (H, W, C) uint8, truth, prediction), masks as `overlay` takes them.
     """
-    columns = ("input", "truth", "prediction", "missed / too much")
-    figure, axes = plt.subplots(
-        len(rows), 4, figsize=(side * 4, (side + 0.1) * len(rows)), squeeze=False
-    )
-    for line, (title, image, truth, pred) in zip(axes, rows):
-        picture = overlay(image, np.zeros(image.shape[:2], np.uint8))
-        difference = picture.copy()
-        known = truth != IGNORE
-        missed, extra = (truth > 0) & (truth != pred) & known, (pred > 0) & (truth != pred) & known
-        if truth.ndim == 3:
-            missed, extra = missed.any(axis=0), extra.any(axis=0)
-        difference[missed], difference[extra] = rgb("#0072B2"), rgb(PREDICTION)
-        for axis, shown, name in zip(
-            line, (picture, overlay(image, truth), overlay(image, pred), difference), columns
-        ):
-            axis.imshow(shown)
+    size = (side * 4, (side + 0.1) * len(rows))
+    figure, axes = plt.subplots(len(rows), 4, figsize=size, squeeze=False)
+    for row, (title, image, truth, pred) in zip(axes, rows):
+        panels = {
+            "input": as_rgb(image),
+            "truth": overlay(image, truth),
+            "prediction": overlay(image, pred),
+            "missed / too much": _difference(image, truth, pred),
+        }
+        for axis, (name, picture) in zip(row, panels.items()):
+            axis.imshow(picture)
             axis.set(xticks=[], yticks=[])
             if axis.get_subplotspec().is_first_row():
                 axis.set_title(name, fontsize=9)
-        line[0].set_ylabel(title, fontsize=8)
+        row[0].set_ylabel(title, fontsize=8)
     figure.tight_layout()
     return figure
 
 
+def _difference(image: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.ndarray:
+    """The image with its missed and extra pixels coloured; ignored pixels are never wrong."""
+    wrong = (truth != pred) & (truth != IGNORE)
+    missed, extra = wrong & (truth > 0), wrong & (pred > 0)
+    if truth.ndim == 3:
+        missed, extra = missed.any(axis=0), extra.any(axis=0)
+    picture = as_rgb(image).copy()
+    picture[missed] = rgb(MISSED)
+    picture[extra] = rgb(EXTRA)
+    return picture
+
+
 def bland_altman(true: pd.Series, predicted: pd.Series, unit: str) -> Figure:
-    """Measured on the prediction against measured on the truth: each pair, and their difference over their mean with
-    bias and 95 % limits of agreement (Bland and Altman). Pairs with a NaN are left out."""
+    """Predicted against true measurement; right, their difference over their mean.
+
+    The lines on the right are the bias and the 95 % limits of agreement (Bland and Altman), as in
+    `measurements.bland_altman`. Pairs with a NaN are left out.
+    """
     pairs = pd.concat([true, predicted], axis=1).dropna().to_numpy(float)
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4))
-    left.scatter(*pairs.T, s=18, color=PREDICTION)
+    left.scatter(pairs[:, 0], pairs[:, 1], s=18, color=VERMILION)
     ends = [pairs.min(), pairs.max()] if len(pairs) else [0, 1]
     left.plot(ends, ends, color="0.6", linewidth=1)
     left.set(xlabel=f"true, {unit}", ylabel=f"predicted, {unit}", title=f"n={len(pairs)}")
     error = pairs[:, 1] - pairs[:, 0]
-    right.scatter(pairs.mean(axis=1), error, s=18, color=PREDICTION)
+    right.scatter(pairs.mean(axis=1), error, s=18, color=VERMILION)
     if len(pairs) > 1:
-        for value, style in zip(
-            error.mean() + 1.96 * error.std(ddof=1) * np.array([0, -1, 1]), ("-", "--", "--")
-        ):
-            right.axhline(value, color="0.6", linestyle=style, linewidth=1)
+        bias, half_width = error.mean(), 1.96 * error.std(ddof=1)
+        right.axhline(bias, color="0.6", linewidth=1)
+        for limit in (bias - half_width, bias + half_width):
+            right.axhline(limit, color="0.6", linestyle="--", linewidth=1)
     right.set(xlabel=f"mean of both, {unit}", ylabel=f"predicted - true, {unit}")
     return _finished(figure)
 
