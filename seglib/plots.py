@@ -199,7 +199,13 @@ def _count_metrics() -> list[str]:
 
 
 def confusion(matrices: dict[str, pd.DataFrame]) -> Figure:
-    """Pixels by truth (rows) and prediction (columns): colour and first number are the share of the row."""
+    """Pixels by truth (rows) and prediction (columns).
+
+    Colour and percentage are shares of the row.
+
+    Args:
+        matrices: title -> table of pixels, as `Report.confusion` holds them.
+    """
     import seaborn as sns
 
     side = 1.4 + 0.9 * max(len(matrix) for matrix in matrices.values())

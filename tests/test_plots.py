@@ -1,4 +1,4 @@
-"""Figures: what an overlay shows, pixel by pixel, and that every function draws without a warning."""
+"""Figures: what an overlay shows, pixel by pixel, and that all draw without a warning."""
 
 import sys
 import types
@@ -11,14 +11,12 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from seglib import config, data, plots
+from seglib import config, data, plots, tables
 from seglib.curves import HistogramROC
 from tests.helpers import multilabel_store
 
-FIRST, SECOND, THIRD = (
-    np.array(c) for c in ((230, 159, 0), (86, 180, 233), (0, 158, 115))
-)  # Okabe and Ito
-
+# The first colours of the palette.
+FIRST, SECOND, THIRD = np.array([(230, 159, 0), (86, 180, 233), (0, 158, 115)])
 
 pytestmark = pytest.mark.usefixtures("no_warnings")
 
@@ -35,25 +33,22 @@ def titles(figure):
 
 
 def test_rgb():
-    assert (
-        plots.rgb("#E69F00").tolist() == FIRST.tolist() and plots.rgb("#000000").dtype == np.uint8
-    )
+    assert plots.rgb("#E69F00").tolist() == FIRST.tolist()
+    assert plots.rgb("#000000").dtype == np.uint8
 
 
 def test_overlay_by_hand():
     """0.6 of 100 and 0.4 of the colour: 60 + 92 = 152, 60 + 63.6 -> 124, 60 + 0 = 60."""
     image = np.full((2, 2), 100, np.uint8)
-    found = plots.overlay(image, np.array([[1, 0], [255, 2]], np.uint8))
-    assert found.dtype == np.uint8 and found.shape == (2, 2, 3)
-    assert found[0, 0].tolist() == [152, 124, 60]
-    assert (
-        found[0, 1].tolist() == found[1, 0].tolist() == [100, 100, 100]
-    )  # ignored pixels are shown as they are
-    assert found[1, 1].tolist() == np.rint(60 + 0.4 * SECOND).tolist()
-    assert (
-        plots.overlay(image, np.ones((2, 2), np.uint8), opacity=1)[0, 0].tolist() == FIRST.tolist()
-    )
-    assert (plots.overlay(image, np.ones((2, 2), np.uint8), opacity=0) == 100).all()
+    shown = plots.overlay(image, np.array([[1, 0], [255, 2]], np.uint8))
+    assert shown.dtype == np.uint8 and shown.shape == (2, 2, 3)
+    assert shown[0, 0].tolist() == [152, 124, 60]
+    assert shown[0, 1].tolist() == [100, 100, 100]
+    assert shown[1, 0].tolist() == [100, 100, 100]  # an ignored pixel is shown as it is
+    assert shown[1, 1].tolist() == np.rint(60 + 0.4 * SECOND).tolist()
+    ones = np.ones((2, 2), np.uint8)
+    assert plots.overlay(image, ones, opacity=1)[0, 0].tolist() == FIRST.tolist()
+    assert (plots.overlay(image, ones, opacity=0) == 100).all()
 
 
 def test_overlay_takes_grey_colour_and_planes():
@@ -66,12 +61,11 @@ def test_overlay_takes_grey_colour_and_planes():
     planes = np.zeros((3, 1, 4), np.uint8)
     planes[0, 0, :2] = planes[2, 0, 1] = 1
     planes[1] = 255  # no mask of that class
-    found = plots.overlay(np.zeros((1, 4), np.uint8), planes, opacity=0.5)[0]
-    assert found[0].tolist() == np.rint(0.5 * FIRST).tolist()
-    assert (
-        found[1].tolist() == np.rint(0.25 * FIRST + 0.5 * THIRD).tolist()
-    )  # both are seen where they overlap
-    assert found[2].tolist() == [0, 0, 0]
+    shown = plots.overlay(np.zeros((1, 4), np.uint8), planes, opacity=0.5)[0]
+    assert shown[0].tolist() == np.rint(0.5 * FIRST).tolist()
+    # Both classes are visible where they overlap.
+    assert shown[1].tolist() == np.rint(0.25 * FIRST + 0.5 * THIRD).tolist()
+    assert shown[2].tolist() == [0, 0, 0]
 
 
 def test_a_class_has_one_colour_as_label_and_as_plane():
@@ -91,19 +85,15 @@ def test_overlay_leaves_its_arguments_alone():
 
 
 def test_more_classes_than_colours():
-    found = plots.overlay(np.zeros((1, 9), np.uint8), np.arange(9, dtype=np.uint8)[None], opacity=1)
-    assert found[0, 8].tolist() == found[0, 1].tolist() == FIRST.tolist()
+    shown = plots.overlay(np.zeros((1, 9), np.uint8), np.arange(9, dtype=np.uint8)[None], opacity=1)
+    assert shown[0, 8].tolist() == shown[0, 1].tolist() == FIRST.tolist()
 
 
 # ---- figures of data
 
 
 def test_grid_has_a_panel_a_picture():
-    pictures = [
-        np.zeros((5, 4), np.uint8),
-        np.zeros((5, 4, 1), np.uint8),
-        np.full((5, 4, 3), 200, np.uint8),
-    ]
+    pictures = [np.zeros(shape, np.uint8) for shape in ((5, 4), (5, 4, 1), (5, 4, 3))]
     figure = plots.grid(pictures, ["a", "b"], columns=2)
     assert isinstance(figure, Figure) and titles(figure) == ["a", "b", "", ""]
     assert [len(axis.get_images()) for axis in figure.axes] == [1, 1, 1, 0]
@@ -118,9 +108,8 @@ def test_store_samples_show_the_part_that_is_asked_for(tmp_path):
     figure = plots.store_samples(store, "train", n=3)
     assert isinstance(figure, Figure) and titles(figure) == ["case0", "case1", "case2"]
     images, masks = store.open()
-    np.testing.assert_array_equal(
-        pixels_of(figure.axes[1]), plots.overlay(images[1], masks[1].transpose(2, 0, 1))
-    )
+    expected = plots.overlay(images[1], masks[1].transpose(2, 0, 1))
+    np.testing.assert_array_equal(pixels_of(figure.axes[1]), expected)
     assert titles(plots.store_samples(store, "test")) == ["case7", "case8"]
 
 
@@ -133,10 +122,8 @@ def test_batch_samples_undo_the_normalisation(channels, mean, std):
     mask = rng.integers(0, 2, (2, 1, 8, 6), np.uint8)
     mask[1, :, 2:5, 3:] = 255
     table = data.normalisation_table(mean, std, channels)
-    batch = {
-        "image": torch.from_numpy(np.stack([data.normalise(r, table) for r in raw])),
-        "mask": torch.tensor(mask),
-    }
+    normalised = np.stack([data.normalise(image, table) for image in raw])
+    batch = {"image": torch.from_numpy(normalised), "mask": torch.tensor(mask)}
     figure = plots.batch_samples(batch, mean, std)
     assert isinstance(figure, Figure) and len(figure.axes) == 2
     expected = plots.overlay(raw[0], mask[0, 0])
@@ -151,15 +138,13 @@ def test_batch_samples_of_many_classes_and_of_label_maps(tmp_path):
     figure = plots.batch_samples(batch, cfg.mean, cfg.std)
     for number, axis in enumerate(figure.axes):
         dark_red = (pixels_of(axis) == (120, 0, 0)).all(-1)
-        np.testing.assert_array_equal(
-            dark_red, (batch["mask"][number] == 255).all(0).numpy()
-        )  # nothing is known there
-    labels = torch.tensor([[[0, 1, 2, 255]] * 3])
-    figure = plots.batch_samples(
-        {"image": torch.zeros(1, 1, 3, 4), "mask": labels.to(torch.uint8)}, (0.0,), (1.0,)
-    )
-    assert pixels_of(figure.axes[0])[0, 3].tolist() == [120, 0, 0]
-    assert pixels_of(figure.axes[0])[0, 2].tolist() == np.rint(0.4 * SECOND).tolist()
+        ignored_by_all = (batch["mask"][number] == 255).all(0).numpy()
+        np.testing.assert_array_equal(dark_red, ignored_by_all)
+    labels = torch.tensor([[[0, 1, 2, 255]] * 3]).to(torch.uint8)
+    batch = {"image": torch.zeros(1, 1, 3, 4), "mask": labels}
+    pixels = pixels_of(plots.batch_samples(batch, (0.0,), (1.0,)).axes[0])
+    assert pixels[0, 3].tolist() == [120, 0, 0]
+    assert pixels[0, 2].tolist() == np.rint(0.4 * SECOND).tolist()
 
 
 # ---- figures of runs and reports
@@ -167,12 +152,9 @@ def test_batch_samples_of_many_classes_and_of_label_maps(tmp_path):
 
 def history(epochs=4, **columns):
     rows = np.arange(epochs, dtype=float)
-    table = {
-        "epoch": np.arange(1, epochs + 1),
-        "train_loss": 1 / (rows + 1),
-        "val_loss": 1.1 / (rows + 1),
-    }
-    table |= {"val_dice": rows / epochs, "val_accuracy": 0.5 + rows / (2 * epochs)}
+    table = {"epoch": np.arange(1, epochs + 1), "train_loss": 1 / (rows + 1)}
+    table |= {"val_loss": 1.1 / (rows + 1), "val_dice": rows / epochs}
+    table |= {"val_accuracy": 0.5 + rows / (2 * epochs)}
     return pd.DataFrame({**table, "best": [True, True, False, True][:epochs], **columns})
 
 
@@ -192,9 +174,8 @@ def test_training_curves_show_the_history():
 def test_training_curves_without_validation(epochs):
     nothing = dict.fromkeys(("val_loss", "val_dice", "val_accuracy"), np.nan)
     figure = plots.training_curves(history(epochs, **nothing))
-    assert len(figure.axes) == 2 and "train" in [
-        line.get_label() for line in figure.axes[0].get_lines()
-    ]
+    assert len(figure.axes) == 2
+    assert "train" in [line.get_label() for line in figure.axes[0].get_lines()]
 
 
 def per_image(missing=()):
@@ -216,9 +197,8 @@ def test_scores_by_image_name_their_n():
     assert [label.get_text() for label in axis.get_yticklabels()] == ["atrophy (n=6)", "disc (n=4)"]
     points = sum(len(collection.get_offsets()) for collection in axis.collections)
     assert points == 10 and axis.get_xlabel() == "dice of an image"
-    assert (
-        plots.scores_by_image(per_image(), metric="hd95").axes[0].get_xlabel() == "hd95 of an image"
-    )
+    (axis,) = plots.scores_by_image(per_image(), metric="hd95").axes
+    assert axis.get_xlabel() == "hd95 of an image"
 
 
 def test_scores_by_image_where_nothing_is_annotated():
@@ -230,13 +210,11 @@ def test_predictions_colour_what_was_missed_and_what_is_too_much():
     image = np.full((2, 4, 1), 50, np.uint8)
     truth = np.array([[1, 1, 0, 255], [0, 0, 0, 255]], np.uint8)
     pred = np.array([[1, 0, 1, 1], [0, 0, 0, 0]], np.uint8)
-    figure = plots.predictions(
-        [("case a", image, truth, pred), ("case b", image, truth, truth % 255)]
-    )
+    rows = [("case a", image, truth, pred), ("case b", image, truth, truth % 255)]
+    figure = plots.predictions(rows)
     assert isinstance(figure, Figure) and len(figure.axes) == 8
-    assert titles(figure)[:4] == ["input", "truth", "prediction", "missed / too much"] and not any(
-        titles(figure)[4:]
-    )
+    assert titles(figure)[:4] == ["input", "truth", "prediction", "missed / too much"]
+    assert not any(titles(figure)[4:])
     assert [axis.get_ylabel() for axis in figure.axes[::4]] == ["case a", "case b"]
     shown = [pixels_of(axis) for axis in figure.axes]
     np.testing.assert_array_equal(shown[0], np.full((2, 4, 3), 50))
@@ -253,21 +231,16 @@ def test_predictions_of_label_maps_and_planes():
     image = np.zeros((1, 4, 3), np.uint8)
     labels, guess = np.array([[1, 2, 0, 2]], np.uint8), np.array([[2, 2, 1, 0]], np.uint8)
     difference = pixels_of(plots.predictions([("a", image, labels, guess)]).axes[3])
-    assert difference[0, 1].tolist() == [0, 0, 0] and difference[0, 2].tolist() == [213, 94, 0]
-    assert (
-        difference[0, 3].tolist() == [0, 114, 178] and difference[0, 0].any()
-    )  # another class is a difference
+    assert difference[0, 0].any()  # another class is a difference
+    assert difference[0, 1].tolist() == [0, 0, 0]
+    assert difference[0, 2].tolist() == [213, 94, 0]
+    assert difference[0, 3].tolist() == [0, 114, 178]
     truth, pred = np.zeros((2, 3, 1, 4), np.uint8)
     truth[0, 0, 0] = pred[2, 0, 1] = 1
     truth[1] = 255
     pred[1, 0, 3] = 1  # a class without a mask is not judged
     difference = pixels_of(plots.predictions([("a", image, truth, pred)]).axes[3])
-    assert [p.tolist() for p in difference[0]] == [
-        [0, 114, 178],
-        [213, 94, 0],
-        [0, 0, 0],
-        [0, 0, 0],
-    ]
+    assert difference[0].tolist() == [[0, 114, 178], [213, 94, 0], [0, 0, 0], [0, 0, 0]]
 
 
 def test_save_writes_a_png_and_closes_the_figure(tmp_path):
@@ -325,13 +298,12 @@ def test_live_curves_do_nothing_outside_a_notebook(monkeypatch):
 def scored_curves(n=4000):
     """Curves of a good class, a useless one, and one that is never there."""
     rng = np.random.default_rng(0)
-    found = {}
+    curves = {}
     for name, gain, share in (("liver", 3, 0.2), ("noise", 0, 0.1), ("absent", 0, 0)):
         truth = rng.random(n) < share
-        found[name] = HistogramROC().update(
-            1 / (1 + np.exp(-(rng.normal(-1, 1, n) + gain * truth))), truth
-        )
-    return found
+        logits = rng.normal(-1, 1, n) + gain * truth
+        curves[name] = HistogramROC().update(1 / (1 + np.exp(-logits)), truth)
+    return curves
 
 
 def test_curves_are_drawn_to_scale():
@@ -342,9 +314,8 @@ def test_curves_are_drawn_to_scale():
     assert "liver: 0.98 (0.97–0.99)" in drawn and not any("absent" in name for name in drawn)
     points = drawn["liver: 0.98 (0.97–0.99)"]
     assert points[0].tolist() == [0, 0] and points[-1].tolist() == [1, 1] and len(points) <= 1000
-    assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(
-        curves["liver"].auc(), abs=1e-3
-    )
+    area = np.trapezoid(points[:, 1], points[:, 0])
+    assert area == pytest.approx(curves["liver"].auc(), abs=1e-3)
     assert right.get_xlim() == (0, 0.01)
     for line in right.get_lines():  # no wall at 1 %
         x, y = line.get_xydata().T
@@ -353,47 +324,47 @@ def test_curves_are_drawn_to_scale():
     chance = [line.get_ydata()[0] for line in axis.get_lines() if line.get_linestyle() == ":"]
     assert chance[0] == pytest.approx(0.2, abs=0.02)  # the class's share of the pixels
     left, right = plots.calibration(curves, labels).axes
+    assert (left.get_xlabel(), left.get_ylabel()) == ("predicted probability", "observed frequency")
     line = next(line for line in left.get_lines() if line.get_label().startswith("liver"))
     np.testing.assert_allclose(line.get_xydata()[:, 0], curves["liver"].reliability()["predicted"])
     assert right.patches[0].get_data().values.sum() == 4000
 
 
 def test_confusion_shows_shares_and_numbers():
-    table = pd.DataFrame(
-        [[90, 10], [5, 15]], ["background", "left_kidney"], ["background", "left_kidney"]
-    )
+    names = ["background", "left_kidney"]
+    table = pd.DataFrame([[90, 10], [5, 15]], names, names)
     (axis,) = plots.confusion({"pixels": table}).axes
     assert [t.get_text() for t in axis.texts] == ["90.0%\n90", "10.0%\n10", "25.0%\n5", "75.0%\n15"]
-    assert (
-        len(plots.confusion({"a": table, "b": 0 * table}).axes) == 2
-    )  # a row of nothing has no share
+    with_empty_rows = plots.confusion({"a": table, "b": 0 * table})
+    assert len(with_empty_rows.axes) == 2
+
+
+def summary_of(classes, metrics):
+    """A long summary in which every score is 0.8 (0.7 to 0.9) of 12 images."""
+    table = pd.MultiIndex.from_product([classes, metrics], names=["class", "metric"]).to_frame()
+    values = {"average": "per image", "value": 0.8, "low": 0.7, "high": 0.9, "n": 12}
+    return table.reset_index(drop=True).assign(**values)
 
 
 def test_metrics_summary_draws_every_interval():
-    rows = [
-        {
-            "class": name,
-            "metric": metric,
-            "average": "per image",
-            "value": 0.8,
-            "low": 0.7,
-            "high": 0.9,
-            "n": 12,
-        }
-        for name in ("liver", "spleen", "mean")
-        for metric in ("dice", "iou", "recall")
-    ]
-    (axis,) = plots.metrics_summary(pd.DataFrame(rows)).axes
-    assert [t.get_text() for t in axis.get_legend().get_texts()] == [
-        f"{n} (n=12)" for n in ("liver", "spleen", "mean")
-    ]
-    ends = [
-        tuple(segment[:, 0])
-        for lines in axis.collections
-        for segment in lines.get_segments()
-        if len(segment)
-    ]
-    assert ends == [(0.7, 0.9)] * 9
+    classes = ["liver", "spleen", "mean"]
+    (axis,) = plots.metrics_summary(summary_of(classes, ["dice", "iou", "recall"])).axes
+    legend = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert legend == [f"{name} (n=12)" for name in classes]
+    segments = [s for lines in axis.collections for s in lines.get_segments() if len(s)]
+    assert [tuple(segment[:, 0]) for segment in segments] == [(0.7, 0.9)] * 9
+
+
+def test_metrics_summary_shows_the_metrics_of_the_table(monkeypatch):
+    expected = ["dice", "iou", "precision", "recall", "specificity", "accuracy"]
+    assert metric_labels() == expected  # and not F1, the Dice under another name
+    monkeypatch.setitem(tables.METRICS, "mine", tables.Metric(lambda tp, fp, fn, tn: tp, "counts"))
+    assert metric_labels() == [*expected, "mine"]
+
+
+def metric_labels():
+    (axis,) = plots.metrics_summary(summary_of(["liver", "mean"], ["dice"])).axes
+    return [label.get_text() for label in axis.get_yticklabels()]
 
 
 def test_bland_altman_shows_pairs_bias_and_limits():
