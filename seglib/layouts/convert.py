@@ -1,4 +1,7 @@
-"""Other people's layouts -> folders `images` and `masks`, as `layouts.scan_binary` reads them. See `data/README.md`."""
+"""Other people's folders -> `images` and `masks`, as `folders.scan_images_masks` reads them.
+
+Masks become 0 and 255. `data/README.md` names the layouts that this is meant for.
+"""
 
 import filecmp
 import shutil
@@ -15,20 +18,29 @@ from ..errors import DataError
 from ..formats import images
 from . import pairing
 
-OTHER = (
-    ".webp",
-    ".ppm",
-    ".pgm",
-    ".tga",
-    ".jp2",
-)  # read here only: such images are rewritten as PNG
-
-Pairs = dict[str, tuple[Path, list[Path]]]  # name -> its image and the files of its mask
+# Formats that are read here only: such images are written anew as PNG.
+FOREIGN_SUFFIXES = (".webp", ".ppm", ".pgm", ".tga", ".jp2")
 
 
-class Imported(NamedTuple):
-    """What `bring` did: `pairs` that lie in the output now, names of what has no partner, how masks were decoded (with
-    counts), how many look inverted, and what went wrong."""
+class Pairing(NamedTuple):
+    """Which masks belong to which image.
+
+    `pairs`: name -> the image and the files of its mask. `without_mask` and `left_out` are file
+    names: images without a mask, and masks without an image or with another suffix.
+    """
+
+    pairs: dict[str, tuple[Path, list[Path]]]
+    without_mask: list[str]
+    left_out: list[str]
+
+
+class Conversion(NamedTuple):
+    """What `to_images_and_masks` did.
+
+    `pairs` is the count of pairs that lie in the output now, `decoded` how their masks were decoded
+    (-> count), `inverted` the count of masks that look inverted, `problems` what went wrong; the
+    other two are as in `Pairing`.
+    """
 
     pairs: int
     without_mask: list[str]
@@ -39,18 +51,17 @@ class Imported(NamedTuple):
 
     def text(self) -> str:
         """The summary in a few lines."""
+        decoded = "; ".join(f"{decoding} ({n})" for decoding, n in self.decoded.items()) or "none"
         lines = [
             f"images with mask: {self.pairs}",
-            f"images without mask, left out: {_some(self.without_mask)}",
-        ]
-        lines += [f"masks without image, or of another suffix, left out: {_some(self.left_out)}"]
-        lines += [
-            "masks decoded by: "
-            + ("; ".join(f"{how} ({n})" for how, n in self.decoded.items()) or "none")
+            f"images without mask, left out: {_examples(self.without_mask)}",
+            f"masks without image, or of another suffix, left out: {_examples(self.left_out)}",
+            f"masks decoded by: {decoded}",
         ]
         if self.inverted:
             lines.append(
-                f"masks with a foreground border: {self.inverted}; if 0 is the structure, set mask_inverted"
+                f"masks with a foreground border: {self.inverted}; if 0 is the structure, set "
+                "mask_inverted"
             )
         return "\n".join(lines)
 
@@ -63,201 +74,254 @@ def to_images_and_masks(
     mask_suffix: str | None = None,
     encoding: str | dict[str, int] = "auto",
     inverted: bool = False,
-) -> Imported:
-    """Write `output/images/<name>` (copied unchanged) and `output/masks/<name>.png` (0 / 255) from another layout.
+) -> Conversion:
+    """Write `output/images/<name>` (copied unchanged) and `output/masks/<name>.png` (0 / 255).
+
+    A pair that cannot be read, or whose target holds something else already, is left out and named
+    in `problems`; nothing is ever overwritten.
 
     Args:
         source_images: folder of the images; or of folders `<name>/images` with one image each.
-        source_masks: folder of the masks, which may be the same; None: the same. For folders `<name>/images`, the
-            masks are all files of `<name>/masks` below it, united.
-        image_suffix: what follows the name in image files: "_image", or ".jpg" to take files of one format.
-        mask_suffix: the same for masks; None: found out.
+        source_masks: folder of the masks; None: that of the images. For folders `<name>/images`,
+            the mask is the union of all files in `<name>/masks` below it.
+        image_suffix: what follows the name in image files: "_image", or ".jpg" to take files of
+            one format.
+        mask_suffix: the same for masks; None: what the names of all masks share.
         encoding, inverted: how masks are read, see `images.read_mask`.
-
-    A pair that cannot be read, or whose target holds something else already, is left out and named in `problems`;
-    nothing is ever overwritten.
 
     Raises:
         DataError: a folder is missing, or which mask belongs to which image is not clear.
     """
-    source, truths, output = Path(source_images), Path(source_masks or source_images), Path(output)
-    for folder in (source, truths):
-        if not folder.is_dir():
-            raise DataError(
-                f"{folder}: no such folder; expected one with {'images' if folder == source else 'masks'}"
-            )
-    if not _pictures(source) and any(source.glob("*/images")):
-        pairs, without_mask, left_out = _instances(source, truths)
-    else:
-        pairs, without_mask, left_out = _by_name(source, truths, image_suffix, mask_suffix)
-    there = {file.stem: file.name for file in (output / "images").glob("*")}
+    output = Path(output)
+    paired = _pair(
+        Path(source_images), Path(source_masks or source_images), image_suffix, mask_suffix
+    )
+    earlier = {file.stem: file.name for file in (output / "images").glob("*")}
 
-    def one(name: str) -> tuple[str, bool, str]:
-        image, parts = pairs[name]
-        target = (
-            output / "images" / f"{name}{'.png' if image.suffix.lower() in OTHER else image.suffix}"
-        )
+    def convert(name: str) -> tuple[str, bool] | str:
+        """How the mask was decoded and whether it looks inverted; or what went wrong."""
+        image, mask_files = paired.pairs[name]
         try:
-            mask = images.read_mask(images.UNION.join(map(str, parts)), encoding, inverted)
-            if there.get(name, target.name) != target.name:
-                raise DataError(
-                    f"{target.with_name(there[name])}: there already, and {image.name} has the same name"
-                )
-            if image.suffix.lower() in OTHER:
-                _write(target, _plain(image))
-            else:
-                _copy(image, target)
-            _write(output / "masks" / f"{name}.png", mask.pixels * 255)
-            return mask.decoding, mask.looks_inverted, ""
+            mask = images.read_mask(images.UNION.join(map(str, mask_files)), encoding, inverted)
+            _write_image(image, output / "images", name, earlier.get(name))
+            _write_png(output / "masks" / f"{name}.png", mask.pixels * 255)
         except DataError as error:
-            return "", False, str(error)
+            return str(error)
+        return mask.decoding, mask.looks_inverted
 
     with ThreadPoolExecutor(hosts.n_cores()) as pool:  # decoding releases the interpreter lock
-        done = list(
-            hosts.progress(pool.map(one, pairs), total=len(pairs), desc="prepare", leave=False)
-        )
-    problems = [problem for _, _, problem in done if problem]
-    decoded = Counter(how for how, _, problem in done if not problem)
-    inverted_ones = sum(looks for _, looks, _ in done)
-    return Imported(
-        len(done) - len(problems), without_mask, left_out, dict(decoded), inverted_ones, problems
+        converted = pool.map(convert, paired.pairs)
+        n_pairs = len(paired.pairs)
+        results = list(hosts.progress(converted, total=n_pairs, desc="prepare", leave=False))
+    problems = [result for result in results if isinstance(result, str)]
+    masks = [result for result in results if not isinstance(result, str)]
+    return Conversion(
+        pairs=len(masks),
+        without_mask=paired.without_mask,
+        left_out=paired.left_out,
+        decoded=dict(Counter(decoding for decoding, _ in masks)),
+        inverted=sum(looks_inverted for _, looks_inverted in masks),
+        problems=problems,
     )
 
 
-def _instances(source: Path, truths: Path) -> tuple[Pairs, list[str], list[str]]:
-    """Folders `<name>/images` with one image and `<name>/masks` with a file an instance (Data Science Bowl 2018)."""
+# ---- which mask belongs to which image
+
+
+def _pair(
+    image_folder: Path, mask_folder: Path, image_suffix: str, mask_suffix: str | None
+) -> Pairing:
+    """Pairs by folders of one case each, or by the names of files."""
+    for folder, contents in ((image_folder, "images"), (mask_folder, "masks")):
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; expected one with {contents}")
+    if not _pictures(image_folder) and any(image_folder.glob("*/images")):
+        return _pair_instances(image_folder, mask_folder)
+    return _pair_by_name(image_folder, mask_folder, image_suffix, mask_suffix)
+
+
+def _pair_instances(image_folder: Path, mask_folder: Path) -> Pairing:
+    """Folders `<name>/images` with one image and `<name>/masks` with a file an instance.
+
+    This is the layout of the Data Science Bowl 2018.
+    """
     pairs, without_mask = {}, []
-    for folder in sorted(f.parent for f in source.glob("*/images")):
-        found, parts = _pictures(folder / "images"), truths / folder.name / "masks"
-        masks = _pictures(parts) if parts.is_dir() else []
-        if len(found) != 1:
+    for folder in sorted(images_folder.parent for images_folder in image_folder.glob("*/images")):
+        pictures = _pictures(folder / "images")
+        masks_of_case = mask_folder / folder.name / "masks"
+        masks = _pictures(masks_of_case) if masks_of_case.is_dir() else []
+        if len(pictures) != 1:
             raise DataError(
-                f"{folder / 'images'}: {len(found)} images; expected one, with its masks in {parts}"
+                f"{folder / 'images'}: {len(pictures)} images; expected one, with its masks in "
+                f"{masks_of_case}"
             )
         if masks:
-            pairs[folder.name] = (found[0], masks)
+            pairs[folder.name] = (pictures[0], masks)
         else:
             without_mask.append(folder.name)
     if not pairs:
         raise DataError(
-            f"{truths}: no <name>/masks with a picture in it; found {pairing.contents(truths)}"
+            f"{mask_folder}: no <name>/masks with a picture in it; "
+            f"found {pairing.contents(mask_folder)}"
         )
-    return pairs, without_mask, []
+    return Pairing(pairs, without_mask, [])
 
 
-def _by_name(
-    source: Path, truths: Path, image_suffix: str, mask_suffix: str | None
-) -> tuple[Pairs, list[str], list[str]]:
-    """Pairs by name; in one folder, what is neither of a pair nor begins with the name of one is an image alone."""
-    one_folder = source.resolve() == truths.resolve()
-    pictures, masks = _pictures(source), _pictures(truths)
-    for folder, found in ((source, pictures), (truths, masks)):
-        if not found:
+def _pair_by_name(
+    image_folder: Path, mask_folder: Path, image_suffix: str, mask_suffix: str | None
+) -> Pairing:
+    """Pairs of files of one name, with their suffixes cut off.
+
+    Where images and masks share a folder, a file that belongs to no pair is an image without a
+    mask, unless its name begins with that of a pair.
+    """
+    same_folder = image_folder.resolve() == mask_folder.resolve()
+    pictures, masks = _pictures(image_folder), _pictures(mask_folder)
+    for folder, files_in_it in ((image_folder, pictures), (mask_folder, masks)):
+        if not files_in_it:
             raise DataError(f"{folder}: no picture here; found {pairing.contents(folder)}")
     if mask_suffix is None:
-        mask_suffix = _common_suffix(_named(pictures, image_suffix), masks, one_folder)
-    named_masks = _named(masks, mask_suffix)
-    if one_folder:
-        pictures = [file for file in pictures if file not in set(named_masks.values())]
-    named = _named(pictures, image_suffix)
+        mask_suffix = _common_suffix(_by_name(pictures, image_suffix), masks, same_folder)
+    masks_by_name = _by_name(masks, mask_suffix)
+    if same_folder:
+        pictures = [file for file in pictures if file not in set(masks_by_name.values())]
+    images_by_name = _by_name(pictures, image_suffix)
     pairs = {
-        name: (image, [named_masks[name]]) for name, image in named.items() if name in named_masks
+        name: (image, [masks_by_name[name]])
+        for name, image in images_by_name.items()
+        if name in masks_by_name
     }
     if not pairs:
+        example = pictures[0].name if pictures else "none"
         raise DataError(
-            f"{source}: no image has a mask in {truths}; expected masks called <name of the image>{mask_suffix}, found "
-            f"images such as {pictures[0].name if pictures else 'none'} and masks such as {masks[0].name}; set "
-            "image_suffix and mask_suffix to what follows the common name"
+            f"{image_folder}: no image has a mask in {mask_folder}; expected masks called <name of "
+            f"the image>{mask_suffix}, found images such as {example} and masks such as "
+            f"{masks[0].name}; set image_suffix and mask_suffix to what follows the common name"
         )
-    used = {file for image, parts in pairs.values() for file in (image, *parts)}
-    rest = [file for file in masks if file not in used]
-    alone = [image.name for name, image in named.items() if name not in pairs]
-    if one_folder:  # Image_01L_2ndHO.png is another mask of Image_01L, not an image
-        alone = [name for name in alone if _owner(Path(name).stem, pairs) is None]
-    return pairs, alone, [file.name for file in rest if file.name not in alone]
+    used = {file for image, mask_files in pairs.values() for file in (image, *mask_files)}
+    unused_masks = [file.name for file in masks if file not in used]
+    without_mask = [image.name for name, image in images_by_name.items() if name not in pairs]
+    if same_folder:  # Image_01L_2ndHO.png is another mask of Image_01L, not an image
+        without_mask = [name for name in without_mask if _owner(Path(name).stem, pairs) is None]
+    left_out = [name for name in unused_masks if name not in without_mask]
+    return Pairing(pairs, without_mask, left_out)
 
 
-def _common_suffix(names: Iterable[str], masks: list[Path], one_folder: bool) -> str:
-    """What the masks have behind the names of their images: "", "_mask", "_OD"; `DataError` unless it is one only."""
+def _common_suffix(names: Iterable[str], masks: list[Path], same_folder: bool) -> str:
+    """What the masks have behind the names of their images: "", "_mask", "_OD".
+
+    Raises:
+        DataError: there is none, or more than one.
+    """
     names, counts = set(names), Counter()
     for mask in masks:
-        owner = _owner(mask.stem, names, whole=not one_folder)
+        # In one folder the whole name is that of the file itself.
+        owner = _owner(mask.stem, names, whole_name=not same_folder)
         if owner is not None:
-            counts[mask.stem[len(owner) :]] += 1
+            counts[mask.stem.removeprefix(owner)] += 1
     if len(counts) == 1:
         return next(iter(counts))
-    found = (
-        ", ".join(f"{suffix!r} ({n})" for suffix, n in counts.most_common(5))
-        or f"names such as {masks[0].name}"
-    )
+    suffixes = ", ".join(f"{suffix!r} ({n})" for suffix, n in counts.most_common(5))
+    suffixes = suffixes or f"names such as {masks[0].name}"
     raise DataError(
-        f"{masks[0].parent}: which files are the masks is not clear: found {found} behind the names of images; set "
-        "mask_suffix, for example '_mask', or '.png' where only the format differs (image_suffix, if images have one)"
+        f"{masks[0].parent}: which files are the masks is not clear: found {suffixes} behind the "
+        "names of images; set mask_suffix, for example '_mask', or '.png' where only the format "
+        "differs (image_suffix, if images have one)"
     )
 
 
-def _owner(stem: str, names: Iterable[str], whole: bool = False) -> str | None:
-    """The longest of `names` that `stem` begins with, not followed by a digit (10 is no mask of 1)."""
-    for end in range(len(stem) - (not whole), 0, -1):
+def _owner(stem: str, names: Iterable[str], whole_name: bool = False) -> str | None:
+    """The longest of `names` with which `stem` begins.
+
+    A digit must not follow it, because 10 is no mask of image 1. `whole_name` allows the name that
+    is equal to the stem.
+    """
+    longest = len(stem) if whole_name else len(stem) - 1
+    for end in range(longest, 0, -1):
         if stem[:end] in names:
-            return None if stem[end : end + 1].isdigit() else stem[:end]
+            followed_by_digit = stem[end : end + 1].isdigit()
+            return None if followed_by_digit else stem[:end]
     return None
 
 
-def _named(files: list[Path], suffix: str) -> dict[str, Path]:
-    """Name -> file of those that end in `suffix`, which is cut off; a suffix with a dot includes the file's own."""
-    found: dict[str, Path] = {}
-    for file in files:
-        whole = file.name if "." in suffix else file.stem
-        name = whole.removesuffix(suffix)
-        if not whole.endswith(suffix) or not name:
+def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:
+    """Name -> file of those that end in `suffix`, which is cut off.
+
+    A suffix with a dot includes that of the file format.
+    """
+    by_name: dict[str, Path] = {}
+    for path in paths:
+        full_name = path.name if "." in suffix else path.stem
+        name = full_name.removesuffix(suffix)
+        if not full_name.endswith(suffix) or not name:
             continue
-        if name in found:
+        if name in by_name:
             raise DataError(
-                f"{file}: {found[name].name} has the same name before the suffix; name the files to take by "
-                f"image_suffix and mask_suffix, for example {file.suffix!r}"
+                f"{path}: {by_name[name].name} has the same name before the suffix; name the files "
+                f"to take by image_suffix and mask_suffix, for example {path.suffix!r}"
             )
-        found[name] = file
-    return found
+        by_name[name] = path
+    return by_name
 
 
 def _pictures(folder: Path) -> list[Path]:
-    suffixes = (*images.SUFFIXES, *OTHER)
+    """The visible pictures in a folder, by name."""
+    suffixes = (*images.SUFFIXES, *FOREIGN_SUFFIXES)
     return sorted(
-        f for f in folder.iterdir() if f.suffix.lower() in suffixes and not f.name.startswith(".")
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in suffixes and not file.name.startswith(".")
     )
 
 
-def _plain(path: Path) -> np.ndarray:
-    """Pixels that PNG can hold without loss: palettes as colours, whole numbers of 8 or 16 bits."""
-    pixels, _, palette = images.read_pixels(path)
-    pixels = palette[pixels] if palette is not None else pixels
-    return pixels if pixels.dtype in (np.uint8, bool) else pixels.astype(np.uint16)
+# ---- writing, without overwriting anything
 
 
-def _copy(source: Path, target: Path) -> None:
-    if target.exists():
-        if not filecmp.cmp(source, target, shallow=False):
-            raise _taken(target, source.name)
-        return
-    with files.replacing(target) as partial:
-        shutil.copyfile(source, partial)
+def _write_image(image: Path, folder: Path, name: str, earlier: str | None) -> None:
+    """Copy an image, or write it as PNG where its format is foreign.
+
+    `earlier` is the file of that name that lies in the folder already.
+    """
+    foreign = image.suffix.lower() in FOREIGN_SUFFIXES
+    target = folder / f"{name}{'.png' if foreign else image.suffix}"
+    if earlier is not None and earlier != target.name:
+        raise DataError(
+            f"{target.with_name(earlier)}: there already, and {image.name} has the same name"
+        )
+    if foreign:
+        _write_png(target, _lossless_pixels(image))
+    elif not target.exists():
+        with files.replacing(target) as partial:
+            shutil.copyfile(image, partial)
+    elif not filecmp.cmp(image, target, shallow=False):
+        raise _is_taken(target, image.name)
 
 
-def _write(target: Path, pixels: np.ndarray) -> None:
+def _write_png(target: Path, pixels: np.ndarray) -> None:
     if not target.exists():
         images.write_png(target, pixels)
     elif not np.array_equal(images.read_pixels(target)[0], pixels):
-        raise _taken(target, "what would be written")
+        raise _is_taken(target, "what would be written")
 
 
-def _taken(target: Path, other: str) -> DataError:
+def _is_taken(target: Path, other: str) -> DataError:
     return DataError(
-        f"{target}: there already, and it differs from {other}; move it away or choose another output"
+        f"{target}: there already, and it differs from {other}; move it away or choose another "
+        "output"
     )
 
 
-def _some(names: list[str]) -> str:
-    return f"{len(names)}" + (
-        f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
-    )
+def _lossless_pixels(path: Path) -> np.ndarray:
+    """Pixels that PNG can hold: palettes as colours, whole numbers of 8 or 16 bits."""
+    pixels, _, palette = images.read_pixels(path)
+    if palette is not None:
+        pixels = palette[pixels]
+    return pixels if pixels.dtype in (np.uint8, bool) else pixels.astype(np.uint16)
+
+
+def _examples(names: list[str]) -> str:
+    """How many names, with the first three of them."""
+    if not names:
+        return "0"
+    more = ", …" if len(names) > 3 else ""
+    return f"{len(names)} ({', '.join(names[:3])}{more})"

@@ -172,8 +172,8 @@ def _chest_tables(folder: Path) -> list[pd.DataFrame]:
 
 def _isic_part(folder: Path) -> tuple[str, str]:
     """Year and part of the split of an ISIC folder: ("isic2018", "train"); "" for no part."""
-    year, *words = re.split("[-_]", folder.name.lower())
-    return year, next((pairing.SPLITS[word] for word in words if word in pairing.SPLITS), "")
+    year, *parts = re.split("[-_]", folder.name.lower())
+    return year, next((pairing.SPLITS[part] for part in parts if part in pairing.SPLITS), "")
 
 
 def _palm_parts(root: Path) -> dict[Path, dict[str, Path]]:
