@@ -525,3 +525,22 @@ def test_a_new_field_is_an_option(arrivals):
     # The weights know what they were trained with; the place is that of here.
     assert arrivals["as_trained"] == {"new_use": 2, "new_place": 1}
     assert arrivals["as_asked_for"] == {"new_use": 5, "new_place": 5}
+
+
+def test_rules_of_single_fields():
+    """What a store is made anew for, and what a resumed run refuses, takes, or tells."""
+    store = """task class_names image_size resize in_channels percentiles mask_encoding
+        mask_inverted label_map window_level window_width slice_axis missing_weight"""
+    assert set(store.split()) <= set(config.fields_that("store"))
+    split = {"val_split", "test_split", "keep_split", "split_seed"}
+    assert split <= set(config.fields_that("split"))
+    fixed = """preset task class_names in_channels architecture base_channels depth bilinear
+        attention aspp_rates encoder optimizer lr weight_decay scheduler monitor seed split_seed
+        checkpoint_name"""
+    free = """work_dir local data_root num_workers device precision cudnn_benchmark compile
+        checkpointing size epochs save_every patience early_stopping bootstrap init_from
+        encoder_weights"""
+    rules = {name: field.metadata["resume"] for name, field in config.FIELDS.items()}
+    assert {rules[name] for name in fixed.split()} == {"fixed"}
+    assert {rules[name] for name in free.split()} == {"free"}
+    assert {rules[name] for name in ("augment", "loss", "batch_size", "val_split")} == {"told"}

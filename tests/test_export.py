@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from seglib import config, export, hosts, runs
+from seglib import config, export, hosts, presets, runs
 from seglib.errors import ConfigError, DataError
 from seglib.inference import Predictor
-
-PRESETS = ("palm", "rsna", "cardiac", "lung", "binary")
 
 
 def weights_of(folder, preset, size="smoke", **changes):
@@ -28,7 +26,7 @@ def weights_of(folder, preset, size="smoke", **changes):
     )
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", presets.PRESETS)
 def test_onnx_equals_pytorch(tmp_path, preset):
     import onnxruntime
 
@@ -60,7 +58,7 @@ def test_onnx_equals_pytorch(tmp_path, preset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", presets.PRESETS)
 def test_onnx_equals_pytorch_at_full_size(tmp_path, preset):
     done = export.to_onnx(
         weights_of(tmp_path, preset, "full", encoder_weights="none"), tmp_path / "model.onnx"
