@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.pixels import decoders
 from pydicom.uid import (
     EnhancedSRStorage,
     ExplicitVRLittleEndian,
@@ -40,9 +41,8 @@ def test_compressions(tmp_path, large, syntax, signed):
     volume = volumes.read_dicom(tmp_path / "s")
     np.testing.assert_array_equal(volume.voxels, stored - 1024)
     assert volume.voxels.dtype == np.int16
-    assert volume.spacing_mm == pytest.approx(
-        (2.5, 0.5, 0.7)
-    )  # of the positions, not SliceThickness
+    # The slice distance is that of the positions, not SliceThickness.
+    assert volume.spacing_mm == pytest.approx((2.5, 0.5, 0.7))
     assert volume.grid.files == tuple(str(f) for f in files) and volume.notes == ()
     np.testing.assert_array_equal(volume.restore(volume.voxels), volume.voxels)
 
@@ -72,7 +72,7 @@ def test_values(tmp_path, stack):
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_monochrome1_is_turned(tmp_path, stack, signed):
+def test_monochrome1_is_inverted(tmp_path, stack, signed):
     stored = stack - 2048 if signed else stack
     inverted = -1 - stored if signed else 4095 - stored
     write_series(tmp_path / "s", inverted, signed=signed, PhotometricInterpretation="MONOCHROME1")
@@ -88,7 +88,7 @@ def test_missing_signs_are_added_only_where_the_series_shows_none(tmp_path):
     volume = volumes.read_dicom(tmp_path / "bare")
     np.testing.assert_array_equal(volume.voxels, true)
     assert "signs of 12-bit numbers added" in volume.notes[0]
-    # 3000 HU of metal and negative numbers with all their bits: BitsStored is wrong, the numbers are right.
+    # 3000 HU of metal and negative numbers with all their bits: BitsStored is wrong.
     metal = np.array([[[-1000, -1, 0, 1200]], [[5, 60, -700, 3000]]])
     write_series(tmp_path / "metal", metal, signed=True, RescaleIntercept=0)
     volume = volumes.read_dicom(tmp_path / "metal")
@@ -102,37 +102,36 @@ def test_other_numbers_that_contradict_their_header(tmp_path):
     unsigned = np.array([[[0, 24, 4095, 63536]]])  # -2000, the padding of some scanners
     write_series(tmp_path / "padding", unsigned)
     volume = volumes.read_dicom(tmp_path / "padding")
-    assert (
-        volume.voxels[0, 0].tolist() == [-1024, -1000, 3071, -3024]
-        and "read as signed" in volume.notes[-1]
-    )
+    assert volume.voxels[0, 0].tolist() == [-1024, -1000, 3071, -3024]
+    assert "read as signed" in volume.notes[-1]
     overlay = np.array([[[0, 24, 4095, 0x8000 + 1024]]])
     write_series(tmp_path / "overlay", overlay)
     volume = volumes.read_dicom(tmp_path / "overlay")
-    assert (
-        volume.voxels[0, 0].tolist() == [-1024, -1000, 3071, 0]
-        and "bits above the 12" in volume.notes[-1]
-    )
+    assert volume.voxels[0, 0].tolist() == [-1024, -1000, 3071, 0]
+    assert "bits above the 12" in volume.notes[-1]
     write_series(tmp_path / "left", np.array([[[0, 24, 4095, 1000]]]) << 4, HighBit=15)
     volume = volumes.read_dicom(tmp_path / "left")
-    assert (
-        volume.voxels[0, 0].tolist() == [-1024, -1000, 3071, -24]
-        and "4 bits too high" in volume.notes[-1]
-    )
+    assert volume.voxels[0, 0].tolist() == [-1024, -1000, 3071, -24]
+    assert "4 bits too high" in volume.notes[-1]
 
 
 def test_several_series_are_refused_and_can_be_named(tmp_path, stack):
     write_series(tmp_path / "s", stack, series="1.2.3", name="a{}")
-    write_series(
-        tmp_path / "s", stack[:2] // 2, series="1.2.4", name="b{}", SeriesDescription="arterial"
-    )
-    with pytest.raises(
-        DataError, match=r"2 series.*1\.2\.3: 5 files, portal venous; 1\.2\.4: 2 files, arterial"
-    ):
+    tags = {"series": "1.2.4", "SeriesDescription": "arterial"}
+    write_series(tmp_path / "s", stack[:2] // 2, name="b{}", **tags)
+    listed = r"2 series.*1\.2\.3: 5 files, portal venous; 1\.2\.4: 2 files, arterial"
+    with pytest.raises(DataError, match=listed):
         volumes.read_dicom(tmp_path / "s")
     assert len(volumes.read_dicom(tmp_path / "s", series="1.2.4").voxels) == 2
     with pytest.raises(DataError, match=r"no series '1\.9'.*1\.2\.3"):
         volumes.read_dicom(tmp_path / "s", series="1.9")
+
+
+def test_uneven_distances_are_noted(tmp_path, stack):
+    heights = [0, 2, 4, 6, 7]
+    write_series(tmp_path / "s", stack, ImagePositionPatient=lambda k: [0, 0, heights[k]])
+    volume = volumes.read_dicom(tmp_path / "s")
+    assert volume.spacing_mm[0] == 2 and "uneven slice distances: 1 to 2 mm" in volume.notes[0]
 
 
 def test_missing_and_second_slices(tmp_path, stack):
@@ -145,10 +144,8 @@ def test_missing_and_second_slices(tmp_path, stack):
     volume = volumes.read_dicom(tmp_path / "s")
     assert len(volume.voxels) == 4 and "copy" in volume.notes[0] and "dropped" in volume.notes[0]
     edit_dicom(tmp_path / "s" / "copy.dcm", PixelData=stack[0].astype(np.uint16).tobytes())
-    with pytest.raises(
-        DataError,
-        match=r"(copy|1)\.dcm: another image at the position of (copy|1)\.dcm \(12\.50 mm\)",
-    ):
+    refusal = r"(copy|1)\.dcm: another image at the position of (copy|1)\.dcm \(12\.50 mm\)"
+    with pytest.raises(DataError, match=refusal):
         volumes.read_dicom(tmp_path / "s")
 
 
@@ -157,11 +154,8 @@ def test_without_positions_the_numbers_count(tmp_path, stack):
     edit_dicom(files[3], ImagePositionPatient=None)
     volume = volumes.read_dicom(tmp_path / "s")
     np.testing.assert_array_equal(volume.voxels, stack[::-1] - 1024)
-    assert (
-        volume.spacing_mm is None
-        and "InstanceNumber" in volume.notes[0]
-        and not volume.grid.oriented
-    )
+    assert "InstanceNumber" in volume.notes[0]
+    assert volume.spacing_mm is None and not volume.grid.oriented
     for file in files:
         edit_dicom(file, SpacingBetweenSlices=3)
     assert volumes.read_dicom(tmp_path / "s").spacing_mm == pytest.approx((3, 0.5, 0.7))
@@ -171,6 +165,9 @@ def test_one_slice(tmp_path, stack):
     write_series(tmp_path / "s", stack[:1])
     volume = volumes.read_dicom(tmp_path / "s")
     assert volume.spacing_mm == pytest.approx((5, 0.5, 0.7)) and "thickness" in volume.notes[0]
+
+
+def test_without_pixel_spacing_sizes_are_unknown(tmp_path, stack):
     files = write_series(tmp_path / "t", stack)
     for file in files:
         edit_dicom(file, PixelSpacing=None)
@@ -180,20 +177,14 @@ def test_one_slice(tmp_path, stack):
 
 def test_files_that_are_no_slices_are_skipped(tmp_path, stack):
     write_series(tmp_path / "s", stack)
-    report = write_series(
-        tmp_path / "s", stack[:1], name="report{}", SOPClassUID=EnhancedSRStorage, series="9"
-    )[0]
+    tags = {"SOPClassUID": EnhancedSRStorage, "series": "9"}
+    (report,) = write_series(tmp_path / "s", stack[:1], name="report{}", **tags)
     edit_dicom(report, Rows=None, Columns=None, PixelData=None)
     (tmp_path / "s" / "notes.txt").write_text("hello")
     (tmp_path / "s" / "DICOMDIR").write_bytes(b"nothing")
     (tmp_path / "s" / ".hidden").write_bytes(b"nothing")
-    write_series(
-        tmp_path / "s",
-        stack[:1] // 2,
-        name="scout{}",
-        series="8",
-        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
-    )
+    tags = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "series": "8"}
+    write_series(tmp_path / "s", stack[:1] // 2, name="scout{}", **tags)
     volume = volumes.read_dicom(tmp_path / "s")
     np.testing.assert_array_equal(volume.voxels, stack - 1024)
     assert "3 files are no images" in volume.notes[0] and "1 localizer" in volume.notes[1]
@@ -206,7 +197,7 @@ def test_a_damaged_file_in_a_good_series_is_named(tmp_path, large, damage):
     syntax = JPEG2000Lossless if damage == "compressed" else ExplicitVRLittleEndian
     file = write_series(tmp_path / "s", large, syntax=syntax)[2]
     content = file.read_bytes()
-    kept = {
+    damaged = {
         "empty": b"",
         "noise": bytes(range(256)) * 8,
         "header": content[:600],
@@ -214,7 +205,7 @@ def test_a_damaged_file_in_a_good_series_is_named(tmp_path, large, damage):
         "last bytes": content[:-2],
         "compressed": content[:-3000],
     }[damage]
-    file.write_bytes(kept)
+    file.write_bytes(damaged)
     with pytest.raises(DataError, match=r"2\.dcm"):
         volumes.read_dicom(tmp_path / "s")
 
@@ -228,6 +219,10 @@ def test_other_refusals(tmp_path, stack):
     edit_dicom(files[1], ImageOrientationPatient=[0, 1, 0, 0, 0, -1])
     with pytest.raises(DataError, match=r"1\.dcm: oriented differently"):
         volumes.read_dicom(tmp_path / "turn")
+    files = write_series(tmp_path / "spacing", stack)
+    edit_dicom(files[1], PixelSpacing=[0.5, 0.9])
+    with pytest.raises(DataError, match=r"1\.dcm: PixelSpacing \[0\.5, 0\.9\] but 0\.dcm has"):
+        volumes.read_dicom(tmp_path / "spacing")
     edit_dicom(write_series(tmp_path / "frames", stack[:1])[0], NumberOfFrames=3)
     with pytest.raises(DataError, match=r"0\.dcm: a multi-frame"):
         volumes.read_dicom(tmp_path / "frames")
@@ -245,8 +240,6 @@ def test_a_missing_decoder_names_its_package(tmp_path, stack, large, monkeypatch
     data.save_as(file)
     with pytest.raises(DataError, match=r"3\.dcm.*install.*pylibjpeg-libjpeg \(GPL"):
         volumes.read_dicom(tmp_path / "s")
-    from pydicom.pixels import decoders
-
     monkeypatch.setattr(decoders.JPEG2000LosslessDecoder, "_available", {})
     write_series(tmp_path / "t", large, syntax=JPEG2000Lossless)
     with pytest.raises(DataError, match=r"\.dcm.*install pylibjpeg-openjpeg"):

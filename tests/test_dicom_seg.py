@@ -1,4 +1,4 @@
-"""DICOM Segmentation objects, read back with highdicom and pydicom and laid over the slices they came from."""
+"""DICOM Segmentations, read back with highdicom and pydicom and laid over their slices."""
 
 import shutil
 import sys
@@ -14,15 +14,13 @@ from pydicom.uid import JPEG2000Lossless, SegmentationStorage, generate_uid
 from seglib import phantoms
 from seglib.errors import SeglibError
 from seglib.formats import dicom_seg, volumes
-from tests.helpers import write_series
+from tests.helpers import edit_dicom, write_series
 
 highdicom = pytest.importorskip("highdicom")
 
 SHAPE = (5, 6, 9)  # of the files: slices, rows, columns
-STUDY = {
-    "StudyInstanceUID": "1.2.3.4",
-    "FrameOfReferenceUID": "1.2.3.5",
-}  # what a Segmentation refers to
+# What a Segmentation refers to.
+STUDY = {"StudyInstanceUID": "1.2.3.4", "FrameOfReferenceUID": "1.2.3.5"}
 # Name -> ImageOrientationPatient, step from slice to slice in mm, slice_axis of the display
 WAYS = {
     "axial": ([1, 0, 0, 0, 1, 0], (0, 0, 2.5), None),
@@ -35,16 +33,12 @@ WAYS = {
 
 
 def series(folder, shape=SHAPE, **tags):
-    """A CT series as `write_series` makes it, without any patient attribute; a tag of None is taken out."""
+    """A CT series without patient attributes; a tag of None is taken out. Returns its folder."""
     stored = np.arange(np.prod(shape)).reshape(shape)
-    files = write_series(
-        folder, stored, **{**STUDY, **{k: v for k, v in tags.items() if v is not None}}
-    )
-    for file in files:
-        data = pydicom.dcmread(file)
-        for name in (name for name, value in tags.items() if value is None):
-            del data[name]
-        data.save_as(file)
+    added = {name: value for name, value in tags.items() if value is not None}
+    removed = {name: None for name, value in tags.items() if value is None}
+    for file in write_series(folder, stored, **{**STUDY, **added}):
+        edit_dicom(file, **removed)
     return folder
 
 
@@ -54,7 +48,7 @@ def random_masks(grid, *names):
 
 
 def planes(seg, headers):
-    """(slice, row, column, segment) of a Segmentation, by the SOPInstanceUID of its source slices."""
+    """(slice, row, column, segment) of a Segmentation, by the UIDs of its source slices."""
     uids = [header.SOPInstanceUID for header in headers]
     return seg.get_pixels_by_source_instance(uids, assert_missing_frames_are_empty=True)
 
@@ -65,10 +59,9 @@ def check(path, masks, grid):
     seg = highdicom.seg.segread(path)
     for segment, mask in enumerate(masks.values()):
         np.testing.assert_array_equal(planes(seg, headers)[..., segment], grid.restore(mask))
-    assert [seg.get_segment_description(n).segment_label for n in seg.segment_numbers] == list(
-        masks
-    )
-    assert list(seg.segment_numbers) == list(range(1, len(masks) + 1))
+    numbers = list(seg.segment_numbers)
+    assert numbers == list(range(1, len(masks) + 1))
+    assert [seg.get_segment_description(n).segment_label for n in numbers] == list(masks)
     for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
         assert seg[name].value == headers[0][name].value
     placed = {header.SOPInstanceUID: list(header.ImagePositionPatient) for header in headers}
@@ -80,39 +73,41 @@ def check(path, masks, grid):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_masks_come_back_on_their_slices_however_they_are_displayed(tmp_path, way):
-    orientation, step, cut = WAYS[way]
-    place = lambda k: [5 + k * step[0], -7 + k * step[1], 11 + k * step[2]]  # noqa: E731
-    series(tmp_path / "ct", ImageOrientationPatient=orientation, ImagePositionPatient=place)
+    directions, step, cut = WAYS[way]
+    series(
+        tmp_path / "ct",
+        ImageOrientationPatient=directions,
+        ImagePositionPatient=lambda k: [5 + k * step[0], -7 + k * step[1], 11 + k * step[2]],
+    )
     grid = volumes.read_grid(tmp_path / "ct", slice_axis=cut)
     masks = random_masks(grid, "liver", "spleen")
     masks["liver"][2] = False
     written = dicom_seg.write(tmp_path / "out" / "seg.dcm", masks, grid)
-    assert written == tmp_path / "out" / "seg.dcm" and [
-        p.name for p in written.parent.iterdir()
-    ] == ["seg.dcm"]
+    assert written == tmp_path / "out" / "seg.dcm"
+    assert list(written.parent.iterdir()) == [written]
     seg = check(written, masks, grid)
     assert (seg.Rows, seg.Columns) == SHAPE[1:]
-    assert (
-        seg.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
-        == orientation
-    )
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    assert shared.PlaneOrientationSequence[0].ImageOrientationPatient == directions
 
 
 def test_the_display_reorders_axes_in_the_cases_above(tmp_path):
     """Else equality with the restored mask would say little."""
     orders, orientations = set(), set()
     for k, (directions, step, cut) in enumerate(WAYS.values()):
-        place = lambda k, step=step: [k * s for s in step]  # noqa: E731
-        series(tmp_path / str(k), ImageOrientationPatient=directions, ImagePositionPatient=place)
+        series(
+            tmp_path / str(k),
+            ImageOrientationPatient=directions,
+            ImagePositionPatient=lambda k, step=step: [k * side for side in step],
+        )
         grid = volumes.read_grid(tmp_path / str(k), slice_axis=cut)
         orders.add(tuple(grid.orientation[:, 0]))
         orientations.add(tuple(grid.orientation.ravel()))
     assert len(orientations) >= 4 and len(orders) >= 2
 
 
-@pytest.mark.parametrize(
-    "number", [0, 1, 2]
-)  # plain, RLE and JPEG 2000, numbered upwards and downwards
+# Plain, RLE and JPEG 2000, numbered upwards and downwards.
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_phantom_with_its_label_map(tmp_path, number):
     tree = phantoms.write("rsna", tmp_path / "ct", n=3)
     folder = sorted((tree / "train_images").glob("*/*"))[number]
@@ -131,59 +126,46 @@ def test_a_phantom_with_its_label_map(tmp_path, number):
 
 def test_the_file_is_a_segmentation_with_names_codes_and_its_maker(tmp_path):
     grid = volumes.read_grid(series(tmp_path / "ct", SeriesNumber=4))
-    masks = random_masks(
-        grid,
-        "liver",
-        "left_kidney",
-        "kidney_right",
-        "Left Ventricle",
-        "left lesion",
-        "Lungenflügel",
-    )
+    names = ("liver", "left_kidney", "kidney_right", "Left Ventricle", "left lesion")
+    masks = random_masks(grid, *names, "Lungenflügel")
     data = pydicom.dcmread(dicom_seg.write(tmp_path / "seg.dcm", masks, grid, about="a network"))
     assert data.SOPClassUID == data.file_meta.MediaStorageSOPClassUID == SegmentationStorage
     assert (data.Modality, data.SegmentationType, data.BitsAllocated) == ("SEG", "BINARY", 1)
     assert data.SeriesDescription == data.ContentDescription == "a network"
-    assert (
-        data.SeriesInstanceUID != pydicom.dcmread(grid.files[0]).SeriesInstanceUID
-        and data.SeriesNumber == 104
-    )
-    found = []
+    assert data.SeriesInstanceUID != pydicom.dcmread(grid.files[0]).SeriesInstanceUID
+    assert data.SeriesNumber == 104
+    segment_codes = []
     for item in data.SegmentSequence:
         algorithm = item.SegmentationAlgorithmIdentificationSequence[0]
         assert (item.SegmentAlgorithmType, algorithm.AlgorithmName) == ("AUTOMATIC", "seglib")
+        category = item.SegmentedPropertyCategoryCodeSequence[0]
         kind = item.SegmentedPropertyTypeCodeSequence[0]
-        sides = [
-            side.CodeValue for side in kind.get("SegmentedPropertyTypeModifierCodeSequence", ())
-        ]
+        sides = kind.get("SegmentedPropertyTypeModifierCodeSequence", ())
         assert kind.CodingSchemeDesignator == "SCT"
-        found.append(
-            (item.SegmentedPropertyCategoryCodeSequence[0].CodeValue, kind.CodeValue, sides)
-        )
-    anatomy, tissue, kidney = (
-        codes.CID7150.AnatomicalStructure,
-        codes.CID7150.Tissue,
-        codes.SCT.Kidney,
-    )
-    assert found == [
-        (anatomy.value, codes.SCT.Liver.value, []),
-        (anatomy.value, kidney.value, [codes.SCT.Left.value]),
-        (anatomy.value, kidney.value, [codes.SCT.Right.value]),
-        (anatomy.value, codes.SCT.LeftVentricle.value, []),
-        (tissue.value, tissue.value, []),
-        (tissue.value, tissue.value, []),
+        side_codes = [side.CodeValue for side in sides]
+        segment_codes.append((category.CodeValue, kind.CodeValue, side_codes))
+    anatomy, tissue = codes.CID7150.AnatomicalStructure.value, codes.CID7150.Tissue.value
+    kidney = codes.SCT.Kidney.value
+    assert segment_codes == [
+        (anatomy, codes.SCT.Liver.value, []),
+        (anatomy, kidney, [codes.SCT.Left.value]),
+        (anatomy, kidney, [codes.SCT.Right.value]),
+        (anatomy, codes.SCT.LeftVentricle.value, []),
+        (tissue, tissue, []),
+        (tissue, tissue, []),
     ]
     check(tmp_path / "seg.dcm", masks, grid)
 
 
 def test_the_codes_are_those_of_the_standard():
-    for name, word in {
-        "right ventricle": "RightVentricle",
-        "lung": "Lung",
-        "spleen": "Spleen",
-    }.items():
-        assert dicom_seg.SNOMED_CODES[name][0] == getattr(codes.SCT, word).value
-    assert dicom_seg.SNOMED_CODES["pancreas"][0] == codes.SCT.Pancreas.value
+    standard = {
+        "right ventricle": codes.SCT.RightVentricle,
+        "lung": codes.SCT.Lung,
+        "spleen": codes.SCT.Spleen,
+        "pancreas": codes.SCT.Pancreas,
+    }
+    for name, code in standard.items():
+        assert dicom_seg.SNOMED_CODES[name][0] == code.value
 
 
 def test_classes_may_overlap(tmp_path):
@@ -191,10 +173,8 @@ def test_classes_may_overlap(tmp_path):
     masks = random_masks(grid, "lung", "lesion")
     masks["lesion"] &= masks["lung"]
     assert masks["lesion"].any()
-    assert (
-        check(dicom_seg.write(tmp_path / "seg.dcm", masks, grid), masks, grid).SegmentsOverlap
-        == "YES"
-    )
+    seg = check(dicom_seg.write(tmp_path / "seg.dcm", masks, grid), masks, grid)
+    assert seg.SegmentsOverlap == "YES"
 
 
 def test_masks_without_a_pixel(tmp_path):
@@ -225,21 +205,24 @@ def test_absent_and_empty_headers_are_filled_in_memory_only(tmp_path):
     grid = volumes.read_grid(folder)
     masks = random_masks(grid, "liver")
     seg = check(dicom_seg.write(tmp_path / "seg.dcm", masks, grid), masks, grid)
-    assert (
-        seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == 2.5
-    )  # the slice distance
+    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SliceThickness == 2.5  # the slice distance
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     for name in dicom_seg.TYPE_2:
         assert name in seg and not seg[name].value
 
 
 def test_patient_and_study_are_those_of_the_series(tmp_path):
-    tags = dict(
-        SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg", PatientID="7", PatientSex="M"
-    )
-    tags |= dict(
-        PatientBirthDate="19600229", StudyDate="20240131", StudyTime="101112", AccessionNumber="A1"
-    )
+    tags = {
+        "SpecificCharacterSet": "ISO_IR 100",
+        "PatientName": "Müller^Jörg",
+        "PatientID": "7",
+        "PatientSex": "M",
+        "PatientBirthDate": "19600229",
+        "StudyDate": "20240131",
+        "StudyTime": "101112",
+        "AccessionNumber": "A1",
+    }
     grid = volumes.read_grid(series(tmp_path / "ct", **tags))
     masks = random_masks(grid, "печень")
     dicom_seg.write(tmp_path / "seg.dcm", masks, grid)
@@ -258,71 +241,48 @@ def refused(tmp_path, masks, grid, message, **options):
 def test_without_highdicom(tmp_path, monkeypatch):
     grid = volumes.read_grid(series(tmp_path / "ct"))
     monkeypatch.setitem(sys.modules, "highdicom", None)  # importing it fails
-    refused(
-        tmp_path,
-        random_masks(grid, "liver"),
-        grid,
-        r"seg\.dcm: highdicom is missing; run  pip install highdicom",
-    )
+    message = r"seg\.dcm: highdicom is missing; run  pip install highdicom"
+    refused(tmp_path, random_masks(grid, "liver"), grid, message)
 
 
 def test_volumes_that_no_segmentation_can_refer_to(tmp_path):
-    nibabel.save(
-        nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.diag([2, 2, 3, 1])),
-        tmp_path / "ct.nii.gz",
-    )
+    image = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.diag([2, 2, 3, 1]))
+    nibabel.save(image, tmp_path / "ct.nii.gz")
     grid = volumes.read_grid(tmp_path / "ct.nii.gz")
-    refused(
-        tmp_path,
-        random_masks(grid, "liver"),
-        grid,
-        "ct.nii.gz: not a DICOM series.*write NIfTI instead",
-    )
+    message = "ct.nii.gz: not a DICOM series.*write NIfTI instead"
+    refused(tmp_path, random_masks(grid, "liver"), grid, message)
     grid = volumes.read_grid(series(tmp_path / "nowhere", ImagePositionPatient=None))
-    refused(
-        tmp_path, random_masks(grid, "liver"), grid, "nowhere: a series without slice positions"
-    )
+    message = "nowhere: a series without slice positions"
+    refused(tmp_path, random_masks(grid, "liver"), grid, message)
 
 
 @pytest.mark.parametrize("name", ["FrameOfReferenceUID", "StudyInstanceUID", "PixelSpacing"])
 @pytest.mark.parametrize("value", [None, ""])
 def test_series_that_lack_what_is_referred_to(tmp_path, name, value):
     grid = volumes.read_grid(series(tmp_path / "ct", **{name: value}))
-    refused(
-        tmp_path, random_masks(grid, "liver"), grid, rf"\.dcm: no {name}; .*write NIfTI instead"
-    )
+    message = rf"\.dcm: no {name}; .*write NIfTI instead"
+    refused(tmp_path, random_masks(grid, "liver"), grid, message)
 
 
 def test_values_that_highdicom_refuses_are_told(tmp_path):
     grid = volumes.read_grid(series(tmp_path / "ct", PatientSex="W"))
-    refused(
-        tmp_path,
-        random_masks(grid, "liver"),
-        grid,
-        "ct: cannot be described .*'W'.*correct that value",
-    )
+    message = "ct: cannot be described .*'W'.*correct that value"
+    refused(tmp_path, random_masks(grid, "liver"), grid, message)
     grid = volumes.read_grid(series(tmp_path / "good"))
-    refused(
-        tmp_path,
-        random_masks(grid, "liver"),
-        grid,
-        "good: cannot be described .*64",
-        about="x" * 65,
-    )
+    message = "good: cannot be described .*64"
+    refused(tmp_path, random_masks(grid, "liver"), grid, message, about="x" * 65)
     refused(tmp_path, {"liver": 2 * np.ones(grid.shape, np.uint8)}, grid, "must be binary")
     tags = {"FrameOfReferenceUID": lambda k: f"1.2.{k + 1}"}
     grid = volumes.read_grid(series(tmp_path / "frames", **tags))
-    refused(
-        tmp_path, random_masks(grid, "liver"), grid, "frames: cannot be described .*same series"
-    )
+    message = "frames: cannot be described .*same series"
+    refused(tmp_path, random_masks(grid, "liver"), grid, message)
 
 
 def test_masks_that_do_not_fit(tmp_path):
     grid = volumes.read_grid(series(tmp_path / "ct"))
     refused(tmp_path, {}, grid, "seg.dcm: no masks; expected at least one class")
-    refused(
-        tmp_path, {"liver": np.zeros((5, 9, 6), bool)}, grid, r"cannot lay an array \(5, 9, 6\)"
-    )
+    transposed = {"liver": np.zeros((5, 9, 6), bool)}
+    refused(tmp_path, transposed, grid, r"cannot lay an array \(5, 9, 6\)")
 
 
 def test_a_slice_that_is_gone_or_damaged(tmp_path):
@@ -352,7 +312,7 @@ def test_a_failed_write_leaves_the_former_file(tmp_path, monkeypatch):
 
 
 def test_a_real_ct(real, tmp_path):
-    """JPEG 2000. The published copy has lost its UIDs, so that it is refused; with UIDs it works."""
+    """JPEG 2000. The published copy has lost its UIDs: it is refused, and works with new ones."""
     folder = real("totalsegmentator_ct")
     grid = volumes.read_grid(folder / "example_ct_dicom")
     labels = volumes.read_labels_like(grid, folder / "example_seg_dicom.nii.gz")

@@ -36,10 +36,8 @@ def test_the_key_of_a_store_follows_every_file_of_a_series(tmp_path, stack):
     assert changed.folder != first.folder
     images, labels = truth_of(changed, cfg)["1_2_003"]
     assert (images == 0).all() and (labels == truth[3]).all()
-    assert (
-        prepare.build(layouts.scan(cfg), rsna_config(root, tmp_path, window_level=40)).folder
-        != changed.folder
-    )
+    other_window = rsna_config(root, tmp_path, window_level=40)
+    assert prepare.build(layouts.scan(cfg), other_window).folder != changed.folder
 
 
 def test_a_bad_volume_is_set_aside_and_a_copy_found(tmp_path):
@@ -66,9 +64,8 @@ def test_a_bad_volume_is_set_aside_and_a_copy_found(tmp_path):
     store = prepare.build(cases, cfg)
     assert sorted(set(store.cases["volume"])) == ["a_ct", "c_ct"] and len(store.cases) == 10
     problems = store.report.problems
-    assert (
-        problems["problem"].str.contains("same content").sum() == 5
-    )  # b is a; the empty slices of c are no copies
+    # b is a copy of a; the empty slices of c are no copies of each other.
+    assert problems["problem"].str.contains("same content").sum() == 5
     assert problems["problem"].str.contains(r"d_ct\.nii\.gz.*cut short").sum() == 20
 
 
@@ -77,7 +74,8 @@ def test_rows_in_any_order_decode_each_volume_once(tmp_path, monkeypatch):
     for i in range(8):
         array = np.random.default_rng(i).integers(-900, 0, (7, 9, 5)).astype(np.int16)
         save_nifti(nibabel.Nifti1Image(array, numbered_volume().affine), root / f"v{i}_ct.nii")
-        save_nifti(labels_like(numbered_volume(), array % 6 * 0 + i % 6), root / f"v{i}_seg.nii")
+        labels = np.full(array.shape, i % 6)
+        save_nifti(labels_like(numbered_volume(), labels), root / f"v{i}_seg.nii")
     cfg = rsna_config(root, tmp_path, label_map={})
     cases = layouts.scan(cfg).sample(frac=1, random_state=0).reset_index(drop=True)
     calls = []
@@ -86,30 +84,26 @@ def test_rows_in_any_order_decode_each_volume_once(tmp_path, monkeypatch):
     store = prepare.build(cases, cfg)
     assert len(calls) == 8 and list(store.cases["case"]) == list(cases["case"])
     for row in store.cases.itertuples():
-        assert set(np.unique(store.open()[1][row.row])) == {
-            int(row.volume[1]) % 6,
-            255,
-        }  # 255: the letterbox
+        number = int(row.volume[1]) % 6
+        assert set(np.unique(store.open()[1][row.row])) == {number, 255}  # 255: the letterbox
 
 
 def test_annotated_names_what_is_known(tmp_path):
     root = tmp_path / "png"
     truth = np.array([[0, 1, 2], [3, 4, 5], [5, 1, 0]])
     for i in range(3):
-        write_picture(
-            root / "images" / f"{i}_1_1.png", np.random.default_rng(i).integers(0, 255, (3, 3))
-        )
+        noise = np.random.default_rng(i).integers(0, 255, (3, 3))
+        write_picture(root / "images" / f"{i}_1_1.png", noise)
         write_picture(root / "labels" / f"{i}_1_1.png", truth)
     cfg = rsna_config(root, tmp_path, image_size=(9, 9))
     cases = layouts.scan(cfg)
-    cases["annotated"] = [
-        "background,liver",
-        "",
-        None,
-    ]  # None: all, as where tables are put together
+    # None means all classes, as where tables are put together.
+    cases["annotated"] = ["background,liver", "", None]
     store = prepare.build(cases, cfg)
-    found = [labels.tolist() for _, labels in truth_of(store, cfg).values()]
-    assert found == [[[0, 1, 255], [255, 255, 255], [255, 1, 0]], [[255] * 3] * 3, truth.tolist()]
+    partly, nothing, all_classes = (labels for _, labels in truth_of(store, cfg).values())
+    assert partly.tolist() == [[0, 1, 255], [255, 255, 255], [255, 1, 0]]
+    assert (nothing == 255).all()
+    np.testing.assert_array_equal(all_classes, truth)
 
 
 def test_what_decoding_corrects_stands_in_the_report(tmp_path):
@@ -118,27 +112,38 @@ def test_what_decoding_corrects_stands_in_the_report(tmp_path):
     save_nifti(nibabel.Nifti1Image(array, numbered_volume().affine), tmp_path / "own" / "a_ct.nii")
     save_nifti(labels_like(numbered_volume(), np.zeros((7, 9, 5))), tmp_path / "own" / "a_seg.nii")
     cfg = rsna_config(tmp_path / "own", tmp_path)
-    assert (
-        "a_ct.nii: 1 voxels are not finite numbers; set to the minimum, -999"
-        in prepare.build(layouts.scan(cfg), cfg).report.notes
-    )
+    note = "a_ct.nii: 1 voxels are not finite numbers; set to the minimum, -999"
+    assert note in prepare.build(layouts.scan(cfg), cfg).report.notes
+
+
+def test_notes_on_headers_are_told_once_also_for_a_table_made_by_hand(tmp_path, stack):
+    root = tmp_path / "rsna"
+    write_series_and_labels(root / "x", stack)
+    (root / "segmentations").mkdir()
+    shutil.move(root / "x" / "seg.nii.gz", root / "segmentations" / "2.nii.gz")
+    shutil.move(root / "x" / "ct", root / "train_images" / "1" / "2")
+    shutil.copy(root / "train_images/1/2/0.dcm", root / "train_images/1/2/copy.dcm")
+    cfg = rsna_config(root, tmp_path)
+    cases = layouts.scan(cfg)
+    by_hand = cases.assign(patient="another")
+    by_hand.attrs = {}
+    for table in (cases, by_hand):
+        notes = prepare.build(table, cfg).report.notes
+        assert sum("a second copy of" in note for note in notes) == 1
 
 
 def test_threshold_for_two_classes(tmp_path):
     grey = np.array([[0, 20, 120], [130, 250, 255]])
     for i in range(2):
-        write_picture(
-            tmp_path / "t" / "images" / f"{i}_1.png",
-            np.random.default_rng(i).integers(0, 255, (2, 3)),
-        )
+        noise = np.random.default_rng(i).integers(0, 255, (2, 3))
+        write_picture(tmp_path / "t" / "images" / f"{i}_1.png", noise)
         write_picture(tmp_path / "t" / "masks" / f"{i}_1.png", grey)
     cfg = rsna_config(
         tmp_path / "t", tmp_path, class_names=("background", "spleen"), mask_encoding="threshold"
     )
     store = prepare.build(layouts.scan(cfg), cfg)
-    assert [labels.tolist() for _, labels in truth_of(store, cfg).values()] == [
-        (grey > 127).astype(int).tolist()
-    ] * 2
+    for _, labels in truth_of(store, cfg).values():
+        np.testing.assert_array_equal(labels, grey > 127)
     cfg = rsna_config(tmp_path / "t", tmp_path, mask_encoding="threshold")
     with pytest.raises(DataError, match="tells two classes apart, and there are 6"):
         prepare.build(layouts.scan(cfg), cfg)

@@ -1,6 +1,5 @@
 """Volumes: labels land on the voxels of their image, and HU become eight bits; real CT."""
 
-import json
 from pathlib import Path
 
 import nibabel
@@ -10,8 +9,7 @@ import pytest
 
 from seglib import presets
 from seglib.errors import DataError
-from seglib.formats import dicom, orientation, volumes
-from seglib.layouts import pairing
+from seglib.formats import volumes
 from tests.helpers import (
     ORIENTATIONS,
     displayed,
@@ -49,19 +47,19 @@ def test_labels_beside_their_volume_are_refused(tmp_path):
     np.testing.assert_array_equal(
         volumes.read_labels_like(volume, moved((0.4, 0, 0), "near.nii")), displayed(truth)
     )
-    with pytest.raises(
-        DataError, match=r"far\.nii: lies up to 0\.6 voxels beside its volume ct\.nii"
-    ):
-        volumes.read_labels_like(volume, moved((0, 0.6, 0), "far.nii"))
-    with pytest.raises(
-        DataError, match=r"short\.nii: labels of 4x9x7.*volume of 5x9x7 \(ct\.nii\)"
-    ):
-        volumes.read_labels_like(volume, moved((0, 0, 0), "short.nii", truth[..., 1:]))
-    wide = save_nifti(
-        nibabel.Nifti1Image(truth, image.affine @ np.diag([1.2, 1, 1, 1])), tmp_path / "wide.nii"
-    )
+    far = moved((0, 0.6, 0), "far.nii")
+    with pytest.raises(DataError, match=r"far\.nii: lies up to 0\.6 voxels beside its volume ct\."):
+        volumes.read_labels_like(volume, far)
+    short = moved((0, 0, 0), "short.nii", truth[..., 1:])
+    with pytest.raises(DataError, match=r"short\.nii: labels of 4x9x7.*volume of 5x9x7 \(ct\."):
+        volumes.read_labels_like(volume, short)
+    wider = nibabel.Nifti1Image(truth, image.affine @ np.diag([1.2, 1, 1, 1]))
     with pytest.raises(DataError, match=r"wide\.nii: lies up to"):
-        volumes.read_labels_like(volume, wide)
+        volumes.read_labels_like(volume, save_nifti(wider, tmp_path / "wide.nii"))
+    rotation = nibabel.affines.from_matvec(nibabel.eulerangles.euler2mat(0.6, 0, 0))
+    oblique = nibabel.Nifti1Image(truth, rotation @ image.affine)
+    with pytest.raises(DataError, match=r"oblique\.nii: labels of 7x9x5, turned obliquely"):
+        volumes.read_labels_like(volume, save_nifti(oblique, tmp_path / "oblique.nii"))
 
 
 def test_labels_without_orientation(tmp_path, stack):
@@ -69,9 +67,8 @@ def test_labels_without_orientation(tmp_path, stack):
     truth = (np.asarray(image.dataobj) % 5).astype(np.uint8)
     volume = volumes.read_nifti(save_nifti(image, tmp_path / "ct.nii"))
     path = save_nifti(nibabel.Nifti1Image(truth, np.eye(4)), tmp_path / "seg.nii")
-    np.testing.assert_array_equal(
-        volumes.read_labels_like(volume, path), volume.grid.display(truth)
-    )
+    labels = volumes.read_labels_like(volume, path)
+    np.testing.assert_array_equal(labels, volume.grid.display(truth))
     save_nifti(nibabel.Nifti1Image(truth[:-1], np.eye(4)), path)
     with pytest.raises(DataError, match=r"seg\.nii.*without orientation.*its volume is"):
         volumes.read_labels_like(volume, path)
@@ -85,20 +82,19 @@ def test_labels_must_be_whole_numbers(tmp_path):
     image = numbered_volume()
     volume = volumes.read_nifti(save_nifti(image, tmp_path / "ct.nii"))
     numbers = np.asarray(image.dataobj) % 400
-    read = volumes.read_labels_like(
-        volume, save_nifti(labels_like(image, numbers, np.float64), tmp_path / "f.nii")
-    )
-    np.testing.assert_array_equal(read, displayed(numbers))
-    assert read.dtype == np.int32
-    for name, array in (("half", numbers + 0.5), ("nan", np.where(numbers == 3, np.nan, numbers))):
-        with pytest.raises(DataError, match=rf"{name}\.nii: labels are not whole"):
-            volumes.read_labels_like(
-                volume, save_nifti(labels_like(image, array, np.float32), tmp_path / f"{name}.nii")
-            )
-    with pytest.raises(DataError, match=r"minus\.nii: label -1 is negative"):
-        volumes.read_labels_like(
-            volume, save_nifti(labels_like(image, numbers - 1, np.int16), tmp_path / "minus.nii")
-        )
+
+    def read(array, dtype):
+        path = save_nifti(labels_like(image, array, dtype), tmp_path / "seg.nii")
+        return volumes.read_labels_like(volume, path)
+
+    labels = read(numbers, np.float64)
+    np.testing.assert_array_equal(labels, displayed(numbers))
+    assert labels.dtype == np.int32
+    for array in (numbers + 0.5, np.where(numbers == 3, np.nan, numbers)):
+        with pytest.raises(DataError, match=r"seg\.nii: labels are not whole"):
+            read(array, np.float32)
+    with pytest.raises(DataError, match=r"seg\.nii: label -1 is negative"):
+        read(numbers - 1, np.int16)
 
 
 def test_one_mask_file_an_organ(tmp_path):
@@ -116,12 +112,8 @@ def test_one_mask_file_an_organ(tmp_path):
     expected = np.select([(truth == 3) | (truth == 4), truth == 1], [1, 2], 0)
     np.testing.assert_array_equal(volumes.read_labels_like(volume, named), displayed(expected))
     (folder / "duodenum.nii.gz").unlink()
-    assert list(volumes.organ_files(folder, CLASSES)) == [
-        "liver",
-        "spleen",
-        "left_kidney",
-        "right_kidney",
-    ]
+    classes = list(volumes.organ_files(folder, CLASSES))
+    assert classes == ["liver", "spleen", "left_kidney", "right_kidney"]
     with pytest.raises(DataError, match="no mask file of heart"):
         volumes.read_labels_like(volume, folder, ("background", "heart"))
 
@@ -132,9 +124,8 @@ def test_one_mask_file_an_organ(tmp_path):
 def test_labels_may_be_stored_in_any_orientation(tmp_path, orientation):
     image = numbered_volume()
     truth = (np.asarray(image.dataobj) % 7).astype(np.uint8)
-    volume = volumes.read_nifti(
-        save_nifti(image.as_reoriented(ORIENTATIONS[11]), tmp_path / "ct.nii")
-    )
+    other = image.as_reoriented(ORIENTATIONS[11])
+    volume = volumes.read_nifti(save_nifti(other, tmp_path / "ct.nii"))
     path = save_nifti(labels_like(image, truth).as_reoriented(orientation), tmp_path / "seg.nii.gz")
     np.testing.assert_array_equal(volumes.read_labels_like(volume, path), displayed(truth))
 
@@ -143,9 +134,8 @@ def test_window():
     voxels = np.array([[[-2000, -150, 50, 250, 3000]]], np.int16)
     assert volumes.window(voxels, 50, 400).ravel().tolist() == [0, 0, 128, 255, 255]
     ramp = np.linspace(-150, 250, 1001, dtype=np.float32).reshape(1, 1, -1)
-    np.testing.assert_array_equal(
-        volumes.window(ramp, 50, 400)[0, 0], np.rint((ramp[0, 0] + 150) / 400 * 255)
-    )
+    expected = np.rint((ramp + 150) / 400 * 255)
+    np.testing.assert_array_equal(volumes.window(ramp, 50, 400), expected)
 
 
 def test_percentiles_are_those_of_the_volume():
@@ -306,15 +296,6 @@ def test_real_organ_volumes(ct):
 # ---- what the modules promise each other
 
 
-def test_modules_say_where_things_are():
-    assert (
-        volumes.Grid is orientation.Grid
-        and dicom.DECODERS
-        and pairing.SPLITS["training"] == "train"
-    )
-    assert json.dumps(volumes.CLASS_OF_MASK_FILE)
-    assert (
-        set(volumes.CLASS_OF_MASK_FILE.values())
-        == set(CLASSES[1:])
-        == set(presets.PRESETS["rsna"].full["class_names"][1:])
-    )
+def test_mask_files_have_the_classes_of_the_preset():
+    classes = presets.PRESETS["rsna"].full["class_names"]
+    assert classes == CLASSES and set(volumes.CLASS_OF_MASK_FILE.values()) == set(CLASSES[1:])
