@@ -15,9 +15,9 @@ def text(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("preset", presets.PRESETS)
-def test_data_readme_names_preset(preset):
-    assert f"`{preset}`" in text("data/README.md")
+def test_data_readme_names_presets_and_layouts():
+    for name in (*presets.PRESETS, *tables.LAYOUTS):
+        assert f"`{name}`" in text("data/README.md"), name
 
 
 def test_make_targets_of_the_readme_exist():
