@@ -18,7 +18,7 @@ COMMON = (
     "--scheduler onecycle --loss combined --base_channels 4 --num_workers 0 --lr 0.01 --save_every 1"
 ).split()
 LAUNCHERS = {
-    "torchrun": ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29653", "-m"],
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"],
     "accelerate": [
         "accelerate.commands.launch",
         "--cpu",
