@@ -404,7 +404,7 @@ COMMANDS = (
             "--source_masks": _value("DIR", "masks (default in the folder of the images)"),
             "--output": _value("DIR", "receives images/ and masks/"),
             "--image_suffix": _value("TEXT", "ending of image names, such as _image or .jpg"),
-            "--mask_suffix": _value("TEXT", "ending of mask names, such as _mask (default: found)"),
+            "--mask_suffix": _value("TEXT", "ending of mask names, such as _mask (default detected)"),
             "--export": _value("DIR", "without --source_images: the resized data as PNG"),
         },
         fields=tuple(config.FIELDS),
@@ -522,7 +522,7 @@ def _named_config(argv: list[str]) -> config.Config:
 
 def _add_command(subparsers, command: Command, cfg: config.Config) -> None:
     """The parser of one command; the help of its settings shows the values of `cfg`."""
-    about = command.function.__doc__.rstrip(".")
+    about = (command.function.__doc__ or "").rstrip(".")
     description = about
     if len(command.fields) == len(config.FIELDS):
         description += f". The defaults below: --preset {cfg.preset} --size {cfg.size}"
