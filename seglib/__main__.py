@@ -62,6 +62,13 @@ def prepare(args: argparse.Namespace) -> None:
         print(f"exported to {store.export_png(args.export)}")
 
 
+def stores(args: argparse.Namespace) -> None:
+    """List the stores of prepared pixels; --prune removes those that are of no use any more."""
+    from . import hosts, stores
+
+    print(stores.report(hosts.run_root(_config(args)), args.prune))
+
+
 def train(args: argparse.Namespace) -> None:
     """Train a network and keep its best weights."""
     from . import data, hosts, training
@@ -408,6 +415,16 @@ COMMANDS = (
             "--export": _value("DIR", "without --source_images: the resized data as PNG"),
         },
         fields=tuple(config.FIELDS),
+    ),
+    Command(
+        stores,
+        options={
+            "--prune": _flag(
+                "remove those of older versions, broken or unfinished ones, and "
+                "those whose images are gone"
+            ),
+        },
+        fields=("work_dir", "local"),
     ),
     Command(
         train,

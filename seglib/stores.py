@@ -24,6 +24,8 @@ from .errors import DataError
 
 VERSION = 3  # raise it when the files of a store change: older ones are then left to `prune`
 ARRAYS = ("images", "masks")
+FILES = {"store.json", "facts.json", "cases.csv", "images.npy", "masks.npy"}
+IN_USE = ("", "being written", "not a store")  # the states that `prune` leaves alone
 
 
 class Saved(NamedTuple):
@@ -168,8 +170,9 @@ def listing(work_dir: str | Path) -> pd.DataFrame:
     """The stores of a work folder, the one used last first.
 
     Columns: folder, preset, classes, image_size (height x width), n_images, mb, last_used and
-    state, which is "" for a store that can be used, else "older version", "broken", "sources gone",
-    "partial" (left by a process that was stopped) or "being written".
+    state, which is "" for a store that can be used, else "older version", "broken", "sources gone"
+    (no image is left that it was made from), "partial" (its process was stopped), "being written"
+    or "not a store".
     """
     root = Path(work_dir) / "stores"
     folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
@@ -182,7 +185,7 @@ def listing(work_dir: str | Path) -> pd.DataFrame:
 def prune(work_dir: str | Path) -> pd.DataFrame:
     """Remove the stores that no call can use any more; returns their rows of `listing`."""
     stores = listing(work_dir)
-    useless = stores[~stores["state"].isin(["", "being written"])]
+    useless = stores[~stores["state"].isin(IN_USE)]
     removed = []
     for index, folder in useless["folder"].items():
         shutil.rmtree(folder, ignore_errors=True)
@@ -197,23 +200,24 @@ def report(work_dir: str | Path, remove: bool = False) -> str:
     table = listing(work_dir)
     lines = []
     if len(table):
-        shown = table.assign(
-            mb=table["mb"].round(1), folder=[Path(folder).name for folder in table["folder"]]
-        )
-        lines.append(shown.to_string(index=False))
+        names = [Path(folder).name for folder in table["folder"]]
+        lines.append(table.assign(folder=names, mb=table["mb"].round(1)).to_string(index=False))
     if removed is not None:
         for store in removed.itertuples():
             lines.append(f"removed {store.folder} ({store.state}, {store.mb:.1f} MB)")
-        lines.append(f"{len(removed)} stores removed, {removed['mb'].sum():.1f} MB")
-    place = Path(work_dir) / "stores"
-    lines.append(f"{len(table)} stores in {place}, {table['mb'].sum():.1f} MB")
-    useless = table[~table["state"].isin(["", "being written"])]
+        lines.append(f"{_count(removed)} removed, {removed['mb'].sum():.1f} MB")
+    lines.append(f"{_count(table)} in {Path(work_dir) / 'stores'}, {table['mb'].sum():.1f} MB")
+    useless = table[~table["state"].isin(IN_USE)]
     if len(useless):
         lines.append(
             f"{len(useless)} of them ({useless['mb'].sum():.1f} MB) cannot be used any more: "
             f"python -m seglib stores --work_dir {work_dir} --prune"
         )
     return "\n".join(lines)
+
+
+def _count(table: pd.DataFrame) -> str:
+    return "1 store" if len(table) == 1 else f"{len(table)} stores"
 
 
 def _is_whole(folder: Path) -> bool:
@@ -257,6 +261,8 @@ def _state(folder: Path, info: dict[str, Any]) -> str:
     """What `listing` says of a store."""
     if folder.name.endswith(".partial"):
         return "being written" if _is_being_written(folder) else "partial"
+    if not FILES & set(os.listdir(folder)):
+        return "not a store"
     if info.get("version", VERSION) != VERSION:
         return "older version"
     try:
