@@ -60,6 +60,7 @@ bench: env ## time our code beside its peers and renew the README's timings (an 
 	$(BIN)/python -m pip install -r tests/benchmarks/requirements.txt
 	$(BIN)/python -m tests.benchmarks
 
-clean: ## remove caches, build leftovers and executed copies (keeps .venv, data and trained runs)
+clean: ## remove caches, build leftovers and executed copies (keeps .venv, data, runs and stores; says what stores occupy)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs/*.executed.ipynb
 	find seglib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	@test ! -x $(BIN)/python || $(BIN)/python -m seglib stores

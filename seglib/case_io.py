@@ -145,8 +145,8 @@ def edge_agreement(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     gradient = np.hypot(*np.gradient(grey))
     # The steepest 5 % count alike, so that no single bright rim decides.
     gradient = np.minimum(gradient, np.percentile(gradient, 95))[:-1, :-1]
-    for k, turn in enumerate(TURNS.values()):
-        turned = turn(edge)
+    for k, rotate in enumerate(TURNS.values()):
+        turned = rotate(edge)
         if turned.shape == gradient.shape:
             sums[k] = gradient[turned].sum()
     return sums

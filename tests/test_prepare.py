@@ -23,7 +23,7 @@ N = 10
 
 
 def blob(i, height=HEIGHT, width=WIDTH):
-    """(height, width) bool: an ellipse that differs from case to case and leaves the border free."""
+    """(height, width) bool: an ellipse of its own for each case, which leaves the border free."""
     rows, cols = np.ogrid[:height, :width]
     return np.hypot((rows - 18 - i % 3) / (8 + i % 5), (cols - 24 - i) / (10 + i % 4)) <= 1
 
@@ -883,7 +883,7 @@ def test_a_grey_edged_mask_is_decoded_and_reported(tree):
 
 
 def test_one_error_of_many_does_not_hide_a_wrong_setting(tree):
-    """Every mask has several colours: the message says which setting resolves it, and the setting does."""
+    """Every mask has several colours; the setting that the message names resolves it."""
     for i in range(N):
         two_colours(tree / f"masks/c{i}.png")
     with pytest.raises(DataError, match="mask_encoding"):
