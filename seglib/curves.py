@@ -68,8 +68,8 @@ def _flat(values) -> np.ndarray:
     return np.asarray(values).reshape(-1)
 
 
-def _divide(numerator: np.ndarray, denominator: np.ndarray, empty: float = np.nan) -> np.ndarray:
-    """The quotient, and `empty` where the denominator is 0."""
+def divide(numerator: np.ndarray, denominator: np.ndarray, empty: float = np.nan) -> np.ndarray:
+    """Numbers or arrays of one shape: their quotient, and `empty` where the denominator is 0."""
     quotient = np.full(np.shape(denominator), empty)
     return np.divide(numerator, denominator, out=quotient, where=np.asarray(denominator) > 0)
 
@@ -82,7 +82,7 @@ def area(negative: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Area under the ROC curve (Mann-Whitney, ties count half); NaN where a label is absent."""
     below = np.cumsum(negative, -1) - negative / 2
     n_pairs = positive.sum(-1) * negative.sum(-1).astype(np.float64)
-    return _divide((positive * below).sum(-1), n_pairs)
+    return divide((positive * below).sum(-1), n_pairs)
 
 
 def precision_area(negative: np.ndarray, positive: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -94,20 +94,20 @@ def precision_area(negative: np.ndarray, positive: np.ndarray, spread: np.ndarra
     fp, tp = (np.cumsum(n[..., ::-1], -1)[..., ::-1] for n in (negative, positive))
     tp = tp - np.where(spread, (positive - 1) / 2, 0)
     fp = fp - np.where(spread, negative / 2, 0)
-    return _divide((positive * _divide(tp, tp + fp, 0.0)).sum(-1), positive.sum(-1))
+    return divide((positive * divide(tp, tp + fp, 0.0)).sum(-1), positive.sum(-1))
 
 
 def squared_error(score: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Brier score: mean squared difference of score and truth."""
     total = (negative * score**2 + positive * (1 - score) ** 2).sum(-1)
-    return _divide(total, (negative + positive).sum(-1))
+    return divide(total, (negative + positive).sum(-1))
 
 
 def cross_entropy(score: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Mean binary cross-entropy (nats); scores stay 1e-7 away from 0 and 1, as in `metrics.bce`."""
     score = np.clip(score, 1e-7, 1 - 1e-7)
     total = -(negative * np.log1p(-score) + positive * np.log(score)).sum(-1)
-    return _divide(total, (negative + positive).sum(-1))
+    return divide(total, (negative + positive).sum(-1))
 
 
 class HistogramROC:
@@ -243,7 +243,7 @@ class HistogramROC:
         """
         low, high, negative, positive = self._levels()
         tied = (negative.astype(np.float64) * positive)[low < high].sum()
-        return float(_divide(tied / 2, float(positive.sum()) * negative.sum())) + 1e-12
+        return float(divide(tied / 2, float(positive.sum()) * negative.sum())) + 1e-12
 
     def roc(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """False positive rate, true positive rate and threshold of each point of the ROC curve.
@@ -252,7 +252,7 @@ class HistogramROC:
         """
         low, _, negative, positive = self._levels()
         rates = [np.append(0, np.cumsum(n[::-1])) for n in (negative, positive)]
-        fpr, tpr = (_divide(rate, np.full(len(rate), rate[-1])) for rate in rates)
+        fpr, tpr = (divide(rate, np.full(len(rate), rate[-1])) for rate in rates)
         return fpr, tpr, np.append(np.inf, low[::-1])
 
     def precision_recall(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -263,8 +263,8 @@ class HistogramROC:
         """
         low, _, negative, positive = self._levels()
         fp, tp = (np.cumsum(n[::-1])[::-1] for n in (negative, positive))
-        recall = _divide(tp, np.full(len(tp), positive.sum()))
-        return np.append(_divide(tp, tp + fp), 1), np.append(recall, 0), low
+        recall = divide(tp, np.full(len(tp), positive.sum()))
+        return np.append(divide(tp, tp + fp), 1), np.append(recall, 0), low
 
     def average_precision(self) -> float:
         """Sum of precision times the step in recall, as in scikit-learn; NaN without positives.
@@ -331,8 +331,8 @@ class HistogramROC:
         row = np.searchsorted(edges[1:-1], score)  # a score on an edge belongs below it
         total = negative + positive
         n = np.bincount(row, total, n_bins)
-        predicted = _divide(np.bincount(row, total * score, n_bins), n)
-        observed = _divide(np.bincount(row, positive, n_bins), n)
+        predicted = divide(np.bincount(row, total * score, n_bins), n)
+        observed = divide(np.bincount(row, positive, n_bins), n)
         columns = {"low": edges[:-1], "high": edges[1:]}
         return columns | {"predicted": predicted, "observed": observed, "n": n.astype(int)}
 
@@ -343,7 +343,7 @@ class HistogramROC:
         """
         table = self.reliability(n_bins)
         gaps = np.abs(table["observed"] - table["predicted"])
-        return float(_divide(np.nansum(gaps * table["n"]), table["n"].sum()))
+        return float(divide(np.nansum(gaps * table["n"]), table["n"].sum()))
 
 
 def coarse(prob: np.ndarray, target: np.ndarray) -> np.ndarray:

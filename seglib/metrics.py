@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import tables
 from .curves import HistogramROC as HistogramROC
+from .curves import divide
 from .tables import IGNORE
 
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
@@ -82,40 +83,34 @@ def ratios(tp, fp, fn, tn) -> dict[str, np.ndarray]:
     return tables.scores("counts", *(np.asarray(count, np.float64) for count in (tp, fp, fn, tn)))
 
 
-def _divide(numerator: np.ndarray, denominator: np.ndarray, empty: float) -> np.ndarray:
-    """The quotient, and `empty` where the denominator is 0."""
-    positive = denominator > 0
-    return np.where(positive, numerator / np.where(positive, denominator, 1), empty)
-
-
 def dice(tp, fp, fn, tn) -> np.ndarray:
     """2 TP / (2 TP + FP + FN), also called F1; 1 where both masks are empty."""
-    return _divide(2 * tp, 2 * tp + fp + fn, empty=1.0)
+    return divide(2 * tp, 2 * tp + fp + fn, empty=1.0)
 
 
 def iou(tp, fp, fn, tn) -> np.ndarray:
     """Intersection over union, TP / (TP + FP + FN); 1 where both masks are empty."""
-    return _divide(tp, tp + fp + fn, empty=1.0)
+    return divide(tp, tp + fp + fn, empty=1.0)
 
 
 def precision(tp, fp, fn, tn) -> np.ndarray:
     """Share of the predicted pixels that are right; NaN where nothing was predicted."""
-    return _divide(tp, tp + fp, empty=np.nan)
+    return divide(tp, tp + fp, empty=np.nan)
 
 
 def recall(tp, fp, fn, tn) -> np.ndarray:
     """Share of the true pixels that were predicted; NaN where the truth is empty."""
-    return _divide(tp, tp + fn, empty=np.nan)
+    return divide(tp, tp + fn, empty=np.nan)
 
 
 def specificity(tp, fp, fn, tn) -> np.ndarray:
     """Share of the other pixels that were left alone; NaN where the truth covers everything."""
-    return _divide(tn, tn + fp, empty=np.nan)
+    return divide(tn, tn + fp, empty=np.nan)
 
 
 def accuracy(tp, fp, fn, tn) -> np.ndarray:
     """Share of the pixels that are right; NaN where no pixel counts."""
-    return _divide(tp + tn, tp + fp + fn + tn, empty=np.nan)
+    return divide(tp + tn, tp + fp + fn + tn, empty=np.nan)
 
 
 # ---- probabilities

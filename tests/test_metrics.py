@@ -1,4 +1,4 @@
-"""Scores against scikit-learn, torchmetrics, smp and MONAI, the rules for empty masks, and the bootstrap's coverage."""
+"""Metrics against scikit-learn, torchmetrics, smp and MONAI, and the rules for empty masks."""
 
 import math
 import warnings
@@ -26,10 +26,11 @@ SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
 def mask_pairs(draw):
     """Prediction and truth, bool of one shape; now and then empty or full."""
     shape = draw(SHAPES)
-    pick = st.sampled_from(["random", "random", "random", "empty", "full"])
-    made = {"random": lambda: draw(hnp.arrays(bool, shape)), "empty": lambda: np.zeros(shape, bool)}
-    made["full"] = lambda: np.ones(shape, bool)
-    return made[draw(pick)](), made[draw(pick)]()
+    random = hnp.arrays(bool, shape)
+    masks = (
+        random | random | random | st.just(np.zeros(shape, bool)) | st.just(np.ones(shape, bool))
+    )
+    return draw(masks), draw(masks)
 
 
 def score(pred, truth):
@@ -42,9 +43,8 @@ def score(pred, truth):
 @given(mask_pairs())
 def test_counts_are_scikit_learns(pair):
     pred, truth = pair
-    tn, fp, fn, tp = sklearn.metrics.confusion_matrix(
-        truth.ravel(), pred.ravel(), labels=[False, True]
-    ).ravel()
+    matrix = sklearn.metrics.confusion_matrix(truth.ravel(), pred.ravel(), labels=[False, True])
+    tn, fp, fn, tp = matrix.ravel()
     assert metrics.counts(pred, truth) == {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
 
 
@@ -54,11 +54,8 @@ def test_pixels_that_are_not_valid_do_not_count(pair, data):
     valid = data.draw(hnp.arrays(bool, pred.shape))
     count = metrics.counts(pred, truth, valid)
     assert sum(count.values()) == valid.sum()
-    assert (
-        count
-        == metrics.counts(pred ^ ~valid, truth, valid)
-        == metrics.counts(pred, truth ^ ~valid, valid)
-    )
+    assert count == metrics.counts(pred ^ ~valid, truth, valid)
+    assert count == metrics.counts(pred, truth ^ ~valid, valid)
     assert count == metrics.counts(pred[valid], truth[valid])
 
 
@@ -70,59 +67,48 @@ def test_counts_refuse_two_grids():
 @given(mask_pairs())
 def test_ratios_are_scikit_learns(pair):
     pred, truth = pair
-    found, args = score(pred, truth), (truth.ravel(), pred.ravel())
-    assert (
-        found["dice"]
-        == found["f1"]
-        == pytest.approx(sklearn.metrics.f1_score(*args, zero_division=1.0))
-    )
-    assert found["iou"] == pytest.approx(sklearn.metrics.jaccard_score(*args, zero_division=1.0))
-    assert found["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(*args))
+    masks = truth.ravel(), pred.ravel()
     nan = {"zero_division": np.nan}
-    assert found["precision"] == pytest.approx(
-        sklearn.metrics.precision_score(*args, **nan), nan_ok=True
-    )
-    assert found["recall"] == pytest.approx(sklearn.metrics.recall_score(*args, **nan), nan_ok=True)
-    specificity = sklearn.metrics.recall_score(*args, pos_label=False, **nan)
-    assert found["specificity"] == pytest.approx(specificity, nan_ok=True)
+    dice = sklearn.metrics.f1_score(*masks, zero_division=1.0)
+    expected = {
+        "dice": dice,
+        "iou": sklearn.metrics.jaccard_score(*masks, zero_division=1.0),
+        "precision": sklearn.metrics.precision_score(*masks, **nan),
+        "recall": sklearn.metrics.recall_score(*masks, **nan),
+        "f1": dice,
+        "specificity": sklearn.metrics.recall_score(*masks, pos_label=False, **nan),
+        "accuracy": sklearn.metrics.accuracy_score(*masks),
+    }
+    assert score(pred, truth) == pytest.approx(expected, nan_ok=True)
 
 
 @given(mask_pairs())
 def test_ratios_are_monais_and_smps(pair):
-    """All three call two empty masks a perfect match when asked to (`ignore_empty=False`, `zero_division=1`)."""
+    """All three can be asked to call two empty masks a perfect match, as here."""
     pred, truth = (torch.from_numpy(mask)[None, None] for mask in pair)
-    found = score(*pair)
-    assert found["dice"] == pytest.approx(
-        monai.metrics.compute_dice(pred, truth, ignore_empty=False).item()
-    )
+    ours = score(*pair)
+    dice = monai.metrics.compute_dice(pred, truth, ignore_empty=False)
     iou = monai.metrics.compute_iou(pred.float(), truth.float(), ignore_empty=False)
-    assert found["iou"] == pytest.approx(iou.item())
+    assert (ours["dice"], ours["iou"]) == pytest.approx((dice.item(), iou.item()))
     stats = smp.metrics.get_stats(pred.long(), truth.long(), mode="binary")
     imagewise = {"reduction": "micro-imagewise", "zero_division": 1.0}
-    assert found["dice"] == pytest.approx(smp.metrics.f1_score(*stats, **imagewise).item())
-    assert found["iou"] == pytest.approx(smp.metrics.iou_score(*stats, **imagewise).item())
-    assert found["accuracy"] == pytest.approx(smp.metrics.accuracy(*stats, **imagewise).item())
-    for name in ("precision", "recall", "specificity"):
-        if not math.isnan(found[name]):  # their 0/0 is a number of one's choice, ours is none
-            assert found[name] == pytest.approx(
-                getattr(smp.metrics, name)(*stats, **imagewise).item()
-            )
+    smp_names = {"dice": "f1_score", "iou": "iou_score"}
+    for name, value in ours.items():
+        theirs = getattr(smp.metrics, smp_names.get(name, name), None)
+        if theirs and not math.isnan(value):  # where 0/0 is NaN here, smp takes a number to choose
+            assert value == pytest.approx(theirs(*stats, **imagewise).item())
 
 
 @given(mask_pairs(), st.data())
 def test_counts_and_specificity_are_torchmetrics_with_ignored_pixels(pair, data):
     pred, truth = pair
     valid = data.draw(hnp.arrays(bool, pred.shape))
-    target = torch.from_numpy(np.where(valid, truth, 255)).long()
-    tp, fp, tn, fn, _ = tm.binary_stat_scores(
-        torch.from_numpy(pred).long(), target, ignore_index=255
-    ).tolist()
+    masks = torch.from_numpy(pred).long(), torch.from_numpy(np.where(valid, truth, 255)).long()
+    tp, fp, tn, fn, _ = tm.binary_stat_scores(*masks, ignore_index=255).tolist()
     count = metrics.counts(pred, truth, valid)
     assert count == {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
     if tn + fp:
-        theirs = tm.binary_specificity(
-            torch.from_numpy(pred).long(), target, ignore_index=255
-        ).item()
+        theirs = tm.binary_specificity(*masks, ignore_index=255).item()
         assert float(metrics.ratios(**count)["specificity"]) == pytest.approx(theirs)
 
 
@@ -130,78 +116,46 @@ def test_ratios_of_arrays_are_the_ratios_of_their_elements():
     table = np.random.default_rng(0).integers(0, 3, (4, 6, 5))
     whole = metrics.ratios(*table)
     assert list(whole) == metrics.names("counts")
-    for place in np.ndindex(6, 5):
-        single = metrics.ratios(*table[(slice(None), *place)])
-        np.testing.assert_array_equal([whole[m][place] for m in whole], [single[m] for m in single])
+    for row, column in np.ndindex(6, 5):
+        single = metrics.ratios(*table[:, row, column])
+        for name, values in whole.items():
+            np.testing.assert_array_equal(values[row, column], single[name])
 
 
 def test_large_counts_do_not_overflow():
     tp = 3 * 10**9
     assert metrics.ratios(tp, tp, 0, tp)["dice"] == pytest.approx(2 / 3)
-    assert metrics.ratios(np.int32([2**30] * 2), np.int32([2**30] * 2), 0, 0)[
-        "dice"
-    ] == pytest.approx([2 / 3] * 2)
+    large = np.int32([2**30, 2**30])
+    assert metrics.ratios(large, large, 0, 0)["dice"] == pytest.approx([2 / 3, 2 / 3])
 
 
-# ---- the table of the metric rules
+# ---- the rules for empty masks
 
-EMPTY, SOME, OTHER = np.zeros((30, 40), bool), np.zeros((30, 40), bool), np.zeros((30, 40), bool)
+EMPTY, SOME, OTHER = np.zeros((3, 30, 40), bool)  # a frame of 30 x 40 has a diagonal of 50
 SOME[5:10, 5:15] = True
 OTHER[5:10, 10:20] = True
-NAN, TOTAL, DIAGONAL = float("nan"), 30 * 40, 50.0  # a frame of 30 x 40 has a diagonal of 50
+NAN, TOTAL, DIAGONAL = float("nan"), 30 * 40, 50.0
+
+# case: prediction, truth; Dice (and F1), IoU, precision, recall, specificity, accuracy
 RULES = {
-    "both empty": (
-        EMPTY,
-        EMPTY,
-        dict(dice=1, iou=1, precision=NAN, recall=NAN, f1=1, specificity=1, accuracy=1),
-    ),
-    "truth empty": (
-        SOME,
-        EMPTY,
-        dict(
-            dice=0,
-            iou=0,
-            precision=0,
-            recall=NAN,
-            f1=0,
-            specificity=1 - 50 / TOTAL,
-            accuracy=1 - 50 / TOTAL,
-        ),
-    ),
-    "prediction empty": (
-        EMPTY,
-        SOME,
-        dict(dice=0, iou=0, precision=NAN, recall=0, f1=0, specificity=1, accuracy=1 - 50 / TOTAL),
-    ),
-    "both there": (
-        OTHER,
-        SOME,
-        dict(
-            dice=0.5,
-            iou=1 / 3,
-            precision=0.5,
-            recall=0.5,
-            f1=0.5,
-            specificity=1 - 25 / (TOTAL - 50),
-            accuracy=1 - 50 / TOTAL,
-        ),
-    ),
-    "all full": (
-        ~EMPTY,
-        ~EMPTY,
-        dict(dice=1, iou=1, precision=1, recall=1, f1=1, specificity=NAN, accuracy=1),
-    ),
+    "both empty": (EMPTY, EMPTY, 1, 1, NAN, NAN, 1, 1),
+    "truth empty": (SOME, EMPTY, 0, 0, 0, NAN, 1 - 50 / TOTAL, 1 - 50 / TOTAL),
+    "prediction empty": (EMPTY, SOME, 0, 0, NAN, 0, 1, 1 - 50 / TOTAL),
+    "overlap": (OTHER, SOME, 1 / 2, 1 / 3, 1 / 2, 1 / 2, 1 - 25 / (TOTAL - 50), 1 - 50 / TOTAL),
+    "all full": (~EMPTY, ~EMPTY, 1, 1, 1, 1, NAN, 1),
 }
 DISTANCES = {
-    "both empty": (0, 0, 1),
-    "truth empty": (DIAGONAL, DIAGONAL, 0),
-    "prediction empty": (DIAGONAL,) * 2 + (0,),
+    "both empty": {"hd95": 0, "assd": 0, "nsd": 1},
+    "truth empty": {"hd95": DIAGONAL, "assd": DIAGONAL, "nsd": 0},
+    "prediction empty": {"hd95": DIAGONAL, "assd": DIAGONAL, "nsd": 0},
 }
 
 
 @pytest.mark.parametrize("case", RULES)
 def test_the_rules_for_empty_masks(case):
-    pred, truth, expected = RULES[case]
+    pred, truth, dice, iou, precision, recall, specificity, accuracy = RULES[case]
+    expected = {"dice": dice, "iou": iou, "precision": precision, "recall": recall, "f1": dice}
+    expected |= {"specificity": specificity, "accuracy": accuracy}
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # 0/0 is decided, not stumbled over
         assert score(pred, truth) == pytest.approx(expected, nan_ok=True)
@@ -209,12 +163,12 @@ def test_the_rules_for_empty_masks(case):
 
 @pytest.mark.parametrize("case", DISTANCES)
 def test_the_rules_for_distances_to_empty_masks(case):
-    pred, truth, _ = RULES[case]
-    hd95, assd, nsd = DISTANCES[case]
-    assert metrics.surface_distances(pred, truth) == {"hd95": hd95, "assd": assd, "nsd": nsd}
+    pred, truth, *_ = RULES[case]
+    expected = DISTANCES[case]
+    assert metrics.surface_distances(pred, truth) == expected
     in_mm = metrics.surface_distances(pred, truth, spacing=(4.0, 3.0))  # 120 mm x 120 mm
-    assert in_mm["hd95"] == in_mm["assd"] == pytest.approx(hd95 and 120 * math.sqrt(2))
-    assert in_mm["nsd"] == nsd
+    diagonal = 120 * math.sqrt(2) if expected["hd95"] else 0
+    assert in_mm == pytest.approx({"hd95": diagonal, "assd": diagonal, "nsd": expected["nsd"]})
 
 
 # ---- probabilities, decisions, counts of a batch
@@ -227,7 +181,7 @@ def test_probabilities_are_float32_sigmoid_or_softmax():
     assert metrics.probabilities(logits.bfloat16(), "binary").dtype == torch.float32
 
 
-def test_decide_takes_the_threshold_itself_and_the_likeliest_class():
+def test_to_one_hot_takes_the_threshold_itself_and_the_likeliest_class():
     prob = torch.tensor([0.2, 0.5, 0.500001, 0.9]).reshape(1, 1, 2, 2)
     assert metrics.to_one_hot(prob, "binary").tolist() == [[[[False, True], [True, True]]]]
     assert metrics.to_one_hot(prob, "multilabel", 0.9).sum() == 1
@@ -250,11 +204,11 @@ def test_batch_counts_are_the_counts_of_each_image_and_class(seed, n, k, ignored
     pred = rng.random((n, k, 5, 7)) < 0.5
     target = rng.integers(0, 2, pred.shape).astype(np.uint8)
     target[rng.random(pred.shape) < ignored] = 255
-    found = metrics.batch_counts(torch.from_numpy(pred), torch.from_numpy(target), "multilabel")
-    assert found.shape == (n, k, 4) and found.dtype == torch.int64
+    batch = metrics.batch_counts(torch.from_numpy(pred), torch.from_numpy(target), "multilabel")
+    assert batch.shape == (n, k, 4) and batch.dtype == torch.int64
     for i, c in np.ndindex(n, k):
         expected = metrics.counts(pred[i, c], target[i, c] == 1, target[i, c] != 255)
-        assert found[i, c].tolist() == list(expected.values())
+        assert batch[i, c].tolist() == list(expected.values())
 
 
 @given(
@@ -268,20 +222,15 @@ def test_batch_counts_of_label_maps(seed, n, k, ignored):
     labels, target = rng.integers(0, k, (2, n, 5, 7)).astype(np.uint8)
     target[rng.random(target.shape) < ignored] = 255
     pred = torch.from_numpy(labels[:, None] == np.arange(k)[:, None, None])
-    found = metrics.batch_counts(pred, torch.from_numpy(target), "multiclass")
+    batch = metrics.batch_counts(pred, torch.from_numpy(target), "multiclass")
     for i, c in np.ndindex(n, k):
         expected = metrics.counts(labels[i] == c, target[i] == c, target[i] != 255)
-        assert found[i, c].tolist() == list(expected.values())
+        assert batch[i, c].tolist() == list(expected.values())
     if ignored < 1:
-        stats = smp.metrics.get_stats(
-            torch.from_numpy(labels).long(),
-            torch.from_numpy(target).long(),
-            "multiclass",
-            255,
-            num_classes=k,
-        )
-        # smp counts ignored pixels as true negatives, so only the first three agree
-        assert torch.equal(found[..., :3], torch.stack(stats[:3], dim=-1))
+        maps = torch.from_numpy(labels).long(), torch.from_numpy(target).long()
+        stats = smp.metrics.get_stats(*maps, "multiclass", 255, num_classes=k)
+        # smp counts ignored pixels as true negatives, so only the first three agree.
+        assert torch.equal(batch[..., :3], torch.stack(stats[:3], dim=-1))
 
 
 @given(seed=st.integers(0, 9999), valid=st.booleans())
@@ -305,15 +254,14 @@ def test_bce_of_certain_and_of_no_pixels():
 
 
 def blobs(seed, shape, level=0.5):
-    """Smooth random shapes, sometimes touching the frame; never empty. Large ones have few points on their boundary."""
-    noise = ndimage.gaussian_filter(
-        np.random.default_rng(seed).normal(size=shape), 2 if max(shape) < 100 else 25
-    )
+    """Smooth random shapes, sometimes touching the frame, never empty; large ones are smoother."""
+    noise = np.random.default_rng(seed).normal(size=shape)
+    noise = ndimage.gaussian_filter(noise, 2 if max(shape) < 100 else 25)
     return noise > np.quantile(noise, 1 - level)
 
 
 def boundary_distances(pred, truth, spacing):
-    """The definition, on the full frame and without a distance transform: all pairs of boundary points."""
+    """The definition, on the full frame: distances of all pairs of boundary points."""
     points = []
     for mask in (pred, truth):
         outside = np.pad(~mask, 1, constant_values=True)
@@ -329,7 +277,7 @@ def boundary_distances(pred, truth, spacing):
     [
         ((32, 41), None),
         ((32, 41), (0.75, 1.5)),
-        ((190, 241), (0.75, 1.5)),  # boundaries so thin that a tree is taken
+        ((190, 241), (0.75, 1.5)),  # so few boundary pixels that a tree is taken
         ((11, 24, 19), None),
         ((11, 24, 19), (2.5, 0.75, 1.25)),
     ],
@@ -338,14 +286,14 @@ def boundary_distances(pred, truth, spacing):
 @pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges:FutureWarning")
 def test_distances_are_monais(shape, spacing, seed):
     pred, truth = blobs(seed, shape, 0.3), blobs(seed + 100, shape, 0.2)
-    found = metrics.surface_distances(pred, truth, spacing, tolerance=2.0)
+    ours = metrics.surface_distances(pred, truth, spacing, tolerance=2.0)
     a, b = (torch.from_numpy(mask)[None, None] for mask in (pred, truth))
     common = {"include_background": True, "spacing": spacing}
     hd95 = monai.metrics.compute_hausdorff_distance(a, b, percentile=95, **common).item()
     assd = monai.metrics.compute_average_surface_distance(a, b, symmetric=True, **common).item()
     nsd = monai.metrics.compute_surface_dice(a, b, class_thresholds=[2.0], **common).item()
-    assert found == pytest.approx({"hd95": hd95, "assd": assd, "nsd": nsd}, rel=1e-6)
-    assert found["hd95"] > found["assd"] > 0 and 0 < found["nsd"] < 1
+    assert ours == pytest.approx({"hd95": hd95, "assd": assd, "nsd": nsd}, rel=1e-6)
+    assert hd95 > assd > 0 and 0 < nsd < 1
 
 
 @given(st.data())
@@ -355,36 +303,35 @@ def test_distances_by_definition(data):
     pred, truth = (data.draw(hnp.arrays(bool, shape)) for _ in range(2))
     spacing = tuple(data.draw(st.sampled_from([0.5, 1.0, 3.25])) for _ in shape)
     tolerance = data.draw(st.sampled_from([0.0, 1.0, 2.0]))
-    found = metrics.surface_distances(pred, truth, spacing, tolerance)
+    ours = metrics.surface_distances(pred, truth, spacing, tolerance)
+    swapped = metrics.surface_distances(truth, pred, spacing, tolerance)
+    assert ours == pytest.approx(swapped, abs=1e-9)
     if not (pred.any() and truth.any()):
         return
-    there, back = boundary_distances(pred, truth, spacing)
-    both = np.concatenate([there, back])
-    expected = {"hd95": max(np.percentile(there, 95), np.percentile(back, 95)), "assd": both.mean()}
-    assert found == pytest.approx({**expected, "nsd": (both <= tolerance).mean()}, abs=1e-9)
-    assert found == pytest.approx(
-        metrics.surface_distances(truth, pred, spacing, tolerance), abs=1e-9
-    )
+    directed = boundary_distances(pred, truth, spacing)
+    both = np.concatenate(directed)
+    expected = {"hd95": max(np.percentile(side, 95) for side in directed)}
+    expected |= {"assd": both.mean(), "nsd": (both <= tolerance).mean()}
+    assert ours == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("side", [9, 90, 700, 3000])
 def test_each_way_to_the_nearest_pixel_gives_the_same(side):
-    """In pixels all pairs are compared, in mm a tree or a map is used, as for very large masks: equal distances."""
+    """In pixels all pairs are compared; in mm and for very large masks a tree or a map is used."""
     pred, truth = (np.zeros((side, side + 7), np.uint8) for _ in range(2))
     cv2.ellipse(pred, (side // 2, side // 2), (side // 3, side // 5), 20, 0, 360, 1, -1)
     cv2.ellipse(truth, (side // 2 + 2, side // 2 - 1), (side // 4, side // 4), 0, 0, 360, 1, -1)
     truth[0, 0] = truth[-1, -1] = 1
     pixels = metrics.surface_distances(pred > 0, truth > 0, tolerance=3)
     doubled = metrics.surface_distances(pred > 0, truth > 0, (2.0, 2.0), tolerance=6)
-    assert doubled == pytest.approx(
-        {"hd95": 2 * pixels["hd95"], "assd": 2 * pixels["assd"], "nsd": pixels["nsd"]}
-    )
+    expected = {"hd95": 2 * pixels["hd95"], "assd": 2 * pixels["assd"], "nsd": pixels["nsd"]}
+    assert doubled == pytest.approx(expected)
     assert 0 < pixels["assd"] < pixels["hd95"]
 
 
 @pytest.mark.parametrize("shape", [(24, 30), (9, 14, 12)])
 def test_the_size_of_the_frame_does_not_change_distances(shape):
-    """Cropping to the box of both masks is exact: the same shapes in a much larger frame give the same numbers."""
+    """The same shapes in a much larger frame: cropping to the box of both masks is exact."""
     pred, truth = blobs(1, shape, 0.2), blobs(2, shape, 0.2)
     small = metrics.surface_distances(pred, truth)
     wide = [np.pad(mask, 40) for mask in (pred, truth)]
@@ -400,6 +347,16 @@ def test_equal_masks_have_no_distance_and_far_ones_their_distance():
     assert metrics.surface_distances(a, b) == {"hd95": 50, "assd": 50, "nsd": 0}
     assert metrics.surface_distances(a, b, (2.0, 0.5))["hd95"] == pytest.approx(math.hypot(60, 20))
     assert metrics.surface_distances(a, b, tolerance=50)["nsd"] == 1
+
+
+def test_hd95_forgives_one_pixel_in_a_hundred():
+    truth = np.zeros((60, 60), bool)
+    truth[10:40, 10:40] = True
+    pred = truth.copy()
+    pred[55, 55] = True
+    distances = metrics.surface_distances(pred, truth)
+    expected = math.hypot(16, 16) / (116 + 117)
+    assert distances["hd95"] == 0 and distances["assd"] == pytest.approx(expected)
 
 
 # ---- additions to the table
@@ -446,12 +403,3 @@ def test_which_metrics_are_better_when_less():
     names = [name for name in metrics.names() if metrics.less_is_better(name)]
     assert names == ["bce", "hd95", "assd", "brier", "log_loss", "ece"]
     assert not metrics.less_is_better("n_true")  # a column that is no metric
-
-
-def test_hd95_forgives_one_pixel_in_a_hundred():
-    truth = np.zeros((60, 60), bool)
-    truth[10:40, 10:40] = True
-    pred = truth.copy()
-    pred[55, 55] = True
-    found = metrics.surface_distances(pred, truth)
-    assert found["hd95"] == 0 and found["assd"] == pytest.approx(math.hypot(16, 16) / (116 + 117))
