@@ -65,6 +65,7 @@ class Training:
 
     @property
     def n_val(self) -> int:
+        """Number of validation images."""
         return len(self.val.dataset)
 
     @property
@@ -109,6 +110,7 @@ def fit(
             several micro-batches or processes.
         TrainingError: the loss became NaN or infinite (names the cases), or has no gradient.
     """
+    _check_arguments(model, loss)
     cfg = cfg.replace()  # a copy: edits of the caller's config during training change nothing
     with memory.keep_freed_memory(), _restoring_forward(model):
         training = _set_up(cfg, batches, model, loss, resume, folder)
@@ -144,7 +146,6 @@ def _set_up(
     """Check everything, make or load what is trained, and prepare the run folder."""
     if not len(batches["train"].dataset):
         raise DataError("the training part is empty; lower val_split or test_split, or add images")
-    _check_arguments(model, loss)
     folder = Path(folder) if folder else runs.folder_of(cfg)
     checkpoint = runs.load_checkpoint(folder) if resume else None
     info = _agree(_run_info(cfg, batches, model, loss, checkpoint))
@@ -199,20 +200,19 @@ def _prepare(
     network = accelerator.unwrap_model(model)
     if cfg.compile:
         model = _compiled(model, accelerator.device)
-    accumulate = updates.GradientAccumulator(model, loss, accelerator, state.n_splits)
     return Training(
-        cfg,
-        run,
-        state,
-        accelerator,
-        network,
-        model,
-        loss,
-        optimizer,
-        scheduler,
-        train,
-        val,
-        accumulate,
+        cfg=cfg,
+        run=run,
+        state=state,
+        accelerator=accelerator,
+        network=network,
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        train=train,
+        val=val,
+        accumulate=updates.GradientAccumulator(model, loss, accelerator, state.n_splits),
     )
 
 
@@ -262,7 +262,7 @@ def _check_output(model: nn.Module, cfg) -> None:
         raise ConfigError(f"model: {name} has no parameter to train")
     image = torch.zeros(1, cfg.in_channels, *cfg.height_width)
     expected = (1, cfg.n_classes, *cfg.height_width)
-    training = {part: part.training for part in model.modules()}
+    modes = [(part, part.training) for part in model.modules()]
     try:
         logits = model.eval()(image.to(next(model.parameters()).device))
     except Exception as error:  # whatever the caller's network raises
@@ -271,7 +271,7 @@ def _check_output(model: nn.Module, cfg) -> None:
             f"image_size of the config: {error}"
         ) from error
     finally:
-        for part, mode in training.items():
+        for part, mode in modes:
             part.training = mode
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != expected:
@@ -349,17 +349,20 @@ def _accelerator(cfg, info: dict[str, Any]) -> Accelerator:
 
 @contextmanager
 def _restoring_forward(model: nn.Module | None) -> Iterator[None]:
-    """Take from the caller's network what Accelerate sets on it: the autocast round its forward,
+    """Take from the caller's network what Accelerate sets on it: the autocast around its forward,
     and a mark that would make a second `fit` skip that."""
-    names = ("forward", "_original_forward", "_is_accelerate_prepared")
-    attributes = {} if model is None else dict(vars(model))
+    if model is None:
+        yield
+        return
+    attributes = vars(model)
+    before = dict(attributes)
     try:
         yield
     finally:
-        for name in names if model is not None else ():
-            vars(model).pop(name, None)
-            if name in attributes:
-                vars(model)[name] = attributes[name]
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            attributes.pop(name, None)
+            if name in before:
+                attributes[name] = before[name]
 
 
 def _optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
@@ -687,11 +690,11 @@ def _progress_bar(training: Training):
 
 
 def _stopped(run: Run, state: TrainingState) -> str:
-    """What the stop button says: what is kept, and the call that continues."""
-    kept = f"all up to epoch {state.epoch} is kept" if state.epoch else "no epoch was finished"
+    """The message after a stop: what is saved, and the call that continues."""
+    saved = f"all up to epoch {state.epoch} is kept" if state.epoch else "no epoch was finished"
     own = [f"{name}=..." for name, key in OWN.items() if run.info[key]]
     call = ", ".join(["cfg", "batches", *own, "resume=True"])
-    return f"stopped in epoch {state.epoch + 1}: {kept} in {run.folder}; fit({call}) goes on"
+    return f"stopped in epoch {state.epoch + 1}: {saved} in {run.folder}; fit({call}) goes on"
 
 
 # ---- save and finish

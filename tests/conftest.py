@@ -13,7 +13,7 @@ from hypothesis import settings
 
 os.environ["MPLBACKEND"] = "agg"  # before any test file imports matplotlib
 
-from seglib import config, data, phantoms  # noqa: E402
+from seglib import config, data, layouts, phantoms, plots, prepare  # noqa: E402
 from tests import helpers  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -64,6 +64,45 @@ def lung_tree(tmp_path_factory):
     (`shutil.copytree`) first.
     """
     return phantoms.write("lung", tmp_path_factory.mktemp("lung") / "tree", n=16, seed=0)
+
+
+@pytest.fixture(scope="session")
+def lung_store(lung_tree, tmp_path_factory):
+    """(store, cfg) of 12 training and 4 validation phantoms of 64 x 64 pixels; read only."""
+    work = tmp_path_factory.mktemp("lung_store")
+    cfg = config.preset(
+        "lung", "smoke", data_root=str(lung_tree), work_dir=str(work), test_split=0, val_split=4
+    )
+    return prepare.build(layouts.scan(cfg), cfg), cfg
+
+
+@pytest.fixture
+def tiny(lung_store, tmp_path):
+    """A function: config and loaders of a training of a second, `tiny(epochs=3)`.
+
+    The run goes to a folder of its own, by default `tmp_path/work`.
+    """
+    store, cfg = lung_store
+
+    def make(folder="work", **changes):
+        fields = {
+            **helpers.TINY,
+            "scheduler": "none",
+            "work_dir": str(tmp_path / folder),
+            **changes,
+        }
+        tiny_cfg = cfg.replace(**fields)
+        return tiny_cfg, data.loaders(store, tiny_cfg)
+
+    return make
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Drawing takes half of the time of a tiny training: left out where no test looks."""
+    monkeypatch.setattr(plots, "training_curves", lambda history: None)
+    monkeypatch.setattr(plots, "predictions", lambda rows: None)
+    monkeypatch.setattr(plots, "save", lambda figure, path: None)
 
 
 @pytest.fixture

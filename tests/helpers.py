@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pydicom
+import pytest
 import torch
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -19,7 +20,7 @@ from pydicom.uid import (
 )
 from scipy import ndimage
 
-from seglib import case_io, config, prepare
+from seglib import case_io, config, prepare, training
 from seglib.__main__ import main
 from seglib.formats import images, volumes
 from seglib.inference import Predictor
@@ -343,3 +344,45 @@ def labelled(pixels):
     far = np.abs(pixels - 60 * np.arange(4).reshape(-1, 1, 1) - 10)
     odds = np.exp(-far / 4)
     return odds / odds.sum(axis=1, keepdims=True)
+
+
+# ---- trainings
+
+# A training of about a second, for `Config.replace`.
+TINY = dict(
+    base_channels=2,
+    depth=2,
+    epochs=2,
+    batch_size=4,
+    precision="fp32",
+    device="cpu",
+    num_workers=0,
+    augment={},
+)
+
+
+def convolution(channels=1):
+    """The smallest network, without batch norm, and always with the same weights."""
+    network = torch.nn.Conv2d(channels, channels, 5, padding=2)
+    weight = torch.linspace(-0.1, 0.2, network.weight.numel()).reshape_as(network.weight)
+    network.load_state_dict({"weight": weight, "bias": torch.zeros(channels)})
+    return network
+
+
+def same_weights(first, second):
+    """Whether two state_dicts hold the same bits."""
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def stop_after(n_epochs, monkeypatch, *arguments, **options):
+    """`fit`, stopped as by the notebook's stop button right after `n_epochs` epochs were saved."""
+    save = training._save
+
+    def save_and_stop(session):
+        save(session)
+        if session.state.epoch == n_epochs:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "_save", save_and_stop)
+        training.fit(*arguments, **options)

@@ -1,0 +1,174 @@
+"""One update of several micro-batches: exact sums, a memory that is too small, and losses whose
+parts cannot be added."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from seglib import config, data, losses, runs, training, updates
+from seglib.errors import ConfigError, TrainingError
+from tests.helpers import TINY, convolution, multilabel_store, same_weights, stop_after
+
+pytestmark = pytest.mark.usefixtures("without_figures")
+
+
+def plain_loss(logits, target, annotated):
+    """A loss without `total`."""
+    return F.binary_cross_entropy_with_logits(logits, target.float())
+
+
+class SmallCard(nn.Module):
+    """A network in whose memory `room` images fit, from its second forward pass in training on."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.layer = convolution()
+        self.room, self.sizes = room, []
+
+    def forward(self, image):
+        if self.training:
+            self.sizes.append(len(image))
+            if len(image) > self.room and len(self.sizes) > 1:
+                raise torch.OutOfMemoryError("no more")
+        return self.layer(image)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(2, 2), (1, 4), (4, 3)])
+def test_accumulated_steps_are_one_large_batch(tiny, batch_size, accumulate):
+    """Without batch norm, which sees single batches, the update is that of all their images."""
+
+    def trained(name, **sizes):
+        cfg, batches = tiny(name, loss="bce", optimizer="sgd", lr=0.1, epochs=2, **sizes)
+        run = training.fit(cfg, batches, model=convolution())
+        return torch.load(run.folder / "final_model.pth")
+
+    large = trained("large", batch_size=batch_size * accumulate)
+    small = trained("small", batch_size=batch_size, accumulate=accumulate)
+    other = trained("other", batch_size=batch_size)
+    torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-5)  # sums in another order
+    assert (other["weight"] - large["weight"]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("loss", ["combined", "weighted_bce"])
+def test_accumulation_is_exact_where_masks_are_missing(tmp_path, loss):
+    """The denominator is that of the whole update; the mean of the means of its parts is wrong."""
+    store = multilabel_store(tmp_path / "store", n=10)
+    fields = {**TINY, "loss": loss, "optimizer": "sgd", "lr": 0.1, "scheduler": "none", "seed": 3}
+
+    def trained(name, batch_size, accumulate):
+        sizes = {"batch_size": batch_size, "accumulate": accumulate}
+        cfg = config.preset("palm", "smoke", **fields | sizes, work_dir=str(tmp_path / name))
+        run = training.fit(cfg, data.loaders(store, cfg), model=convolution(3))
+        return torch.load(run.folder / "final_model.pth")["weight"], run.history["train_loss"]
+
+    large, large_loss = trained("large", 6, 1)
+    for name, batch_size, accumulate in (("small", 1, 6), ("halves", 3, 2)):
+        weight, train_loss = trained(name, batch_size, accumulate)
+        torch.testing.assert_close(weight, large, rtol=1e-4, atol=1e-5)  # sums in another order
+        np.testing.assert_allclose(train_loss, large_loss, rtol=1e-5)
+    assert (trained("means", 1, 1)[0] - large).abs().max() > 1e-3
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_update(tiny):
+    """The weights are those of a machine with room for all; the gradients of the failed attempt, in
+    which one of two micro-batches was computed, do not count."""
+    fields = dict(batch_size=4, accumulate=2, optimizer="sgd", lr=0.1, loss="combined", epochs=1)
+    roomy, network, hopeless = SmallCard(room=4), SmallCard(room=1), SmallCard(room=0)
+    training.fit(*tiny("roomy", **fields), model=roomy)
+    with pytest.warns(UserWarning, match="micro-batches are halved"):
+        training.fit(*tiny("cramped", **fields), model=network)
+    assert roomy.sizes == [4, 4, 4]
+    assert network.sizes == [4, 4, 2, *[1] * 12]
+    torch.testing.assert_close(network.state_dict(), roomy.state_dict(), rtol=1e-4, atol=1e-6)
+    with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning):
+        training.fit(*tiny("hopeless", **fields), model=hopeless)
+
+
+def test_a_resumed_run_splits_from_its_first_step_on(tiny, monkeypatch):
+    """Its weights are bit-identical, although the memory would have room at first: sums of another
+    order differ in their last bits."""
+    fields = dict(epochs=3, batch_size=6, optimizer="sgd", lr=0.1)
+    with pytest.warns(UserWarning, match="micro-batches are halved"):
+        straight = training.fit(*tiny("straight", **fields), model=SmallCard(room=3))
+    with pytest.warns(UserWarning, match="micro-batches are halved"):
+        stop_after(1, monkeypatch, *tiny("cut", **fields), model=SmallCard(room=3))
+    network = SmallCard(room=6)
+    resumed = training.fit(*tiny("cut", **fields), model=network, resume=True)
+    assert network.sizes == [3] * 8
+    final = [torch.load(run.folder / "final_model.pth") for run in (straight, resumed)]
+    assert same_weights(*final)
+
+
+# ---- losses without a denominator
+
+
+def test_a_loss_without_total_takes_one_micro_batch_of_one_process(tiny):
+    cfg, batches = tiny(epochs=1)
+    assert training.fit(cfg, batches, loss=plain_loss).history["train_loss"].notna().all()
+    for accumulate, n_processes, words in ((2, 1, "accumulate=2.*accumulate=1"), (1, 2, "process")):
+        with pytest.raises(ConfigError, match=f"plain_loss has no .*total.*{words}"):
+            updates.check_loss(plain_loss, accumulate, n_processes, n_splits=0)
+    cfg, batches = tiny("accumulated", accumulate=2)
+    with pytest.raises(ConfigError, match="accumulate=2.*MaskedLoss"):
+        training.fit(cfg, batches, loss=plain_loss)
+    assert not runs.folder_of(cfg).exists()
+
+
+def test_a_loss_without_total_cannot_be_split(tiny):
+    cfg, batches = tiny(epochs=1)
+    with pytest.raises(TrainingError, match="micro-batch of 4 images.*plain_loss.*batch_size"):
+        training.fit(cfg, batches, model=SmallCard(room=2), loss=plain_loss)
+
+
+def test_a_loss_derived_from_masked_loss_accumulates_exactly(tiny):
+    class Brier(losses.MaskedLoss):
+        def weight(self, target, annotated):
+            return (target != 255).float()
+
+        def summed(self, logits, target, weight):
+            return (weight * (logits.sigmoid() - (target == 1).float()) ** 2).sum()
+
+    large, small = convolution(), convolution()
+    fields = dict(optimizer="sgd", lr=0.1)
+    run = training.fit(*tiny("large", batch_size=6, **fields), model=large, loss=Brier())
+    sizes = dict(batch_size=2, accumulate=3)
+    training.fit(*tiny("small", **sizes, **fields), model=small, loss=Brier())
+    torch.testing.assert_close(small.state_dict(), large.state_dict(), rtol=1e-4, atol=1e-6)
+    assert run.info["loss"] == "Brier"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda loss: loss.item(), "returned float; expected a tensor"),
+        (lambda loss: loss.repeat(2), r"returned \(2,\); expected a tensor that is one number"),
+        (lambda loss: loss.detach(), "has no gradient"),
+        (lambda loss: loss * float("nan"), "the loss is nan in epoch 1, step 1, cases MCUCXR"),
+    ],
+)
+def test_a_loss_that_cannot_be_trained_with_is_named(tiny, value, message):
+    def bad_loss(logits, target, annotated):
+        return value(plain_loss(logits, target, annotated))
+
+    with pytest.raises(TrainingError, match=message):
+        training.fit(*tiny(epochs=1), loss=bad_loss)
+
+
+def test_waiting_is_the_share_of_the_loader(tiny, monkeypatch):
+    cfg, batches = tiny(epochs=1)
+    original = data.SegmentationDataset.__getitem__
+
+    def slow(self, number):
+        time.sleep(0.05)
+        return original(self, number)
+
+    quick = training.fit(cfg, batches).history["waiting"].iloc[0]
+    monkeypatch.setattr(data.SegmentationDataset, "__getitem__", slow)
+    row = training.fit(cfg, batches).history.iloc[0]
+    n = len(batches["train"].dataset)
+    assert 0 < quick < row["waiting"] < 1
+    assert row["waiting"] * n / row["images_per_second"] >= 0.05 * n  # seconds
