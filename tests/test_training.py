@@ -770,7 +770,7 @@ def test_a_loss_that_is_no_number_names_its_cases(tiny, value):
     )
     assert len(runs.Run.load(folder).history) == 1 and kept.keys() == torch.load(good.best).keys()
     # the images were looked at, and it goes on
-    run = training.fit(cfg, batches, loss=losses.DiceLoss(), resume=True)
+    run = training.fit(cfg, batches, loss=Poisoned(epoch=9, value=1), resume=True)
     assert list(run.history["epoch"]) == [1, 2, 3] and np.isfinite(run.history["train_loss"]).all()
 
 
