@@ -5,7 +5,7 @@ InstanceNumber need not follow the patient, only ImagePositionPatient does; Slic
 the distance of the slices; a folder may hold localizers, reports, several series, or copies of a
 slice; stored numbers become values (CT: Hounsfield units, HU) by a slope and an intercept that may
 differ from slice to slice; in MONOCHROME1 high numbers are dark; and headers are wrong about signs
-and bits. `volumes` turns a series to the usual display.
+and bits. `volumes` turns a series to the usual display. Taught in `03_rsna_finetuning`.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,9 +1,10 @@
-"""A NIfTI file: from its header to a grid, from its bytes to voxels, and back. `volumes` uses it.
+"""A NIfTI file: from its header to a grid, from its bytes to voxels, and from a mask to a file.
 
 What the format can hide: the voxels are stored numbers that a slope and an intercept turn into
 values; where they lie is said twice (qform and sform), or not at all, and then the affine is made
 up; the spacing stands in the affine and in `pixdim`, whose default 1 looks like a measurement; the
-unit may be metres or micrometres; and a file that was cut short can still open.
+unit may be metres or micrometres; and a file that was cut short can still open. `volumes` turns an
+image to the usual display. Taught in `03_rsna_finetuning` and `08_inference_and_deployment`.
 """
 
 import gzip
