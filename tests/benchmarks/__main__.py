@@ -10,33 +10,17 @@ that the seconds are for.
 """
 
 import datetime
+import importlib
 import json
 import sys
 from pathlib import Path
 
 from tests import results
-from tests.benchmarks import (
-    epochs,
-    evaluation,
-    gpu,
-    inference,
-    limits,
-    pipeline,
-    quality,
-    startup,
-    training,
-)
+from tests.benchmarks import limits
 
-GROUPS = {
-    "training": training.rows,
-    "quality": quality.rows,
-    "pipeline": pipeline.rows,
-    "epochs": epochs.rows,
-    "startup": startup.rows,
-    "inference": inference.rows,
-    "evaluation": evaluation.rows,
-}
-ASKED_FOR = {"gpu": gpu.rows}  # by name only, as it needs one
+# Each is a module with a function `rows`. It is loaded when it runs, as it may need more packages.
+GROUPS = ("training", "quality", "pipeline", "epochs", "startup", "inference", "evaluation")
+ASKED_FOR = ("gpu",)  # by name only, as it needs one
 BEGIN, END = "<!-- timings: written by make bench -->", "<!-- end of timings -->"
 FOLDER = Path(__file__).parent / "results"
 UNITS = {
@@ -82,7 +66,7 @@ def record(name: str) -> None:
     """Run a group and write its JSON; the better of the limits before and after it counts."""
     device = "cuda" if name in ASKED_FOR else "cpu"
     before = limits.measure(device)
-    rows = (GROUPS | ASKED_FOR)[name]()
+    rows = importlib.import_module(f"tests.benchmarks.{name}").rows()
     after = limits.measure(device)
     about = {
         "command": f"python -m tests.benchmarks {name}",

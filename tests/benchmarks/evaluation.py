@@ -1,9 +1,7 @@
 """Evaluation: AUC of many pixels, distances of masks, and whole reports."""
 
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from monai.metrics import compute_hausdorff_distance
 
 from seglib import config, data, evaluation, metrics
 from seglib.inference import Predictor
+from tests.benchmarks.timing import by_turns
 from tests.helpers import hand_store
 
 BATCH = 1 << 20  # pixels of sixteen images of 256 x 256
@@ -24,19 +23,6 @@ BATCH = 1 << 20  # pixels of sixteen images of 256 x 256
 def rows() -> list[dict]:
     """All timings of this group."""
     return [*auc(), *distances(), whole_report()]
-
-
-def by_turns(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each function, called by turns so that a slow moment of the machine meets
-    all of them.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            begun = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def auc(millions: int = 100, rounds: int = 1) -> list[dict]:

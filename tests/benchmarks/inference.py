@@ -15,7 +15,7 @@ from seglib import config, export, hosts, runs
 from seglib.formats import images
 from seglib.inference import Predictor
 from tests.benchmarks import limits
-from tests.benchmarks.evaluation import by_turns
+from tests.benchmarks.timing import by_turns
 
 SIDE = 256
 

@@ -17,6 +17,8 @@ def measure(device: str = "cpu") -> dict[str, float]:
     """The best rates of a few seconds: "fp32" and "bf16" in floating-point operations a second (a
     product of square matrices), "copy" in bytes a second, read and written together.
     """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("no GPU here: nothing was measured")
     source = torch.ones(COPIED, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     rates = {"copy": 2 * COPIED / best(lambda: target.copy_(source), device)}

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from seglib import config, data, layouts, phantoms, prepare, training
 from seglib.formats import images
-from tests.benchmarks.evaluation import by_turns
+from tests.benchmarks.timing import by_turns
 
 SIDE = 256
 
