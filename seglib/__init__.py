@@ -1,3 +1,3 @@
-"""The package behind the medical image segmentation notebooks: `from seglib import config, training`."""
+"""The package behind the notebooks on medical image segmentation: `from seglib import config`."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,5 @@
-"""What nnU-Net's own check of a data set says to the defects that its format can express. Not a part of the tests.
+"""What nnU-Net's own check of a data set says to the defects that its format can express. Not a
+part of the tests.
 
     pip install nnunetv2            # in an environment of its own, beside seglib's requirements
     python -m tests.defects_nnunet
@@ -48,7 +49,9 @@ def converted(tree: Path, folder: Path) -> Path:
 
 
 def verdict(folder: Path) -> tuple[str, str]:
-    """(error, warning or nothing, what was said) of `verify_dataset_integrity`, in threads: processes take longer."""
+    """(error, warning or nothing, what was said) of `verify_dataset_integrity`, in threads:
+    processes take longer.
+    """
     from nnunetv2.experiment_planning import verify_dataset_integrity as check
 
     check.multiprocessing = SimpleNamespace(get_context=lambda method: multiprocessing.dummy)
@@ -77,8 +80,9 @@ def main() -> None:
             found, said = verdict(converted(copy, Path(scratch, f"{i}_raw")))
             names = file.name.removesuffix(".nii.gz").removesuffix("_gt") in said
             rows.append((defect.expect, found, names))
+            named = ", names the file" if names else ""
             print(
-                f"{defect.name:50} {defect.expect:10} nnU-Net: {found}{', names the file' if names else ''}",
+                f"{defect.name:50} {defect.expect:10} nnU-Net: {found}{named}",
                 flush=True,
             )
     for (expect, found, names), n in sorted(Counter(rows).items()):

@@ -1,9 +1,13 @@
-"""What a full disk does to each kind of writing; run inside a small file system by `test_interrupted.py`.
+"""What a full disk does to each kind of writing; run inside a small file system by
+`test_interrupted.py`.
 
-    python -m tests.full_disk DISK ELSEWHERE      DISK: an empty folder on a file system of about 40 MB
+    python -m tests.full_disk DISK ELSEWHERE
 
-Each scene leaves a little room on DISK, runs until it fails, and checks that the error says so, that nothing made
-before is lost, and that every file under a final name is whole. Prints a line a scene.
+DISK is an empty folder on a file system of about 40 MB.
+
+Each scene leaves a little room on DISK, runs until it fails, and checks that the error says so,
+that nothing made before is lost, and that every file under a final name is whole. Prints a line a
+scene.
 """
 
 import json
@@ -45,7 +49,7 @@ def fails(action) -> str:
 
 
 def whole(folder: Path) -> list[str]:
-    """Names of the files below a folder, each opened to its end; no temporary file is among them."""
+    """Names of the files below a folder, each opened to its end; none of them is temporary."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in found:
         assert not path.name.startswith("."), path

@@ -219,7 +219,9 @@ def copy_of_the_package(folder):
 
 
 def hand_store(folder, pictures, masks, splits, class_names, missing=(), **columns):
-    """A store made without `prepare`: arrays (N, H, W, C) and (N, H, W, K); `missing` holds pairs (row, class)."""
+    """A store made without `prepare`: arrays (N, H, W, C) and (N, H, W, K); `missing` holds pairs
+    (row, class).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     masks, n = masks.copy(), len(pictures)
     cells = {name: [f"{i}_{name}.png" for i in range(n)] for name in class_names}
@@ -250,8 +252,10 @@ def hand_store(folder, pictures, masks, splits, class_names, missing=(), **colum
 
 
 def multilabel_store(folder, n=9, side=64, padding=8):
-    """Three overlapping classes, drawn into the three colour channels (200 inside, 40 outside); a letterbox of
-    `padding` rows above and below; detachment is missing in every second case, atrophy in case 1, all in case 5."""
+    """Three overlapping classes, drawn into the three colour channels (200 inside, 40 outside); a
+    letterbox of `padding` rows above and below; detachment is missing in every second case, atrophy
+    in case 1, all in case 5.
+    """
     rows, columns = np.mgrid[:side, :side]
     rng = np.random.default_rng(0)
     masks = np.zeros((n, side, side, 3), np.uint8)
@@ -278,7 +282,9 @@ def all_in(store, part):
 
 
 def label_store(tmp_path, cfg, annotated=None):
-    """Four label maps on disk and the store that `prepare` makes of them; the image shows the label number."""
+    """Four label maps on disk and the store that `prepare` makes of them; the image shows the label
+    number.
+    """
     rows, columns = np.mgrid[:60, :80]
     table = {
         "case": list("wxyz"),
@@ -310,7 +316,9 @@ def cardiac_config(**overrides):
 
 
 class FakePredictor(Predictor):
-    """A predictor without a network: `respond` turns pixels (N, C, H, W) in 0..255 into probabilities."""
+    """A predictor without a network: `respond` turns pixels (N, C, H, W) in 0..255 into
+    probabilities.
+    """
 
     def __init__(self, cfg, respond):
         super().__init__(torch.nn.Identity(), cfg, "cpu", "fp32")

@@ -1,9 +1,11 @@
-"""Kills trainings at random moments with SIGKILL, resumes them, and compares with one that was never stopped.
+"""Kills trainings at random moments with SIGKILL, resumes them, and compares with one that was
+never stopped.
 
     python -m tests.killed_training FOLDER KILLS WORKERS
 
-Used by `test_interrupted.py`. Trainings are children of one process that has imported everything: no kill is wasted on
-importing. Prints a line a kill, and exits with 1 where a weight, a history or a file differs.
+Used by `test_interrupted.py`. Trainings are children of one process that has imported everything:
+no kill is wasted on importing. Prints a line a kill, and exits with 1 where a weight, a history or
+a file differs.
 """
 
 import os
@@ -101,18 +103,15 @@ def main(root: Path, kills: int, workers: int) -> int:
     for number in range(kills):
         folder, moment = root / f"run{number}", 0.9 * duration * (number + rng.random()) / kills
         ended = child(folder, store, cfg, moment)
-        kept = (
-            torch.load(folder / runs.LAST)["state"]["epoch"]
-            if (folder / runs.LAST).is_file()
-            else 0
-        )
+        epochs = 0
+        if (folder / runs.LAST).is_file():
+            epochs = torch.load(folder / runs.LAST)["state"]["epoch"]
         child(folder, store, cfg)
         alike = same(expected, state_of(folder))
         wrong += not alike
-        print(
-            f"killed after {moment:.2f} of {duration:.2f} s, {'ended' if ended else f'{kept} epochs kept'}: "
-            f"{'identical' if alike else 'DIFFERENT'}"
-        )
+        state = "ended" if ended else f"{epochs} epochs kept"
+        outcome = "identical" if alike else "DIFFERENT"
+        print(f"killed after {moment:.2f} of {duration:.2f} s, {state}: {outcome}")
     return 1 if wrong else 0
 
 

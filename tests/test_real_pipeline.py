@@ -1,4 +1,6 @@
-"""The whole way on a few real X-rays: raw tree to scores at the size of the files. Skipped, visibly, without them."""
+"""The whole way on a few real X-rays: raw tree to scores at the size of the files. Skipped,
+visibly, without them.
+"""
 
 import numpy as np
 import pytest
