@@ -1127,27 +1127,3 @@ def test_real_covid_busi_and_spleen(real, tmp_path):
         )
         masks = store.open()[1]
         assert ((masks == 1).any(axis=(1, 2, 3))).all(), name
-
-
-def test_read_truth_without_a_mask(tree):
-    cfg = settings(tree, "palm")
-    case = {
-        "case": "c0",
-        "image": "",
-        "atrophy": "",
-        "detachment": "",
-        "disc": str(tree / "masks/c0.png"),
-    }
-    truth, annotated, hows, _ = prepare.read_truth(case, cfg, {}, (HEIGHT, WIDTH))
-    assert truth.shape == (HEIGHT, WIDTH, 3) and truth.dtype == np.uint8
-    assert annotated == [False, False, True]
-    assert hows == ["", "", "values 0/255"]
-    assert (truth[..., :2] == IGNORE).all()
-    np.testing.assert_array_equal(truth[..., 2], blob(0))
-    save(tree / "masks/other.png", np.zeros((5, 5), np.uint8))
-    with pytest.raises(DataError, match=r"c0: its masks have different sizes.*\(5, 5\)"):
-        prepare.read_truth(
-            {**case, "atrophy": str(tree / "masks/other.png")}, cfg, {}, (HEIGHT, WIDTH)
-        )
-    blank, annotated, _, _ = prepare.read_truth({**case, "disc": ""}, cfg, {}, (7, 9))
-    assert blank.shape == (7, 9, 3) and (blank == IGNORE).all() and annotated == [False] * 3
