@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from .errors import ConfigError, DataError
 from .fields import nearest
-from .files import load_safely
+from .files import load_safely, state_differences
 
 HUB_SECONDS = 10  # how long the hub may take to answer; a download may then take longer
 LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage of EfficientNet-Lite0
@@ -176,11 +176,11 @@ def load_state(
             loaded.setdefault(key, value)
         elif key in loaded and _is_rgb_of(value, loaded[key]):
             loaded[key] = adapt_input_conv(value.shape[1], loaded[key])
-    differences = _differences(own, loaded)
+    differences = state_differences(own, loaded)
     if differences:
         raise DataError(
-            f"{path}: the weights of another encoder than {name}: {differences}; the file begins "
-            f"with {first_key}; set the field encoder to the one they were made with"
+            f"{path}: the weights of another encoder than {name}: {'; '.join(differences)}; the "
+            f"file begins with {first_key}; set the field encoder to the one they were made with"
         )
     encoder.load_state_dict(loaded)
 
@@ -205,25 +205,6 @@ def _is_rgb_of(own: Tensor, value: Tensor) -> bool:
     if own.ndim != 4 or value.ndim != 4:
         return False
     return value.shape[1] == 3 != own.shape[1] and value.shape[2:] == own.shape[2:]
-
-
-def _differences(own: dict[str, Tensor], loaded: dict[str, Tensor]) -> str:
-    """How two state dicts differ in names and shapes; empty if they do not."""
-    missing = [key for key in own if key not in loaded]
-    unknown = [key for key in loaded if key not in own]
-    shapes = [
-        f"{key} is {tuple(loaded[key].shape)}, the encoder has {tuple(value.shape)}"
-        for key, value in own.items()
-        if key in loaded and loaded[key].shape != value.shape
-    ]
-    details = []
-    if missing:
-        details.append(f"{len(missing)} of {len(own)} missing ({', '.join(missing[:2])} …)")
-    if unknown:
-        details.append(f"{len(unknown)} unknown ({', '.join(unknown[:2])} …)")
-    if shapes:
-        details.append(f"{len(shapes)} of other shapes ({'; '.join(shapes[:2])})")
-    return "; ".join(details)
 
 
 def convert_efficientnet_lite0(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -90,3 +90,20 @@ def load_safely(path: str | Path) -> Any:
             f"{path}: refused to load: {reason}; "
             "expected a complete file of tensors and plain values only"
         ) from error
+
+
+def state_differences(expected: dict[str, Any], state: dict[str, Any]) -> list[str]:
+    """In words, how a state_dict differs from a network's own: names, then the first shapes."""
+    missing = sorted(set(expected) - set(state))
+    unknown = sorted(set(state) - set(expected))
+    differences = []
+    if missing:
+        differences.append(f"{len(missing)} missing ({missing[0]} …)")
+    if unknown:
+        differences.append(f"{len(unknown)} unknown ({unknown[0]} …)")
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, the network has {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    return differences + shapes[:2]

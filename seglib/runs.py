@@ -146,7 +146,7 @@ def load_state(model: torch.nn.Module, state: Any, source: str) -> torch.nn.Modu
             f"{source}: found no state_dict (name -> tensor); "
             "save one with torch.save(model.state_dict(), path)"
         )
-    differences = _differences(model.state_dict(), state)
+    differences = files.state_differences(model.state_dict(), state)
     if differences:
         raise DataError(
             f"{source}: weights of another network: {'; '.join(differences)}; use the config that "
@@ -154,23 +154,6 @@ def load_state(model: torch.nn.Module, state: Any, source: str) -> torch.nn.Modu
         )
     model.load_state_dict(state)
     return model
-
-
-def _differences(expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> list[str]:
-    """In words, how a state_dict differs from the network's own: names, then the first shapes."""
-    missing = sorted(set(expected) - set(state))
-    unknown = sorted(set(state) - set(expected))
-    differences = []
-    if missing:
-        differences.append(f"{len(missing)} missing ({missing[0]} …)")
-    if unknown:
-        differences.append(f"{len(unknown)} unknown ({unknown[0]} …)")
-    shapes = [
-        f"{name} is {tuple(state[name].shape)}, the network has {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    return differences + shapes[:2]
 
 
 def describe_weights(path: str | Path) -> dict[str, Any]:

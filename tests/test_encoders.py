@@ -283,8 +283,12 @@ def test_grey_images_get_the_sum_of_the_rgb_weights():
 @pytest.mark.parametrize(
     ("of", "into", "message"),
     [
-        ("tu-resnet18", SMALL, "missing .model.conv_stem.weight.*begins with conv1.weight"),
-        ("tu-mobilenetv3_small_075", SMALL, "of other shapes .*is .*the encoder has"),
+        ("tu-resnet18", SMALL, "202 missing .model.*begins with conv1.weight"),
+        (
+            "tu-mobilenetv3_small_075",
+            SMALL,
+            "model.blocks.0.0.conv_pw.weight is .*, the network has",
+        ),
         # Every shape fits, but the file has more blocks.
         ("tu-tf_efficientnet_b1", "tu-tf_efficientnet_b0", "148 unknown .blocks.0.1"),
     ],
