@@ -26,6 +26,7 @@ FLOORS = [
     ["formats.volumes", "formats.dicom_seg"],
     ["config", "hosts", "memory"],
     ["layouts.pairing", "encoders", "curves", "updates"],
+    ["phantoms.drawing"],
     ["phantoms.abdomen", "phantoms.chest", "phantoms.fundus", "phantoms.heart", "phantoms.skin"],
     ["phantoms", "layouts.volumes", "layouts.pictures", "layouts.convert"],
     ["layouts.folders"],

@@ -1,8 +1,9 @@
 """Synthetic short-axis MRI of beating hearts.
 
-The heart is drawn in polar coordinates around the long axis of its left ventricle: radii of cavity, muscle and right
-ventricle for every slice and angle, scaled so that the labelled slices hold the volumes of a disease group. Lengths
-are in mm; x grows to the image's right, y down, z from base to apex; angle 0 points to the septum.
+The heart is drawn in polar coordinates around the long axis of its left ventricle: for every slice
+and angle the radii of cavity, muscle and right ventricle, scaled so that the labelled slices hold
+the volumes of a disease group. Lengths are in mm; x grows to the image's right, y down, z from base
+to apex; angle 0 points to the septum.
 """
 
 import gzip
@@ -11,8 +12,11 @@ import cv2
 import nibabel
 import numpy as np
 
+from .drawing import rotated, smooth_noise
+
 GROUPS = ("NOR", "DCM", "HCM", "MINF", "RV")
-# Left ventricle at end diastole in mL, its ejection fraction, muscle in mL, the right ventricle's mL and fraction.
+# Of a group the ranges of: the left ventricle at end diastole in mL, its ejection fraction, the
+# muscle in mL, the right ventricle in mL, its ejection fraction.
 RANGES = {
     "NOR": ((100, 150), (0.54, 0.66), (90, 125), (110, 160), (0.48, 0.6)),
     "DCM": ((190, 285), (0.19, 0.36), (140, 190), (120, 180), (0.3, 0.5)),
@@ -21,19 +25,65 @@ RANGES = {
     "RV": ((90, 135), (0.52, 0.64), (85, 115), (190, 260), (0.22, 0.38)),
 }
 ANGLES = np.linspace(-np.pi, np.pi, 721)
+# Signal of tissues, about 0..1.
 AIR, LUNG, MUSCLE, LIVER, BLOOD, FAT = 0.01, 0.06, 0.23, 0.28, 0.85, 0.95
 
 
-def _any(rng, low, high, shape=None):
+def cardiac_case(i: int, rng: np.random.Generator) -> dict[str, bytes]:
+    """Files of phantom number `i` in ACDC's tree: path -> a whole file.
+
+    `training/patient001/patient001_frame01.nii.gz` is the heart at end diastole, 8 to 10 slices of
+    140 to 170 pixels of about 1.6 mm, 8 to 10 mm apart; a second frame is at end systole. Each has
+    its labels, `_gt.nii.gz`: 1 right ventricle, 2 myocardium, 3 left ventricle. `Info.cfg` names
+    frames and group; NOR, DCM, HCM, MINF and RV come by turns.
+    """
+    # Fixed by i, so that small sets hold all groups.
+    group = GROUPS[i % len(GROUPS)]
+    length = rng.uniform(83, 93) if group == "DCM" else rng.uniform(76, 92)
+    scan = _Scan(rng, length)
+    phases = _radii(scan, group, rng, length)
+    _, radius, reach = phases[0].max((1, 2))
+    look = _Look(scan, rng, length, radius, reach)
+    n_frames, systole = int(rng.integers(25, 31)), int(rng.integers(8, 15))
+    gain = np.exp(rng.uniform(4.6, 7))
+    height, weight = (f"{size:.1f}" for size in rng.normal([170, 76], [9, 12]))
+    patient = f"patient{i + 1:03d}"
+    info = {
+        "ED": 1,
+        "ES": systole,
+        "Group": group,
+        "Height": height,
+        "NbFrame": n_frames,
+        "Weight": weight,
+    }
+    text = "".join(f"{key}: {value}\n" for key, value in info.items())
+    files = {f"training/{patient}/Info.cfg": text.encode()}
+    for frame, phase in zip((1, systole), phases):
+        pictures, labels = zip(*(look.draw(phase, k) for k in range(len(scan.z))))
+        name = f"training/{patient}/{patient}_frame{frame:02d}"
+        signal = _expose(scan, rng, pictures, look.coil, gain)
+        files[f"{name}.nii.gz"] = _nifti(signal, scan, np.int16)
+        files[f"{name}_gt.nii.gz"] = _nifti(np.stack(labels), scan, np.uint8)
+    return files
+
+
+def _uniform(rng, low, high, shape=None):
     """Uniform random numbers, float32 as the pictures are."""
     return np.float32(rng.uniform(low, high, shape))
 
 
 class _Scan:
-    """The grid of a random stack, turned and shifted; draws slices (H, W) float32."""
+    """The grid of a random stack of slices, rotated and shifted; draws slices (H, W) float32.
+
+    Attributes:
+        size: (height, width) in pixels.
+        pixel, gap: distance of pixels and of slices in mm.
+        z: the place of every slice.
+        x, y: coordinates of every pixel, (H, W) float32.
+    """
 
     def __init__(self, rng, length):
-        self.size = height, width = tuple(int(s) for s in rng.integers(140, 171, 2))
+        self.size = height, width = tuple(int(side) for side in rng.integers(140, 171, 2))
         self.pixel = round(rng.uniform(1.45, 1.7), 3)
         self.gap = round(rng.uniform(max(8, length / 9.4), 10), 2)
         # Every third stack or so begins above the valves.
@@ -42,33 +92,22 @@ class _Scan:
             np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
         )
         middle = np.array([width, height]) * rng.uniform([0.52, 0.44], [0.58, 0.52])
-        x, y, turn = (
-            (columns - middle[0]) * self.pixel,
-            (rows - middle[1]) * self.pixel,
-            rng.uniform(-0.3, 0.3),
-        )
-        self.x = np.float32(x * np.cos(turn) + y * np.sin(turn))
-        self.y = np.float32(y * np.cos(turn) - x * np.sin(turn))
+        x, y = (columns - middle[0]) * self.pixel, (rows - middle[1]) * self.pixel
+        self.x, self.y = map(np.float32, rotated(x, y, rng.uniform(-0.3, 0.3)))
 
     def clouds(self, rng, cells):
         """Smooth noise, about -1..1, with `cells` bumps across the slice."""
-        return cv2.resize(
-            np.float32(rng.normal(0, 0.5, [cells] * 2)),
-            self.size[::-1],
-            interpolation=cv2.INTER_CUBIC,
-        )
+        return smooth_noise(rng, (cells, cells), self.size)
 
     def oval(self, x, y, a, b):
         """Depth in mm below the rim of an ellipse, negative outside."""
-        return np.float32(min(a, b)) * (
-            1 - np.hypot((self.x - np.float32(x)) / a, (self.y - np.float32(y)) / b)
-        )
+        across, down = (self.x - np.float32(x)) / a, (self.y - np.float32(y)) / b
+        return np.float32(min(a, b)) * (1 - np.hypot(across, down))
 
     def put(self, under, value, depth, width=1.0):
         """`under` with `value` where the depth is positive, mixed along a rim of `width` pixels."""
-        return under + (value - under) * np.clip(
-            depth / np.float32(width * self.pixel) + np.float32(0.5), 0, 1
-        )
+        share = np.clip(depth / np.float32(width * self.pixel) + np.float32(0.5), 0, 1)
+        return under + (value - under) * share
 
     def vessel(self, under, value, *oval):
         """A bright oval in a thin dark wall."""
@@ -76,8 +115,42 @@ class _Scan:
         return self.put(self.put(under, MUSCLE, depth + 2), value, depth, 2)
 
 
+class _Look:
+    """What a patient looks like in both phases: body, tone of the tissues, small structures."""
+
+    def __init__(self, scan, rng, length, radius, reach):
+        self.scan, self.length, self.radius = scan, length, radius
+        self.body = _body(scan, rng, reach)
+        self.angle, *self.tilt = _uniform(rng, [-0.1, -0.1, -0.1], [0.55, 0.1, 0.1])
+        self.weave = np.float32(rng.normal(0, 0.5, (120, 12)))[np.arange(121) % 120]
+        # Atria, root of the aorta, pulmonary artery: places and sizes in radii of the heart.
+        chambers = [[4, 3, 8, 6], [-11, 3, 7, 8], [-3.5, -2, 4, 4], [-3, -9, 4.5, 3.5]]
+        self.chambers = np.float32(chambers) * _uniform(rng, 0.075, 0.12, (4, 4))
+        # Signal of muscle, and of the blood in the left and in the right ventricle.
+        darkest = [0.9 * MUSCLE, 0.95 * BLOOD, 0.82 * BLOOD]
+        brightest = [1.25 * MUSCLE, 1.15 * BLOOD, 1.02 * BLOOD]
+        self.tone = _uniform(rng, darkest, brightest)
+        papillary = np.stack([rng.normal([1.9, -2.0], 0.2), rng.uniform(3.5, 5.5, 2)], 1)
+        self.papillary = np.float32(papillary)
+        coil = _uniform(rng, [-0.5, 130, 0.5, 0.015, 0.05], [0.7, 260, 0.8, 0.04, 0.2])
+        self.coil = [*coil, scan.clouds(rng, 3)]
+
+    def draw(self, phase, k):
+        """Picture and labels (H, W) of slice k; `phase` are the radii (3, slices, angles)."""
+        scan, z = self.scan, np.float32(self.scan.z[k])
+        if not phase[0, k].any():
+            picture = _valves(scan, self.body[k], self.chambers, self.radius)
+            return picture, np.zeros(scan.size, np.uint8)
+        x, y = scan.x - self.tilt[0] * z, scan.y - self.tilt[1] * z
+        angle = (np.arctan2(y, -x) - self.angle + np.pi) % (2 * np.pi)
+        rho, index = np.hypot(x, y), np.int32(angle * np.float32(360 / np.pi))
+        papillary = self.papillary if 0.25 < z / self.length < 0.8 else ()
+        radii = phase[:, k]
+        return _heart(scan, self.body[k], rho, index, radii, papillary, self.weave, self.tone)
+
+
 def _scaled(inner, shape, volume, gap):
-    """`inner` + s `shape` (slices, angles), with s so that the ring between both holds `volume` in mL."""
+    """`inner` + s * `shape` (slices, angles), so that the ring between both holds `volume` mL."""
     # Half the integral of (r + s u)^2 - r^2, which is quadratic in s.
     step = 2 * np.pi / (len(ANGLES) - 1)
     a, b = (step * term[:, 1:].sum() for term in (shape**2 / 2, inner * shape))
@@ -85,24 +158,23 @@ def _scaled(inner, shape, volume, gap):
 
 
 def _bump(middle, width):
+    """A bell over the angles, 1 at `middle`."""
     return np.exp(-(((ANGLES - middle + np.pi) % (2 * np.pi) - np.pi) ** 2) / width**2)
 
 
 def _radii(scan, group, rng, length):
-    """Radii (slices, angles) of cavity, muscle and right ventricle at end diastole and end systole; 0 = none there."""
+    """Radii of cavity, muscle and right ventricle, 0 where a slice holds none.
+
+    Returns one array (3, slices, angles) float32 for end diastole and one for end systole.
+    """
     left, fraction, muscle, right, right_fraction = (
         rng.uniform(*limits) for limits in RANGES[group]
     )
-    sinks = (
-        0,
-        rng.uniform(2, 4) if group == "DCM" else rng.uniform(3, 9),
-    )  # the base moves to the apex
+    # In systole the base moves towards the apex.
+    sinks = (0, rng.uniform(2, 4) if group == "DCM" else rng.uniform(3, 9))
     waves = np.stack([np.arange(2, 6), rng.normal(0, 0.02, 4), rng.uniform(0, 2 * np.pi, 4)], 1)
-    twist, scar_at, span = (
-        rng.uniform(-0.5, 0.5),
-        rng.uniform(1, 4),
-        rng.uniform(1.25, 1.45) + 0.1 * (group == "RV"),
-    )
+    twist, scar_at = rng.uniform(-0.5, 0.5), rng.uniform(1, 4)
+    span = rng.uniform(1.25, 1.45) + 0.1 * (group == "RV")
     end, lean, blunt = rng.uniform([0.78, -0.15, 0.7], [0.95, 0.25, 1.0])
     phases = []
     for systole, sink in enumerate(sinks):
@@ -125,18 +197,21 @@ def _radii(scan, group, rng, length):
 
 
 def _body(scan, rng, reach):
-    """Slices (S, H, W) float32 of what surrounds a heart that extends `reach` to the left: chest wall, lungs, belly."""
-    fat, wall, floor, rise = _any(rng, [6, 9, 50, 0.05], [17, 15, 60, 0.2])
-    meal, gas, spread = _any(rng, [0.35, -20, 0.45], [0.8, 5, 0.75])
-    x, y, wide, high = _any(rng, [-12, 8, 112, 118], [-2, 22, 125, 140])
+    """Slices (S, H, W) float32 of what surrounds the heart: chest wall, lungs, belly.
+
+    The heart extends `reach` to the image's left.
+    """
+    fat, wall, floor, rise = _uniform(rng, [6, 9, 50, 0.05], [17, 15, 60, 0.2])
+    meal, gas, spread = _uniform(rng, [0.35, -20, 0.45], [0.8, 5, 0.75])
+    x, y, wide, high = _uniform(rng, [-12, 8, 112, 118], [-2, 22, 125, 140])
     body = x + wide - reach - 1.5 * fat - wall, y, wide, high
-    liver, stomach, aorta, spine = _any(
+    liver, stomach, aorta, spine = _uniform(
         rng,
         [[-50, 42, 66, 40], [44, 34, 34, 24], [52, 26, 9.5, 9.5], [84, 30, 20, 24]],
         [[-25, 56, 84, 52], [66, 48, 46, 34], [64, 40, 12.5, 12.5], [94, 46, 25, 30]],
     )
-    veins = _any(rng, [-75, 8, 3, 3], [-5, 60, 8, 8], (5, 4))
-    vessels = _any(rng, [15, -75, 1, 1], [90, 20, 4, 4], (16, 4))
+    veins = _uniform(rng, [-75, 8, 3, 3], [-5, 60, 8, 8], (5, 4))
+    vessels = _uniform(rng, [15, -75, 1, 1], [90, 20, 4, 4], (16, 4))
     bumps, ribs, grain = scan.clouds(rng, 4), scan.clouds(rng, 14), scan.clouds(rng, 30)
     slices = []
     for z in np.float32(scan.z):
@@ -148,15 +223,13 @@ def _body(scan, rng, reach):
         inside = front - wall
         picture = scan.put(picture, LUNG + 0.5 * np.maximum(scan.clouds(rng, 45) - 0.9, 0), inside)
         for x, y, a, b in vessels:
-            picture = scan.put(
-                picture, 0.6 * BLOOD, scan.oval(x, y + 0.3 * z * np.sign(x - 50), a, b)
-            )
+            vessel = scan.oval(x, y + 0.3 * z * np.sign(x - 50), a, b)
+            picture = scan.put(picture, 0.6 * BLOOD, vessel)
         # Fat behind the breast bone.
         cushion = scan.oval(12 - reach, -10, 45, 55) + 16 * bumps + 8 * ribs
         picture = scan.put(picture, spread * FAT + 0.2 * grain, np.minimum(cushion, inside), 3)
-        picture = scan.put(
-            picture, MUSCLE + 0.35 * grain, np.minimum(scan.oval(*spine), inside + 6), 2
-        )
+        back = np.minimum(scan.oval(*spine), inside + 6)
+        picture = scan.put(picture, MUSCLE + 0.35 * grain, back, 2)
         picture = scan.vessel(picture, BLOOD, aorta[0], aorta[1] + 0.1 * z, *aorta[2:])
         # The belly, below the diaphragm.
         top = floor - rise * z
@@ -170,15 +243,17 @@ def _body(scan, rng, reach):
         filled = np.minimum(scan.oval(x, top + y, a, b) + 4 * bumps, below - 2)
         picture = scan.put(picture, LIVER + 0.05 * grain, filled)
         for x, y, a, b in veins:
-            picture = scan.put(
-                picture, BLOOD, np.minimum(scan.oval(x + 0.2 * z, top + y, a, b), filled)
-            )
+            vein = np.minimum(scan.oval(x + 0.2 * z, top + y, a, b), filled)
+            picture = scan.put(picture, BLOOD, vein)
         slices.append(picture)
     return slices
 
 
 def _valves(scan, picture, chambers, size):
-    """What lies above the ventricles: atria, root of the aorta, pulmonary artery; `size` is the heart's radius."""
+    """The picture with what lies above the ventricles: atria and the roots of two arteries.
+
+    `chambers` are ovals in radii of the heart, which is `size`.
+    """
     picture = scan.put(picture, 0.5 * FAT, scan.oval(-0.4 * size, 0, 1.6 * size, 1.3 * size), 5)
     for chamber in chambers * size:
         picture = scan.vessel(picture, 0.95 * BLOOD, *chamber)
@@ -186,9 +261,15 @@ def _valves(scan, picture, chambers, size):
 
 
 def _heart(scan, under, rho, index, radii, papillary, weave, tone):
-    """Picture and labels (H, W) of one slice at the distances `rho` from the axis and the places `index` in `ANGLES`.
+    """Picture and labels (H, W) of one slice through the ventricles.
 
-    `radii` (3, angles); papillary muscles as angle and radius; `weave` is the pattern of the trabeculae.
+    Args:
+        under: picture (H, W) of the body.
+        rho, index: (H, W), for every pixel its distance from the axis and its place in `ANGLES`.
+        radii: (3, angles), of cavity, muscle and right ventricle.
+        papillary: angle and radius of each papillary muscle.
+        weave: pattern of the trabeculae.
+        tone: signal of muscle, and of the blood in the left and in the right ventricle.
     """
     cavity, outer, other = radii
     rim = other + 3.5 * np.minimum((other - outer) / 4, 1)
@@ -200,6 +281,7 @@ def _heart(scan, under, rho, index, radii, papillary, weave, tone):
     picture = scan.put(picture, tone[0], rim - rho)
 
     def pattern(share):
+        """The trabeculae at a share of the way from the axis to the wall."""
         return cv2.remap(weave, np.float32(share * 11), np.float32(index / 6), cv2.INTER_LINEAR)
 
     across = ((rho - epi) / np.maximum(free - epi, 1)).clip(0, 1)
@@ -209,11 +291,9 @@ def _heart(scan, under, rho, index, radii, papillary, weave, tone):
     blood = tone[1] - 0.8 * np.maximum(pattern(share) - 1.1 + share, 0) * (share > 0.5)
     picture = scan.put(picture, blood, inner - rho, 1.5)
     for angle, size in papillary:
-        turn, away = (
-            np.float32(ANGLES - angle)[index],
-            np.float32(0.66 * np.interp(angle, ANGLES, cavity)),
-        )
-        muscle = size - np.hypot(rho * np.cos(turn) - away, rho * np.sin(turn))
+        beside = np.float32(ANGLES - angle)[index]
+        centre = np.float32(0.66 * np.interp(angle, ANGLES, cavity))
+        muscle = size - np.hypot(rho * np.cos(beside) - centre, rho * np.sin(beside))
         picture = scan.put(picture, 1.15 * tone[0], np.minimum(muscle, inner - rho))
     return picture, np.uint8(rho < free) + (rho < epi) + (rho < inner)
 
@@ -229,70 +309,7 @@ def _expose(scan, rng, pictures, coil, gain):
 
 def _nifti(array, scan, dtype):
     """Slices (S, H, W) -> bytes of a .nii.gz with the axes x, y, slice."""
-    image = nibabel.Nifti1Image(
-        array.transpose(2, 1, 0).astype(dtype), np.diag([scan.pixel, scan.pixel, scan.gap, 1])
-    )
+    affine = np.diag([scan.pixel, scan.pixel, scan.gap, 1])
+    image = nibabel.Nifti1Image(array.transpose(2, 1, 0).astype(dtype), affine)
     image.header.set_xyzt_units("mm")
     return gzip.compress(image.to_bytes(), 3, mtime=0)
-
-
-def cardiac_case(i, rng):
-    """Files of phantom number `i` in ACDC's tree, path -> bytes: images and labels of two phases, and `Info.cfg`."""
-    # Fixed by i, so that small sets hold all groups.
-    group = GROUPS[i % len(GROUPS)]
-    length = rng.uniform(83, 93) if group == "DCM" else rng.uniform(76, 92)
-    scan = _Scan(rng, length)
-    phases = _radii(scan, group, rng, length)
-    _, radius, reach = phases[0].max((1, 2))
-    body = _body(scan, rng, reach)
-    turn, *tilt = _any(rng, [-0.1, -0.1, -0.1], [0.55, 0.1, 0.1])
-    weave = np.float32(rng.normal(0, 0.5, (120, 12)))[np.arange(121) % 120]
-    # Atria, root of the aorta, pulmonary artery: places and sizes in radii of the heart.
-    chambers = np.float32([[4, 3, 8, 6], [-11, 3, 7, 8], [-3.5, -2, 4, 4], [-3, -9, 4.5, 3.5]])
-    chambers *= _any(rng, 0.075, 0.12, (4, 4))
-    tone = _any(
-        rng, [0.9 * MUSCLE, 0.95 * BLOOD, 0.82 * BLOOD], [1.25 * MUSCLE, 1.15 * BLOOD, 1.02 * BLOOD]
-    )
-    posts = np.float32(np.stack([rng.normal([1.9, -2.0], 0.2), rng.uniform(3.5, 5.5, 2)], 1))
-    coil = [
-        *_any(rng, [-0.5, 130, 0.5, 0.015, 0.05], [0.7, 260, 0.8, 0.04, 0.2]),
-        scan.clouds(rng, 3),
-    ]
-    frames, es, gain = (
-        int(rng.integers(25, 31)),
-        int(rng.integers(8, 15)),
-        np.exp(rng.uniform(4.6, 7)),
-    )
-    height, weight = (f"{size:.1f}" for size in rng.normal([170, 76], [9, 12]))
-    patient = f"patient{i + 1:03d}"
-    info = {
-        "ED": 1,
-        "ES": es,
-        "Group": group,
-        "Height": height,
-        "NbFrame": frames,
-        "Weight": weight,
-    }
-    files = {
-        f"training/{patient}/Info.cfg": "".join(
-            f"{key}: {value}\n" for key, value in info.items()
-        ).encode()
-    }
-    for frame, phase in zip((1, es), phases):
-        slices = []
-        for k, z in enumerate(np.float32(scan.z)):
-            if not phase[0, k].any():
-                slices.append(
-                    (_valves(scan, body[k], chambers, radius), np.zeros(scan.size, np.uint8))
-                )
-                continue
-            x, y = scan.x - tilt[0] * z, scan.y - tilt[1] * z
-            angle = (np.arctan2(y, -x) - turn + np.pi) % (2 * np.pi)
-            rho, index = np.hypot(x, y), np.int32(angle * np.float32(360 / np.pi))
-            papillary = posts if 0.25 < z / length < 0.8 else ()
-            slices.append(_heart(scan, body[k], rho, index, phase[:, k], papillary, weave, tone))
-        pictures, labels = zip(*slices)
-        name = f"training/{patient}/{patient}_frame{frame:02d}"
-        files[f"{name}.nii.gz"] = _nifti(_expose(scan, rng, pictures, coil, gain), scan, np.int16)
-        files[f"{name}_gt.nii.gz"] = _nifti(np.stack(labels), scan, np.uint8)
-    return files
