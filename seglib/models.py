@@ -316,19 +316,19 @@ def _layers_as_they_run(model: nn.Module) -> list[nn.Module]:
     """
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
-    ghost = copy.deepcopy(model).to("meta").eval()
-    order: list[nn.Module] = []
-    for name, layer in layers.items():
-        twin = ghost.get_submodule(name)
-        twin.register_forward_hook(lambda *_, layer=layer: order.append(layer))
     convolutions = [layer for layer in layers.values() if isinstance(layer, nn.Conv2d)]
     for in_channels in dict.fromkeys(layer.in_channels for layer in convolutions):
-        order.clear()
+        order: list[nn.Module] = []
         try:
+            ghost = copy.deepcopy(model).to("meta").eval()
+            for name, layer in layers.items():
+                ghost.get_submodule(name).register_forward_hook(
+                    lambda *_, layer=layer, order=order: order.append(layer)
+                )
             ghost(torch.empty(1, in_channels, 256, 256, device="meta"))
-            return order
         except Exception:  # a network of the reader's own may fail in any way
             continue
+        return order
     return list(layers.values())
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from . import files, tables
 from .curves import HistogramROC, thin
-from .formats.images import IGNORE
+from .tables import IGNORE
 
 # The palette of Okabe and Ito, which colour-blind readers can tell apart. Its first colour is the
 # easiest to see on grey images.
