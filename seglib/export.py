@@ -59,9 +59,12 @@ class Deployed(nn.Module):
         return metrics.probabilities(logits / self.temperature, self.task)
 
 
-def to_onnx(weights: str | Path, path: str | Path) -> Exported:
+def to_onnx(weights: str | Path, path: str | Path, model: nn.Module | None = None) -> Exported:
     """Write an ONNX file: input `image` (batch, C, H, W) float32 from 0 to 1, RGB, in the size of the config; output
     `probability` (batch, classes, H, W). Any batch. Checked against PyTorch with onnxruntime.
+
+    Args:
+        model: a network of the class that was passed to `fit`, if one was.
 
     Raises:
         ConfigError: onnx, onnxscript or onnxruntime is missing. DataError: the results differ by more than `LIMIT`.
@@ -73,7 +76,7 @@ def to_onnx(weights: str | Path, path: str | Path) -> Exported:
         raise ConfigError(
             f"export: {error.name} is missing; run  pip install onnx onnxscript onnxruntime"
         ) from error
-    deployed, example = _deployed(weights)
+    deployed, example = _deployed(weights, model)
 
     def write(target: Path) -> None:
         torch.onnx.export(
@@ -95,10 +98,10 @@ def to_onnx(weights: str | Path, path: str | Path) -> Exported:
     return _checked(deployed, example, Path(path), write, load)
 
 
-def to_program(weights: str | Path, path: str | Path) -> Exported:
+def to_program(weights: str | Path, path: str | Path, model: nn.Module | None = None) -> Exported:
     """Write a `.pt2` file of `torch.export`, with the input and output of `to_onnx`; `torch.export.load(path).module()`
     is the network, without this package. Load such files from people you trust only."""
-    deployed, example = _deployed(weights)
+    deployed, example = _deployed(weights, model)
 
     def write(target: Path) -> None:
         shapes = {"image": {0: torch.export.Dim("batch")}}
@@ -111,8 +114,8 @@ def to_program(weights: str | Path, path: str | Path) -> Exported:
     return _checked(deployed, example, Path(path), write, load)
 
 
-def _deployed(weights: str | Path) -> tuple[Deployed, Tensor]:
-    predictor = Predictor.load(weights, "cpu", "fp32")
+def _deployed(weights: str | Path, model: nn.Module | None) -> tuple[Deployed, Tensor]:
+    predictor = Predictor.load(weights, "cpu", "fp32", model)
     cfg = predictor.config
     return Deployed(predictor).to(memory_format=torch.contiguous_format), torch.rand(
         2, cfg.in_channels, *cfg.height_width
