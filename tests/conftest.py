@@ -13,8 +13,8 @@ from hypothesis import settings
 
 os.environ["MPLBACKEND"] = "agg"  # before any test file imports matplotlib
 
-from seglib import config, data, layouts, phantoms, plots, prepare
-from tests import helpers
+from seglib import config, data, layouts, phantoms, plots, prepare  # noqa: E402
+from tests import helpers  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Read once: test_hosts clears the variables of seglib.
@@ -125,9 +125,7 @@ def ct(real):
 
 @pytest.fixture
 def palm(tmp_path):
-    """(cfg, store, loaders) of nine images of three classes, with missing masks and a letterbox's
-    padding.
-    """
+    """(cfg, store, loaders) of nine images of three classes, with missing masks and a letterbox."""
     cfg = config.preset("palm", "smoke", augment={}, batch_size=2)
     store = helpers.multilabel_store(tmp_path / "store")
     return cfg, store, data.loaders(store, cfg)

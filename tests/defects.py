@@ -1,15 +1,18 @@
-"""A corpus of planted defects: what is wrong in real downloads, planted one by one into phantom or real trees.
+"""Planted defects: what is wrong in real downloads, one by one in phantom or real trees.
 
-`DEFECTS` is the table. A defect changes one victim of a tree and leaves the others alone: the third picture, or the
-first volume. `plant(tree)` does the damage and returns the file (or folder) that the report must name. Expected is:
+`DEFECTS` is the table. A defect changes one victim of a tree and leaves the others alone: the third
+picture, or the first volume. `plant(tree)` does the damage and returns the file (or folder) that
+the report must name. Expected is:
 
 - "set aside": the case is in `report.set_aside`, its problem names the file and contains `words`;
 - "noted": the case is usable or was never one; a note names the file and contains `words`;
-- "refused": names that cannot be told apart stop the scan with an error that names the file and contains `words`;
-- "handled": nothing to complain of; the summary of the report contains `words`.
+- "refused": names that cannot be told apart stop the scan with an error that names the file and
+  contains `words`;
+- "handled": there is nothing to complain of; the summary of the report contains `words`.
 
-`pixels` says what the store must hold of the victim then: "same" as without the damage (but one grey value), "gone", or
-a function (image, mask, image before, mask before), all (n, H, W, channels), that asserts.
+`pixels` says what the store must hold of the victim then: "same" as without the damage (but for one
+grey value), "gone", or a function (image, mask, image before, mask before), all (n, H, W,
+channels), that asserts.
 """
 
 import gzip
@@ -168,7 +171,7 @@ def redraw(path: Path, change: Callable[[np.ndarray], np.ndarray], **options: An
 
 
 def remask(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> Path:
-    """Another mask in its place, without loss; `change` gets it as (H, W) of 0 and 255, however it was stored."""
+    """Another mask in its place, without loss; `change` gets it as (H, W) of 0 and 255."""
     return save(path, change(truth_of(path)))
 
 
@@ -314,7 +317,7 @@ def macosx_folder(tree: Path) -> Path:
 
 
 def clash(tree: Path) -> Path:
-    """Two more cases whose names differ in upper and lower case only: another pair, flipped and turned."""
+    """Two more cases, flipped and turned, whose names differ in upper and lower case only."""
     image, truth = picture(tree), mask(tree)
     for name, way in (
         ("extra", Image.Transpose.FLIP_LEFT_RIGHT),
@@ -398,7 +401,7 @@ def shift(mm: float) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def backwards(path: Path) -> Path:
-    """The same labels stored from the other side, with an affine that says so: nothing is wrong with them."""
+    """The same labels stored from the other side, with an affine that says so: a valid file."""
     image = nibabel.load(path)
     flip = np.diag([-1.0, 1, 1, 1])
     flip[0, 3] = image.shape[0] - 1
@@ -533,7 +536,10 @@ def black(image, mask, image_before, mask_before):
 
 NOT_IMAGE = r"not readable as an image.*copy it again"
 
-OTHER_GRID = "labels of .* for a volume of .*make both on one grid|without orientation.*write the volume's affine"
+OTHER_GRID = (
+    "labels of .* for a volume of .*make both on one grid|"
+    "without orientation.*write the volume's affine"
+)
 
 DEFECTS = [
     # sizes

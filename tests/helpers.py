@@ -219,8 +219,9 @@ def copy_of_the_package(folder):
 
 
 def hand_store(folder, pictures, masks, splits, class_names, missing=(), **columns):
-    """A store made without `prepare`: arrays (N, H, W, C) and (N, H, W, K); `missing` holds pairs
-    (row, class).
+    """A store made without `prepare`: pictures (N, H, W, C), masks (N, H, W, K).
+
+    `missing` holds pairs (row, class) of masks that do not exist.
     """
     folder.mkdir(parents=True, exist_ok=True)
     masks, n = masks.copy(), len(pictures)
@@ -252,9 +253,10 @@ def hand_store(folder, pictures, masks, splits, class_names, missing=(), **colum
 
 
 def multilabel_store(folder, n=9, side=64, padding=8):
-    """Three overlapping classes, drawn into the three colour channels (200 inside, 40 outside); a
-    letterbox of `padding` rows above and below; detachment is missing in every second case, atrophy
-    in case 1, all in case 5.
+    """Three overlapping classes, drawn into the three colour channels: 200 inside, 40 outside.
+
+    A letterbox pads `padding` rows above and below. Detachment is missing in every second case,
+    atrophy in case 1, and all classes in case 5.
     """
     rows, columns = np.mgrid[:side, :side]
     rng = np.random.default_rng(0)
@@ -282,9 +284,7 @@ def all_in(store, part):
 
 
 def label_store(tmp_path, cfg, annotated=None):
-    """Four label maps on disk and the store that `prepare` makes of them; the image shows the label
-    number.
-    """
+    """Four label maps on disk and the store that `prepare` makes; images show the labels."""
     rows, columns = np.mgrid[:60, :80]
     table = {
         "case": list("wxyz"),
@@ -316,9 +316,7 @@ def cardiac_config(**overrides):
 
 
 class FakePredictor(Predictor):
-    """A predictor without a network: `respond` turns pixels (N, C, H, W) in 0..255 into
-    probabilities.
-    """
+    """A predictor without a network: `respond` turns pixels (N, C, H, W) into probabilities."""
 
     def __init__(self, cfg, respond):
         super().__init__(torch.nn.Identity(), cfg, "cpu", "fp32")

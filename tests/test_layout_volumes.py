@@ -42,11 +42,8 @@ def test_dicom_tree(tmp_path, stack):
     shutil.copy(root / "segmentations" / "7.nii.gz", root / "segmentations" / "77.nii.gz")
     cfg = rsna_config(root, tmp_path)
     cases = layouts.scan(cfg)
-    assert (
-        len(cases) == 15
-        and cases["case"].iloc[0] == "100_7_000"
-        and cases["case"].iloc[-1] == "200_9_004"
-    )
+    assert len(cases) == 15
+    assert list(cases["case"].iloc[[0, -1]]) == ["100_7_000", "200_9_004"]
     assert sorted(set(cases["patient"])) == ["100", "200"] and (cases["split"] == "").all()
     assert list(cases["slice"][:6]) == [0, 1, 2, 3, 4, 0]
     assert (cases[["height", "width"]].iloc[0] == [8, 6]).all()
@@ -61,9 +58,8 @@ def test_dicom_tree(tmp_path, stack):
         volume, k = case.rsplit("_", 1)
         np.testing.assert_array_equal(labels, truths[volume][int(k)])
         assert image.shape == (8, 6, 3) and image.dtype == np.uint8
-    assert (
-        len(set(store.cases.groupby("patient")["split"].first())) == 2
-    )  # the two series of 100 stay together
+    # The two series of patient 100 stay together.
+    assert store.cases.groupby("patient")["split"].nunique().tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("masks", ["labels", "masks"])
@@ -76,12 +72,10 @@ def test_png_tree(tmp_path, masks):
     cases = layouts.scan(cfg)
     assert list(cases["case"]) == ["100_7_012", "100_7_013", "200_9_003", "300_5_001"]
     assert list(cases["patient"]) == ["100", "100", "200", "300"]
-    assert list(cases["volume"]) == ["100_7", "100_7", "200_9", "300_5"] and list(
-        cases["slice"]
-    ) == [12, 13, 3, 1]
-    assert (
-        cases["label_numbers"] == "class"
-    ).all()  # and not TotalSegmentator's, where 1 is the spleen
+    assert list(cases["volume"]) == ["100_7", "100_7", "200_9", "300_5"]
+    assert list(cases["slice"]) == [12, 13, 3, 1]
+    # They are not the numbers of TotalSegmentator, where 1 is the spleen.
+    assert (cases["label_numbers"] == "class").all()
     store = prepare.build(cases, cfg)
     _, stored = store.open()
     for row in store.cases.itertuples():
@@ -91,25 +85,19 @@ def test_png_tree(tmp_path, masks):
 def test_numbers_of_totalsegmentator_are_translated(tmp_path):
     root = tmp_path / "png"
     for name, numbers in (("1_1_1", [0, 5, 1, 3]), ("2_1_1", [2, 18, 20, 90])):
-        write_picture(root / "images" / f"{name}.png", np.arange(64).reshape(8, 8))
+        noise = np.random.default_rng(0).integers(0, 9, (4, 4))
+        write_picture(root / "images" / f"{name}.png", noise + int(name[0]))
         write_picture(root / "labels" / f"{name}.png", np.repeat([numbers], 4, axis=0))
-        write_picture(
-            root / "images" / f"{name}.png",
-            np.random.default_rng(len(numbers)).integers(0, 9, (4, 4)) + int(name[0]),
-        )
-    cfg = rsna_config(root, tmp_path)
-    store = prepare.build(layouts.scan(cfg), cfg)
-    found = [labels[0].tolist() for _, labels in truth_of(store, cfg).values()]
-    assert found == [[0, 1, 2, 3], [4, 5, 5, 0]]
-    own = rsna_config(
-        root, tmp_path, label_map={"5": 1, "90": 2}
-    )  # a table of one's own is always applied
+
+    def first_rows(cfg):
+        store = prepare.build(layouts.scan(cfg), cfg)
+        return [labels[0].tolist() for _, labels in truth_of(store, cfg).values()]
+
+    assert first_rows(rsna_config(root, tmp_path)) == [[0, 1, 2, 3], [4, 5, 5, 0]]
+    # A table of one's own is always applied.
+    own = rsna_config(root, tmp_path, label_map={"5": 1, "90": 2})
     assert "label_numbers" not in layouts.scan(own)
-    found = [
-        labels[0].tolist()
-        for _, labels in truth_of(prepare.build(layouts.scan(own), own), own).values()
-    ]
-    assert found == [[0, 1, 0, 0], [0, 0, 0, 2]]
+    assert first_rows(own) == [[0, 1, 0, 0], [0, 0, 0, 2]]
 
 
 @pytest.mark.parametrize(
@@ -137,24 +125,15 @@ def test_totalsegmentator_tree_with_a_missing_organ(tmp_path):
     for i, name in enumerate(("s0001", "s0002", "s0003")):
         voxels = np.asarray(numbered_volume().dataobj) + i
         save_nifti(nibabel.Nifti1Image(voxels, numbered_volume().affine), root / name / "ct.nii.gz")
-        write_organs(
-            root / name / "segmentations",
-            numbered_volume(),
-            truth,
-            leave_out=["spleen", "duodenum"] if i == 1 else [],
-        )
+        leave_out = ["spleen", "duodenum"] if name == "s0002" else []
+        write_organs(root / name / "segmentations", numbered_volume(), truth, leave_out)
     cfg = rsna_config(root, tmp_path)
     cases = layouts.scan(cfg)
-    assert len(cases) == 15 and sorted(set(cases["volume"])) == sorted(set(cases["patient"])) == [
-        "s0001",
-        "s0002",
-        "s0003",
-    ]
+    assert len(cases) == 15 and sorted(set(cases["volume"])) == ["s0001", "s0002", "s0003"]
+    assert (cases["patient"] == cases["volume"]).all()
     annotated = cases.groupby("volume")["annotated"].first()
-    assert (
-        annotated["s0001"] == ",".join(CLASSES)
-        and annotated["s0002"] == "liver,left_kidney,right_kidney"
-    )
+    assert annotated["s0001"] == ",".join(CLASSES)
+    assert annotated["s0002"] == "liver,left_kidney,right_kidney"
     store = prepare.build(cases, cfg)
     for case, (_, labels) in truth_of(store, cfg).items():
         expected = displayed(truth)[int(case[-3:])]
@@ -169,21 +148,12 @@ def test_pairs_by_name_and_by_grid(tmp_path):
     root = tmp_path / "own"
     image, zeros = numbered_volume(), np.zeros((7, 9, 5))
     short = nibabel.Nifti1Image(np.asarray(image.dataobj)[..., :3], image.affine)
-    (
-        save_nifti(image, root / "a_ct.nii.gz"),
-        save_nifti(labels_like(image, zeros), root / "a_seg.nii.gz"),
-    )
-    save_nifti(image, root / "b.nii"), save_nifti(labels_like(image, zeros), root / "b_seg.nii.gz")
-    (
-        save_nifti(image, root / "c_ct_arterial.nii"),
-        save_nifti(labels_like(image, zeros), root / "c_seg_arterial.nii"),
-    )
-    (
-        save_nifti(image, root / "d_ct.nii"),
-        save_nifti(short, root / "d_ct_low.nii"),
-        save_nifti(labels_like(short, zeros[..., :3]), root / "d_seg.nii"),
-    )
-    save_nifti(labels_like(image, zeros), root / "e_seg.nii")
+    for name in ("a_ct.nii.gz", "b.nii", "c_ct_arterial.nii", "d_ct.nii"):
+        save_nifti(image, root / name)
+    for name in ("a_seg.nii.gz", "b_seg.nii.gz", "c_seg_arterial.nii", "e_seg.nii"):
+        save_nifti(labels_like(image, zeros), root / name)
+    save_nifti(short, root / "d_ct_low.nii")
+    save_nifti(labels_like(short, zeros[..., :3]), root / "d_seg.nii")
     cases = volume_layouts.scan_ct_seg(root, rsna_config(root, tmp_path))
     pairs = {(Path(r.image).name, Path(r.labels).name, r.patient) for r in cases.itertuples()}
     assert pairs == {
@@ -198,10 +168,8 @@ def test_pairs_by_name_and_by_grid(tmp_path):
 
 def test_nifti_in_images_and_labels(tmp_path):
     truth = np.asarray(numbered_volume().dataobj) % 6
-    (
-        save_nifti(numbered_volume(), tmp_path / "t" / "images" / "p1_0000.nii.gz"),
-        save_nifti(numbered_volume(), tmp_path / "t" / "images" / "p2.nii.gz"),
-    )
+    for name in ("p1_0000.nii.gz", "p2.nii.gz"):
+        save_nifti(numbered_volume(), tmp_path / "t" / "images" / name)
     save_nifti(labels_like(numbered_volume(), truth), tmp_path / "t" / "labels" / "p1.nii.gz")
     cfg = rsna_config(tmp_path / "t", tmp_path)
     cases = layouts.scan(cfg)
@@ -222,13 +190,12 @@ def test_trees_that_are_none(tmp_path):
         folders.scan_slices(tmp_path, rsna_config(tmp_path, tmp_path))
 
 
-def heart(root, name, frame, seed=0, spacing=(1.5, 1.5, 9.0)):
+def write_heart(root, name, frame, seed=0, spacing=(1.5, 1.5, 9.0)):
+    """A frame of a patient of ACDC with its labels; returns these."""
     affine = nibabel.affines.from_matvec(np.diag(spacing) * [-1, -1, 1], (1, 2, 3))
     rng = np.random.default_rng(seed)
-    save_nifti(
-        nibabel.Nifti1Image(rng.integers(0, 900, (12, 10, 4)).astype(np.int16), affine),
-        root / name / f"{name}_{frame}.nii.gz",
-    )
+    voxels = rng.integers(0, 900, (12, 10, 4)).astype(np.int16)
+    save_nifti(nibabel.Nifti1Image(voxels, affine), root / name / f"{name}_{frame}.nii.gz")
     truth = rng.integers(0, 4, (12, 10, 4)).astype(np.uint8)
     save_nifti(nibabel.Nifti1Image(truth, affine), root / name / f"{name}_{frame}_gt.nii.gz")
     return truth
@@ -236,20 +203,15 @@ def heart(root, name, frame, seed=0, spacing=(1.5, 1.5, 9.0)):
 
 def test_acdc_tree(tmp_path):
     truths = {}
-    for i, (part, name) in enumerate(
-        [("training", "patient001"), ("training", "patient002"), ("testing", "patient101")]
-    ):
+    parts = {"patient001": "training", "patient002": "training", "patient101": "testing"}
+    cine = nibabel.Nifti1Image(np.zeros((3, 3, 3, 2), np.int16), np.eye(4))
+    for name, part in parts.items():
         root = tmp_path / "acdc" / part
-        truths |= {
-            f"{name}_{f}": heart(root, name, f, seed=10 * i + j)
-            for j, f in enumerate(("frame01", "frame12"))
-        }
-        if i != 1:
+        for frame in ("frame01", "frame12"):
+            truths[f"{name}_{frame}"] = write_heart(root, name, frame, seed=len(truths))
+        if name != "patient002":
             (root / name / "Info.cfg").write_text("ED: 1\nES: 12\nGroup: DCM\nHeight: 184.0\n")
-        save_nifti(
-            nibabel.Nifti1Image(np.zeros((3, 3, 3, 2), np.int16), np.eye(4)),
-            root / name / f"{name}_4d.nii.gz",
-        )
+        save_nifti(cine, root / name / f"{name}_4d.nii.gz")
     cfg = config.preset(
         "cardiac", "smoke", data_root=str(tmp_path / "acdc"), work_dir=str(tmp_path / "work")
     )
@@ -257,11 +219,8 @@ def test_acdc_tree(tmp_path):
     assert len(cases) == 24 and list(cases["slice"][:5]) == [0, 1, 2, 3, 0]
     assert cases.groupby("volume")["phase"].first().tolist() == ["ED", "ES", "", "", "ED", "ES"]
     assert cases.groupby("patient")["split"].first().tolist() == ["train", "train", "test"]
-    assert cases[["spacing_slice_mm", "spacing_row_mm", "spacing_col_mm"]].iloc[0].tolist() == [
-        9.0,
-        1.5,
-        1.5,
-    ]
+    spacing = cases[["spacing_slice_mm", "spacing_row_mm", "spacing_col_mm"]].iloc[0]
+    assert spacing.tolist() == [9.0, 1.5, 1.5]
     store = prepare.build(cases, cfg)
     for case, (image, labels) in truth_of(store, cfg).items():
         volume, k = case.rsplit("_", 1)
@@ -270,8 +229,8 @@ def test_acdc_tree(tmp_path):
     whole = volumes.read(cases["image"][0], canonical=False).voxels
     low, high = np.percentile(whole, cfg.percentiles)
     expected = np.rint(np.clip((whole[2] - low) / (high - low), 0, 1) * 255)
-    got = truth_of(store, cfg)["patient001_frame01_002"][0][..., 0]
-    assert np.abs(got - expected).max() <= 1
+    image = truth_of(store, cfg)["patient001_frame01_002"][0][..., 0]
+    assert np.abs(image - expected).max() <= 1
     shutil.rmtree(tmp_path / "acdc" / "testing")
     assert (layouts.scan(cfg)["split"] == "").all()
 
@@ -279,13 +238,10 @@ def test_acdc_tree(tmp_path):
 def test_generic_tree_of_the_cardiac_system(tmp_path):
     for part, names in (("train", ["patient001_1", "patient001_2", "x"]), ("val", ["y"])):
         for i, name in enumerate(names):
-            write_picture(
-                tmp_path / part / "images" / f"{name}.png",
-                np.random.default_rng(10 * len(part) + i).integers(0, 99, (6, 6)),
-            )
-            write_picture(
-                tmp_path / part / "masks" / f"{name}_mask.png", np.arange(36).reshape(6, 6) % 4
-            )
+            noise = np.random.default_rng(10 * len(part) + i).integers(0, 99, (6, 6))
+            labels = np.arange(36).reshape(6, 6) % 4
+            write_picture(tmp_path / part / "images" / f"{name}.png", noise)
+            write_picture(tmp_path / part / "masks" / f"{name}_mask.png", labels)
     cfg = config.preset(
         "cardiac", "smoke", data_root=str(tmp_path), work_dir=str(tmp_path / "work")
     )
@@ -315,15 +271,13 @@ def test_real_ct_to_store(ct, tmp_path):
     }
     store = prepare.build(cases, cfg)
     # The small volume is a part of the large one, byte for byte: its slices would leak.
-    assert sorted(store.report.set_aside) == sorted(
-        cases.loc[cases["volume"] == "example_ct_sm", "case"]
-    )
+    copies = cases.loc[cases["volume"] == "example_ct_sm", "case"]
+    assert sorted(store.report.set_aside) == sorted(copies)
     images, masks = store.open()
     whole = store.cases[store.cases["volume"] == "example_ct"]
     counts = np.bincount(masks[whole["row"]].ravel(), minlength=256)
-    assert (
-        counts[1] > counts[2] > counts[3:5].min() > 0 and counts[5] > 0 and counts[255] > 0
-    )  # 255: letterbox
+    assert counts[1] > counts[2] > counts[3:5].min() > 0 and counts[5] > 0
+    assert counts[255] > 0  # the letterbox
     assert images[whole["row"]].min() == 0 and images[whole["row"]].max() == 255
 
 
@@ -344,9 +298,8 @@ def test_real_curvas(real, tmp_path):
     colours = np.array(Image.open(row["labels"]).convert("RGB"))
     truth = prepare.read_truth(row, cfg, {}, (512, 512))[0][..., 0]
     for colour, number in TABLE.items():
-        np.testing.assert_array_equal(
-            truth == number, (colours == [int(c) for c in colour.split(",")]).all(axis=-1)
-        )
+        painted = (colours == [int(part) for part in colour.split(",")]).all(axis=-1)
+        np.testing.assert_array_equal(truth == number, painted)
     assert store.cases.groupby("patient")["split"].nunique().max() == 1
 
 
@@ -362,10 +315,8 @@ def test_real_spleen(real, tmp_path):
     cases = layouts.scan(cfg)
     assert len(cases) == 13 and cases.loc[cases["slice"] == 10003, "volume"].item() == "spleen_26"
     store = prepare.build(cases, cfg)
-    assert (
-        set(np.unique(store.open()[1])) == {0, 1}
-        and store.report.facts["share labels"].between(0.001, 0.05).all()
-    )
+    assert set(np.unique(store.open()[1])) == {0, 1}
+    assert store.report.facts["share labels"].between(0.001, 0.05).all()
 
 
 def test_real_acdc(real, tmp_path):
@@ -375,12 +326,11 @@ def test_real_acdc(real, tmp_path):
     sizes = [nibabel.load(path).shape[2] for path in cases.groupby("volume")["image"].first()]
     assert len(cases) == sum(sizes)
     first = cases["volume"].str.endswith("frame01").groupby(cases["patient"]).any()
-    assert first[~first].index.tolist() == [
-        "patient090"
-    ]  # the one whose end diastole is not its first frame
-    assert (cases[["spacing_slice_mm", "spacing_row_mm", "spacing_col_mm"]] == "").all(axis=None), (
-        "it was lost"
-    )
+    # The one whose end diastole is not its first frame.
+    assert first[~first].index.tolist() == ["patient090"]
+    # The published copy has lost its spacing.
+    spacing = cases[["spacing_slice_mm", "spacing_row_mm", "spacing_col_mm"]]
+    assert (spacing == "").all(axis=None)
     four = cases[cases["patient"].isin(sorted(set(cases["patient"]))[:4])]
     store = prepare.build(four, cfg)
     assert len(store.cases) == len(four) and store.report.problems.empty
