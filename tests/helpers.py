@@ -392,3 +392,40 @@ def stop_after(n_epochs, monkeypatch, *arguments, **options):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training, "_save", save_and_stop)
         training.fit(*arguments, **options)
+
+
+def plant_pictures(root, *names):
+    """Small black pictures under `root`; a name ends in its suffix."""
+    for name in names:
+        write_picture(Path(root, name), np.zeros((4, 5)))
+    return Path(root)
+
+
+def montgomery_tree(root, *stems):
+    folders = ("CXR_png", "ManualMask/leftMask", "ManualMask/rightMask")
+    names = [f"MontgomerySet/{folder}/{stem}.png" for folder in folders for stem in stems]
+    return plant_pictures(root, *names)
+
+
+def shenzhen_tree(root, *stems):
+    images, masks = ([f"{name}.png" for name in stems], [f"{name}_mask.png" for name in stems])
+    names = [f"img/{name}" for name in images] + [f"mask/{name}" for name in masks]
+    return plant_pictures(root, *names)
+
+
+def notes_of(cases):
+    return "\n".join(cases.attrs["notes"])
+
+
+def file_names(cell):
+    """The file names of a mask cell, with their folder."""
+    paths = [Path(path) for path in cell.split("|")] if cell else []
+    return [f"{path.parent.name}/{path.name}" for path in paths]
+
+
+def lung_config(root, **changes):
+    return config.preset("lung", "smoke", data_root=str(root), **changes)
+
+
+def binary_config(root, **changes):
+    return config.preset("binary", "smoke", data_root=str(root), **changes)

@@ -1,4 +1,4 @@
-"""Hosts are imitated by folders under tmp_path; no test needs Kaggle, Colab, a GPU or the network."""
+"""Hosts are imitated by folders; no test needs Kaggle, Colab, a GPU or the network."""
 
 import json
 import os
@@ -753,7 +753,8 @@ def test_progress_can_be_turned_off(monkeypatch, capsys):
 
 
 def test_import_is_light():
-    code = "import seglib.hosts, sys; print([m for m in ('torch', 'numpy', 'tqdm') if m in sys.modules])"
+    heavy = ("torch", "numpy", "tqdm")
+    code = f"import seglib.hosts, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
     )

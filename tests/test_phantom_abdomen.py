@@ -1,4 +1,4 @@
-"""The phantom CT of the abdomen: DICOM headers, anatomy in mL, labels on their slices, and the way to a store."""
+"""The phantom CT of the abdomen: DICOM headers, anatomy in mL, labels, and the way to a store."""
 
 import io
 
@@ -17,7 +17,10 @@ CLASSES = ("background", "liver", "spleen", "left_kidney", "right_kidney", "bowe
 N = 12
 CUT = {2: "top", 4: "bottom", 8: "top", 10: "bottom"}
 # Of the standard's CT image: must be there, may be empty.
-TYPE_2 = "PatientName PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber ReferringPhysicianName KVP"
+TYPE_2 = (
+    "PatientName PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber "
+    "ReferringPhysicianName KVP"
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def series(root):
-    """A folder of slices each, in the order of the phantoms, and the label map of the same number."""
+    """The folders of slices, in the order of the phantoms, each with its label map."""
     folders = sorted(root.glob("train_images/*/*"), key=lambda folder: int(folder.name))
     return [(folder, root / f"segmentations/{folder.name}.nii") for folder in folders]
 
@@ -230,8 +233,9 @@ def test_no_band_of_values_finds_an_organ(cases):
             sizes = np.maximum(every - every[:, None], 0) + inside.sum()
             dice.append(np.where(wider, 2 * (hit - hit[:, None]) / sizes, 0))
         best[CLASSES[number]] = np.mean(dice, 0).max()
-    # Measured: liver 0.53, spleen 0.14, kidneys 0.24 and 0.22, bowel 0.25; a U-Net of 12 channels, trained 12 epochs on
-    # 24 patients at 96 pixels, reached 0.96, 0.91, 0.94, 0.93 and 0.87 on 6 others.
+    # Measured: liver 0.53, spleen 0.14, kidneys 0.24 and 0.22, bowel 0.25; a U-Net of 12 channels,
+    # trained 12 epochs on 24 patients at 96 pixels, reached 0.96, 0.91, 0.94, 0.93 and 0.87 on 6
+    # others.
     assert max(best.values()) < 0.58 and best["spleen"] < 0.25, best
     assert min(best.values()) > 0.05
 

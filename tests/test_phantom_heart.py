@@ -1,4 +1,4 @@
-"""The cardiac phantoms: files, anatomy and volumes by group, and that the repository reads them as ACDC."""
+"""The cardiac phantoms: files, anatomy and volumes by group; they are read as ACDC."""
 
 import gzip
 

@@ -1,4 +1,4 @@
-"""Phantoms in colour, fundus photographs in PALM's tree and skin lesions: drawing, scan, store and training."""
+"""Fundus photographs in PALM's tree and skin lesions: drawing, scan, store and training."""
 
 import io
 import shutil
@@ -54,7 +54,10 @@ def drawn(root):
 
 
 def best_dice(pairs):
-    """Best mean Dice of one threshold for all images, dark or bright side; red, green, blue, grey, hue, saturation."""
+    """Best mean Dice of one threshold for all images, on the dark or the bright side.
+
+    Tried on red, green, blue, grey, hue and saturation.
+    """
     curves = []
     for image, mask in pairs:
         picture = Image.fromarray(image)
@@ -108,7 +111,7 @@ def test_photographs_and_inverted_masks(roots):
 
 
 def test_any_subset_of_the_masks(roots):
-    """Disc in nearly all, atrophy in some, detachment in few; some eyes with atrophy have no file for it."""
+    """Disc in nearly all, atrophy in some, detachment in few; some files are missing."""
     masks = drawn(roots["palm"])
     assert [len(masks[name]) for name in CLASSES] == [16, 5, 21]
     subsets = {
@@ -158,9 +161,9 @@ def test_no_threshold_finds_disc_or_lesions(roots):
         n: best_dice([(photos[s], m) for s, m in masks.items()])
         for n, masks in drawn(roots["palm"]).items()
     }
-    # Measured: disc 0.51, atrophy 0.49, detachment 0.63 (96 phantoms: 0.45, 0.47, 0.55). A U-Net of 16 channels reached
-    # 0.72 for the disc after 540 steps at 128 pixels. Discs of real photographs: IDRiD 0.62, Drishti-GS 0.71, both
-    # together 0.55.
+    # Measured: disc 0.51, atrophy 0.49, detachment 0.63 (96 phantoms: 0.45, 0.47, 0.55). A U-Net
+    # of 16 channels reached 0.72 for the disc after 540 steps at 128 pixels. Discs of real
+    # photographs: IDRiD 0.62, Drishti-GS 0.71, both together 0.55.
     assert 0.3 < best["disc"] < 0.6
     assert 0.3 < best["atrophy"] < 0.6
     assert best["detachment"] < 0.7
@@ -210,7 +213,7 @@ def test_image_i_depends_on_seed_and_i_only(roots, tmp_path, name):
 
 @pytest.mark.parametrize("name", DRAW)
 def test_large_numbers_and_seeds(name):
-    """Cases far from the default set are drawn as well, and every content is what `phantoms.write` can write."""
+    """Cases far from the default set are drawn as well, and can be written."""
     for seed, i in ((5, 32), (6, 1000), (7, 1005), (8, 998)):
         files = DRAW[name](i, np.random.default_rng([seed, i]))
         for content in files.values():

@@ -1,4 +1,4 @@
-"""Phantoms: their tree, their realism in numbers, and that no folder is ever half written or overwritten."""
+"""Phantoms: their tree, their realism in numbers; no folder is half written or overwritten."""
 
 import gzip
 import io
@@ -76,7 +76,7 @@ def test_sizes_sides_and_areas(cases):
 
 
 def test_no_grey_threshold_finds_the_lungs(cases):
-    """Mean Dice of the set's best threshold, dark or bright side, on the whole film and on the body alone."""
+    """Mean Dice of the best threshold for the set, on the whole film and on the body alone."""
     dice = {"film": [], "body": []}
     for _, image, right, left in cases:
         lungs = right | left
