@@ -1,8 +1,7 @@
-"""Run and part of the data -> report: counts once, scores and 95 % intervals from them. Taught in
-`04` and `07`.
-"""
+"""Run and part of the data -> report: scores with their 95 % intervals. Taught in `04`, `07`."""
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -89,14 +88,14 @@ def evaluate(
 
 
 def tuned(run, loader, metric: str = "dice") -> Predictor:
-    """The best weights of a run with the temperature and the thresholds that suit `loader`: the
-    validation part.
+    """The best weights of a run with the temperature and thresholds that suit the validation part.
 
     The temperature has the least log loss, the threshold of each class the best pooled `metric`
     (not for multiclass, where the likeliest class wins). Reports of the result say on what they
     were chosen.
 
     Args:
+        loader: of the validation part, `batches["val"]`.
         metric: a metric of counts, see `tables.METRICS`.
 
     Raises:
@@ -106,7 +105,8 @@ def tuned(run, loader, metric: str = "dice") -> Predictor:
     predictor = copy.copy(predictor)
     if dataset.part == "test":
         raise DataError(
-            "tuned: the test part must not choose anything; give the validation part, batches['val']"
+            "tuned: the test part must not choose anything; "
+            "give the validation part, batches['val']"
         )
     cfg = predictor.config
     temperature, pixels = curves.Temperature(cfg.task), _Pixels(predictor)
@@ -135,13 +135,12 @@ def tuned(run, loader, metric: str = "dice") -> Predictor:
 
 
 def _checked(run, loader) -> tuple[Predictor, Any]:
-    """The predictor of a run, and the data of a loader without augmentation; raises where they do
-    not fit.
-    """
+    """The predictor of a run, and the data of a loader without augmentation, if they fit."""
     dataset = loader.dataset
     if not len(dataset):
         raise DataError(
-            f"the part {dataset.part!r} has no image; set test_split or val_split and prepare the data again"
+            f"the part {dataset.part!r} has no image; "
+            "set test_split or val_split and prepare the data again"
         )
     predictor = run
     if not hasattr(run, "probabilities"):
@@ -196,9 +195,7 @@ class _Image:
 
 
 class _Scorer:
-    """Scores the images of a part as their probabilities come, and a volume once it has all of its
-    slices.
-    """
+    """Scores images as their probabilities come, and a volume once all of its slices are there."""
 
     def __init__(self, predictor: Predictor, dataset, grid: str, distances: bool):
         self.predictor, self.dataset = predictor, dataset
@@ -207,14 +204,12 @@ class _Scorer:
         self.threads = min(hosts.n_cores(), 8)
         self.pixels = _Pixels(predictor)
         self.order = _order(dataset.cases)
-        self.n_missing = _slices_of_volumes(
-            dataset.cases
-        )  # volume -> slices that are still to come
+        # Volume -> number of its slices that are still to come.
+        self.n_missing = Counter(filter(None, _volumes(dataset.cases)))
         self.slices: list[_Image] = []  # of the volume that is being read
-        self.scores: dict[
-            tuple[int, int], dict[str, float]
-        ] = {}  # (number, class) -> metric -> score
-        self.volume_distances: dict[tuple[str, str, str], dict[str, float]] = {}
+        # (number, class) and (volume, patient, class) -> metric -> score.
+        self.scores: dict[tuple, dict[str, float]] = {}
+        self.volume_distances: dict[tuple, dict[str, float]] = {}
 
     def add(self, pool: ThreadPoolExecutor, numbers: list[int], prob: np.ndarray) -> None:
         """Score the images of a batch; `prob` (N, K, H, W) comes at the size of the store."""
@@ -263,9 +258,7 @@ class _Scorer:
         return _Image(self.dataset, number, plots.flat(truth), decide(prob)), prob
 
     def _complete(self, opened: list[_Image]) -> list[list[_Image]]:
-        """Pictures one by one, and the cleaned slices of the volumes that are complete with these
-        images.
-        """
+        """Groups to score: every picture, and the cleaned slices of every volume now complete."""
         complete = []
         for image in opened:
             if image.volume is None:
@@ -317,9 +310,8 @@ class _Scorer:
             for k, name in self.structures.items():
                 annotated = bool(self.dataset.annotated[number][k])
                 scores = self.scores.get((number, k), {})
-                rows.append(
-                    {**missing, **identity, "class": name, "annotated": annotated, **scores}
-                )
+                about = {**identity, "class": name, "annotated": annotated}
+                rows.append({**missing, **about, **scores})
         return pd.DataFrame(rows, columns=columns)
 
     def per_volume(self, per_image: pd.DataFrame) -> pd.DataFrame:
@@ -343,32 +335,23 @@ def _volume_of(case: Any) -> tuple[str, str] | None:
     return (volume, case["patient"]) if volume else None
 
 
+def _volumes(cases: pd.DataFrame) -> list[tuple[str, str] | None]:
+    """`_volume_of` of every row."""
+    return [_volume_of(case) for _, case in cases.iterrows()]
+
+
 def _order(cases: pd.DataFrame) -> list[int]:
-    """The numbers of the cases: as they are, but the slices of a volume together and by their
-    number.
-    """
+    """Numbers of the cases, as they are, but the slices of a volume together and in their order."""
     groups: dict[Any, int] = {}
-    keys = [_volume_of(case) or number for number, (_, case) in enumerate(cases.iterrows())]
+    keys = [volume or number for number, volume in enumerate(_volumes(cases))]
     group = [groups.setdefault(key, len(groups)) for key in keys]
     place = pd.to_numeric(cases.get("slice", pd.Series("", cases.index)), errors="coerce")
     return np.lexsort((place, group)).tolist()
 
 
-def _slices_of_volumes(cases: pd.DataFrame) -> dict[tuple[str, str], int]:
-    """Volume and patient -> number of slices."""
-    counts: dict[tuple[str, str], int] = {}
-    for _, case in cases.iterrows():
-        volume = _volume_of(case)
-        if volume:
-            counts[volume] = counts.get(volume, 0) + 1
-    return counts
-
-
 def _clean_volume(predictor: Predictor, slices: list[_Image]) -> None:
-    """Remove components and fill holes of a volume; slices of different sizes are cleaned one by
-    one.
-    """
-    if not _same_size(slices):
+    """Remove the components and fill the holes of a volume, as the predictor is set."""
+    if not _same_size(slices):  # slices in picture files: there is no volume to connect them in
         for image in slices:
             image.mask = predictor.cleaned(image.mask)
         return
@@ -395,9 +378,7 @@ def _probability_scores(image: _Image, prob: np.ndarray, k: int, task: str) -> d
 def _distances(
     pred: np.ndarray, truth: np.ndarray, valid: np.ndarray, spacing: tuple[float, ...] | None
 ) -> dict[str, float]:
-    """Distances inside of the padding: the diagonal that stands for a total miss is that of the
-    image.
-    """
+    """Distances in the box of what is valid: padding must not lengthen the image's diagonal."""
     box = metrics.box_of(valid) if valid.any() else (slice(None),) * valid.ndim
     return metrics.surface_distances((pred & valid)[box], (truth & valid)[box], spacing)
 
@@ -416,9 +397,7 @@ def _spacing(case: Any, columns: tuple[str, ...]) -> tuple[float, ...] | None:
 def _about(
     run, predictor: Predictor, dataset, grid: str, per_image: pd.DataFrame, part: str | None
 ) -> dict[str, Any]:
-    """Header of the report: the part of the data, the grid and units, the weights and how they were
-    used.
-    """
+    """Header of the report: data, grid and units, weights and how they were used."""
     if part is None:
         part = "validation, used for model choice" if dataset.part == "val" else dataset.part
     about = {
@@ -428,7 +407,7 @@ def _about(
         **predictor.chosen,
         "distances_in": _unit(dataset.cases, SPACING[1:], grid, "pixels"),
     }
-    slices = dataset.cases[[_volume_of(case) is not None for _, case in dataset.cases.iterrows()]]
+    slices = dataset.cases[[volume is not None for volume in _volumes(dataset.cases)]]
     if len(slices):
         about["distances_of_volumes_in"] = _unit(slices, SPACING, grid, "voxels")
     about |= {
@@ -471,7 +450,7 @@ def _seen_text(per_image: pd.DataFrame) -> str:
 
 
 def _unit(cases: pd.DataFrame, columns: tuple[str, ...], grid: str, element: str) -> str:
-    """The unit of distances: mm if the grid is that of the files and all their spacings are known."""
+    """Unit of distances: mm if the grid is that of the files and all spacings are known."""
     known = grid == "original" and all(
         column in cases and (cases[column] != "").all() for column in columns
     )
@@ -494,7 +473,7 @@ class _Pixels:
         self.matrix = np.zeros((self.cfg.n_classes, self.cfg.n_classes), np.int64)
 
     def add_probabilities(self, image: _Image, prob: np.ndarray) -> None:
-        """Add the probabilities (K, H, W) of an image to the histograms of its annotated classes."""
+        """Add the probabilities (K, H, W) of an image to the curves of its annotated classes."""
         case, task = image.case, self.cfg.task
         empty = np.zeros((len(self.curves), 2, curves.COARSE), np.int32)
         coarse = self.patients.setdefault(case["patient"], empty)
@@ -509,8 +488,9 @@ class _Pixels:
                 self.curves[name].update(prob[k], target)
             except ValueError as error:
                 raise DataError(
-                    f"{case['case']}, class {name}: the network's output is no probability ({error}); look at the "
-                    "run's history: were its weights saved after the loss had become NaN?"
+                    f"{case['case']}, class {name}: the network's output is no probability "
+                    f"({error}); look at the run's history: were its weights saved after the loss "
+                    "had become NaN?"
                 ) from error
             coarse[row] += curves.coarse(prob[k], target)
 
@@ -536,9 +516,7 @@ class _Pixels:
         return matrices
 
     def summary(self, per_image: pd.DataFrame) -> pd.DataFrame:
-        """Rows of the summary with the average `pixels`: what is computed from scores, not from
-        decisions.
-        """
+        """Rows of the summary with the average `pixels`: the metrics of histograms."""
         scores = pd.DataFrame(
             {name: tables.scores("histogram", curve) for name, curve in self.curves.items()}
         ).T
@@ -594,29 +572,23 @@ def _summarise(table: pd.DataFrame, average: str, cfg) -> pd.DataFrame:
             from_counts = tables.METRICS[metric].source == "counts"
             if from_counts and average == "per image" and name != "mean":
                 counts = scored[COUNTS].to_numpy(float)
-                interval = bootstrap.pooled_interval(
+                pooled = bootstrap.pooled_interval(
                     counts, scored["patient"], metric, cfg.bootstrap, cfg.seed
                 )
-                rows.append(
-                    {**row, "average": "pooled", **dict(zip(INTERVAL, interval)), **numbers}
-                )
+                rows.append({**row, "average": "pooled", **dict(zip(INTERVAL, pooled)), **numbers})
     columns = ["class", "metric", "average", *INTERVAL, "n_empty", "n_missing"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _metrics_of(table: pd.DataFrame) -> list[str]:
-    """The metrics of a table of scores; those of counts always, the others where some row has a
-    value.
-    """
+    """The metrics in a table of scores: those of counts, and others of which a row has a value."""
     always = metrics.names("counts")
     names = metrics.names("counts", "probabilities", "distances")
     return [m for m in names if m in table and (m in always or table[m].notna().any())]
 
 
 class _Examples:
-    """Images of a part at the size of the store and what the network makes of them, computed on
-    demand.
-    """
+    """Images of a part at the size of the store, with truth and prediction, made on demand."""
 
     def __init__(self, dataset, predictor: Predictor):
         self.dataset, self.predictor = dataset, predictor
@@ -629,11 +601,13 @@ class _Examples:
         image, truth, prob = self.scores(case)
         cases = self.dataset.cases
         volume = _volume_of(cases[cases["case"] == case].iloc[0])
-        cleans = self.predictor.cleans
-        if volume is None or not cleans:
+        if volume is None or not self.predictor.cleans:
             return image, truth, self.predictor.mask(prob)
-        numbers = [n for n in _order(cases) if _volume_of(cases.iloc[n]) == volume]
-        names = [cases["case"].iloc[n] for n in numbers]
+        names = [
+            cases["case"].iloc[number]
+            for number in _order(cases)
+            if _volume_of(cases.iloc[number]) == volume
+        ]
         masks = [self.predictor.raw_mask(self.scores(name)[2]) for name in names]
         cleaned = self.predictor.cleaned(np.stack(masks, axis=-3))
         return image, truth, cleaned[..., names.index(case), :, :]

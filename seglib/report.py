@@ -1,4 +1,4 @@
-"""What an evaluation found: tables, figures, text, JSON and one HTML page; and two reports compared. Taught in `07`."""
+"""Reports: tables, figures, text, JSON, an HTML page; and two of them compared. Taught in `07`."""
 
 import base64
 import html
@@ -6,35 +6,39 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import bootstrap, files, metrics, plots
+from . import bootstrap, files, metrics, plots, tables
 from .curves import HistogramROC
 from .errors import DataError
 
 JSON = "evaluation_report.json"
-KEPT = (
-    "case",
-    "patient",
-    "class",
-    "annotated",
-    *metrics.names("counts", "probabilities", "distances"),
-)  # by image, in the JSON
+LEGEND = (
+    "low and high: 95 % bootstrap interval over patients; n: images (or volumes) scored; "
+    "n_empty: with an empty truth; n_missing: without a mask, not scored."
+)
 
 
 @dataclass
 class Report:
     """The scores of one part of the data.
 
-    `per_image`: a row an image and class, with counts and every score. `per_volume`: the same with the counts of a
-    volume's slices added up (empty for 2-D images). `summary`: long table with class, metric, average, value, low,
-    high (95 % bootstrap over patients), n, n_empty, n_missing, grid; the class `mean` averages the classes. `curves`:
-    the pixels' scores of every class. `confusion`: pixels by truth (rows) and prediction (columns), one table where
-    classes exclude one another, else one a class. `history`: of the run, where there is one.
+    Attributes:
+        per_image: a row an image and class, with counts and every metric of one image.
+        per_volume: a row a volume and class: the counts of its slices added up, the metrics of
+            these counts, and distances in three dimensions. Empty for 2-D images.
+        summary: long table with class, metric, average, value, low, high (95 % bootstrap over
+            patients), n, n_empty, n_missing, grid; the class `mean` averages the classes.
+        about: what the report says of itself: part, grid, threshold, weights and so on.
+        curves: class -> histogram of the probabilities of all pixels.
+        confusion: pixels by truth (rows) and prediction (columns), one table where classes exclude
+            one another, else one for each class.
+        history: of the run, where there is one.
+        examples: case name -> (image, truth, prediction), computed on demand.
     """
 
     title: str
@@ -45,120 +49,107 @@ class Report:
     curves: dict[str, HistogramROC] = field(repr=False, default_factory=dict)
     confusion: dict[str, pd.DataFrame] = field(repr=False, default_factory=dict)
     history: pd.DataFrame | None = field(repr=False, default=None)
-    examples: Any = field(
-        repr=False, default=None
-    )  # case name -> (image, truth, prediction), made on demand
+    examples: Any = field(repr=False, default=None)
 
     def table(self, *names: str, of: str = "mean") -> pd.DataFrame:
-        """The chosen scores of one class as a small table: `report.table("dice", "accuracy", "bce")`."""
+        """The chosen scores of one class as a small table: `report.table("dice", "accuracy")`."""
         names = names or ("dice", "iou", "accuracy", "bce")
         rows = self.summary[(self.summary["class"] == of) & self.summary["metric"].isin(names)]
-        shown = rows[
-            ["metric", "average", "value", "low", "high", "n", "n_empty", "n_missing"]
-        ].round(4)
-        return shown.sort_values(
-            "metric", key=lambda m: m.map(names.index), kind="stable"
-        ).reset_index(drop=True)
+        rows = rows.sort_values("metric", key=lambda m: m.map(names.index), kind="stable")
+        columns = ["metric", "average", "value", "low", "high", "n", "n_empty", "n_missing"]
+        return rows[columns].round(4).reset_index(drop=True)
 
     def worst(self, n: int = 4, metric: str = "dice") -> pd.DataFrame:
-        """The images with the lowest (for distances and BCE: highest) score."""
+        """The rows of `per_image` with the worst values of a metric, the worst first."""
         scored = self.per_image[self.per_image["annotated"]]
         return scored.sort_values(metric, ascending=not metrics.less_is_better(metric)).head(n)
 
     def detection(self) -> pd.DataFrame:
-        """Confusion in images instead of pixels: is the class there, and was any pixel of it predicted?
+        """Confusion in images instead of pixels: is a class present, and was any of it predicted?
 
-        A row a class: class, tp, fp, fn, tn (images), sensitivity, specificity (NaN where there is no such image).
+        A row a class: class, tp, fp, fn, tn (images), sensitivity, specificity (NaN where there is
+        no such image).
         """
-        scored, rows = self.per_image[self.per_image["annotated"]], []
+        scored = self.per_image[self.per_image["annotated"]]
+        rows = []
         for name, table in scored.groupby("class", sort=False):
             count = metrics.counts(table["n_pred"] > 0, table["n_true"] > 0)
-            found = metrics.ratios(**count)
-            ratios = {
-                "sensitivity": float(found["recall"]),
-                "specificity": float(found["specificity"]),
-            }
-            rows.append({"class": name, **count, **ratios})
-        return pd.DataFrame(
-            rows, columns=["class", "tp", "fp", "fn", "tn", "sensitivity", "specificity"]
-        )
+            ratios = metrics.ratios(**count)
+            sensitivity, specificity = float(ratios["recall"]), float(ratios["specificity"])
+            rows.append([name, *count.values(), sensitivity, specificity])
+        columns = ["class", "tp", "fp", "fn", "tn", "sensitivity", "specificity"]
+        return pd.DataFrame(rows, columns=columns)
 
     def show(self, cases: pd.DataFrame) -> Figure:
         """Figure of input, truth, prediction and difference for these rows of `per_image`."""
-        best = cases[cases["annotated"]].drop_duplicates("case")
-        return plots.predictions(
-            [(f"{r.case}\nDice {r.dice:.3f}", *self.examples(r.case)) for r in best.itertuples()]
-        )
+        rows = cases[cases["annotated"]].drop_duplicates("case")
+        pictures = [
+            (f"{case}\nDice {dice:.3f}", *self.examples(case))
+            for case, dice in zip(rows["case"], rows["dice"])
+        ]
+        return plots.predictions(pictures)
 
     def labels(self, metric: str) -> dict[str, str]:
-        """Class -> value and interval of a score of pixels, for a legend."""
-        rows = self.summary[
-            (self.summary["metric"] == metric) & (self.summary["average"] == "pixels")
-        ]
-        return {r["class"]: _with_interval(r) for _, r in rows.iterrows()}
+        """Class -> value and interval of a metric of pixels, for a legend."""
+        of_pixels = self.summary["average"] == "pixels"
+        rows = self.summary[(self.summary["metric"] == metric) & of_pixels]
+        return {row["class"]: _value_and_interval(row) for _, row in rows.iterrows()}
 
     def figures(self) -> Iterator[tuple[str, str, Figure]]:
-        """File name, caption and figure, one after the other; what there is no data for is left out."""
-        scored = self.per_image[self.per_image["annotated"]]
-        yield (
-            "metrics_summary",
-            "Scores with their 95 % intervals over patients",
-            plots.metrics_summary(self.summary),
-        )
-        if len(scored):
-            yield (
-                "metrics_distribution",
-                "Dice of every image",
-                plots.scores_by_image(self.per_image),
-            )
-        if self.confusion:
-            caption = (
-                "Pixels by truth (rows) and prediction (columns): share of the row, and number"
-            )
-            yield "confusion_matrix", caption, plots.confusion(self.confusion)
-        if self.curves:
-            roc = plots.roc_curves(self.curves, self.labels("auc"))
-            yield (
-                "roc_curves",
-                "ROC over pixels, one class against the rest, with the area under it",
-                roc,
-            )
-            pr = plots.pr_curves(self.curves, self.labels("average_precision"))
-            yield "pr_curves", "Precision and recall over pixels, with average precision", pr
-            calibration = plots.calibration(self.curves, self.labels("ece"))
-            yield (
-                "calibration",
-                "Are the probabilities true? With the expected calibration error",
-                calibration,
-            )
+        """File name, caption and figure, one by one; figures without data are left out."""
+        yield from self._figures_of_scores()
+        yield from self._figures_of_pixels()
         if self.history is not None and len(self.history):
             yield "training_curves", "Training", plots.training_curves(self.history)
-        if self.examples is not None and len(scored):
-            yield (
-                "sample_predictions",
-                "The first images",
-                self.show(scored.drop_duplicates("case").head(4)),
-            )
-            yield "worst_cases", "The images with the lowest Dice", self.show(self.worst())
+        yield from self._figures_of_images()
+
+    def _figures_of_scores(self) -> Iterator[tuple[str, str, Figure]]:
+        caption = "Scores with their 95 % intervals over patients"
+        yield "metrics_summary", caption, plots.metrics_summary(self.summary)
+        if self.per_image["annotated"].any():
+            figure = plots.scores_by_image(self.per_image)
+            yield "metrics_distribution", "Dice of every image", figure
+
+    def _figures_of_pixels(self) -> Iterator[tuple[str, str, Figure]]:
+        if self.confusion:
+            caption = "Pixels by truth (rows) and prediction (columns): share of the row, number"
+            yield "confusion_matrix", caption, plots.confusion(self.confusion)
+        if not self.curves:
+            return
+        caption = "ROC over pixels, one class against the rest, with the area under it"
+        yield "roc_curves", caption, plots.roc_curves(self.curves, self.labels("auc"))
+        caption = "Precision and recall over pixels, with average precision"
+        figure = plots.pr_curves(self.curves, self.labels("average_precision"))
+        yield "pr_curves", caption, figure
+        caption = "Are the probabilities true? With the expected calibration error"
+        yield "calibration", caption, plots.calibration(self.curves, self.labels("ece"))
+
+    def _figures_of_images(self) -> Iterator[tuple[str, str, Figure]]:
+        scored = self.per_image[self.per_image["annotated"]]
+        if self.examples is None or scored.empty:
+            return
+        first = scored.drop_duplicates("case").head(4)
+        yield "sample_predictions", "The first images", self.show(first)
+        yield "worst_cases", "The images with the lowest Dice", self.show(self.worst())
 
     def text(self) -> str:
         """The report as plain text."""
         lines = [self.title, "=" * len(self.title), ""]
         lines += [f"{name}: {value}" for name, value in self.about.items()]
-        lines += ["", self.summary.round(4).drop(columns="grid").to_string(index=False)]
-        lines += [
-            "low and high: 95 % bootstrap interval over patients; pixels: of all pixels together",
-            "",
-        ]
-        lines += ["images in which a class is there, and in which it was predicted:"]
+        lines += ["", self.summary.round(4).drop(columns="grid").to_string(index=False), LEGEND]
+        lines += ["pixels: of all pixels together", ""]
+        lines += ["images in which a class is present, and in which it was predicted:"]
         lines += [self.detection().round(4).to_string(index=False), ""]
         for name, table in self.confusion.items():
             lines += [f"{name}, by truth (rows) and prediction (columns):", table.to_string(), ""]
         return "\n".join(lines)
 
     def save(self, folder: str | Path) -> Path:
-        """Write evaluation_report.txt and .json, per_image.csv, every one of `figures` as PNG, and report.html with all
-        of it, which needs no other file and no network."""
+        """Write the report into a folder; returns the folder.
+
+        evaluation_report.txt and .json, per_image.csv, every one of `figures` as PNG, and
+        report.html with all of it, which needs no other file and no network.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         files.write_text(folder / "evaluation_report.txt", self.text())
@@ -167,157 +158,122 @@ class Report:
         pictures = []
         for name, caption, figure in self.figures():
             path = plots.save(figure, folder / f"{name}.png")
-            pictures.append((caption, base64.b64encode(path.read_bytes()).decode()))
-        files.write_text(folder / "report.html", self._html(pictures))
+            pictures.append((caption, path.read_bytes()))
+        files.write_text(folder / "report.html", _page(self, pictures))
         return folder
 
     def _json(self) -> dict[str, Any]:
-        def records(table: pd.DataFrame) -> Any:
-            return json.loads(table.to_json(orient="records"))
-
-        parts = {"summary": records(self.summary), "detection": records(self.detection())}
-        tables = {
+        """Plain values: NaN becomes null."""
+        identity = ["case", "patient", "class", "annotated", "n_true"]
+        scores = metrics.names("counts", "probabilities", "distances")
+        columns = [name for name in (*identity, *scores, "seen") if name in self.per_image]
+        confusion = {
             name: json.loads(table.to_json(orient="split"))
             for name, table in self.confusion.items()
         }
-        columns = [name for name in (*KEPT, "seen") if name in self.per_image]
+        per_image = self.per_image[columns].to_json(orient="split", index=False)
         return {
             "title": self.title,
             **self.about,
-            **parts,
-            "confusion": tables,
-            "per_image": json.loads(self.per_image[columns].to_json(orient="split", index=False)),
+            "summary": json.loads(self.summary.to_json(orient="records")),
+            "detection": json.loads(self.detection().to_json(orient="records")),
+            "confusion": confusion,
+            "per_image": json.loads(per_image),
         }
 
-    def _html(self, pictures: list[tuple[str, str]]) -> str:
-        def table(data: pd.DataFrame, **options: Any) -> str:
-            return data.to_html(border=0, na_rep="–", escape=True, **options)
 
-        title = html.escape(self.title)
-        about = "".join(
-            f"<dt>{html.escape(str(k))}</dt><dd>{html.escape(str(v))}</dd>"
-            for k, v in self.about.items()
-        )
-        shown = self.summary.round(4).drop(columns="grid")
-        main = shown[shown["metric"].isin(["dice", "iou", "hd95", "nsd", "auc"])]
-        worst = self.worst(10)[
-            ["case", "patient", "class", "dice", "iou", "n_true", "n_pred"]
-        ].round(4)
-        body = [
-            f"<h1>{title}</h1><dl>{about}</dl>",
-            f"<h2>Scores</h2>{table(main, index=False)}",
-            "<p>low and high: 95 % bootstrap interval over patients; n: images (or volumes) scored; n_empty: with an "
-            "empty truth; n_missing: without a mask, not scored.</p>",
-            *(
-                f"<figure><img alt='{html.escape(caption)}' src='data:image/png;base64,{data}'>"
-                f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-                for caption, data in pictures
-            ),
-            f"<h2>Worst images</h2>{table(worst, index=False)}",
-            f"<h2>Images in which a class is there</h2>{table(self.detection().round(4), index=False)}",
-            *(
-                f"<h2>Confusion: {html.escape(name)}</h2>{table(found)}"
-                for name, found in self.confusion.items()
-            ),
-            f"<details><summary>All scores</summary>{table(shown, index=False)}</details>",
-        ]
-        return (
-            f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title><link rel='icon' "
-            f"href='data:,'><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>"
-        )
-
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #222 }
-h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
-table { border-collapse: collapse; font-size: .9em }
-th, td { padding: .15em .7em; text-align: right; border-bottom: 1px solid #ddd }
-dl { display: grid; grid-template-columns: max-content auto; gap: 0 1em } dt { color: #666 } dd { margin: 0 }
-figure { margin: 2em 0 } img { max-width: 100% } figcaption { color: #666; font-size: .9em }
-"""
-
-
-def _with_interval(row: Any) -> str:
+def _value_and_interval(row: Any) -> str:
     if not np.isfinite(row["value"]):
         return "undefined"
     interval = f" ({row['low']:.3f}–{row['high']:.3f})" if np.isfinite(row["low"]) else ""
     return f"{row['value']:.3f}{interval}"
 
 
-def compare(
-    a: Any, b: Any, metric: str = "dice", resamples: int = 2000, seed: int = 0
-) -> pd.DataFrame:
-    """Is b better than a on the same images? Paired bootstrap over patients, class by class and for their mean.
+# ---- HTML
 
-    Args:
-        a, b: reports, their folders, or their `evaluation_report.json`; images are matched by their names.
-        metric: a column of `per_image`.
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em;
+  color: #222 }
+h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
+table { border-collapse: collapse; font-size: .9em }
+th, td { padding: .15em .7em; text-align: right; border-bottom: 1px solid #ddd }
+dl { display: grid; grid-template-columns: max-content auto; gap: 0 1em }
+dt { color: #666 } dd { margin: 0 }
+figure { margin: 2em 0 } img { max-width: 100% } figcaption { color: #666; font-size: .9em }
+"""
 
-    Returns:
-        class, a, b (means over the common images), difference (of b: more is better; for distances and BCE less is),
-        low, high (95 % interval), better (how sure: share of resamples in which b is better), n, n_left_out.
+
+def _page(report: Report, pictures: list[tuple[str, bytes]]) -> str:
+    """The whole report as one HTML page; `pictures` are captions and PNG files."""
+    summary = report.summary.round(4).drop(columns="grid")
+    of_counts = [name for name in _headlines() if name in metrics.names("counts")]
+    columns = ["case", "patient", "class", *of_counts, "n_true", "n_pred"]
+    facts = [
+        f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(str(value))}</dd>"
+        for name, value in report.about.items()
+    ]
+    sections = [f"<h1>{html.escape(report.title)}</h1>", f"<dl>{''.join(facts)}</dl>"]
+    sections += _section("Scores", summary[summary["metric"].isin(_headlines())], index=False)
+    sections += [f"<p>{LEGEND}</p>", *(_picture(*picture) for picture in pictures)]
+    sections += _section("Worst images", report.worst(10)[columns].round(4), index=False)
+    detection = report.detection().round(4)
+    sections += _section("Images in which a class is present", detection, index=False)
+    for name, table in report.confusion.items():
+        sections += _section(f"Confusion: {name}", table)
+    everything = _table(summary, index=False)
+    sections.append(f"<details><summary>All scores</summary>{everything}</details>")
+    head = (
+        f"<meta charset='utf-8'><title>{html.escape(report.title)}</title>"
+        f"<link rel='icon' href='data:,'><style>{STYLE}</style>"
+    )
+    body = "".join(sections)
+    return f"<!doctype html><html lang='en'><head>{head}</head><body>{body}</body></html>"
+
+
+def _headlines() -> list[str]:
+    """The few metrics at the top of a report."""
+    return [name for name, metric in tables.METRICS.items() if metric.headline]
+
+
+def _section(title: str, table: pd.DataFrame, **options: Any) -> list[str]:
+    return [f"<h2>{html.escape(title)}</h2>", _table(table, **options)]
+
+
+def _table(table: pd.DataFrame, **options: Any) -> str:
+    return table.to_html(border=0, na_rep="–", escape=True, **options)
+
+
+def _picture(caption: str, png: bytes) -> str:
+    text, data = html.escape(caption), base64.b64encode(png).decode()
+    image = f"<img alt='{text}' src='data:image/png;base64,{data}'>"
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
+
+
+# ---- saved reports, and two of them compared
+
+
+class SavedReport(NamedTuple):
+    """A report as it was saved: its rows by image, its summary, and what it says of itself."""
+
+    per_image: pd.DataFrame
+    summary: pd.DataFrame
+    about: dict[str, Any]
+
+
+def read(source: Any) -> SavedReport:
+    """A `Report`, its folder, or its `evaluation_report.json`.
 
     Raises:
-        DataError: no such report, no common image, unknown metric, or another grid or truth.
+        DataError: there is no report, or the file is not one.
     """
-    (one, about), (other, beside) = _load(a), _load(b)
-    if metric not in one or metric not in other:
-        raise DataError(
-            f"metric: {metric!r} is not in both reports; choose from {', '.join(KEPT[4:])}"
-        )
-    if about.get("grid") != beside.get("grid"):
-        raise DataError(
-            f"one report is of the grid {about.get('grid')!r}, the other of {beside.get('grid')!r}; "
-            "evaluate both alike"
-        )
-    both = one[one["annotated"]].merge(
-        other[other["annotated"]], on=["case", "class"], suffixes=("_a", "_b")
-    )
-    if both.empty:
-        raise DataError(
-            "the two reports have no image of an annotated class in common; evaluate both on the same data"
-        )
-    sign, rows = -1 if metrics.less_is_better(metric) else 1, []
-    means = (
-        both.groupby(["case", "patient_a"], sort=False)[[f"{metric}_a", f"{metric}_b"]]
-        .mean()
-        .reset_index()
-    )
-    names = dict.fromkeys(one.loc[one["class"].isin(both["class"]), "class"])
-    tables = {**{name: both[both["class"] == name] for name in names}, "mean": means}
-    left = len(set(one["case"]) ^ set(other["case"]))
-    for name, table in tables.items():
-        old, new = (table[f"{metric}_{which}"].to_numpy(float) for which in "ab")
-        found = bootstrap.paired(sign * old, sign * new, table["patient_a"], resamples, seed)
-        known = np.isfinite(old) & np.isfinite(new)
-        values = {
-            "a": old[known].mean() if known.any() else np.nan,
-            "b": new[known].mean() if known.any() else np.nan,
-        }
-        ends = {"low": found["low"], "high": found["high"]}
-        ends = ends if sign > 0 else {"low": -found["high"], "high": -found["low"]}
-        rows.append(
-            {
-                "class": name,
-                **values,
-                "difference": sign * found["value"],
-                **ends,
-                "better": found["better"],
-                "n": found["n"],
-                "n_left_out": found["n_left_out"] + left,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _load(source: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The rows by image of a report, a folder or a JSON file, and what the report says of itself."""
     if isinstance(source, Report):
-        return source.per_image, source.about
+        about = {"title": source.title, **source.about}
+        return SavedReport(source.per_image, source.summary, about)
     path = Path(source) / JSON if Path(source).is_dir() else Path(source)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        table = pd.DataFrame(found["per_image"]["data"], columns=found["per_image"]["columns"])
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        per_image = pd.DataFrame(saved["per_image"]["data"], columns=saved["per_image"]["columns"])
+        summary = pd.DataFrame(saved["summary"])
     except OSError as error:
         raise DataError(
             f"{path}: no report here; evaluate writes {JSON} into its output folder"
@@ -326,4 +282,112 @@ def _load(source: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise DataError(
             f"{path}: not a report ({error}); expected the {JSON} that evaluate wrote"
         ) from error
-    return table, found
+    return SavedReport(per_image, summary, saved)
+
+
+def compare(
+    a: Any, b: Any, metric: str = "dice", resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Is b better than a on the same images? Paired bootstrap over patients, by class and mean.
+
+    Images are matched by their names. What only one of the reports has, an image or its mask of a
+    class, is left out and counted.
+
+    Args:
+        a, b: reports, their folders, or their `evaluation_report.json`.
+        metric: a column of `per_image`.
+
+    Returns:
+        class, a, b (means over the common images), difference (of b: more is better; for distances
+        and BCE less is), low, high (95 % interval), better (how sure: share of resamples in which b
+        is better), n, n_left_out.
+
+    Raises:
+        DataError: no such report, no common image, unknown metric, another grid, or another truth:
+            an image whose class has more pixels in one report than in the other. Reports saved
+            before version 0.2 do not hold the number of true pixels, and are not checked for it.
+    """
+    first, second = read(a), read(b)
+    pairs = _pairs(first, second, metric)
+    of_images = pairs.groupby(["case", "patient"], sort=False)[["a", "b"]].mean().reset_index()
+    one, other = first.per_image, second.per_image
+    n_images_of_one = len(set(one["case"]) ^ set(other["case"]))
+    classes = dict.fromkeys(one.loc[one["class"].isin(pairs["class"]), "class"])
+    rows = []
+    for name in (*classes, "mean"):
+        table = of_images if name == "mean" else pairs[pairs["class"] == name]
+        comparison = _difference(table, metrics.less_is_better(metric), resamples, seed)
+        comparison["n_left_out"] += n_images_of_one
+        if name != "mean":
+            comparison["n_left_out"] += _n_masks_of_one(one, other, name)
+        rows.append({"class": name, **comparison})
+    return pd.DataFrame(rows)
+
+
+def _pairs(first: SavedReport, second: SavedReport, metric: str) -> pd.DataFrame:
+    """Case, class, patient and the values a and b of the images that both reports score."""
+    one, other = first.per_image, second.per_image
+    if metric not in one or metric not in other:
+        names = metrics.names("counts", "probabilities", "distances")
+        raise DataError(
+            f"metric: {metric!r} is not in both reports; choose from {', '.join(names)}"
+        )
+    grids = first.about.get("grid"), second.about.get("grid")
+    if grids[0] != grids[1]:
+        raise DataError(
+            f"one report is of the grid {grids[0]!r}, the other of {grids[1]!r}; "
+            "evaluate both alike"
+        )
+    pairs = one[one["annotated"]].merge(
+        other[other["annotated"]], on=["case", "class"], suffixes=("_a", "_b")
+    )
+    if pairs.empty:
+        raise DataError(
+            "the two reports have no image of an annotated class in common; "
+            "evaluate both on the same data"
+        )
+    if {"n_true_a", "n_true_b"} <= set(pairs):
+        _check_same_truth(pairs)
+    names = {"patient_a": "patient", f"{metric}_a": "a", f"{metric}_b": "b"}
+    return pairs[["case", "class", *names]].rename(columns=names)
+
+
+def _check_same_truth(pairs: pd.DataFrame) -> None:
+    different = pairs[pairs["n_true_a"] != pairs["n_true_b"]]
+    if different.empty:
+        return
+    row = different.iloc[0]
+    raise DataError(
+        f"{row['case']}, class {row['class']}: the truth has {row['n_true_a']:.0f} pixels in one "
+        f"report and {row['n_true_b']:.0f} in the other ({len(different)} of {len(pairs)} rows "
+        "differ); evaluate both on the same masks, and with grid='original' where the image_size "
+        "differs"
+    )
+
+
+def _difference(
+    pairs: pd.DataFrame, less_is_better: bool, resamples: int, seed: int
+) -> dict[str, float]:
+    """One row of `compare`, of the columns a and b."""
+    a, b = pairs["a"].to_numpy(float), pairs["b"].to_numpy(float)
+    sign = -1 if less_is_better else 1
+    gain = bootstrap.paired(sign * a, sign * b, pairs["patient"], resamples, seed)
+    low, high = sorted((sign * gain["low"], sign * gain["high"]))
+    finite = np.isfinite(a) & np.isfinite(b)
+    return {
+        "a": a[finite].mean() if finite.any() else np.nan,
+        "b": b[finite].mean() if finite.any() else np.nan,
+        "difference": sign * gain["value"],
+        "low": low,
+        "high": high,
+        "better": gain["better"],
+        "n": gain["n"],
+        "n_left_out": gain["n_left_out"],
+    }
+
+
+def _n_masks_of_one(one: pd.DataFrame, other: pd.DataFrame, name: str) -> int:
+    """How many images of both reports have a mask of this class in one of them only."""
+    common = set(one["case"]) & set(other["case"])
+    annotated = [set(t.loc[(t["class"] == name) & t["annotated"], "case"]) for t in (one, other)]
+    return len((annotated[0] ^ annotated[1]) & common)

@@ -1,6 +1,10 @@
-"""Reports: every number computed a second way, and what must never count (padding, missing masks) does not."""
+"""Reports: every number computed a second way, and what must never count (padding, missing masks)
+does not.
+"""
 
+import copy
 import json
+import math
 import shutil
 import warnings
 
@@ -9,6 +13,7 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 from PIL import Image
+from scipy import ndimage
 
 from seglib import (
     bootstrap,
@@ -18,12 +23,14 @@ from seglib import (
     hosts,
     layouts,
     metrics,
+    phantoms,
     prepare,
     runs,
+    tables,
     training,
 )
 from seglib.errors import DataError, SeglibError
-from seglib.formats import images
+from seglib.formats import images, volumes
 from seglib.inference import Predictor
 from tests.helpers import (
     PALM_CLASSES,
@@ -43,7 +50,9 @@ SUMMARY = "class metric average value low high n n_empty n_missing grid".split()
 
 
 def expect_scores(row, pred, truth, valid, prob, distances=True):
-    """Check one row of `per_image` against scikit-learn, MONAI's definition of distances being tested elsewhere."""
+    """Check one row of `per_image` against scikit-learn, MONAI's definition of distances being
+    tested elsewhere.
+    """
     args = (truth[valid], pred[valid])
     tn, fp, fn, tp = sklearn.metrics.confusion_matrix(*args, labels=[False, True]).ravel()
     assert (row["tp"], row["fp"], row["fn"], row["tn"]) == (tp, fp, fn, tn)
@@ -139,7 +148,9 @@ def test_padding_never_counts(palm):
 
 
 def test_the_diagonal_is_that_of_the_image_not_of_its_frame(palm):
-    """An empty prediction is as far away as the image is large: 48 x 64 pixels here, the padding is none of it."""
+    """An empty prediction is as far away as the image is large: 48 x 64 pixels here, the padding is
+    none of it.
+    """
     cfg, _, batches = palm
     report = evaluation.evaluate(FakePredictor(cfg, lambda pixels: 0 * pixels), batches["test"])
     scored = report.per_image[report.per_image["annotated"]]
@@ -297,6 +308,147 @@ def test_volumes_are_scored_from_the_counts_of_their_slices(tmp_path):
     )
     assert summary.loc[("lung", "dice"), "value"] == pytest.approx(report.per_volume["dice"].mean())
     assert summary.loc[("lung", "dice"), "n"] == 2
+
+
+# ---- volumes in three dimensions
+
+
+def greys(pixels):
+    """Softmax of the class whose grey value is nearest, of a smoothed slice: with many specks."""
+    smooth = ndimage.gaussian_filter(pixels, (0, 0, 1, 1))
+    likelihood = np.exp(-np.abs(smooth - 70 * np.arange(4).reshape(-1, 1, 1)) / 8)
+    return likelihood / likelihood.sum(axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def heart_store(tmp_path_factory):
+    """(cfg, store): the two volumes of a patient of the cardiac phantom, in the test part."""
+    work = tmp_path_factory.mktemp("hearts")
+    tree = phantoms.write("cardiac", work / "tree", n=1)
+    fields = {"val_split": 0.0, "test_split": 1.0, "architecture": "unet", "patch_size": None}
+    cfg = config.preset(
+        "cardiac", "smoke", data_root=str(tree), work_dir=str(work / "work"), **fields
+    )
+    return cfg, prepare.build(layouts.scan(cfg), cfg)
+
+
+OPTIONS = [
+    {},
+    {"keep_largest_component": True},
+    {"min_component_size": 12, "fill_holes": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "largest", "size and holes"])
+def test_volumes_are_scored_as_predict_volume_writes_them(heart_store, options):
+    """Masks of `predict_volume`, labels of the files, distances in 3-D with the true spacing."""
+    cfg, store = heart_store
+    predictor = FakePredictor(cfg, greys)
+    for name, value in options.items():
+        setattr(predictor, name, value)
+    report = evaluation.evaluate(predictor, data.loaders(store, cfg)["test"], grid="original")
+    assert report.about["distances_of_volumes_in"] == report.about["distances_in"] == "mm"
+    cases = store.cases.drop_duplicates("volume").set_index("volume")
+    rows = report.per_volume.set_index(["volume", "class"])
+    assert len(rows) == 3 * len(cases) and len(cases) == 2
+    for volume, case in cases.iterrows():
+        prediction = predictor.predict_volume(case["image"])
+        labels = volumes.read_labels_like(prediction.grid, case["labels"])
+        for k, name in predictor.structures.items():
+            row, pred, truth = rows.loc[(volume, name)], prediction.mask == k, labels == k
+            counts = (pred.sum(), truth.sum(), (pred & truth).sum())
+            assert tuple(row[["n_pred", "n_true", "tp"]]) == counts
+            expected = metrics.surface_distances(pred, truth, prediction.grid.spacing_mm)
+            assert dict(row[list(expected)]) == pytest.approx(expected)
+    summary = report.summary.set_index(["class", "metric", "average"])["value"]
+    assert summary["mean", "hd95", "per volume"] == pytest.approx(report.per_volume["hd95"].mean())
+
+
+def test_slices_in_any_order_are_put_together(heart_store):
+    """The case table may be filtered and sorted by a reader: scores by image keep its order."""
+    cfg, store = heart_store
+    predictor = FakePredictor(cfg, greys)
+    predictor.keep_largest_component = True
+    loader = data.loaders(store, cfg)["test"]
+    plain = evaluation.evaluate(predictor, loader)
+    shuffled = copy.copy(store)
+    shuffled.cases = store.cases.sample(frac=1, random_state=0).reset_index(drop=True)
+    other = evaluation.evaluate(predictor, data.loaders(shuffled, cfg)["test"])
+    assert list(dict.fromkeys(other.per_image["case"])) == list(shuffled.cases["case"])
+    keys = ["case", "class"]
+    pd.testing.assert_frame_equal(
+        plain.per_image.sort_values(keys, ignore_index=True),
+        other.per_image.sort_values(keys, ignore_index=True),
+    )
+    keys = ["volume", "class"]
+    pd.testing.assert_frame_equal(
+        plain.per_volume.sort_values(keys, ignore_index=True),
+        other.per_volume.sort_values(keys, ignore_index=True),
+    )
+    assert plain.about["distances_of_volumes_in"] == "voxels of the store grid"
+
+
+def test_examples_of_a_volume_are_cleaned_with_it(heart_store):
+    """A figure shows the mask that was scored."""
+    cfg, store = heart_store
+    predictor = FakePredictor(cfg, greys)
+    predictor.keep_largest_component = True
+    report = evaluation.evaluate(predictor, data.loaders(store, cfg)["test"])
+    for _, row in report.per_image.iloc[6:12].iterrows():
+        _, truth, pred = report.examples(row["case"])
+        k = cfg.class_names.index(row["class"])
+        assert ((pred == k) & (truth != 255)).sum() == row["n_pred"]
+
+
+# ---- metrics of one's own
+
+
+@pytest.mark.usefixtures("no_warnings")
+def test_a_metric_of_counts_is_one_entry(palm, monkeypatch, tmp_path):
+    """It is a column by image, a row of the summary, in the JSON, and compared."""
+    cfg, store, _ = palm
+
+    def miss_rate(tp, fp, fn, tn):
+        return fn / np.maximum(tp + fn, 1)
+
+    entry = tables.Metric(miss_rate, "counts", best=0.0, worst=1.0)
+    monkeypatch.setitem(tables.METRICS, "miss_rate", entry)
+    loader = data.loaders(all_in(store, "test"), cfg)["test"]
+    reports = [evaluation.evaluate(FakePredictor(cfg, say), loader) for say in (blurred, perfect)]
+    scored = reports[0].per_image[reports[0].per_image["annotated"]]
+    assert scored["miss_rate"].to_numpy() == pytest.approx(1 - scored["recall"].to_numpy())
+    averages = reports[0].summary.query("metric == 'miss_rate'").groupby("class")["average"]
+    assert averages.get_group("disc").tolist() == ["per image", "pooled"]
+    worst = reports[0].worst(1, "miss_rate")["miss_rate"].item()
+    assert worst == scored["miss_rate"].max()
+    check_saved_and_compared(reports, "miss_rate", tmp_path)
+
+
+@pytest.mark.usefixtures("no_warnings")
+def test_a_metric_of_distances_is_one_entry(palm, monkeypatch, tmp_path):
+    cfg, store, _ = palm
+
+    def largest(distances):
+        return float(max(distances.to_truth.max(), distances.to_pred.max()))
+
+    entry = tables.Metric(largest, "distances", best=0.0, worst=math.inf)
+    monkeypatch.setitem(tables.METRICS, "hausdorff", entry)
+    loader = data.loaders(all_in(store, "test"), cfg)["test"]
+    reports = [evaluation.evaluate(FakePredictor(cfg, say), loader) for say in (blurred, perfect)]
+    scored = reports[0].per_image[reports[0].per_image["annotated"]]
+    assert (scored["hausdorff"] >= scored["hd95"]).all() and scored["hausdorff"].max() > 1
+    assert set(reports[0].summary.query("metric == 'hausdorff'")["average"]) == {"per image"}
+    check_saved_and_compared(reports, "hausdorff", tmp_path)
+
+
+def check_saved_and_compared(reports, metric, folder):
+    """The JSON of two reports holds the metric, and `compare` finds the second, perfect one better."""
+    paths = [report.save(folder / str(k)) for k, report in enumerate(reports)]
+    saved = json.loads((paths[0] / "evaluation_report.json").read_text())
+    assert metric in saved["per_image"]["columns"]
+    assert metric in {row["metric"] for row in saved["summary"]}
+    row = evaluation.compare(*paths, metric=metric).set_index("class").loc["mean"]
+    assert row["difference"] < 0 and row["better"] == 1
 
 
 # ---- multiclass
@@ -466,7 +618,9 @@ def test_validation_agrees_with_the_history(lung_run):
 
 
 def test_scores_do_not_depend_on_the_speed_of_the_machine(lung_run, monkeypatch):
-    """On a CPU `auto` decides by a stop watch between float32 and bfloat16: a report must not, or say which it was."""
+    """On a CPU `auto` decides by a stop watch between float32 and bfloat16: a report must not, or
+    say which it was.
+    """
     run, _ = lung_run
     found = []
     for bf16 in (None, 0.1):
@@ -493,7 +647,9 @@ def test_title_names_the_part(lung_run, part, words):
 
 
 def test_the_training_part_is_scored_whole_and_without_augmentation(palm):
-    """evaluate(run, batches["train"]) shows overfitting; flipped images beside unflipped truth show nothing."""
+    """evaluate(run, batches["train"]) shows overfitting; flipped images beside unflipped truth show
+    nothing.
+    """
     cfg, store, _ = palm
     cfg = cfg.replace(augment={"hflip": 1.0, "vflip": 0.5}, batch_size=2)
     loader = data.loaders(store, cfg)["train"]
@@ -546,7 +702,9 @@ def test_save_writes_its_files(lung_run, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:vert. bool was deprecated")  # seaborn 0.13 with matplotlib 3.11
 def test_the_json_is_json_and_complete(palm, tmp_path):
-    """NaN is no JSON: one patient alone has no interval, and other programs must still read the file."""
+    """NaN is no JSON: one patient alone has no interval, and other programs must still read the
+    file.
+    """
     cfg, store, _ = palm
     store.cases["patient"] = "one"
     report = evaluation.evaluate(

@@ -1,4 +1,6 @@
-"""The explorer: worst first, sliders that change what is drawn, and figures where there are no widgets."""
+"""The explorer: worst first, sliders that change what is drawn, and figures where there are no
+widgets.
+"""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""Curves, confusion, choices on validation, saved reports and comparisons, computed a second way by scikit-learn."""
+"""Curves, confusion, choices on validation, saved reports and comparisons, computed a second way by
+scikit-learn.
+"""
 
 import json
 import re
@@ -350,3 +352,39 @@ def test_what_cannot_be_compared_is_said(palm, tmp_path):
     other.about = {**other.about, "grid": "original"}
     with pytest.raises(DataError, match="evaluate both alike"):
         evaluation.compare(report, other)
+
+
+def test_another_truth_is_refused(palm, tmp_path):
+    """In memory and from files; a report of before, which does not hold the size of the truth, is
+    compared.
+    """
+    report, other = report_of(palm), report_of(palm)
+    rows = other.per_image["annotated"] & (other.per_image["case"] == "case4")
+    other.per_image.loc[rows & (other.per_image["class"] == "disc"), "n_true"] = 999
+    message = (
+        r"case4, class disc: the truth has \d+ pixels in one report and 999 in the other \(1 of"
+    )
+    with pytest.raises(DataError, match=message):
+        evaluation.compare(report, other)
+    first, second = report.save(tmp_path / "a"), other.save(tmp_path / "b")
+    with pytest.raises(DataError, match=message):
+        evaluation.compare(first, second)
+    path = second / "evaluation_report.json"
+    saved = json.loads(path.read_text())
+    place = saved["per_image"]["columns"].index("n_true")
+    for row in (saved["per_image"]["columns"], *saved["per_image"]["data"]):
+        del row[place]
+    path.write_text(json.dumps(saved))
+    assert (evaluation.compare(first, second)["difference"] == 0).all()
+
+
+def test_masks_of_one_report_only_are_left_out_and_counted(palm):
+    report, other = report_of(palm), report_of(palm)
+    plain = evaluation.compare(report, other).set_index("class")
+    row = (other.per_image["case"] == "case4") & (other.per_image["class"] == "disc")
+    other.per_image.loc[row, "annotated"] = False
+    table = evaluation.compare(report, other).set_index("class")
+    assert table["n_left_out"].tolist() == (plain["n_left_out"] + [0, 0, 1, 0]).tolist()
+    assert table.loc["disc", "n"] == plain.loc["disc", "n"] - 1
+    other.per_image = other.per_image[other.per_image["case"] != "case3"]
+    assert evaluation.compare(report, other)["n_left_out"].min() == 1
