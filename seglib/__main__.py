@@ -411,9 +411,7 @@ COMMANDS = (
             "--source_masks": _value("DIR", "masks (default in the folder of the images)"),
             "--output": _value("DIR", "receives images/ and masks/"),
             "--image_suffix": _value("TEXT", "ending of image names, such as _image or .jpg"),
-            "--mask_suffix": _value(
-                "TEXT", "ending of mask names, such as _mask (default detected)"
-            ),
+            "--mask_suffix": _value("TEXT", "ending of mask names, as _mask (default detected)"),
             "--export": _value("DIR", "without --source_images: the resized data as PNG"),
         },
         fields=tuple(config.FIELDS),
