@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import files, metrics, runs
+from . import config, files, metrics, runs, tables
 from .errors import ConfigError, DataError
 from .inference import Predictor
 from .report import Report
@@ -197,6 +197,21 @@ def kaggle_folder(
     return folder
 
 
+def _describe_network(about: dict) -> str:
+    """The architecture and the settings that it takes, or the name of a network of one's own."""
+    if about.get("network"):
+        return f"{about['network']}, of the notebook that trained it"
+    settings = config.from_dict(about["config"]).to_dict()
+    architecture = settings["architecture"]
+    parameters = tables.parameters(tables.ARCHITECTURES[architecture].build)
+    details = [
+        f"{name} {settings[name]}"
+        for name in config.fields_that("network")
+        if name in parameters and name != "in_channels"  # stands in the line of the input
+    ]
+    return ", ".join([architecture, *details])
+
+
 def model_card(weights: Path, about: dict, title: str, report: Report | None = None) -> str:
     """Markdown: what the network does, how it was trained, its scores, how to load it, and what it is not for."""
     cfg, scores = about["config"], about.get("scores", {})
@@ -204,7 +219,7 @@ def model_card(weights: Path, about: dict, title: str, report: Report | None = N
         "system": f"{cfg['preset']} ({cfg['task']}), size {cfg['size']}",
         "classes": ", ".join(cfg["class_names"]),
         "input": f"{cfg['in_channels']} channels, {cfg['image_size']} pixels ({cfg['resize']})",
-        "network": f"{cfg['architecture']}, base_channels {cfg['base_channels']}, depth {cfg['depth']}",
+        "network": _describe_network(about),
         "trained on": f"{len(about['trained_on'])} images (training and validation)"
         if "trained_on" in about
         else "unknown",

@@ -505,6 +505,7 @@ def test_a_new_field_reaches_what_is_built(arrivals):
     assert arrivals["network"] == {"new_network": 2}
     assert arrivals["loss"] == {"new_run": 2}
     assert arrivals["stores_differ_by"] == ["new_store"]
+    assert "| network | mine, new_network 2 |" in arrivals["card"]
 
 
 def test_a_new_field_is_checked_when_a_run_is_resumed(arrivals):

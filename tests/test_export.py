@@ -149,3 +149,19 @@ def test_nothing_is_overwritten(tmp_path):
         export.kaggle_folder(weights, tmp_path / "made", "me", "Lung U-Net")
     with pytest.raises(DataError, match="no such weights"):
         export.kaggle_folder(tmp_path / "none.pth", tmp_path / "new", "me", "Lung U-Net")
+
+
+@pytest.mark.parametrize(
+    "preset, network",
+    [
+        ("rsna", "smp_unet, encoder tu-tf_mobilenetv3_large_100"),
+        ("lung", "unet, base_channels 4, depth 3, bilinear False, attention False"),
+        ("cardiac", "aspp, base_channels 4, aspp_rates [1, 2, 3], attention False"),
+    ],
+)
+def test_the_card_names_the_settings_that_the_network_takes(tmp_path, preset, network):
+    weights = weights_of(tmp_path, preset)
+    about = runs.describe_weights(weights)
+    assert f"| network | {network} |" in export.model_card(weights, about, "A card")
+    about["network"] = "MyNet"
+    assert "| network | MyNet, of the notebook" in export.model_card(weights, about, "A card")
