@@ -226,7 +226,6 @@ def _complete(cases: pd.DataFrame, cfg) -> pd.DataFrame:
 
 def _no_mask_column(column: str, cases: pd.DataFrame, cfg) -> str:
     """The message on a mask column that the case table lacks."""
-    others = [name for name in cases if name not in config.RESERVED]
     if cfg.task == "multiclass":
         advice = (
             "the task 'multiclass' reads a label map (class numbers as pixels) from this column; "
@@ -237,8 +236,9 @@ def _no_mask_column(column: str, cases: pd.DataFrame, cfg) -> str:
             f"class_names={cfg.class_names} must name columns of mask files (an empty cell: no "
             "mask); rename or add the column, or set class_names to those of the table"
         )
-    if others:
-        advice += f", such as {', '.join(map(repr, others[:3]))}"
+        others = [name for name in cases if name not in config.RESERVED]
+        if others:
+            advice += f", such as {', '.join(map(repr, others[:3]))}"
     return f"case table: no mask column {column!r}; found {list(cases.columns)}; {advice}"
 
 

@@ -1,18 +1,18 @@
-"""Planted defects: what is wrong in real downloads, one by one in phantom or real trees.
+"""A corpus of defects: what is wrong in real downloads, planted one by one into trees.
 
 `DEFECTS` is the table. A defect changes one victim of a tree and leaves the others alone: the third
 picture, or the first volume. `plant(tree)` does the damage and returns the file (or folder) that
 the report must name. Expected is:
 
-- "set aside": the case is in `report.set_aside`, its problem names the file and contains `words`;
-- "noted": the case is usable or was never one; a note names the file and contains `words`;
-- "refused": names that cannot be told apart stop the scan with an error that names the file and
-  contains `words`;
-- "handled": there is nothing to complain of; the summary of the report contains `words`.
+- "set aside": the case is in `report.set_aside`; its problem names the file and matches `message`;
+- "noted": the case is usable or was never one; a note names the file and matches `message`;
+- "refused": names that cannot be told apart stop the scan; the error names the file and matches
+  `message`;
+- "handled": nothing to complain of; the summary of the report matches `message`.
 
-`pixels` says what the store must hold of the victim then: "same" as without the damage (but for one
-grey value), "gone", or a function (image, mask, image before, mask before), all (n, H, W,
-channels), that asserts.
+`pixels` says what the store must hold of the victim then: "same" as without the damage (but one
+grey value), "gone", or a function (image, mask, image before, mask before) that asserts; its
+arrays are (n, H, W, channels).
 """
 
 import gzip
@@ -38,7 +38,7 @@ class Defect(NamedTuple):
     preset: str
     plant: Callable[[Path], Path]
     expect: str
-    words: str = ""
+    message: str = ""  # a regular expression
     pixels: Any = "same"
     after_scan: bool = False  # the damage comes between scan and build
     all_cases: bool = False  # every case is a victim
@@ -426,7 +426,7 @@ def long_tail(path: Path, megabytes: int = 600) -> Path:
     return path
 
 
-def some(array: np.ndarray, value: float, n: int = 100) -> np.ndarray:
+def with_value(array: np.ndarray, value: float, n: int = 100) -> np.ndarray:
     """A copy as floats with `n` voxels of its middle slice set to `value`."""
     array = array.astype(np.float32)
     array[array.shape[0] // 2].flat[:n] = value
@@ -1074,7 +1074,7 @@ DEFECTS = [
     Defect(
         "NaN voxels",
         "cardiac",
-        lambda t: rewrite(frame(t), lambda a: some(a, np.nan)),
+        lambda t: rewrite(frame(t), lambda a: with_value(a, np.nan)),
         "noted",
         "not finite numbers; set to the minimum",
         pixels=same_mask,

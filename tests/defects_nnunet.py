@@ -1,5 +1,6 @@
-"""What nnU-Net's own check of a data set says to the defects that its format can express. Not a
-part of the tests.
+"""What nnU-Net's own check of a data set says to the defects that its format can express.
+
+It is not a part of the tests:
 
     pip install nnunetv2            # in an environment of its own, beside seglib's requirements
     python -m tests.defects_nnunet
@@ -49,44 +50,41 @@ def converted(tree: Path, folder: Path) -> Path:
 
 
 def verdict(folder: Path) -> tuple[str, str]:
-    """(error, warning or nothing, what was said) of `verify_dataset_integrity`, in threads:
-    processes take longer.
+    """("error", "warning" or "nothing", output) of `verify_dataset_integrity`.
+
+    It runs in threads, because starting processes takes longer.
     """
     from nnunetv2.experiment_planning import verify_dataset_integrity as check
 
     check.multiprocessing = SimpleNamespace(get_context=lambda method: multiprocessing.dummy)
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(output):
             check.verify_dataset_integrity(str(folder), 1)
     except Exception as error:
-        return "error", f"{type(error).__name__}: {error} {said.getvalue()}"
-    return ("warning" if "Warning" in said.getvalue() else "nothing"), said.getvalue()
+        return "error", f"{type(error).__name__}: {error} {output.getvalue()}"
+    return ("warning" if "Warning" in output.getvalue() else "nothing"), output.getvalue()
 
 
 def main() -> None:
     for name in ("raw", "preprocessed", "results"):
         os.environ.setdefault(f"nnUNet_{name}", tempfile.gettempdir())
     rows = []
+    defects = [d for d in DEFECTS if d.preset == "cardiac" and not d.after_scan]
     with tempfile.TemporaryDirectory() as scratch:
         tree = phantoms.write("cardiac", Path(scratch, "tree"), n=3)
-        clean, said = verdict(converted(tree, Path(scratch, "clean")))
-        assert clean == "nothing", said
-        for i, defect in enumerate(
-            d for d in DEFECTS if d.preset == "cardiac" and not d.after_scan
-        ):
+        clean, output = verdict(converted(tree, Path(scratch, "clean")))
+        assert clean == "nothing", output
+        for i, defect in enumerate(defects):
             copy = Path(shutil.copytree(tree, Path(scratch, f"{i}")))
             file = defect.plant(copy)
-            found, said = verdict(converted(copy, Path(scratch, f"{i}_raw")))
-            names = file.name.removesuffix(".nii.gz").removesuffix("_gt") in said
-            rows.append((defect.expect, found, names))
-            named = ", names the file" if names else ""
-            print(
-                f"{defect.name:50} {defect.expect:10} nnU-Net: {found}{named}",
-                flush=True,
-            )
-    for (expect, found, names), n in sorted(Counter(rows).items()):
-        print(f"{n:3} {expect} here, there {found}{', with the name of the file' if names else ''}")
+            theirs, output = verdict(converted(copy, Path(scratch, f"{i}_raw")))
+            stem = file.name.removesuffix(".nii.gz").removesuffix("_gt")
+            naming = ", names the file" if stem in output else ""
+            rows.append((defect.expect, theirs, naming))
+            print(f"{defect.name:50} {defect.expect:10} nnU-Net: {theirs}{naming}", flush=True)
+    for (ours, theirs, naming), n in sorted(Counter(rows).items()):
+        print(f"{n:3} {ours} here, there {theirs}{naming}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Batches: their form, their normalisation, and an augmentation that depends on seed, epoch and image only."""
+"""Batches: their form and normalisation; augmentation depends on seed, epoch and image only."""
 
 import pickle
 import subprocess
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def lung(lung_tree, tmp_path_factory):
-    """(store, cfg) of the lung phantoms in three parts: 9 training, 3 validation and 4 test images."""
+    """(store, cfg) of the lung phantoms: 9 training, 3 validation and 4 test images."""
     work = tmp_path_factory.mktemp("work")
     cfg = config.preset(
         "lung", "smoke", data_root=str(lung_tree), work_dir=str(work), test_split=4, val_split=3
@@ -62,9 +62,9 @@ def test_multilabel_batch_knows_which_masks_are_missing(tmp_path):
     assert batch["annotated"].tolist() == [[True, True, True], [True, False, True]]  # cases 7 and 8
     missing = batch["mask"][~batch["annotated"]]
     assert missing.shape == (1, 64, 64) and (missing == 255).all()
-    there = batch["mask"][batch["annotated"]]
-    assert (there[:, :8] == 255).all() and (there[:, -8:] == 255).all()
-    assert set(there[:, 8:-8].unique().tolist()) == {0, 1}
+    planes = batch["mask"][batch["annotated"]]
+    assert (planes[:, :8] == 255).all() and (planes[:, -8:] == 255).all()
+    assert set(planes[:, 8:-8].unique().tolist()) == {0, 1}
     assert data.loaders(store, palm())["val"].dataset.annotated.tolist() == [
         [False] * 3,
         [True, False, True],
@@ -97,7 +97,7 @@ def test_multiclass_batch_is_a_label_map(tmp_path):
 
 
 def test_pixels_of_classes_that_are_not_annotated_are_ignored(tmp_path):
-    """So that one network can learn from sets that label only some of its organs (design, Batch)."""
+    """So one network can learn from data sets that label only some of its organs."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, (2, 64, 64), np.uint8)
     for i in range(2):
@@ -159,11 +159,11 @@ def test_no_training_batch_of_one(tmp_path, n, batch_size, sizes):
 )
 def test_normalisation_is_torchvisions(mean, std, channels):
     image = np.random.default_rng(0).integers(0, 256, (9, 7, channels), np.uint8)
-    found = data.normalise(image, data.normalisation_table(mean, std, channels))
+    normalised = data.normalise(image, data.normalisation_table(mean, std, channels))
     wide = [list(np.broadcast_to(v, channels)) for v in (mean, std)]
     expected = tv.normalize(tv.to_dtype(tv.to_image(image), torch.float32, scale=True), *wide)
-    assert found.dtype == np.float32 and found.shape == (channels, 9, 7)
-    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6, atol=1e-6)
+    assert normalised.dtype == np.float32 and normalised.shape == (channels, 9, 7)
+    np.testing.assert_allclose(normalised, expected.numpy(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
@@ -209,7 +209,7 @@ MOVES = (*EXACT, "rotate", "affine", "grid_distortion")
 
 
 def scene(side=64):
-    """A noisy image (H, W, 3) and three masks (H, W): two shapes and one that is not known at all; padding above."""
+    """A noisy image (H, W, 3) and masks (H, W): two shapes, one that is missing; padding above."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:side, :side]
     masks = [((rows - 20) ** 2 + (columns - 24) ** 2 < 90), (rows > 30) & (columns > 40), rows >= 0]
@@ -280,7 +280,7 @@ def test_every_augmentation_works_without_warnings(name, given):
 
 @pytest.mark.parametrize("name", NOTHING)
 def test_parameters_reach_the_transform(name):
-    """With its strengths at zero a transform changes nothing; given as in PARAMETERS it does (above)."""
+    """With its strengths at zero a transform changes nothing; with those of PARAMETERS it does."""
     image, masks = scene()
     for seed in range(4):
         changed, planes = apply({name: {**NOTHING[name], "p": 1.0}}, image, masks, seed)
@@ -298,8 +298,10 @@ def test_probability_zero_changes_nothing():
 
 @pytest.mark.parametrize("name", MOVES)
 def test_image_and_masks_move_together(name):
-    """The image is drawn from the mask, so it must still show it afterwards: exactly where pixels only change places,
-    up to the interpolated rim elsewhere."""
+    """The image is drawn from the mask, so it must still show it afterwards.
+
+    Exactly where pixels only change places, up to the interpolated rim elsewhere.
+    """
     _, (mask, *_) = scene()
     mask[mask == 255] = 0
     image = np.repeat(200 * mask[..., None], 3, axis=2)
@@ -308,8 +310,8 @@ def test_image_and_masks_move_together(name):
         changed, (plane,) = apply(
             {name: {**PARAMETERS.get(name, {}), "p": 1.0}}, image, [mask], seed
         )
-        shown, known = changed[..., 0] > 100, plane != 255
-        wrong = (shown != (plane == 1)) & known
+        shown, valid = changed[..., 0] > 100, plane != 255
+        wrong = (shown != (plane == 1)) & valid
         assert not wrong.any() if name in EXACT else wrong.sum() <= 0.15 * mask.sum()
         moved += (plane != mask).sum() > 0.3 * mask.sum()
     assert moved
@@ -343,7 +345,10 @@ def test_grid_distortion_keeps_the_padding_in_all_planes():
 
 
 def test_the_limit_of_grid_distortion_is_how_far_it_moves():
-    """Its grid of limit 0 is no exact identity in albumentations: a pixel, and the last row and column are lost."""
+    """Its grid of limit 0 is no exact identity in albumentations: it loses the last row and column.
+
+    Pixels at the rim of the mask may change too.
+    """
     mask = np.uint8(np.hypot(*(np.mgrid[:64, :64] - 32)) < 20)
     rim = ndimage.binary_dilation(mask, iterations=2) & ~ndimage.binary_erosion(mask, iterations=2)
     changed = {}
@@ -394,11 +399,11 @@ AUGMENT = {
 
 def passes(loader, epochs=(0, 1)):
     """What a loader gives in these epochs: a list of batches for each."""
-    found = []
+    batches = []
     for epoch in epochs:
         loader.sampler.set_epoch(epoch)
-        found.append(list(loader))
-    return found
+        batches.append(list(loader))
+    return batches
 
 
 def same(first, second):
@@ -424,19 +429,19 @@ def test_items_do_not_depend_on_the_number_of_workers(lung, without_workers, wor
     assert loader.num_workers == workers
     np.random.seed(123)  # nothing global may leak in
     torch.manual_seed(123)
-    found = passes(loader)
-    assert [len(batches) for batches in found] == [2, 2] and same(found, without_workers)
+    epochs = passes(loader)
+    assert [len(batches) for batches in epochs] == [2, 2] and same(epochs, without_workers)
 
 
 def test_items_are_the_same_in_spawned_workers(lung, without_workers):
     store, cfg = lung
     cfg = cfg.replace(augment=AUGMENT)
-    made = data.loaders(store, cfg)["train"]
-    made.dataset[0]  # its arrays are open now and must not travel
+    train = data.loaders(store, cfg)["train"]
+    train.dataset[0]  # its arrays are open now and must not travel
     loader = DataLoader(
-        made.dataset,
+        train.dataset,
         batch_size=4,
-        sampler=made.sampler,
+        sampler=train.sampler,
         drop_last=True,
         num_workers=1,
         multiprocessing_context="spawn",
@@ -526,10 +531,10 @@ def test_training_sees_patches_and_validation_whole_frames(tmp_path, augment):
     assert loaders["train"].dataset.plain()[0]["image"].shape == (1, 64, 96)
 
 
-def test_pieces_hold_the_structure_more_often_than_chance():
-    """A dot in a corner of a frame of 128 pixels lies in few of the pieces of 32 that are cut anywhere."""
+def test_patches_hold_the_structure_more_often_than_chance():
+    """Of patches of 32 pixels cut anywhere in a frame of 128, few hold a dot in its corner."""
     image, mask = np.zeros((128, 128, 1), np.uint8), np.zeros((128, 128), np.uint8)
-    mask[:8] = 255  # padding must not draw pieces
+    mask[:8] = 255  # padding must not draw patches
     mask[100, 110] = 1
     pipeline = data.augmentation({}, (32, 32))
     pipeline.set_random_seed(0)
@@ -547,14 +552,14 @@ def test_pieces_hold_the_structure_more_often_than_chance():
 # ---- shares of the classes
 
 
-def test_class_shares_are_those_of_the_known_pixels(tmp_path):
+def test_class_shares_are_those_of_pixels_that_are_not_ignored(tmp_path):
     rng = np.random.default_rng(0)
     masks = rng.choice(4, (5, 64, 64, 1), p=[0.7, 0.2, 0.1, 0.0]).astype(np.uint8)
     masks[:, :20] = 255
     store = hand_store(tmp_path / "a", masks, masks, ["train"] * 4 + ["val"], ("labels",))
     dataset = data.loaders(store, config.preset("cardiac", "smoke"))["train"].dataset
-    known = masks[:4, 20:]
-    assert dataset.class_shares() == pytest.approx([(known == k).mean() for k in range(4)])
+    valid = masks[:4, 20:]
+    assert dataset.class_shares() == pytest.approx([(valid == k).mean() for k in range(4)])
     dots = masks[..., :1] == 1
     assert dataset.class_shares(1) == pytest.approx([(masks[0, 20:] == k).mean() for k in range(4)])
 
@@ -637,7 +642,7 @@ def test_a_gpu_that_fails_gets_neither_workers_nor_pinned_memory(lung, monkeypat
 
 @pytest.mark.parametrize("free, workers", [(1e12, 4), (64e6, 0), (300e6, 2), (None, 4)])
 def test_small_shared_memory_leaves_room_for_few_workers(monkeypatch, free, workers):
-    """64 MB is what a container gets unless it is told otherwise; None: a system without such a folder."""
+    """A container has 64 MB by default; None: a system without such a folder."""
 
     def disk_usage(folder):
         assert folder == "/dev/shm"
@@ -652,7 +657,7 @@ def test_small_shared_memory_leaves_room_for_few_workers(monkeypatch, free, work
 
 
 def test_batches_come_with_hardly_any_shared_memory(lung, tmp_path):
-    """A real /dev/shm of 64 kB, in a mount namespace of its own: two workers would be killed there."""
+    """A real /dev/shm of 64 kB, in its own mount namespace: two workers would be killed there."""
     store, cfg = lung
     script = f"""
 import pickle, sys
@@ -665,8 +670,8 @@ print(sum(len(batch["image"]) for batch in data.loaders(store, cfg)["train"]))
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("no right to a mount namespace here")
     command = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$0" -c "$1"', sys.executable, script]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and int(done.stdout) > 0, done.stderr
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0 and int(process.stdout) > 0, process.stderr
 
 
 def test_opencv_keeps_to_one_thread(lung):

@@ -1,4 +1,4 @@
-"""Every defect of `tests/defects.py` is found, named and explained, or handled; the last test counts."""
+"""Every defect of `tests/defects.py` is named and explained, or handled; the last test counts."""
 
 import re
 import shutil
@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seglib import case_io as case_pixels
-from seglib import config, layouts, phantoms, prepare
+from seglib import case_io, config, layouts, phantoms, prepare
 from seglib.errors import DataError
 from tests.defects import DEFECTS, victim
 
@@ -37,14 +36,14 @@ def peak():
 
 @pytest.fixture(scope="session")
 def clean(tmp_path_factory):
-    """Preset -> (tree of phantoms, the pixels of its store) without any damage; each is made when first asked for."""
-    made = {}
+    """A function: preset -> (tree of phantoms, the pixels of its store), without any damage."""
+    trees = {}
 
     def get(preset):
-        if preset not in made:
+        if preset not in trees:
             tree = phantoms.write(preset, tmp_path_factory.mktemp(preset) / "tree", n=N[preset])
-            made[preset] = tree, prepared(tree, preset)
-        return made[preset]
+            trees[preset] = tree, prepared(tree, preset)
+        return trees[preset]
 
     return get
 
@@ -52,10 +51,10 @@ def clean(tmp_path_factory):
 @pytest.fixture(scope="session")
 def clean_real(real, tmp_path_factory):
     """The same of the first pictures or patients of a real set."""
-    made = {}
+    trees = {}
 
     def get(preset):
-        if preset not in made:
+        if preset not in trees:
             source, tree = real(REAL[preset]), tmp_path_factory.mktemp(preset) / "tree"
             folder = {"lung": "MontgomerySet/CXR_png", "binary": "images", "cardiac": "training"}[
                 preset
@@ -67,8 +66,8 @@ def clean_real(real, tmp_path_factory):
                     target = tree / file.relative_to(source)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(file, target)
-            made[preset] = tree, prepared(tree, preset)
-        return made[preset]
+            trees[preset] = tree, prepared(tree, preset)
+        return trees[preset]
 
     return get
 
@@ -81,7 +80,7 @@ def prepared(tree, preset):
 
 
 def planted(defect, tree, folder):
-    """A copy of the tree with the defect in it: (its config, the case table, the damaged file, the victim's name)."""
+    """A copy of the tree with the defect: (config, case table, damaged file, victim's name)."""
     copy = Path(shutil.copytree(tree, folder / "tree"))
     name, cfg = victim(defect.preset, copy), settings(copy, folder / "work", defect.preset)
     if defect.after_scan:
@@ -94,7 +93,7 @@ def planted(defect, tree, folder):
 def check(defect, tree, before, folder):
     """The outcome in words; an assertion fails where the defect is neither found nor handled."""
     if defect.expect == "refused":
-        with pytest.raises(DataError, match=f"(?s){defect.words}") as error:
+        with pytest.raises(DataError, match=f"(?s){defect.message}") as error:
             planted(defect, tree, folder)
         return f"refused: {error.value}"
     cfg, cases, file, name = planted(defect, tree, folder)
@@ -113,23 +112,23 @@ def check(defect, tree, before, folder):
         for problem in report.problems.itertuples():
             assert problem.case.startswith(name) and problem.set_aside
             assert file.name in problem.problem
-            assert re.search(defect.words, problem.problem, re.DOTALL), problem.problem
+            assert re.search(defect.message, problem.problem, re.DOTALL), problem.problem
         assert hit == ([] if "two names" not in defect.name and "anew" not in defect.name else was)
         return f"set aside: {report.problems['problem'].iloc[0]}"
     assert report.problems.empty, report.problems.to_string()
     prepare.build(cases, cfg, strict=True)  # what is usable does not stop it
     if defect.expect == "noted":
-        found = [
+        notes = [
             note
             for note in report.notes
-            if file.name in note and re.search(defect.words, note, re.DOTALL)
+            if file.name in note and re.search(defect.message, note, re.DOTALL)
         ]
-        assert found, f"no note on {file.name} with {defect.words!r}: {report.notes}"
+        assert notes, f"no note on {file.name} with {defect.message!r}: {report.notes}"
     else:
-        assert re.search(defect.words, report.summary().to_string())
+        assert re.search(defect.message, report.summary().to_string())
     if defect.pixels == "gone":
         assert hit == []
-        return f"noted: {found[0]}"
+        return f"noted: {notes[0]}"
     assert len(hit) == len(was)
     now, then = (
         [np.stack([side[case][i] for case in names]) for i in (0, 1)]
@@ -140,7 +139,7 @@ def check(defect, tree, before, folder):
         np.testing.assert_array_equal(now[1], then[1])
     else:
         defect.pixels(*now, *then)
-    return f"noted: {found[0]}" if defect.expect == "noted" else "handled"
+    return f"noted: {notes[0]}" if defect.expect == "noted" else "handled"
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name)
@@ -156,7 +155,7 @@ def test_defect(defect, clean, tmp_path):
 @pytest.mark.parametrize("defect", ASIDE, ids=lambda defect: defect.name)
 def test_strict_stops(defect, clean, tmp_path):
     cfg, cases, file, _ = planted(defect, clean(defect.preset)[0], tmp_path)
-    with pytest.raises(DataError, match=f"(?s){defect.words}") as error:
+    with pytest.raises(DataError, match=f"(?s){defect.message}") as error:
         prepare.build(cases, cfg, strict=True)
     assert file.name in str(error.value)
 
@@ -167,14 +166,14 @@ def test_the_corpus_is_found_or_handled():
         pytest.skip("only a part of the corpus was planted")
     for defect in DEFECTS:
         print(f"{defect.preset:8} {defect.name:55} {OUTCOMES[defect.name][:150]}")
-    words = [outcome.split(":")[0] for outcome in OUTCOMES.values()]
+    kinds = [outcome.split(":")[0] for outcome in OUTCOMES.values()]
     print(
-        f"{len(words)} kinds:",
-        ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)),
+        f"{len(kinds)} defects:",
+        ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)),
     )
     print(f"memory: {(peak() - MEMORY[0]) / 1024:.0f} MiB more than before the first")
     assert len({defect.name for defect in DEFECTS}) == len(DEFECTS) >= 40
-    assert "MISSED" not in words
+    assert "MISSED" not in kinds
     assert peak() - MEMORY[0] < 500 * 1024, "no defect may cost gigabytes"
 
 
@@ -182,19 +181,19 @@ def test_a_file_that_vanishes_while_it_is_read(clean, tmp_path, monkeypatch):
     """The picture is decoded, and gone when it is hashed."""
     tree = Path(shutil.copytree(clean("lung")[0], tmp_path / "tree"))
     cfg, case = settings(tree, tmp_path / "work", "lung"), victim("lung", tree)
-    whole = case_pixels.images.sha256
+    whole = case_io.images.sha256
 
     def hashed(path):
         if case in str(path):
             Path(path).unlink()
         return whole(path)
 
-    monkeypatch.setattr(case_pixels.images, "sha256", hashed)
+    monkeypatch.setattr(case_io.images, "sha256", hashed)
     report = prepare.build(layouts.scan(cfg), cfg).report
     assert report.set_aside == [case] and case in report.problems["problem"][0]
 
 
-# The real MRI has no affines, so nothing can be wrong with them; see test_volumes for labels without orientation.
+# The real MRI has no affines, so nothing can be wrong with them.
 IN_REAL = [defect for defect in DEFECTS if defect.preset in REAL and "affine" not in defect.name]
 
 

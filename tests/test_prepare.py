@@ -158,12 +158,12 @@ def test_facts_and_summary(tree):
         "values 0/255",
         "values 0/1",
     )
-    found = summary(store)
-    assert found["images read"] == N
-    assert found["sizes (height x width)"] == "40x56 (9), 60x30 (1)"
-    assert found["structure: masks"] == "10 there, 0 missing, 1 empty"
-    assert "values 0/255 (8)" in found["structure: decoded by"]
-    assert found["problems"] == 0 and found["images set aside"] == 0
+    shown = summary(store)
+    assert shown["images read"] == N
+    assert shown["sizes (height x width)"] == "40x56 (9), 60x30 (1)"
+    assert shown["structure: masks"] == "10 there, 0 missing, 1 empty"
+    assert "values 0/255 (8)" in shown["structure: decoded by"]
+    assert shown["problems"] == 0 and shown["images set aside"] == 0
     assert "c4" in set(store.cases["case"]), "an empty mask is a truth like any other"
     assert (row_of(store, "c4")[1] != 1).all()
     assert "images read" in repr(store.report) and "images read" in store.report._repr_html_()
@@ -273,13 +273,13 @@ def test_split_of_any_table(n_rows, test, val, seed, random):
     too_many = test > 1 and test > n / 3
     assert any("more than a third" in note for note in notes) == too_many
     test = 0.2 if too_many else test
-    for found, wanted, of in ((n_test, test, n), (n_val, val, n - n_test)):
+    for count, wanted, of in ((n_test, test, n), (n_val, val, n - n_test)):
         if wanted == 0:
-            assert found == 0
+            assert count == 0
         elif wanted > 1:
-            assert found == min(wanted, of)
+            assert count == min(wanted, of)
         elif round(wanted * of) < of:  # else see test_a_share_leaves_something_to_train_on
-            assert found == min(1, of) or abs(found - wanted * of) <= 0.5
+            assert count == min(1, of) or abs(count - wanted * of) <= 0.5
     again, _ = prepare.split(cases, cfg)
     assert (again == parts).all()
     order = random.sample(range(len(cases)), len(cases))
@@ -739,7 +739,7 @@ def two_colours(path):
     save(path, np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)[labels])
 
 
-# what happens to which file -> (damage, words of the message)
+# what happens to which file -> (damage, message)
 DAMAGE = {
     "image cut short": ("images/c3.png", cut, "not readable as an image"),
     "mask cut short": ("masks/c3.png", cut, "not readable as an image"),
@@ -777,7 +777,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_bad_file_is_set_aside_and_named(tree, name):
-    file, damage, words = DAMAGE[name]
+    file, damage, message = DAMAGE[name]
     cfg = settings(tree)
     cases = layouts.scan(cfg)
     good = prepare.build(cases, cfg)
@@ -788,23 +788,23 @@ def test_a_bad_file_is_set_aside_and_named(tree, name):
     [problem] = store.report.problems.to_dict("records")
     assert (problem["case"], problem["file"]) == ("c3", str((tree / file).resolve()))
     assert str((tree / file).resolve()) in problem["problem"]
-    assert re.search(words, problem["problem"]), problem["problem"]
+    assert re.search(message, problem["problem"]), problem["problem"]
     assert problem["set_aside"]
     assert summary(store)["images set aside"] == 1
     for case in store.cases["case"]:
         for one, other in zip(row_of(store, case), row_of(good, case)):
             np.testing.assert_array_equal(one, other)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         prepare.build(cases, cfg, strict=True)
 
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_strict_stops_at_the_first_problem_and_writes_nothing(tree, name):
-    file, damage, words = DAMAGE[name]
+    file, damage, message = DAMAGE[name]
     cfg = settings(tree)
     cases = layouts.scan(cfg)
     damage(tree / file)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         prepare.build(cases, cfg, strict=True)
     assert stores(tree) == []
 
@@ -974,8 +974,8 @@ def test_a_union_of_inverted_masks_is_turned(lung_tree, tmp_path, inverted):
         for name in sorted(os.listdir(lung_tree / "MontgomerySet/CXR_png"))[:4]:
             for folder in ("CXR_png", "ManualMask/leftMask", "ManualMask/rightMask"):
                 array = pixels(lung_tree / "MontgomerySet" / folder / name)
-                turn = tree.name == "inverted" and "Mask" in folder
-                save(tree / "MontgomerySet" / folder / name, 255 - array if turn else array)
+                inverting = tree.name == "inverted" and "Mask" in folder
+                save(tree / "MontgomerySet" / folder / name, 255 - array if inverting else array)
     good, store = build(trees[0], name="lung"), build(trees[1], name="lung", mask_inverted=inverted)
     np.testing.assert_array_equal(store.open()[1], good.open()[1])
 
@@ -1018,14 +1018,14 @@ def test_equal_images_under_one_root(tree):
 def test_export_png(tree, tmp_path):
     store = build(tree, test_split=0.2)
     folder = store.export_png(tmp_path / "out")
-    found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.png"))
+    written = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.png"))
     expected = [
         f"{c.split}/{kind}/{c.case}.png"
         for c in store.cases.itertuples()
         for kind in ("images", "masks")
     ]
-    assert found == sorted(expected)
-    assert {name.split("/")[0] for name in found} == {"train", "val", "test"}
+    assert written == sorted(expected)
+    assert {name.split("/")[0] for name in written} == {"train", "val", "test"}
     for case in store.cases.itertuples():
         image, mask = row_of(store, case.case)
         np.testing.assert_array_equal(

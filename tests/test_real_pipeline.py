@@ -1,6 +1,4 @@
-"""The whole way on a few real X-rays: raw tree to scores at the size of the files. Skipped,
-visibly, without them.
-"""
+"""From raw tree to scores at the size of the files, on a few real X-rays; skipped without them."""
 
 import numpy as np
 import pytest
