@@ -23,10 +23,10 @@ import torch
 from PIL import Image
 
 matplotlib.use("agg")
-from seglib import config, data, evaluation, layouts, phantoms, prepare, runs, training  # noqa: E402
-from seglib.errors import DataError  # noqa: E402
-from seglib.formats import images  # noqa: E402
-from seglib.inference import Predictor  # noqa: E402
+from seglib import config, data, evaluation, layouts, phantoms, prepare, runs, training
+from seglib.errors import DataError
+from seglib.formats import images
+from seglib.inference import Predictor
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-import albumentations  # noqa: F401  what a training imports late
+import albumentations
 import matplotlib
 import pandas as pd
 import torch
@@ -25,8 +25,8 @@ torch.set_num_threads(
     1
 )  # before anything is computed: a forked child must not wait for threads of its parent
 
-from seglib import config, data, layouts, phantoms, prepare, runs, training  # noqa: E402
-from seglib.formats import images  # noqa: E402
+from seglib import config, data, layouts, phantoms, prepare, runs, training
+from seglib.formats import images
 
 
 def train(folder: Path, store, cfg) -> None:

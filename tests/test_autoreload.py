@@ -164,20 +164,16 @@ def test_an_edit_reaches_what_was_imported_and_made_before(notebook, module, fun
 
 
 # What the tables name as text is loaded where it is used.
+STOP = "from ..errors import DataError; raise DataError('edited')"
 NAMED = [
-    ("layouts/__init__", "scan_lung", "raise DataError('edited')", "layouts.scan(cfg)"),
-    (
-        "phantoms/chest",
-        "lung_case",
-        "from ..errors import DataError; raise DataError('edited')",
-        "phantoms.write('lung', 'none', n=1)",
-    ),
+    ("layouts/pictures", "scan_chest", "layouts.scan(cfg)"),
+    ("phantoms/chest", "lung_case", "phantoms.write('lung', 'none', n=1)"),
 ]
 
 
-@pytest.mark.parametrize("module, function, statement, call", NAMED, ids=[n[0] for n in NAMED])
-def test_an_edit_reaches_what_a_table_names(notebook, module, function, statement, call):
-    with notebook.edited(module, function, statement):
+@pytest.mark.parametrize("module, function, call", NAMED, ids=[named[0] for named in NAMED])
+def test_an_edit_reaches_what_a_table_names(notebook, module, function, call):
+    with notebook.edited(module, function, STOP):
         assert notebook.value(f"refused(lambda: {call})") == "edited"
 
 

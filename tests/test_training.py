@@ -68,7 +68,7 @@ def test_it_learns_more_than_where_lungs_usually_are(learned, lung_store):
         for part in ("train", "val")
     }
     mean = masks[rows["train"]].mean(axis=0)
-    dice = lambda a, b: 2 * (a & b).sum() / (a.sum() + b.sum())  # noqa: E731
+    dice = lambda a, b: 2 * (a & b).sum() / (a.sum() + b.sum())
     constant = max(
         np.mean([dice(mean > t, masks[v]) for v in rows["val"]])
         for t in np.linspace(0.05, 0.95, 19)
@@ -360,7 +360,7 @@ def test_a_schedule_ends_with_the_last_update(tiny, scheduler, accumulate):
 @pytest.mark.parametrize(("scheduler", "peak"), [("onecycle", 1 / 5), ("linear", 1 / 10)])
 def test_a_rising_schedule_reaches_its_peak_and_its_end(tiny, monkeypatch, scheduler, peak):
     seen, original = [], torch.optim.lr_scheduler.OneCycleLR.step
-    group = lambda self: self.optimizer.param_groups[0]["lr"]  # noqa: E731
+    group = lambda self: self.optimizer.param_groups[0]["lr"]
     monkeypatch.setattr(
         torch.optim.lr_scheduler.OneCycleLR,
         "step",
