@@ -101,7 +101,7 @@ def progress(iterable: Iterable | None = None, **options: Any) -> Any:
     if in_notebook():
         # tqdm.auto raises or warns where ipywidgets is missing.
         with contextlib.suppress(ImportError):
-            import ipywidgets
+            import ipywidgets  # noqa: F401
             from tqdm.auto import tqdm as bar
     if os.environ.get("SEGLIB_PROGRESS") == "0":
         options["disable"] = True

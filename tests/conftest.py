@@ -13,8 +13,8 @@ from hypothesis import settings
 
 os.environ["MPLBACKEND"] = "agg"  # before any test file imports matplotlib
 
-from seglib import config, data, layouts, phantoms, plots, prepare  # noqa: E402
-from tests import helpers  # noqa: E402
+from seglib import config, data, layouts, phantoms, plots, prepare
+from tests import helpers
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Read once: test_hosts clears the variables of seglib.
