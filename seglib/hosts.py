@@ -281,7 +281,7 @@ def explain_missing_model(name: str, roots: Any = None) -> str:
 def work_dir(default: str = "runs") -> str:
     """Folder where runs survive: Kaggle's output, Colab's Drive if mounted; `default` elsewhere."""
     if host() == "local":
-        return default
+        return os.fspath(default)
     if host() == "kaggle":
         return os.path.join(KAGGLE_WORKING, default)
     if COLAB_DRIVE.is_dir():

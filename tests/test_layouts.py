@@ -28,6 +28,7 @@ from tests.helpers import (
     labels_like,
     lung_config,
     montgomery_tree,
+    notes_of,
     numbered_volume,
     plant_pictures,
     save_nifti,
@@ -233,7 +234,10 @@ def test_a_tree_that_can_be_read_in_two_ways_is_refused(tmp_path):
 
 def test_two_layouts_that_say_the_same_are_no_choice(tmp_path):
     plant_pictures(tmp_path, "images/a.png", "images/b.png", "masks/a.png", "masks/b.png")
-    assert list(layouts.scan(lung_config(tmp_path))["patient"]) == ["a", "b"]
+    cases = layouts.scan(lung_config(tmp_path))
+    assert list(cases["patient"]) == ["a", "b"]
+    assert 'was read as "images_masks", which is not usual for the preset lung' in notes_of(cases)
+    assert notes_of(layouts.scan(binary_config(tmp_path))) == ""
 
 
 def test_a_named_layout_says_what_it_expects(tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from .. import hosts, tables
+from .. import hosts, presets, tables
 from ..errors import DataError
 from ..formats.images import SUFFIXES
 
@@ -34,6 +34,11 @@ def scan(cfg: Any) -> pd.DataFrame:
         notes.append(
             f"{tree.folder.name} was read, {', '.join(others)} beside it was not: set data_root "
             "to the one that you mean"
+        )
+    if cfg.layout == "auto" and name not in presets.PRESETS[cfg.preset].layouts:
+        notes.append(
+            f'layout: {tree.folder.name} was read as "{name}", which is not usual for the preset '
+            f"{cfg.preset}; set layout if another one is meant"
         )
     cases.attrs["notes"] = notes
     return cases
