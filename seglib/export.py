@@ -1,5 +1,6 @@
-"""A trained network for use elsewhere: ONNX, `torch.export`, and a folder that becomes a Kaggle data set."""
+"""A trained network for use elsewhere: ONNX, `torch.export`, a Kaggle data set. Taught in `08`."""
 
+import copy
 import json
 import re
 import shutil
@@ -8,31 +9,35 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import config, files, metrics, runs, tables
+from . import report as reports
 from .errors import ConfigError, DataError
 from .inference import Predictor
-from .report import Report
 
 USE = """```python
 from seglib import hosts, inference
 
-model = inference.Predictor.load(hosts.find_model("{name}"))
-mask = model.predict(image).mask  # image (H, W) or (H, W, C), RGB
+predictor = inference.Predictor.load(hosts.find_model("{name}"){model})
+mask = predictor.predict(image).mask  # image (H, W) or (H, W, C), RGB
 ```"""
-LIMITS = """For research and teaching, not for diagnosis. Other scanners, protocols, ages and diseases than those of the
-training data were not tested unless the scores say so; check on annotated images of your own first."""
+LIMITS = """For research and teaching, not for diagnosis. Other scanners, protocols, ages and
+diseases than those of the training data were not tested unless the scores say so; check on
+annotated images of your own first."""
 LIMIT = 1e-4  # largest difference of a probability from PyTorch's that an export may have
 
 
 class Exported(NamedTuple):
-    """`path`; its size in `megabytes`; `difference`, the largest from PyTorch's probabilities; milliseconds an image
-    on this CPU, batch 1, median: `torch_ms` in float32 and `ms` of the exported form."""
+    """An exported file, checked and timed.
+
+    `difference` is the largest from PyTorch's probabilities; `torch_ms` and `ms` are the median
+    milliseconds for one image on this CPU, by PyTorch in float32 and by the exported form.
+    """
 
     path: Path
     megabytes: float
@@ -42,12 +47,15 @@ class Exported(NamedTuple):
 
 
 class Deployed(nn.Module):
-    """The network with its normalisation and activation: images (N, C, H, W) float32 from 0 to 1 -> probabilities."""
+    """A copy of a predictor's network with its normalisation, temperature and activation.
+
+    Images (N, C, H, W) float32 from 0 to 1 -> probabilities (N, classes, H, W) float32.
+    """
 
     def __init__(self, predictor: Predictor):
         super().__init__()
         cfg = predictor.config
-        self.network, self.task = predictor.model.float().cpu().eval(), cfg.task
+        self.network, self.task = copy.deepcopy(predictor.model).float().cpu(), cfg.task
         self.temperature = predictor.temperature
         for name in ("mean", "std"):
             values = torch.tensor(getattr(cfg, name)).expand(cfg.in_channels).reshape(1, -1, 1, 1)
@@ -59,15 +67,21 @@ class Deployed(nn.Module):
         return metrics.probabilities(logits / self.temperature, self.task)
 
 
-def to_onnx(weights: str | Path, path: str | Path, model: nn.Module | None = None) -> Exported:
-    """Write an ONNX file: input `image` (batch, C, H, W) float32 from 0 to 1, RGB, in the size of the config; output
-    `probability` (batch, classes, H, W). Any batch. Checked against PyTorch with onnxruntime.
+def to_onnx(
+    weights: str | Path | Predictor, path: str | Path, model: nn.Module | None = None
+) -> Exported:
+    """Write an ONNX file, checked against PyTorch with onnxruntime.
+
+    Its input is `image` (batch, C, H, W) float32 from 0 to 1, RGB, in the size of the config; its
+    output is `probability` (batch, classes, H, W). It takes batches of any size.
 
     Args:
+        weights: a weights file, or a `Predictor`, whose temperature is taken over, too.
         model: a network of the class that was passed to `fit`, if one was.
 
     Raises:
-        ConfigError: onnx, onnxscript or onnxruntime is missing. DataError: the results differ by more than `LIMIT`.
+        ConfigError: onnx, onnxscript or onnxruntime is missing.
+        DataError: the results differ by more than `LIMIT`, or the weights cannot be loaded.
     """
     try:
         import onnxruntime
@@ -98,9 +112,14 @@ def to_onnx(weights: str | Path, path: str | Path, model: nn.Module | None = Non
     return _checked(deployed, example, Path(path), write, load)
 
 
-def to_program(weights: str | Path, path: str | Path, model: nn.Module | None = None) -> Exported:
-    """Write a `.pt2` file of `torch.export`, with the input and output of `to_onnx`; `torch.export.load(path).module()`
-    is the network, without this package. Load such files from people you trust only."""
+def to_program(
+    weights: str | Path | Predictor, path: str | Path, model: nn.Module | None = None
+) -> Exported:
+    """Write a `.pt2` file of `torch.export`, with the arguments, input and output of `to_onnx`.
+
+    `torch.export.load(path).module()` is the network, without this package. Load such files from
+    people you trust only.
+    """
     deployed, example = _deployed(weights, model)
 
     def write(target: Path) -> None:
@@ -114,18 +133,20 @@ def to_program(weights: str | Path, path: str | Path, model: nn.Module | None = 
     return _checked(deployed, example, Path(path), write, load)
 
 
-def _deployed(weights: str | Path, model: nn.Module | None) -> tuple[Deployed, Tensor]:
-    predictor = Predictor.load(weights, "cpu", "fp32", model)
+def _deployed(weights: str | Path | Predictor, model: nn.Module | None) -> tuple[Deployed, Tensor]:
+    """The network to export, and images of its size."""
+    predictor = weights
+    if not hasattr(weights, "probabilities"):
+        predictor = Predictor.load(weights, "cpu", "fp32", model)
     cfg = predictor.config
-    return Deployed(predictor).to(memory_format=torch.contiguous_format), torch.rand(
-        2, cfg.in_channels, *cfg.height_width
-    )
+    deployed = Deployed(predictor).to(memory_format=torch.contiguous_format)
+    return deployed, torch.rand(2, cfg.in_channels, *cfg.height_width)
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
 def _checked(deployed: Deployed, example: Tensor, path: Path, write, load) -> Exported:
-    """Write under a temporary name, compare with PyTorch on batches of 1 and 3, time both, rename."""
+    """Write under a temporary name, compare with PyTorch on batches of 1 and 3, time, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export_", dir=path.parent) as scratch:
         partial = Path(scratch) / path.name
@@ -137,7 +158,8 @@ def _checked(deployed: Deployed, example: Tensor, path: Path, write, load) -> Ex
             difference = max(difference, float(np.abs(run(image) - deployed(image).numpy()).max()))
         if not difference <= LIMIT:
             raise DataError(
-                f"{path}: its probabilities differ from PyTorch's by {difference:.1e}; expected {LIMIT:.0e}"
+                f"{path}: its probabilities differ from PyTorch's by {difference:.1e}; "
+                f"expected {LIMIT:.0e}"
             )
         times = [_milliseconds(call, image[:1]) for call in (deployed, run)]
         partial.replace(path)
@@ -145,116 +167,162 @@ def _checked(deployed: Deployed, example: Tensor, path: Path, write, load) -> Ex
 
 
 def _milliseconds(call: Callable[[Tensor], object], image: Tensor, rounds: int = 5) -> float:
+    """Median time of a call; the first one, which also prepares, does not count."""
     seconds = []
     for _ in range(rounds + 1):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         call(image)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start)
     return 1000 * statistics.median(seconds[1:])
 
 
 def kaggle_folder(
-    weights: str | Path,
+    weights: str | Path | Predictor,
     folder: str | Path,
     owner: str,
     title: str,
-    report: Report | None = None,
+    report: Any = None,
     licence: str = "other",
 ) -> Path:
-    """A folder for `kaggle datasets create -p FOLDER`: weights, their JSON, a model card with scores and limits, and
-    `dataset-metadata.json`. A notebook that attaches it finds the weights by `hosts.find_model("best_model.pth")`.
+    """A folder for `kaggle datasets create -p FOLDER`: weights, JSON, model card, metadata.
+
+    A notebook that attaches the data set finds the weights by `hosts.find_model("best_model.pth")`.
 
     Args:
+        weights: a weights file, or a `Predictor` that was loaded from one.
         owner: your Kaggle user name.
         title: 6 to 50 characters; the address is made of it.
-        report: of `evaluation.evaluate`, for the card; without it the card says that no test was made.
-        licence: one of Kaggle's names, for example "CC0-1.0"; weights inherit limits from their data.
+        report: of `evaluation.evaluate`, or the folder where it was saved, for the scores of the
+            card; by default the folder `evaluation` beside the weights, if it is of them.
+        licence: one of Kaggle's names, for example "CC0-1.0"; weights inherit limits from their
+            data.
 
     Raises:
-        ConfigError: a title or user name that Kaggle refuses. DataError: no such weights, or the folder exists.
+        ConfigError: a title or user name that Kaggle refuses.
+        DataError: no such weights, no such report, or the folder exists.
     """
-    about = runs.describe_weights(weights)
+    weights, folder = _file_of(weights), Path(folder)
+    description = runs.describe_weights(weights)
     slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     if not 6 <= len(title) <= 50 or len(slug) < 3 or not re.fullmatch(r"[A-Za-z0-9][\w-]*", owner):
         raise ConfigError(
-            f"kaggle: title {title!r} and owner {owner!r}; Kaggle wants a title of 6 to 50 letters, and your user name"
+            f"kaggle: title {title!r} and owner {owner!r}; "
+            "Kaggle wants a title of 6 to 50 letters, and your user name"
         )
-    weights, folder = Path(weights), Path(folder)
     if folder.exists():
         raise DataError(
             f"{folder}: exists already; choose a new folder, so that nothing is overwritten"
         )
+    card = model_card(weights, description, title, report or _report_beside(weights))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".kaggle_", dir=folder.parent) as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
+        partial = Path(scratch) / "data_set"
+        partial.mkdir()
         for file in (weights, weights.with_suffix(".json")):
-            shutil.copy(file, made)
+            shutil.copy(file, partial)
         metadata = {"title": title, "id": f"{owner}/{slug}", "licenses": [{"name": licence}]}
-        files.write_text(made / "dataset-metadata.json", json.dumps(metadata, indent=2))
-        files.write_text(made / "README.md", model_card(weights, about, title, report))
-        made.rename(folder)
+        files.write_text(partial / "dataset-metadata.json", json.dumps(metadata, indent=2))
+        files.write_text(partial / "README.md", card)
+        partial.rename(folder)
     return folder
 
 
-def _describe_network(about: dict) -> str:
-    """The architecture and the settings that it takes, or the name of a network of one's own."""
-    if about.get("network"):
-        return f"{about['network']}, of the notebook that trained it"
-    settings = config.from_dict(about["config"]).to_dict()
-    architecture = settings["architecture"]
-    parameters = tables.parameters(tables.ARCHITECTURES[architecture].build)
-    details = [
-        f"{name} {settings[name]}"
-        for name in config.fields_that("network")
-        if name in parameters and name != "in_channels"  # stands in the line of the input
-    ]
-    return ", ".join([architecture, *details])
+def _file_of(weights: str | Path | Predictor) -> Path:
+    if not hasattr(weights, "probabilities"):
+        return Path(weights)
+    if weights.weights is None:
+        raise DataError(
+            "this predictor was made in memory; save its network with runs.save_weights and give "
+            "that file"
+        )
+    return weights.weights
 
 
-def model_card(weights: Path, about: dict, title: str, report: Report | None = None) -> str:
-    """Markdown: what the network does, how it was trained, its scores, how to load it, and what it is not for."""
-    cfg, scores = about["config"], about.get("scores", {})
-    facts = {
-        "system": f"{cfg['preset']} ({cfg['task']}), size {cfg['size']}",
-        "classes": ", ".join(cfg["class_names"]),
-        "input": f"{cfg['in_channels']} channels, {cfg['image_size']} pixels ({cfg['resize']})",
-        "network": _describe_network(about),
-        "trained on": f"{len(about['trained_on'])} images (training and validation)"
-        if "trained_on" in about
-        else "unknown",
-        "validation Dice of the epoch kept": scores.get("val_dice", "unknown"),
-        "weights": f"{weights.name}, sha256 {about.get('weights_sha256', 'unknown')}",
-        "versions": ", ".join(
-            f"{k} {v}" for k, v in about.get("versions", {}).items() if k in ("torch", "seglib")
-        ),
-    }
-    lines = [
-        f"# {title}",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in facts.items()),
-    ]
-    lines += ["", "## Scores", ""]
-    if report is None:
-        lines += [
-            "No test was made. The validation Dice above chose the weights, so it is too good."
-        ]
-    else:
-        rows = report.summary[report.summary["metric"].isin(["dice", "iou", "hd95"])]
-        lines += [
-            f"{report.title}, grid {report.about['grid']}; interval: 95 % bootstrap over patients.",
-            "",
-        ]
-        lines += [
-            "| class | metric | average | value | interval | n |",
-            "|---|---|---|---|---|---|",
-        ]
-        for _, r in rows.iterrows():
-            interval = f"{r['low']:.3f} to {r['high']:.3f}"
-            lines += [
-                f"| {r['class']} | {r['metric']} | {r['average']} | {r['value']:.3f} | {interval} | {r['n']} |"
-            ]
-    lines += ["", "## Use", "", USE.format(name=weights.name), "", "## Limits", "", LIMITS]
+def _report_beside(weights: Path) -> Path | None:
+    """The report in the folder `evaluation` beside the weights, if it is of these weights.
+
+    A report older than the weights is of other ones: a resumed run may have replaced them since.
+    """
+    path = weights.parent / "evaluation" / reports.JSON
+    if not path.is_file() or path.stat().st_mtime < weights.stat().st_mtime:
+        return None
+    same = Path(str(reports.read(path).about.get("weights"))).name == weights.name
+    return path if same else None
+
+
+# ---- the model card
+
+
+def model_card(weights: Path, description: dict, title: str, report: Any = None) -> str:
+    """Markdown: what the network does, how it was trained, its scores, its use and its limits.
+
+    Args:
+        weights: the weights file.
+        description: the JSON beside it, as of `runs.describe_weights`.
+        report: as `report.read` takes it.
+    """
+    own_network = description.get("network")
+    model = f", model={own_network}(...)" if own_network else ""
+    rows = [f"| {name} | {value} |" for name, value in _facts(weights, description).items()]
+    lines = [f"# {title}", "", "| | |", "|---|---|", *rows]
+    lines += ["", "## Scores", "", *_scores(report)]
+    lines += ["", "## Use", "", USE.format(name=weights.name, model=model)]
+    lines += ["", "## Limits", "", LIMITS]
     return "\n".join(lines) + "\n"
+
+
+def _facts(weights: Path, description: dict) -> dict[str, str]:
+    cfg = config.from_dict(description["config"])
+    val_dice = description.get("scores", {}).get("val_dice")
+    trained_on = description.get("trained_on")
+    n_images = f"{len(trained_on or ())} images (training and validation)"
+    network = _network(cfg)
+    if description.get("network"):
+        network = f"{description['network']}, of the notebook that trained it"
+    versions = description.get("versions", {})
+    shown = [f"{name} {versions[name]}" for name in ("torch", "seglib") if name in versions]
+    return {
+        "system": f"{cfg.preset} ({cfg.task}), size {cfg.size}",
+        "classes": ", ".join(cfg.class_names),
+        "input": f"{cfg.in_channels} channels, {cfg.image_size} pixels ({cfg.resize})",
+        "network": network,
+        "trained on": "unknown" if trained_on is None else n_images,
+        "validation Dice of the epoch kept": "unknown" if val_dice is None else f"{val_dice:.3f}",
+        "weights": f"{weights.name}, sha256 {description.get('weights_sha256', 'unknown')}",
+        "versions": ", ".join(shown),
+    }
+
+
+def _network(cfg) -> str:
+    """The architecture with the settings that it takes, such as `unet, base_channels 64, depth 4`.
+
+    The channels of its input stand in a row of their own.
+    """
+    parameters = tables.parameters(tables.ARCHITECTURES[cfg.architecture].build)
+    names = [name for name in config.fields_that("network") if name in parameters]
+    values = cfg.to_dict()
+    settings = [f"{name} {values[name]}" for name in names if name != "in_channels"]
+    return ", ".join([cfg.architecture, *settings])
+
+
+def _scores(source: Any) -> list[str]:
+    """Lines with the headline scores of a report, but those of pixels."""
+    if source is None:
+        return ["No test is reported. The validation Dice above chose the weights: it is too good."]
+    test = reports.read(source)
+    headlines = [name for name, metric in tables.METRICS.items() if metric.headline]
+    rows = test.summary[test.summary["metric"].isin(headlines)]
+    numbers = ["value", "low", "high"]
+    rows = rows.astype(dict.fromkeys(numbers, float))  # a saved report has null for NaN
+    lines = [
+        f"{test.about['title']}, grid {test.about['grid']}; "
+        "interval: 95 % bootstrap over patients.",
+        "",
+        "| class | metric | average | value | interval | n |",
+        "|---|---|---|---|---|---|",
+    ]
+    for _, row in rows[rows["average"] != "pixels"].iterrows():
+        value, low, high = (f"{row[name]:.3f}" for name in numbers)
+        cells = [row["class"], row["metric"], row["average"], value, f"{low} to {high}", row["n"]]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines

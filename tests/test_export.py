@@ -2,17 +2,29 @@
 
 import builtins
 import json
+import os
+import re
 
 import numpy as np
 import pytest
 import torch
 
-from seglib import config, export, hosts, presets, runs
+from seglib import (
+    config,
+    data,
+    evaluation,
+    export,
+    hosts,
+    layouts,
+    prepare,
+    presets,
+    runs,
+)
 from seglib.errors import ConfigError, DataError
 from seglib.inference import Predictor
 
 
-def weights_of(folder, preset, size="smoke", **changes):
+def weights_of(folder, preset, size="smoke", scores=None, **changes):
     """A weights file of a network with random weights."""
     cfg = config.preset(preset, size, **changes)
     torch.manual_seed(0)
@@ -22,7 +34,11 @@ def weights_of(folder, preset, size="smoke", **changes):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
     return runs.save_weights(
-        folder / "best_model.pth", network, cfg, scores={"val_dice": 0.5}, trained_on=["a", "b"]
+        folder / "best_model.pth",
+        network,
+        cfg,
+        scores=scores or {"val_dice": 0.5},
+        trained_on=["a", "b"],
     )
 
 
@@ -64,9 +80,8 @@ def test_onnx_equals_pytorch_at_full_size(tmp_path, preset):
         weights_of(tmp_path, preset, "full", encoder_weights="none"), tmp_path / "model.onnx"
     )
     assert done.difference <= 1e-4
-    print(
-        f"{preset}: {done.megabytes:.0f} MB, {done.ms:.0f} ms, PyTorch {done.torch_ms:.0f} ms, {done.difference:.0e}"
-    )
+    times = f"{done.ms:.0f} ms, PyTorch {done.torch_ms:.0f} ms"
+    print(f"{preset}: {done.megabytes:.0f} MB, {times}, {done.difference:.0e}")
 
 
 @pytest.mark.parametrize("preset", ["cardiac", "lung"])
@@ -118,7 +133,7 @@ def test_a_kaggle_data_set_is_found_on_its_mount(tmp_path, monkeypatch):
         "licenses": [{"name": "other"}],
     }
     card = (folder / "README.md").read_text()
-    assert "No test was made" in card and "lung" in card and "not for diagnosis" in card
+    assert "No test is reported" in card and "lung" in card and "not for diagnosis" in card
     mount = tmp_path / "kaggle" / "input" / "datasets" / "someone" / "lung-u-net-small"
     mount.parent.mkdir(parents=True)
     folder.rename(mount)
@@ -151,6 +166,13 @@ def test_nothing_is_overwritten(tmp_path):
         export.kaggle_folder(tmp_path / "none.pth", tmp_path / "new", "me", "Lung U-Net")
 
 
+# ---- the model card
+
+
+def row_of(card, name):
+    return next(line for line in card.splitlines() if line.startswith(f"| {name} |"))
+
+
 @pytest.mark.parametrize(
     "preset, network",
     [
@@ -161,7 +183,77 @@ def test_nothing_is_overwritten(tmp_path):
 )
 def test_the_card_names_the_settings_that_the_network_takes(tmp_path, preset, network):
     weights = weights_of(tmp_path, preset)
-    about = runs.describe_weights(weights)
-    assert f"| network | {network} |" in export.model_card(weights, about, "A card")
-    about["network"] = "MyNet"
-    assert "| network | MyNet, of the notebook" in export.model_card(weights, about, "A card")
+    card = export.model_card(weights, runs.describe_weights(weights), "A card")
+    assert row_of(card, "network") == f"| network | {network} |"
+    assert "| 0.500 |" in row_of(card, "validation Dice of the epoch kept")
+
+
+def tested_weights(tmp_path, lung_cfg):
+    """(weights, report): an untrained network, and its scores on all phantoms."""
+    cfg = lung_cfg.replace(val_split=0.0, test_split=1.0)
+    weights = weights_of(tmp_path / "run", "lung", scores={"val_dice": 0.9658579601740509})
+    store = prepare.build(layouts.scan(cfg), cfg)
+    predictor = Predictor.load(weights, "cpu", "fp32")
+    report = evaluation.evaluate(predictor, data.loaders(store, cfg)["test"])
+    report.about["weights"] = str(weights)
+    return weights, report
+
+
+@pytest.mark.usefixtures("no_warnings")
+def test_the_card_quotes_the_report_beside_the_weights(tmp_path, lung_cfg):
+    weights, report = tested_weights(tmp_path, lung_cfg)
+    report.save(weights.parent / "evaluation")
+    folder = export.kaggle_folder(weights, tmp_path / "kaggle", "me", "Lung U-Net")
+    card = (folder / "README.md").read_text()
+    dice = report.table("dice", of="lung").set_index("average")["value"]["per image"]
+    assert f"| lung | dice | per image | {dice:.3f} |" in card and "No test" not in card
+    assert report.title in card and not re.search(r"\d\.\d{4}", card)
+    description = runs.describe_weights(weights)
+    assert export.model_card(weights, description, "Lung U-Net", report) == card
+
+    later = (weights.parent / "evaluation" / "evaluation_report.json").stat().st_mtime + 10
+    os.utime(weights, (later, later))  # as a resumed run leaves better weights
+    again = export.kaggle_folder(weights, tmp_path / "again", "me", "Lung U-Net")
+    assert "No test is reported" in (again / "README.md").read_text()
+
+
+# ---- networks of one's own, and predictors
+
+
+class Own(torch.nn.Module):
+    """What a reader writes in a notebook."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, image):
+        return self.layer(image)
+
+
+def test_an_own_network_is_exported_and_named_in_its_card(tmp_path):
+    torch.manual_seed(0)
+    cfg = config.preset("lung", "smoke")
+    weights = runs.save_weights(tmp_path / "best_model.pth", Own(), cfg, network="Own")
+    export.to_program(weights, tmp_path / "model.pt2", model=Own())
+    with pytest.raises(DataError, match="network Own"):
+        export.to_program(weights, tmp_path / "again.pt2")
+    folder = export.kaggle_folder(weights, tmp_path / "kaggle", "me", "Lung network")
+    card = (folder / "README.md").read_text()
+    assert "| Own, of the notebook" in row_of(card, "network") and ", model=Own(...))" in card
+
+
+def test_a_predictor_is_exported_as_it_is(tmp_path):
+    """With its temperature; its own network stays where it is."""
+    predictor = Predictor.load(weights_of(tmp_path, "lung"), "cpu", "fp32")
+    predictor.temperature = 3.0
+    export.to_program(predictor, tmp_path / "model.pt2")
+    image = torch.rand(1, 1, *predictor.config.height_width)
+    prob = torch.export.load(tmp_path / "model.pt2").module()(image)
+    mean, std = predictor.config.mean[0], predictor.config.std[0]
+    torch.testing.assert_close(prob, predictor.probabilities((image - mean) / std))
+    folder = export.kaggle_folder(predictor, tmp_path / "kaggle", "me", "Lung U-Net")
+    assert (folder / "best_model.pth").is_file()
+    in_memory = Predictor(predictor.model, predictor.config, "cpu", "fp32")
+    with pytest.raises(DataError, match="made in memory"):
+        export.kaggle_folder(in_memory, tmp_path / "other", "me", "Lung U-Net")
