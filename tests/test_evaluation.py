@@ -44,8 +44,8 @@ from tests.helpers import (
     perfect,
 )
 
-COLUMNS = "case patient volume slice class annotated n_true n_pred tp fp fn tn dice iou precision recall f1 specificity"
-COLUMNS = [*COLUMNS.split(), "accuracy", "bce", "hd95", "assd", "nsd"]
+COLUMNS = "case patient volume slice class annotated n_true n_pred tp fp fn tn".split()
+COLUMNS += "dice iou precision recall f1 specificity accuracy bce hd95 assd nsd".split()
 SUMMARY = "class metric average value low high n n_empty n_missing grid".split()
 
 
@@ -176,7 +176,7 @@ def test_missing_masks_are_left_out_and_counted(palm):
 
 
 def test_a_class_that_is_missing_everywhere_is_still_reported_as_missing(palm):
-    """The number left out is printed (design, metric rules), all the more where it is all of them."""
+    """The number left out is printed, all the more where it is all of them."""
     cfg, store, _ = palm
     store.cases = store.cases.assign(detachment="", split="test")
     report = evaluation.evaluate(FakePredictor(cfg, blurred), data.loaders(store, cfg)["test"])
@@ -442,7 +442,7 @@ def test_a_metric_of_distances_is_one_entry(palm, monkeypatch, tmp_path):
 
 
 def check_saved_and_compared(reports, metric, folder):
-    """The JSON of two reports holds the metric, and `compare` finds the second, perfect one better."""
+    """The JSON of two reports holds the metric; `compare` finds the second, perfect one better."""
     paths = [report.save(folder / str(k)) for k, report in enumerate(reports)]
     saved = json.loads((paths[0] / "evaluation_report.json").read_text())
     assert metric in saved["per_image"]["columns"]

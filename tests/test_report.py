@@ -29,8 +29,16 @@ from tests.helpers import (
 )
 
 pytestmark = pytest.mark.usefixtures("no_warnings")
-PICTURES = """confusion_matrix roc_curves pr_curves calibration metrics_distribution metrics_summary sample_predictions
-    worst_cases""".split()
+PICTURES = [
+    "confusion_matrix",
+    "roc_curves",
+    "pr_curves",
+    "calibration",
+    "metrics_distribution",
+    "metrics_summary",
+    "sample_predictions",
+    "worst_cases",
+]
 
 
 def report_of(palm, say=blurred, **changes):
@@ -278,8 +286,9 @@ def test_save_writes_all_and_one_page_that_stands_alone(palm, tmp_path):
 def test_a_browser_shows_every_figure_and_has_no_complaint(palm, tmp_path):
     folder = report_of(palm).save(tmp_path / "results")
     page = folder / "report.html"
-    probe = "onload = () => { for (const i of document.images) console.log('shown', i.complete && i.naturalWidth > 200) }"
-    probe = f"<script>{probe}</script>"
+    size = "i.complete && i.naturalWidth > 200"
+    loop = f"for (const i of document.images) console.log('shown', {size})"
+    probe = f"<script>onload = () => {{ {loop} }}</script>"
     (tmp_path / "probed.html").write_text(page.read_text().replace("</body>", probe + "</body>"))
     browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     options = [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'page.png'}"]
