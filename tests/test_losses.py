@@ -1,4 +1,5 @@
-"""Losses against torch, MONAI, segmentation-models-pytorch, torchvision and numbers computed by hand."""
+"""Losses against torch, MONAI, segmentation-models-pytorch, torchvision and numbers computed by
+hand."""
 
 import math
 
@@ -28,7 +29,12 @@ SOFTMAX = [("cross_entropy", {}), ("dice_focal", {}), ("dice_focal", {"focal_gam
 
 
 def sigmoid_batch(seed, n=2, k=3, side=6, ignored=0.0, missing=0.0):
-    """Logits, target of 0, 1 and 255, annotated; the share `ignored` of pixels is padding, `missing` of the masks."""
+    """Logits, target of 0, 1 and 255, and annotated, for the sigmoid tasks.
+
+    Args:
+        ignored: share of the pixels that are padding.
+        missing: share of the masks that do not exist.
+    """
     g = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(n, k, side, side, generator=g)
     target = torch.randint(0, 2, (n, k, side, side), generator=g).to(torch.uint8)
@@ -69,8 +75,9 @@ def test_bce_is_torchs_where_no_mask_is_missing(fields, seed, k):
     torch.testing.assert_close(losses.build(**fields)(logits, target, annotated), expected)
 
 
-# Two pixels and two classes; the second class has no mask. Softplus(z) - z * y is the loss of one pixel.
-# class 1: logit 0 on truth 1 -> ln 2; logit ln 3 on truth 0 -> ln 4.  class 2: ln 3 as empty -> ln 4; 0 -> ln 2.
+# Two pixels and two classes; the second class has no mask. The loss of a pixel is
+# softplus(z) - z * y. Class 1: logit 0 on truth 1 gives ln 2, logit ln 3 on truth 0 gives ln 4.
+# Class 2, taken as empty: logit ln 3 gives ln 4, logit 0 gives ln 2.
 ANNOTATED_SUM = math.log(2) + math.log(4)
 MISSING_SUM = math.log(4) + math.log(2)
 HAND = [
@@ -93,7 +100,7 @@ def test_weighted_bce_by_hand(weight, normalisation, expected):
 
 @pytest.mark.parametrize(("weight", "normalisation"), [(w, n) for w, n, _ in HAND])
 def test_padding_has_no_weight_even_where_masks_are_missing(weight, normalisation):
-    """A third pixel of padding, 255 in both classes, changes the plain mean (over all pixels) only by its number."""
+    """A third pixel of padding changes only the number of pixels that the plain mean divides by."""
     logits = torch.tensor([[[[0.0, math.log(3), 9.0]], [[math.log(3), 0.0, 9.0]]]])
     target = torch.tensor([[[[1, 0, 255]], [[255, 255, 255]]]], dtype=torch.uint8)
     annotated = torch.tensor([[True, False]])
@@ -107,7 +114,7 @@ def test_padding_has_no_weight_even_where_masks_are_missing(weight, normalisatio
 
 
 def test_annotated_normalisation_keeps_the_loss_while_masks_go_missing():
-    """Same logits and truth for every class: the loss of what is annotated must not shrink; the plain form does."""
+    """Same logits and truth for every class. Only the plain form shrinks with missing masks."""
     logits, target, _ = sigmoid_batch(3, n=1, k=1)
     logits, target = logits.repeat(1, 3, 1, 1), target.repeat(1, 3, 1, 1)
     seen = {"annotated": [], "plain": []}
@@ -202,7 +209,7 @@ def test_predictions_under_ignored_labels_change_nothing(name, fields, seed, k, 
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 3), ignored=st.sampled_from([0.0, 0.4]))
 @settings(max_examples=15)
 def test_dice_is_monais(seed, k, ignored):
-    """MONAI's defaults are per image and class too; its smoothing of 1e-5 becomes our 1 above and below."""
+    """MONAI averages over images and classes too; its smoothing of 1e-5 is set to our 1."""
     logits, target, annotated = sigmoid_batch(seed, k=k, ignored=ignored)
     known = (target != 255).float()
     prob = torch.sigmoid(logits) * known  # MONAI's own ignore_index takes no multichannel target
@@ -228,7 +235,8 @@ def test_multiclass_dice_is_monais_without_background(seed, k):
 @given(seed=st.integers(0, 10_000), ignored=st.sampled_from([0.0, 0.4]))
 @settings(max_examples=15)
 def test_dice_is_smps_for_one_image(seed, ignored):
-    """smp adds up a batch before it divides, so one image; it halves the fraction (Tversky), so smooth 0.5 is our 1."""
+    """smp adds up a batch before it divides, so one image is compared; it halves the fraction, as
+    Tversky does, so that its smooth=0.5 is our 1."""
     logits, target, annotated = sigmoid_batch(seed, n=1, k=1, ignored=ignored)
     if not (target == 1).any():
         target[..., 0, 0] = 1  # smp leaves empty truths out
@@ -317,7 +325,7 @@ def test_cross_entropy_is_torchs(seed, k, ignored):
 @given(seed=st.integers(0, 10_000), gamma=st.sampled_from([0.0, 1.0, 2.0, 5.0]))
 @settings(max_examples=15)
 def test_focal_of_two_classes_is_the_sigmoid_form(seed, gamma):
-    """Softmax over logits (0, z) is the sigmoid of z: there torchvision's and smp's focal loss mean the same."""
+    """Softmax over logits (0, z) is the sigmoid of z, which torchvision and smp compute."""
     logits, target, _ = sigmoid_batch(seed, k=1)
     pair = torch.cat([torch.zeros_like(logits), logits], dim=1)
     loss = losses.FocalLoss(gamma)(pair, target[:, 0])

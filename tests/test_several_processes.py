@@ -14,22 +14,16 @@ from seglib import phantoms
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = (
-    "--preset lung --size smoke --test_split 0 --val_split 4 --epochs 5 --batch_size 2 --device cpu --precision fp32 "
-    "--scheduler onecycle --loss combined --base_channels 4 --num_workers 0 --lr 0.01 --save_every 1"
+    "--preset lung --size smoke --test_split 0 --val_split 4 --epochs 5 --batch_size 2 "
+    "--device cpu --precision fp32 --num_workers 0 --scheduler onecycle --lr 0.01 "
+    "--loss combined --base_channels 4 --save_every 1"
 ).split()
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"],
-    "accelerate": [
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "-m",
-    ],  # on CPUs it begins one process
+    # On CPUs it starts one process.
+    "accelerate": (
+        "accelerate.commands.launch --cpu --num_machines 1 --mixed_precision no --dynamo_backend no -m"
+    ).split(),
 }
 
 # The command `train`, whose combined loss is NaN in one step of one process, or of `all`.
@@ -80,51 +74,64 @@ def train(folder, tree, launcher=None, *options, poison=None):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The folder, tree and history of one process that accumulates two micro-batches, for twenty updates."""
+    """Folder, tree and history of one process that accumulates two micro-batches, in 20 updates."""
     folder = tmp_path_factory.mktemp("processes")
     tree = phantoms.write("lung", folder / "tree", n=20, seed=0)
-    done = train(folder / "alone", tree, None, "--accumulate", "2")
-    assert done.returncode == 0, done.stderr[-2000:]
+    finished = train(folder / "alone", tree, None, "--accumulate", "2")
+    assert finished.returncode == 0, finished.stderr[-2000:]
     return folder, tree, pd.read_csv(folder / "alone" / "lung" / "history.csv")
 
 
-@pytest.mark.parametrize(("launcher", "accumulate"), [("torchrun", "1"), ("accelerate", "2")])
-def test_two_processes_are_one_that_accumulates(alone, launcher, accumulate):
-    folder, tree, history = alone
-    done = train(folder / launcher, tree, launcher, "--accumulate", accumulate)
-    assert done.returncode == 0, done.stderr[-3000:]
-    run = folder / launcher / "lung"
-    found = pd.read_csv(run / "history.csv")
+@pytest.fixture(scope="module")
+def together(alone):
+    """The finished `train` of two processes, and its run folder."""
+    folder, tree, _ = alone
+    finished = train(folder / "together", tree, "torchrun", "--accumulate", "1")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return finished, folder / "together" / "lung"
+
+
+def assert_is_alone(alone, run):
+    """The run has the history and weights of the one process that accumulates."""
+    folder, _, expected = alone
+    history = pd.read_csv(run / "history.csv")
     for name in ("train_loss", "grad_norm", "lr"):
-        assert found[name].tolist() == pytest.approx(history[name].tolist(), rel=1e-5), name
-    one, other = (torch.load(path / "final_model.pth") for path in (folder / "alone" / "lung", run))
+        assert history[name].tolist() == pytest.approx(expected[name].tolist(), rel=1e-5), name
+    one = torch.load(folder / "alone" / "lung" / "final_model.pth")
+    other = torch.load(run / "final_model.pth")
     for name, tensor in one.items():
-        if not name.endswith(
-            ("running_mean", "running_var", "num_batches_tracked")
-        ):  # averaged, not seen in turn
+        # Running means are averaged over processes, not updated in turn.
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
             torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-5)
-    assert (
-        done.stdout.count("best weights:") == done.stdout.count("images read") == 1
-    )  # one process speaks
-    assert sorted(p.name for p in run.parent.iterdir()) == ["lung", "stores"] and not list(
-        run.glob(".*")
-    )
+
+
+def test_two_processes_are_one_that_accumulates(alone, together):
+    finished, run = together
+    assert_is_alone(alone, run)
+    for line in ("best weights:", "images read"):
+        assert finished.stdout.count(line) == 1  # one process speaks
+    assert sorted(path.name for path in run.parent.iterdir()) == ["lung", "stores"]
+    assert not list(run.glob(".*"))
     assert len(list((run.parent / "stores").iterdir())) == 1
-    assert json.loads((run / "run.json").read_text())["images"] == {
-        "train": 16,
-        "val": 4,
-        "test": 0,
-    }
+    info = json.loads((run / "run.json").read_text())
+    assert info["images"] == {"train": 16, "val": 4, "test": 0}
 
 
-def test_two_processes_resume(alone):
+def test_accelerate_launch_trains_too(alone):
+    folder, tree, _ = alone
+    finished = train(folder / "launched", tree, "accelerate", "--accumulate", "2")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert_is_alone(alone, folder / "launched" / "lung")
+
+
+def test_two_processes_resume(alone, together):
     """A run that fails in its fifth epoch; an epoch is four steps and one of validation."""
     folder, tree, _ = alone
     failed = train(folder / "cut", tree, "torchrun", poison="all 21")
     assert failed.returncode != 0 and "epoch 5, step 1" in failed.stderr
     resumed = train(folder / "cut", tree, "torchrun", "--resume")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
-    straight = torch.load(folder / "torchrun" / "lung" / "last.ckpt")
+    straight = torch.load(together[1] / "last.ckpt")
     again = torch.load(folder / "cut" / "lung" / "last.ckpt")
     assert again["state"]["epoch"] == straight["state"]["epoch"] == 5
     for name, value in straight["model"].items():

@@ -13,7 +13,7 @@ import sklearn.metrics
 import torch
 from torch import nn
 
-from seglib import config, data, losses, metrics, models, runs, training
+from seglib import config, data, losses, models, runs, training
 from seglib.errors import ConfigError, DataError, SeglibError
 from tests.helpers import (
     TINY,
@@ -68,11 +68,11 @@ def test_it_learns_more_than_where_lungs_usually_are(learned, lung_store):
         for part in ("train", "val")
     }
     mean = masks[rows["train"]].mean(axis=0)
-    dice = lambda a, b: 2 * (a & b).sum() / (a.sum() + b.sum())
-    constant = max(
-        np.mean([dice(mean > t, masks[v]) for v in rows["val"]])
-        for t in np.linspace(0.05, 0.95, 19)
-    )
+
+    def score(pred):
+        return np.mean([sklearn.metrics.f1_score(masks[row].ravel(), pred) for row in rows["val"]])
+
+    constant = max(score((mean > t).ravel()) for t in np.linspace(0.05, 0.95, 19))
     history = learned.history
     assert constant > 0.8  # or it would be no baseline
     assert 1 - history["val_dice"].iloc[-1] < 0.6 * (1 - constant)
@@ -96,11 +96,10 @@ def test_history_is_what_the_kept_weights_score(learned, lung_store):
         dice = [sklearn.metrics.f1_score(t.ravel(), p.ravel()) for t, p in zip(truth, pred)]
         assert row.val_dice == pytest.approx(np.mean(dice), abs=1e-6)
         assert row.val_accuracy == pytest.approx((pred == truth).mean(), abs=1e-6)
-        loss_of = losses.build(cfg.loss, cfg.task, loss_weights=cfg.loss_weights)
-        loss = np.mean(
-            [loss_of(logits[i : i + 1], batch["mask"][i : i + 1]).item() for i in range(4)]
-        )
-        assert row.val_loss == pytest.approx(loss, abs=1e-5)
+        loss = losses.build(cfg.loss, cfg.task, loss_weights=cfg.loss_weights)
+        pairs = zip(logits.split(1), batch["mask"].split(1))
+        mean = np.mean([loss(*pair).item() for pair in pairs])
+        assert row.val_loss == pytest.approx(mean, abs=1e-5)
 
 
 def test_history_has_a_row_an_epoch(learned):
@@ -121,11 +120,9 @@ def test_train_loss_is_the_mean_over_images(tiny):
 
 
 def test_a_seed_is_a_run(tiny):
-    first, again, other = (
-        training.fit(*tiny(str(i), seed=seed)) for i, seed in enumerate((1, 1, 2))
-    )
-    final = [torch.load(run.folder / "final_model.pth") for run in (first, again, other)]
-    assert same_weights(final[0], final[1]) and not same_weights(final[0], final[2])
+    trained = [training.fit(*tiny(str(i), seed=seed)) for i, seed in enumerate((1, 1, 2))]
+    first, again, other = (torch.load(run.folder / "final_model.pth") for run in trained)
+    assert same_weights(first, again) and not same_weights(first, other)
 
 
 def test_multilabel_scores_annotated_classes_only(tmp_path):
@@ -138,24 +135,21 @@ def test_multilabel_scores_annotated_classes_only(tmp_path):
     item = data.loaders(store, cfg)["val"].dataset[1]
     with torch.inference_mode():
         pred = network.eval()(item["image"][None])[0] >= 0
-    known = item["mask"] != 255
-    found = [(pred[k][known[k]].numpy(), item["mask"][k][known[k]].numpy() == 1) for k in (0, 2)]
-    expected = np.mean(
-        [sklearn.metrics.f1_score(truth, guess, zero_division=1.0) for guess, truth in found]
-    )
+    dice, right = [], []
+    for k in (0, 2):
+        counts = item["mask"][k] != 255
+        truth, guess = item["mask"][k][counts].numpy() == 1, pred[k][counts].numpy()
+        dice.append(sklearn.metrics.f1_score(truth, guess, zero_division=1.0))
+        right.append(guess == truth)
     last = run.history.iloc[-1]
-    assert last["val_dice"] == pytest.approx(expected, abs=1e-6)
-    assert last["val_accuracy"] == pytest.approx(
-        np.mean([guess == truth for guess, truth in found]), abs=1e-6
-    )
+    assert last["val_dice"] == pytest.approx(np.mean(dice), abs=1e-6)
+    assert last["val_accuracy"] == pytest.approx(np.mean(right), abs=1e-6)
 
 
 def test_multiclass_accuracy_is_the_share_of_right_pixels(tmp_path):
     rng = np.random.default_rng(0)
-    images, masks = (
-        rng.integers(0, 256, (6, 32, 32, 1), np.uint8),
-        rng.integers(0, 4, (6, 32, 32, 1), np.uint8),
-    )
+    images = rng.integers(0, 256, (6, 32, 32, 1), np.uint8)
+    masks = rng.integers(0, 4, (6, 32, 32, 1), np.uint8)
     masks[:, :4] = 255
     store = hand_store(tmp_path / "store", images, masks, ["train"] * 4 + ["val"] * 2, ("labels",))
     cfg = config.preset(
@@ -167,26 +161,17 @@ def test_multiclass_accuracy_is_the_share_of_right_pixels(tmp_path):
     batch = next(iter(data.loaders(store, cfg)["val"]))
     with torch.inference_mode():
         labels = network.eval()(batch["image"]).argmax(1)
-    known = batch["mask"] != 255
-    expected = (labels == batch["mask"])[known].float().mean().item()
+    counts = batch["mask"] != 255
+    expected = (labels == batch["mask"])[counts].float().mean().item()
     assert run.history["val_accuracy"].iloc[-1] == pytest.approx(expected, abs=1e-6)
-
-
-def test_the_name_of_the_best_weights_is_a_tiny(tiny):
-    run = training.fit(*tiny(checkpoint_name="best_model_512.pth", epochs=1))
-    assert run.best.name == "best_model_512.pth" and run.best.is_file()
-    assert not (run.folder / "best_model.pth").exists() and not list(
-        run.folder.glob("checkpoint_*")
-    )
 
 
 def test_run_info(learned):
     assert learned.info["device"] == "cpu" and learned.info["precision"] == "fp32"
     assert learned.info["images"] == {"train": 12, "val": 4, "test": 0}
     assert learned.info["parameters"] == models.n_parameters(runs.network(learned.config))
-    assert (
-        learned.info["seconds"] >= 0.99 * learned.history["seconds"].sum()
-    )  # the epochs, and saving between them
+    # The epochs, and saving between them.
+    assert learned.info["seconds"] >= 0.99 * learned.history["seconds"].sum()
 
 
 # ---- which epoch is kept
@@ -205,20 +190,12 @@ def test_best_weights_are_those_of_the_best_epoch(tiny, monkeypatch, monitor, ro
     monkeypatch.setattr(training, "_validate", scores(*rows))
     run = training.fit(*tiny(epochs=4, save_every=1, monitor=monitor))
     assert run.history.loc[run.history["best"], "epoch"].iloc[-1] == best
-    assert (
-        runs.describe_weights(run.best)["epoch"]
-        == runs.describe_weights(run.best)["scores"]["epoch"]
-        == best
-    )
-    assert (
-        runs.describe_weights(run.best)["scores"][monitor] == rows[best - 1][monitor == "val_dice"]
-    )
-    kept = [
-        n
-        for n in range(1, 5)
-        if same_weights(torch.load(run.best), torch.load(run.folder / f"checkpoint_epoch_{n}.pth"))
-    ]
-    assert kept == [best]
+    facts = runs.describe_weights(run.best)
+    assert facts["epoch"] == facts["scores"]["epoch"] == best
+    assert facts["scores"][monitor] == rows[best - 1][monitor == "val_dice"]
+    chosen = torch.load(run.best)
+    epochs = {n: torch.load(run.folder / f"checkpoint_epoch_{n}.pth") for n in range(1, 5)}
+    assert [n for n, state in epochs.items() if same_weights(chosen, state)] == [best]
 
 
 def test_few_validation_images_smooth_the_monitor(tiny, monkeypatch, no_steps):
@@ -243,9 +220,8 @@ def test_one_epoch_without_a_score_does_not_end_the_choice(tiny, monkeypatch, no
 def test_validation_images_without_any_mask_still_leave_best_weights(tmp_path):
     """There is no Dice to choose by, but `run.best` is what every next step opens."""
     store = multilabel_store(tmp_path / "store")
-    store.cases = store.cases[
-        ~((store.cases["split"] == "val") & (store.cases["case"] != "case5"))
-    ]  # no mask at all
+    cases = store.cases
+    store.cases = cases[(cases["split"] != "val") | (cases["case"] == "case5")]  # it has no mask
     cfg = config.preset(
         "palm", "smoke", **{**TINY, "batch_size": 2}, work_dir=str(tmp_path), monitor="val_dice"
     )
@@ -255,12 +231,10 @@ def test_validation_images_without_any_mask_still_leave_best_weights(tmp_path):
 
 
 def test_early_stopping_waits_for_patience_epochs(tiny, monkeypatch, no_steps):
-    def made(**overrides):
+    for early_stopping, n_epochs in ((True, 5), (False, 9)):  # the best epoch is the second
         monkeypatch.setattr(training, "_validate", scores((1, 0.2), (1, 0.6), (1, 0.1)))
-        return training.fit(*tiny(epochs=9, patience=3, **overrides)).history
-
-    assert len(made(early_stopping=True)) == 5  # best is epoch 2
-    assert len(made(early_stopping=False)) == 9
+        run = training.fit(*tiny(epochs=9, patience=3, early_stopping=early_stopping))
+        assert len(run.history) == n_epochs
 
 
 def test_without_validation_images_the_training_loss_chooses(lung_store, tmp_path):
@@ -292,7 +266,7 @@ def test_plateau_without_validation_images_follows_the_training_loss(
     assert list(run.history["lr"]) == [cfg.lr] * 6
 
 
-# ---- optimisers, schedules, accumulation
+# ---- optimizers and schedules
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
@@ -300,28 +274,29 @@ def test_every_optimizer_trains(tiny, optimizer):
     cfg, batches = tiny(optimizer=optimizer, epochs=3, lr=1e-2, weight_decay=1e-4)
     run = training.fit(cfg, batches)
     assert run.history["train_loss"].iloc[-1] < run.history["train_loss"].iloc[0]
-    group = runs.load_safely(run.folder / "last.ckpt")["optimizer"]["param_groups"][0]
+    group = torch.load(run.folder / "last.ckpt")["optimizer"]["param_groups"][0]
     assert group["weight_decay"] == 1e-4 and ("betas" in group) == (optimizer != "sgd")
 
 
 def test_class_prior_starts_new_networks_only(tiny):
-    """Steps of nothing: the weights that are left are those of the start."""
+    """The steps are so small that the final weights are those of the start."""
+
+    def bias(run):
+        return torch.load(run.best)["head.bias"]
+
     cfg, batches = tiny(class_prior=True, epochs=1, lr=1e-8)
     shares = batches["train"].dataset.class_shares()
     assert 0.02 < shares[0] < 0.5
     run = training.fit(cfg, batches)
-    assert torch.load(run.best)["head.bias"].sigmoid().numpy() == pytest.approx(shares, abs=1e-3)
+    assert bias(run).sigmoid().numpy() == pytest.approx(shares, abs=1e-3)
     plain = training.fit(*tiny("plain", epochs=1, lr=1e-8))
-    assert torch.load(plain.best)["head.bias"].sigmoid().numpy() != pytest.approx(shares, abs=1e-2)
-    tuned = training.fit(
-        *tiny("tuned", class_prior=True, init_from=str(plain.best), epochs=1, lr=1e-8)
-    )
-    assert torch.allclose(
-        torch.load(tuned.best)["head.bias"], torch.load(plain.best)["head.bias"], atol=1e-5
-    )
+    assert bias(plain).sigmoid().numpy() != pytest.approx(shares, abs=1e-2)
+    start = dict(class_prior=True, init_from=str(plain.best))
+    tuned = training.fit(*tiny("tuned", epochs=1, lr=1e-8, **start))
+    assert torch.allclose(bias(tuned), bias(plain), atol=1e-5)
 
 
-def test_pieces_train_a_network_for_whole_frames(tiny):
+def test_patches_train_a_network_for_whole_frames(tiny):
     cfg, batches = tiny(patch_size=32, epochs=2)
     assert next(iter(batches["train"]))["image"].shape[2:] == (32, 32)
     run = training.fit(cfg, batches)
@@ -332,64 +307,61 @@ def test_pieces_train_a_network_for_whole_frames(tiny):
 @pytest.mark.parametrize("scheduler", ["none", "cosine", "onecycle", "linear"])
 def test_a_schedule_ends_with_the_last_update(tiny, scheduler, accumulate):
     """12 images, batches of 3: 4 steps an epoch are 4, 2 or 2 updates (the last of 3 + 1 steps)."""
-    run = training.fit(
-        *tiny(scheduler=scheduler, accumulate=accumulate, epochs=3, batch_size=3, lr=1e-2)
-    )
-    checkpoint = runs.load_safely(run.folder / "last.ckpt")
-    updates = 3 * {1: 4, 2: 2, 3: 2}[accumulate]
-    assert {int(state["step"]) for state in checkpoint["optimizer"]["state"].values()} == {updates}
+    sizes = dict(accumulate=accumulate, epochs=3, batch_size=3)
+    run = training.fit(*tiny(scheduler=scheduler, lr=1e-2, **sizes))
+    checkpoint = torch.load(run.folder / "last.ckpt")
+    n_updates = 3 * {1: 4, 2: 2, 3: 2}[accumulate]
+    steps = {int(state["step"]) for state in checkpoint["optimizer"]["state"].values()}
+    assert steps == {n_updates}
     lrs, last = list(run.history["lr"]), checkpoint["optimizer"]["param_groups"][0]["lr"]
     if scheduler == "none":
         assert lrs == [1e-2] * 3 and last == 1e-2
         return
-    assert checkpoint["scheduler"]["last_epoch"] == updates
-    assert checkpoint["scheduler"].get("total_steps", updates) == updates
+    assert checkpoint["scheduler"]["last_epoch"] == n_updates
+    assert checkpoint["scheduler"].get("total_steps", n_updates) == n_updates
     if scheduler == "cosine":
         assert lrs == pytest.approx([1e-2 * (1 + math.cos(math.pi * e / 3)) / 2 for e in range(3)])
         assert last == pytest.approx(0, abs=1e-9)
     else:
         assert max(lrs) <= 1e-2
-        if (
-            scheduler == "onecycle" or updates > 10
-        ):  # a tenth of fewer updates is no update: nothing rises
-            assert lrs[0] == pytest.approx(
-                1e-2 / {"onecycle": 25, "linear": 10}[scheduler]
-            ) and lrs[0] < max(lrs)
+        # A tenth of fewer than ten updates is no update, so nothing rises.
+        if scheduler == "onecycle" or n_updates > 10:
+            assert lrs[0] == pytest.approx(1e-2 / {"onecycle": 25, "linear": 10}[scheduler])
+            assert lrs[0] < max(lrs)
 
 
 @pytest.mark.parametrize(("scheduler", "peak"), [("onecycle", 1 / 5), ("linear", 1 / 10)])
 def test_a_rising_schedule_reaches_its_peak_and_its_end(tiny, monkeypatch, scheduler, peak):
-    seen, original = [], torch.optim.lr_scheduler.OneCycleLR.step
-    group = lambda self: self.optimizer.param_groups[0]["lr"]
-    monkeypatch.setattr(
-        torch.optim.lr_scheduler.OneCycleLR,
-        "step",
-        lambda s, *a: (seen.append(group(s)), original(s, *a))[1],
-    )
+    lrs, step = [], torch.optim.lr_scheduler.OneCycleLR.step
+
+    def record(self, *arguments):
+        lrs.append(self.optimizer.param_groups[0]["lr"])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.lr_scheduler.OneCycleLR, "step", record)
     training.fit(*tiny(scheduler=scheduler, epochs=5, batch_size=2, lr=1e-2))
-    used = seen[1:]  # the first call is the constructor's
-    assert len(used) == 5 * 6
-    assert max(used) == pytest.approx(1e-2, rel=0.02) and used.index(max(used)) in (
-        30 * peak - 1,
-        30 * peak,
-    )
-    assert used[-1] < 1e-2 / 1000
-    falls = np.diff(used[int(30 * peak) :])
+    del lrs[0]  # the first call is the constructor's
+    assert len(lrs) == 5 * 6
+    assert max(lrs) == pytest.approx(1e-2, rel=0.02)
+    assert lrs.index(max(lrs)) in (30 * peak - 1, 30 * peak)
+    assert lrs[-1] < 1e-2 / 1000
+    falls = np.diff(lrs[int(30 * peak) :])
     assert (falls < 0).all() and (np.ptp(falls) < 1e-9) == (scheduler == "linear")
 
 
-@pytest.mark.parametrize("updates", range(1, 13))
 @pytest.mark.parametrize("scheduler", ["onecycle", "linear"])
-def test_a_rising_schedule_of_few_updates(updates, scheduler):
+def test_a_rising_schedule_of_few_updates(scheduler):
     cfg = config.preset("lung", "smoke", scheduler=scheduler, epochs=1, lr=0.1)
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=cfg.lr)
-    scheduler, used = training._scheduler(cfg, optimizer, updates, 1), []
-    for _ in range(updates):
-        used.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        if len(used) < updates:
-            scheduler.step()
-    assert all(0 < lr <= 0.1 for lr in used) and (updates == 1 or used[-1] < 1e-4)
+    for n_updates in range(1, 13):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=cfg.lr)
+        schedule, lrs = training._scheduler(cfg, optimizer, n_updates, 1), []
+        for step in range(n_updates):
+            lrs.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if step < n_updates - 1:
+                schedule.step()
+        assert all(0 < lr <= 0.1 for lr in lrs), n_updates
+        assert n_updates == 1 or lrs[-1] < 1e-4
 
 
 def test_plateau_halves_where_nothing_improves(tiny, monkeypatch, no_steps):
@@ -399,19 +371,18 @@ def test_plateau_halves_where_nothing_improves(tiny, monkeypatch, no_steps):
     rising = [(1 - 0.1 * i, 0.1 * i) for i in range(6)]
     for monitor in ("val_dice", "val_loss"):
         monkeypatch.setattr(training, "_validate", scores(*rising))
-        run = training.fit(
-            *tiny(scheduler="plateau", patience=3, epochs=6, lr=1e-2, monitor=monitor)
-        )
+        fields = dict(scheduler="plateau", patience=3, epochs=6, lr=1e-2, monitor=monitor)
+        run = training.fit(*tiny(**fields))
         assert list(run.history["lr"]) == [1e-2] * 6
 
 
 def test_compile_goes_on_without_a_compiler(tiny, monkeypatch):
     plain = training.fit(*tiny("plain", epochs=1))
-    monkeypatch.setattr(
-        torch,
-        "compile",
-        lambda f, **k: lambda x: (_ for _ in ()).throw(RuntimeError("no g++\nhere")),
-    )
+
+    def without_compiler(image):
+        raise RuntimeError("no g++\nhere")
+
+    monkeypatch.setattr(torch, "compile", lambda network, **options: without_compiler)
     with pytest.warns(UserWarning, match=r"compile=True has no effect here: no g\+\+$"):
         other = training.fit(*tiny("other", epochs=1, compile=True))
     assert other.history["train_loss"].equals(plain.history["train_loss"])
@@ -429,18 +400,15 @@ def test_sync_batch_norm_of_several_gpus():
     changed = training._synchronised(network, gpus)
     kinds = {type(part) for part in changed.modules()}
     assert torch.nn.SyncBatchNorm in kinds and torch.nn.BatchNorm2d not in kinds
-    assert list(changed.state_dict()) == list(
-        models.UNet(1, 1, base_channels=2, depth=2).state_dict()
-    )
+    assert list(changed.state_dict()) == list(models.UNet(1, 1, 2, 2).state_dict())
 
 
 def test_checkpointing_trains_the_same_weights(tiny):
-    one, other = (
-        training.fit(*tiny(name, epochs=2, checkpointing=value))
-        for name, value in (("a", False), ("b", True))
+    plain = training.fit(*tiny("plain", checkpointing=False))
+    less_memory = training.fit(*tiny("less memory", checkpointing=True))
+    assert same_weights(
+        *(torch.load(run.folder / "final_model.pth") for run in (plain, less_memory))
     )
-    for name, value in torch.load(one.folder / "final_model.pth").items():
-        assert torch.equal(value, torch.load(other.folder / "final_model.pth")[name]), name
 
 
 def test_clip_limits_the_update(tiny):
@@ -588,52 +556,43 @@ class Killed(Exception):
     pass
 
 
+def assert_same_run(run, other):
+    """The same history but for times, and the same weights, to the last bit."""
+    histories = [r.history.drop(columns=TIMES, errors="ignore") for r in (run, other)]
+    pd.testing.assert_frame_equal(*histories, check_exact=True, check_dtype=False)
+    for name in ("final_model.pth", "best_model.pth"):
+        assert same_weights(torch.load(run.folder / name), torch.load(other.folder / name))
+
+
 @pytest.mark.parametrize("scheduler", ["none", "cosine", "plateau", "onecycle", "linear"])
 def test_a_resumed_run_is_the_uninterrupted_one(tiny, monkeypatch, scheduler):
     """Same history and weights to the last bit: order, augmentation, optimizer, schedule go on."""
     fields = dict(scheduler=scheduler, epochs=4, accumulate=2, batch_size=3, lr=1e-2, patience=3)
-    fields |= dict(
-        augment={"hflip": 0.5, "rotate": {"limit": 20, "p": 0.8}},
-        optimizer="adamw",
-        weight_decay=1e-3,
-    )
+    fields["augment"] = {"hflip": 0.5, "rotate": {"limit": 20, "p": 0.8}}
+    fields |= dict(optimizer="adamw", weight_decay=1e-3)
     straight = training.fit(*tiny("straight", **fields))
     stop_after(2, monkeypatch, *tiny("cut", **fields))
     resumed = training.fit(*tiny("cut", **fields), resume=True)
-    compared = [run.history.drop(columns=TIMES, errors="ignore") for run in (straight, resumed)]
-    pd.testing.assert_frame_equal(*compared, check_exact=True, check_dtype=False)
-    for name in ("final_model.pth", "best_model.pth"):
-        assert same_weights(torch.load(straight.folder / name), torch.load(resumed.folder / name))
-    assert sorted(p.name for p in resumed.folder.parent.iterdir()) == [
-        "lung"
-    ]  # nothing was moved aside
-    pd.testing.assert_frame_equal(
-        runs.Run.load(resumed.folder).history, resumed.history, rtol=1e-12
-    )
+    assert_same_run(straight, resumed)
+    assert [path.name for path in resumed.folder.parent.iterdir()] == ["lung"]  # none moved aside
+    saved = runs.Run.load(resumed.folder).history
+    pd.testing.assert_frame_equal(saved, resumed.history, rtol=1e-12)
 
 
 def test_a_run_killed_within_an_epoch_repeats_that_epoch(tiny, monkeypatch):
     straight = training.fit(*tiny("straight", epochs=3))
-    original = training._validate
+    validate = training._validate
 
-    def validate(*args):
-        validate.calls += 1
-        if validate.calls == 3:
+    def killed_in_the_third(session):
+        if session.state.epoch == 2:
             raise Killed
-        return original(*args)
+        return validate(session)
 
-    validate.calls = 0
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_validate", validate)
-        with pytest.raises(Killed):
-            training.fit(*tiny("cut", epochs=3))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, "_validate", killed_in_the_third)
+        training.fit(*tiny("cut", epochs=3))
     resumed = training.fit(*tiny("cut", epochs=3), resume=True)
-    timeless = [run.history.drop(columns=TIMES, errors="ignore") for run in (straight, resumed)]
-    pd.testing.assert_frame_equal(*timeless, check_exact=True, check_dtype=False)
-    assert same_weights(
-        torch.load(straight.folder / "final_model.pth"),
-        torch.load(resumed.folder / "final_model.pth"),
-    )
+    assert_same_run(straight, resumed)
 
 
 def test_resume_reuses_what_was_probed(tiny, monkeypatch):
@@ -658,16 +617,13 @@ def test_resume_where_there_is_nothing_starts_anew(tiny):
 def test_resume_of_a_finished_run_trains_nothing(tiny):
     cfg, batches = tiny()
     first = training.fit(cfg, batches)
-    before = {
-        name: torch.load(first.folder / name) for name in ("best_model.pth", "final_model.pth")
-    }
+    names = ("best_model.pth", "final_model.pth")
+    before = {name: torch.load(first.folder / name) for name in names}
     again = training.fit(cfg, batches, resume=True)
-    pd.testing.assert_frame_equal(
-        again.history, first.history
-    )  # with its types: an epoch is a whole number
-    assert all(
-        same_weights(torch.load(first.folder / name), state) for name, state in before.items()
-    )
+    # With its types: an epoch is a whole number.
+    pd.testing.assert_frame_equal(again.history, first.history)
+    for name in names:
+        assert same_weights(torch.load(first.folder / name), before[name])
     longer = training.fit(cfg.replace(epochs=3), batches, resume=True)
     assert list(longer.history["epoch"]) == [1, 2, 3]
     pd.testing.assert_frame_equal(longer.history.head(2), first.history)
@@ -756,20 +712,20 @@ def test_a_loss_that_is_no_number_names_its_cases(tiny, value):
     good = training.fit(*tiny("good", epochs=1))
     sampler = data.EpochSampler(12, cfg.seed, shuffle=True)
     sampler.set_epoch(1)
-    named = batches["train"].dataset.cases["case"].iloc[[k % 12 for k in sampler][4:8]].tolist()
+    rows = [index % 12 for index in sampler][4:8]
+    cases = ", ".join(batches["train"].dataset.cases["case"].iloc[rows])
     with pytest.raises(training.TrainingError) as caught:
         training.fit(cfg, batches, loss=Poisoned(2, value))
     text = str(caught.value)
-    assert "epoch 2, step 2" in text and f"cases {', '.join(named)};" in text and "lr" in text
+    assert "epoch 2, step 2" in text and f"cases {cases};" in text and "lr" in text
     assert isinstance(caught.value, SeglibError)
     folder = runs.folder_of(cfg)
-    kept = torch.load(folder / "best_model.pth")
-    assert (
-        all(v.isfinite().all() for v in kept.values())
-        and runs.describe_weights(folder / "best_model.pth")["epoch"] == 1
-    )
-    assert len(runs.Run.load(folder).history) == 1 and kept.keys() == torch.load(good.best).keys()
-    # the images were looked at, and it goes on
+    best = torch.load(folder / "best_model.pth")
+    assert all(value.isfinite().all() for value in best.values())
+    assert best.keys() == torch.load(good.best).keys()
+    assert runs.describe_weights(folder / "best_model.pth")["epoch"] == 1
+    assert len(runs.Run.load(folder).history) == 1
+    # The images were looked at, and the training goes on.
     run = training.fit(cfg, batches, loss=Poisoned(epoch=9, value=1), resume=True)
     assert list(run.history["epoch"]) == [1, 2, 3] and np.isfinite(run.history["train_loss"]).all()
 
@@ -810,20 +766,17 @@ def test_precisions_of_a_cpu(tiny, precision):
     run = training.fit(*tiny(precision=precision, epochs=3, lr=1e-2))
     assert run.info["precision"] == precision
     assert run.history["train_loss"].iloc[-1] < run.history["train_loss"].iloc[0]
-    kept = torch.load(run.best)
-    assert {v.dtype for v in kept.values()} == {
-        torch.float32,
-        torch.int64,
-    }  # the counter of batch norm
+    types = {value.dtype for value in torch.load(run.best).values()}
+    assert types == {torch.float32, torch.int64}  # the latter is the counter of batch norm
 
 
 def test_precisions_differ_and_a_second_fit_may_choose_another(tiny):
     """Accelerate keeps its choice for the whole process; each fit must get what its config says."""
-    found = [
-        training.fit(*tiny(precision=p)).history["train_loss"].iloc[-1]
-        for p in ("fp32", "bf16", "fp32")
-    ]
-    assert found[0] == found[2] != found[1] and found[1] == pytest.approx(found[0], rel=0.05)
+    precisions = ("fp32", "bf16", "fp32")
+    trained = [training.fit(*tiny(precision=precision)) for precision in precisions]
+    fp32, bf16, again = (run.history["train_loss"].iloc[-1] for run in trained)
+    assert fp32 == again != bf16
+    assert bf16 == pytest.approx(fp32, rel=0.05)
 
 
 def test_half_precision_needs_a_gpu(tiny):
@@ -831,15 +784,13 @@ def test_half_precision_needs_a_gpu(tiny):
         training.fit(*tiny(precision="fp16"))
 
 
-# ---- weights
-
-
 def test_init_from_starts_with_those_weights(tiny, learned):
     fields = dict(init_from=str(learned.best), base_channels=8, depth=3, lr=1e-8, epochs=1)
     run = training.fit(*tiny(**fields))
-    given, found = torch.load(learned.best), torch.load(run.folder / "final_model.pth")
-    for name in (n for n in given if n.endswith("weight")):
-        torch.testing.assert_close(found[name], given[name], rtol=0, atol=1e-6)
+    start, end = torch.load(learned.best), torch.load(run.folder / "final_model.pth")
+    for name in start:
+        if name.endswith("weight"):
+            torch.testing.assert_close(end[name], start[name], rtol=0, atol=1e-6)
     assert run.history["train_loss"].iloc[0] < learned.history["train_loss"].iloc[2]
     with pytest.raises(DataError, match="another network"):
         training.fit(*tiny(**{**fields, "depth": 2}))
@@ -850,4 +801,3 @@ def test_threshold_of_the_config_decides_the_validation_dice(tiny):
     assert low["val_loss"].iloc[0] == high["val_loss"].iloc[0]
     assert low["val_accuracy"].iloc[0] == pytest.approx(1 - high["val_accuracy"].iloc[0])
     assert high["val_dice"].iloc[0] == 0 < low["val_dice"].iloc[0]
-    assert metrics.ratios(1, 1, 0, 0)["dice"] > 0
