@@ -27,6 +27,7 @@ from seglib import config, data, evaluation, layouts, phantoms, prepare, runs, t
 from seglib.errors import DataError
 from seglib.formats import images
 from seglib.inference import Predictor
+from tests.helpers import same_weights
 
 
 @contextmanager
@@ -50,8 +51,8 @@ def fails(action) -> str:
 
 def whole(folder: Path) -> list[str]:
     """Names of the files below a folder, each opened to its end; none of them is temporary."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in found:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in paths:
         assert not path.name.startswith("."), path
         if path.suffix == ".png":
             with Image.open(path) as picture:
@@ -64,7 +65,7 @@ def whole(folder: Path) -> list[str]:
             assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
         elif path.suffix == ".gz":
             np.asarray(nibabel.load(path).dataobj)
-    return [path.name for path in found]
+    return [path.name for path in paths]
 
 
 def store(disk: Path, cfg) -> None:
@@ -77,33 +78,30 @@ def store(disk: Path, cfg) -> None:
 
 
 def checkpoint(disk: Path, cfg, batches, straight) -> None:
-    original, epochs = training._save, []
+    save = training._save
 
-    def save(*given):
-        epochs.append(1)
-        if len(epochs) < 3:
-            return original(*given)
+    def save_on_a_full_disk(session) -> None:
+        if session.state.epoch < 3:
+            return save(session)
         with nearly_full(disk, 60_000):
-            original(*given)
+            save(session)
 
-    training._save = save
+    training._save = save_on_a_full_disk
     message = fails(lambda: training.fit(cfg, batches, folder=disk / "run"))
-    training._save = original
-    assert "the disk is full" in message and {"best_model.pth", "last.ckpt", "history.csv"} <= set(
-        whole(disk / "run")
-    )
+    training._save = save
+    assert "the disk is full" in message
+    assert {"best_model.pth", "last.ckpt", "history.csv"} <= set(whole(disk / "run"))
     run = training.fit(cfg, batches, folder=disk / "run", resume=True)
-    one, other = (torch.load(r.folder / "final_model.pth") for r in (run, straight))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert same_weights(*(torch.load(r.folder / "final_model.pth") for r in (run, straight)))
 
 
 def report(disk: Path, batches, straight) -> None:
-    found = evaluation.evaluate(straight, batches["val"])
+    scores = evaluation.evaluate(straight, batches["val"])
     with nearly_full(disk, 100_000):
-        assert "the disk is full" in fails(lambda: found.save(disk / "report"))
-        kept = whole(disk / "report")
-        assert "evaluation_report.txt" in kept and "report.html" not in kept
-    found.save(disk / "report")
+        assert "the disk is full" in fails(lambda: scores.save(disk / "report"))
+        written = whole(disk / "report")
+        assert "evaluation_report.txt" in written and "report.html" not in written
+    scores.save(disk / "report")
     assert "report.html" in whole(disk / "report")
 
 
@@ -115,9 +113,8 @@ def predictions(disk: Path, elsewhere: Path, straight) -> None:
     scan = nibabel.Nifti1Image(rng.integers(0, 900, (64, 64, 40), np.int16), np.diag([1, 1, 3, 1]))
     nibabel.save(scan, elsewhere / "scan.nii")
     with nearly_full(disk, 400_000):
-        message = fails(
-            lambda: predictor.predict_folder(elsewhere / "pictures", disk / "masks", overlay=True)
-        )
+        pictures, masks = elsewhere / "pictures", disk / "masks"
+        message = fails(lambda: predictor.predict_folder(pictures, masks, overlay=True))
         assert "the disk is full" in message and 0 < len(whole(disk / "masks")) < 24
     with nearly_full(disk, 100):
         message = fails(lambda: predictor.predict_volume(elsewhere / "scan.nii", disk / "volume"))
@@ -141,13 +138,13 @@ def main(disk: Path, elsewhere: Path) -> None:
     )
     batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
     straight = training.fit(cfg, batches)
-    for scene, given in (
+    for scene, arguments in (
         (store, (cfg,)),
         (checkpoint, (cfg, batches, straight)),
         (report, (batches, straight)),
         (predictions, (elsewhere, straight)),
     ):
-        scene(disk, *given)
+        scene(disk, *arguments)
         print(f"{scene.__name__}: nothing lost, nothing half written")
     assert runs.Run.load(disk / "run").best.is_file()
 

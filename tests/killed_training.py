@@ -21,18 +21,17 @@ import pandas as pd
 import torch
 
 matplotlib.use("agg")
-torch.set_num_threads(
-    1
-)  # before anything is computed: a forked child must not wait for threads of its parent
+# Before anything is computed: a forked child must not wait for threads of its parent.
+torch.set_num_threads(1)
 
 from seglib import config, data, layouts, phantoms, prepare, runs, training
 from seglib.formats import images
+from tests.helpers import same_weights
 
 
 def train(folder: Path, store, cfg) -> None:
-    training.fit(
-        cfg.replace(work_dir=str(folder)), data.loaders(store, cfg), resume=True, folder=folder
-    )
+    cfg = cfg.replace(work_dir=str(folder))
+    training.fit(cfg, data.loaders(store, cfg), resume=True, folder=folder)
 
 
 def child(folder: Path, store, cfg, seconds: float | None = None) -> bool:
@@ -56,24 +55,21 @@ def child(folder: Path, store, cfg, seconds: float | None = None) -> bool:
 
 def state_of(folder: Path) -> tuple[dict, pd.DataFrame]:
     """Weights of all files of a finished run, and its history without times."""
-    found = {path.name: torch.load(path) for path in sorted(folder.glob("*.pth"))}
-    history = pd.read_csv(folder / "history.csv").drop(
-        columns=["seconds", "images_per_second", "waiting"]
-    )
+    weights = {path.name: torch.load(path) for path in sorted(folder.glob("*.pth"))}
+    history = pd.read_csv(folder / "history.csv")
+    history = history.drop(columns=["seconds", "images_per_second", "waiting"])
     assert not list(folder.glob(".*")), f"{folder}: half files {list(folder.glob('.*'))}"
     for path in folder.glob("*.pth"):  # each with the description that belongs to it
         assert runs.describe_weights(path)["weights_sha256"] == images.sha256(path)
-    return found, history
+    return weights, history
 
 
-def same(first, second) -> bool:
-    (one, history), (other, again) = first, second
-    weights = one.keys() == other.keys() and all(
-        one[name].keys() == other[name].keys()
-        and all(torch.equal(one[name][k], other[name][k]) for k in one[name])
-        for name in one
-    )
-    return weights and history.equals(again)
+def is_same(first, second) -> bool:
+    """Whether two results of `state_of` are equal to the last bit."""
+    (weights, history), (other_weights, other_history) = first, second
+    if weights.keys() != other_weights.keys() or not history.equals(other_history):
+        return False
+    return all(same_weights(weights[name], other_weights[name]) for name in weights)
 
 
 def main(root: Path, kills: int, workers: int) -> int:
@@ -99,20 +95,23 @@ def main(root: Path, kills: int, workers: int) -> int:
         begun = time.perf_counter()
         child(root / name, store, cfg)
         duration = time.perf_counter() - begun
-    expected, wrong, rng = state_of(root / "straight"), 0, random.Random(workers)
+    expected = state_of(root / "straight")
+    n_different, rng = 0, random.Random(workers)
     for number in range(kills):
-        folder, moment = root / f"run{number}", 0.9 * duration * (number + rng.random()) / kills
+        folder = root / f"run{number}"
+        moment = 0.9 * duration * (number + rng.random()) / kills
         ended = child(folder, store, cfg, moment)
-        epochs = 0
-        if (folder / runs.LAST).is_file():
-            epochs = torch.load(folder / runs.LAST)["state"]["epoch"]
+        last = folder / runs.LAST
+        epoch = torch.load(last)["state"]["epoch"] if last.is_file() else 0
         child(folder, store, cfg)
-        alike = same(expected, state_of(folder))
-        wrong += not alike
-        state = "ended" if ended else f"{epochs} epochs kept"
-        outcome = "identical" if alike else "DIFFERENT"
-        print(f"killed after {moment:.2f} of {duration:.2f} s, {state}: {outcome}")
-    return 1 if wrong else 0
+        identical = is_same(expected, state_of(folder))
+        n_different += not identical
+        print(
+            f"killed after {moment:.2f} of {duration:.2f} s, "
+            f"{'ended' if ended else f'{epoch} epochs kept'}: "
+            f"{'identical' if identical else 'DIFFERENT'}"
+        )
+    return 1 if n_different else 0
 
 
 if __name__ == "__main__":

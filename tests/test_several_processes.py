@@ -22,7 +22,8 @@ LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"],
     # On CPUs it starts one process.
     "accelerate": (
-        "accelerate.commands.launch --cpu --num_machines 1 --mixed_precision no --dynamo_backend no -m"
+        "accelerate.commands.launch --cpu --num_machines 1 --mixed_precision no "
+        "--dynamo_backend no -m"
     ).split(),
 }
 
