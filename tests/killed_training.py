@@ -1,5 +1,5 @@
-"""Kills trainings at random moments with SIGKILL, resumes them, and compares with one that was
-never stopped.
+"""Kills trainings at random moments with SIGKILL, resumes them, and compares them with one that
+was never stopped.
 
     python -m tests.killed_training FOLDER KILLS WORKERS
 
@@ -8,6 +8,7 @@ no kill is wasted on importing. Prints a line a kill, and exits with 1 where a w
 a file differs.
 """
 
+import importlib
 import os
 import random
 import signal
@@ -15,14 +16,11 @@ import sys
 import time
 from pathlib import Path
 
-import albumentations
 import matplotlib
 import pandas as pd
 import torch
 
 matplotlib.use("agg")
-# Before anything is computed: a forked child must not wait for threads of its parent.
-torch.set_num_threads(1)
 
 from seglib import config, data, layouts, phantoms, prepare, runs, training
 from seglib.formats import images
@@ -73,6 +71,9 @@ def is_same(first, second) -> bool:
 
 
 def main(root: Path, kills: int, workers: int) -> int:
+    # Before anything is computed: a forked child must not wait for threads of its parent.
+    torch.set_num_threads(1)
+    importlib.import_module("albumentations")  # which a training imports late
     tree = phantoms.write("lung", root / "tree", n=20, seed=0)
     cfg = config.preset(
         "lung",
