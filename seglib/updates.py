@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 from . import tables
 from .errors import ConfigError, TrainingError
 
+Batch = dict[str, Any]  # as `data.loaders` makes them: image, mask, annotated, index
+
 HOW_TO_ADD_TOTAL = (
     "derive the loss from losses.MaskedLoss, whose method total gives its denominator"
 )
-
-Batch = dict[str, Any]  # as `data.loaders` makes them: image, mask, annotated, index
 
 
 class Update(NamedTuple):
@@ -124,16 +125,19 @@ class GradientAccumulator:
             TrainingError: the memory is too small, and this loss does not allow a split.
         """
         while True:
-            parts = [self._with_masks(part) for part in self._split(batches)]
+            parts = self._split(batches)
             try:
                 return self._accumulate(parts, forward_backward)
             except torch.OutOfMemoryError as error:
                 size = max(len(part["image"]) for part in parts)
+                # Several processes would have to agree on the split.
                 if size == 1 or self.accelerator.num_processes > 1:
                     raise
                 if not hasattr(self.loss, "total"):
                     raise self._cannot_split(size) from error
-            self.model.zero_grad()  # the gradients so far are those of some micro-batches only
+            # Outside `except` the error no longer holds the tensors of the failed attempt. The
+            # gradients so far are those of some of its micro-batches.
+            self.model.zero_grad()
             self.n_splits += 1
             warnings.warn(
                 "out of memory: micro-batches are halved; batch norm sees fewer images",
@@ -141,13 +145,14 @@ class GradientAccumulator:
             )
 
     def _accumulate(self, parts: list[Batch], forward_backward: Callable) -> Update:
+        parts = [self._with_masks(part) for part in parts]
         total, n_images = self._totals(parts)
         losses = []
         for number, part in enumerate(parts, start=1):
             # The processes exchange their gradients with the last micro-batch only.
-            last = number == len(parts)
-            wait = contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
-            with wait:
+            is_last = number == len(parts)
+            exchange = contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model)
+            with exchange:
                 losses.append(forward_backward(part, total))
         return Update([part["index"] for part in parts], losses, n_images)
 
@@ -158,6 +163,7 @@ class GradientAccumulator:
         n = torch.full((), float(sum(len(part["image"]) for part in parts)), device=device)
         if len(parts) == 1 and self.accelerator.num_processes == 1:
             return None, n
+        # A scalar, or (2,) for a weighted sum of two losses; reduced together with the number.
         total = sum(self.loss.total(part["mask"], part["annotated"]) for part in parts)
         sums = self.accelerator.reduce(torch.cat([total.reshape(-1), n.reshape(1)]), "sum")
         return sums[:-1].reshape(total.shape), sums[-1]
@@ -183,6 +189,6 @@ class GradientAccumulator:
 
 
 def _halves(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    middle = -(-len(batch["image"]) // 2)
+    middle = math.ceil(len(batch["image"]) / 2)
     parts = zip(*(value.split(middle) for value in batch.values()))
     return [dict(zip(batch, part)) for part in parts]
