@@ -53,7 +53,7 @@ class Store:
     folder: Path
     cases: pd.DataFrame
     report: DataReport
-    info: dict[str, Any]
+    info: dict[str, Any] = dataclasses.field(repr=False)
     checked: checks.Checked | None = dataclasses.field(default=None, repr=False)
 
     def open(self) -> tuple[np.ndarray, np.ndarray]:
@@ -327,6 +327,7 @@ def _write(root: Path, cases: pd.DataFrame, keys: list[str], cfg, strict: bool) 
             _turn_masks(cases, cfg, facts, checked.inverted, masks)
         pictures.flush()
         masks.flush()
+        del pictures, masks  # Windows renames no folder that holds open files
         cases.to_csv(folder / "cases.csv", index=False)
         (folder / "facts.json").write_text(json.dumps(dict(zip(keys, facts))), encoding="utf-8")
         info = {

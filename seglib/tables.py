@@ -1,4 +1,4 @@
-"""What names in settings and reports stand for: tables of layouts, losses, networks, metrics.
+"""What names in settings and reports mean: layouts, losses, networks, metrics, augmentations.
 
 An addition is one entry here, plus its code; the setting's check, the error messages and the
 command line's help follow. A notebook cell may add an entry of its own:
