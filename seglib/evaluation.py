@@ -451,10 +451,10 @@ def _seen_text(per_image: pd.DataFrame) -> str:
 
 def _unit(cases: pd.DataFrame, columns: tuple[str, ...], grid: str, element: str) -> str:
     """Unit of distances: mm if the grid is that of the files and all spacings are known."""
-    known = grid == "original" and all(
-        column in cases and (cases[column] != "").all() for column in columns
-    )
-    return "mm" if known else f"{element} of the {grid} grid"
+    has_spacing = all(column in cases and (cases[column] != "").all() for column in columns)
+    if grid == "original" and has_spacing:
+        return "mm"
+    return f"{element} of the {grid} grid"
 
 
 # ---- pixels and summaries
