@@ -109,8 +109,7 @@ def test_missing_package_is_named(monkeypatch):
 
 @pytest.mark.slow
 def test_gpu_rows_at_a_tiny_size_on_the_cpu(monkeypatch):
-    """What a GPU would run, as far as a CPU can, without compiling: the figures mean nothing."""
-    monkeypatch.setattr(gpu.torch, "compile", lambda model: model)
+    """What a GPU would run, as far as a CPU can: the figures mean nothing."""
     fewer = {name: (preset, side, 3) for name, (preset, side, _) in gpu.NETWORKS.items()}
     monkeypatch.setattr(gpu, "NETWORKS", fewer)
     tiny = {
@@ -121,11 +120,11 @@ def test_gpu_rows_at_a_tiny_size_on_the_cpu(monkeypatch):
         "num_workers": 0,
         "architecture": "unet",
     }
-    found = gpu.rows("cpu", rounds=1, **tiny)
-    assert len(found) == 6 and {row["limit"] for row in found} <= {"fp32", "bf16"}
+    timings = gpu.rows("cpu", rounds=1, **tiny)
+    assert len(timings) == 4 and {row["limit"] for row in timings} <= {"fp32", "bf16"}
     assert all(
         math.isfinite(row["seconds"]) and row["peer_seconds"] > 0 and row["work"] > 0
-        for row in found
+        for row in timings
     )
 
 

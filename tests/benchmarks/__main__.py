@@ -52,14 +52,21 @@ def table() -> str:
 
 
 def _limits(groups: list[dict]) -> list[str]:
-    """One line: the limits of the machine, as each group measured them."""
-    phrases = []
-    for name, unit in UNITS.items():
-        rates = [group["limits"][name] / 1e9 for group in groups if name in group.get("limits", {})]
-        if rates:
-            per_second = "GB/s" if name == "copy" else "GFLOP/s"
-            phrases.append(f"{unit} {min(rates):.0f} to {max(rates):.0f} {per_second}")
-    return ["", f"Limits measured with each group: {', '.join(phrases)}."] if phrases else []
+    """The limits of each machine, as the groups measured them, in one line a machine."""
+    by_machine: dict[str, list[dict]] = {}
+    for group in groups:
+        by_machine.setdefault(group["machine"], []).append(group.get("limits", {}))
+    lines = []
+    for machine, limits_of_groups in by_machine.items():
+        phrases = []
+        for name, unit in UNITS.items():
+            rates = [rate[name] / 1e9 for rate in limits_of_groups if name in rate]
+            if rates:
+                per_second = "GB/s" if name == "copy" else "GFLOP/s"
+                phrases.append(f"{unit} {min(rates):.0f} to {max(rates):.0f} {per_second}")
+        if phrases:
+            lines += ["", f"Limits of {machine}: {', '.join(phrases)}."]
+    return lines
 
 
 def record(name: str) -> None:

@@ -23,12 +23,14 @@ NETWORKS = {
     "31 M U-Net": ("binary", 256, 128),
     "RSNA network": ("rsna", 512, 8),
 }  # preset, side, pictures or volumes
-EPOCHS = 3  # the first ones choose algorithms and compile
+EPOCHS = 3  # in the first ones cuDNN chooses its algorithms
 
 
 def rows(device: str = "cuda", rounds: int = 3, **changes) -> list[dict]:
-    """Seconds an image in the last epoch of training, as it is and compiled, and in prediction. The
-    peak memory of the GPU stands in the task.
+    """Seconds an image in the last epoch of training, and in prediction.
+
+    The peak memory of the GPU stands in the task. `torch.compile` is left out: compiling these
+    networks anew in every round takes longer than everything else together.
     """
     timings = []
     for name, (preset, side, n) in NETWORKS.items():
@@ -47,50 +49,48 @@ def rows(device: str = "cuda", rounds: int = 3, **changes) -> list[dict]:
             batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
             about = f"{name}, {cfg.height_width[0]}x{cfg.height_width[1]}, batch {cfg.batch_size}"
             flop = limits.forward_work(runs.network(cfg, pretrained=False), cfg)
-            timings += _training(cfg, batches, about, 3 * flop, rounds)
+            timings.append(_training(cfg, batches, about, 3 * flop, rounds))
             timings.append(_prediction(cfg, about, flop, rounds))
     return timings
 
 
-def _training(cfg, batches, about: str, flop: float, rounds: int) -> list[dict]:
-    seconds: dict[str, list[float]] = {"": [], ", compiled": [], "textbook": []}
-    peak, run = dict.fromkeys(seconds, 0.0), None
+def _training(cfg, batches, about: str, flop: float, rounds: int) -> dict:
+    train = batches["train"]
     loader = DataLoader(
-        Pairs(batches["train"].dataset),
+        Pairs(train.dataset),
         cfg.batch_size,
         shuffle=True,
-        num_workers=batches["train"].num_workers,
+        num_workers=train.num_workers,
+        persistent_workers=train.num_workers > 0,
         pin_memory=cfg.device == "cuda",
     )
-    loss_of = (
-        nn.BCEWithLogitsLoss()
-        if cfg.task == "binary"
-        else lambda logits, mask: F.cross_entropy(logits, mask.long())
-    )
+    loss = nn.BCEWithLogitsLoss() if cfg.task == "binary" else _cross_entropy
+    ours, textbook, memory, peer_memory = [], [], [], []
     for _ in range(rounds):
-        for way, measured in seconds.items():
-            _forget_peak(cfg.device)
-            if way == "textbook":
-                network = runs.network(cfg, pretrained=False)
-                measured.append(
-                    loop(network, loader, loss_of, cfg.lr, True, device=cfg.device, epochs=EPOCHS)
-                )
-            else:
-                run = training.fit(cfg.replace(compile=bool(way)), batches)
-                measured.append(1 / run.history["images_per_second"].iloc[-1])
-            peak[way] = max(peak[way], _peak(cfg.device))
-    peer = {"peer": f"textbook loop, autocast, {peak.pop('textbook'):.1f} GB", "rounds": rounds}
-    peer["peer_seconds"] = statistics.median(seconds.pop("textbook"))
+        _forget_peak(cfg.device)
+        run = training.fit(cfg, batches)
+        ours.append(1 / run.history["images_per_second"].iloc[-1])
+        memory.append(_peak(cfg.device))
+
+        _forget_peak(cfg.device)
+        network = runs.network(cfg, pretrained=False)
+        seconds = loop(network, loader, loss, cfg.lr, True, device=cfg.device, epochs=EPOCHS)
+        textbook.append(seconds)
+        peer_memory.append(_peak(cfg.device))
     precision = run.info["precision"]
-    peer |= {"work": flop, "limit": _limit(precision)}
-    return [
-        {
-            "task": f"training an image, {about}, {precision}{way}, {peak[way]:.1f} GB",
-            "seconds": statistics.median(measured),
-            **peer,
-        }
-        for way, measured in seconds.items()
-    ]
+    return {
+        "task": f"training an image, {about}, {precision}, {max(memory):.1f} GB",
+        "seconds": statistics.median(ours),
+        "rounds": rounds,
+        "peer": f"textbook loop, autocast, {max(peer_memory):.1f} GB",
+        "peer_seconds": statistics.median(textbook),
+        "work": flop,
+        "limit": _limit(precision),
+    }
+
+
+def _cross_entropy(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits, mask.long())
 
 
 def _prediction(cfg, about: str, flop: float, rounds: int) -> dict:
