@@ -310,24 +310,24 @@ def compare(
     first, second = read(a), read(b)
     pairs = _pairs(first, second, metric)
     of_images = pairs.groupby(["case", "patient"], sort=False)[["a", "b"]].mean().reset_index()
-    one, other = first.per_image, second.per_image
-    n_images_of_one = len(set(one["case"]) ^ set(other["case"]))
-    classes = dict.fromkeys(one.loc[one["class"].isin(pairs["class"]), "class"])
+    rows_a, rows_b = first.per_image, second.per_image
+    n_images_of_one = len(set(rows_a["case"]) ^ set(rows_b["case"]))
+    classes = dict.fromkeys(rows_a.loc[rows_a["class"].isin(pairs["class"]), "class"])
     rows = []
     for name in (*classes, "mean"):
         table = of_images if name == "mean" else pairs[pairs["class"] == name]
         comparison = _difference(table, metrics.less_is_better(metric), resamples, seed)
         comparison["n_left_out"] += n_images_of_one
         if name != "mean":
-            comparison["n_left_out"] += _n_masks_of_one(one, other, name)
+            comparison["n_left_out"] += _n_masks_of_one(rows_a, rows_b, name)
         rows.append({"class": name, **comparison})
     return pd.DataFrame(rows)
 
 
 def _pairs(first: SavedReport, second: SavedReport, metric: str) -> pd.DataFrame:
     """Case, class, patient and the values a and b of the images that both reports score."""
-    one, other = first.per_image, second.per_image
-    if metric not in one or metric not in other:
+    rows_a, rows_b = first.per_image, second.per_image
+    if metric not in rows_a or metric not in rows_b:
         names = metrics.names("counts", "probabilities", "distances")
         raise DataError(
             f"metric: {metric!r} is not in both reports; choose from {', '.join(names)}"
@@ -338,8 +338,8 @@ def _pairs(first: SavedReport, second: SavedReport, metric: str) -> pd.DataFrame
             f"one report is of the grid {grids[0]!r}, the other of {grids[1]!r}; "
             "evaluate both alike"
         )
-    pairs = one[one["annotated"]].merge(
-        other[other["annotated"]], on=["case", "class"], suffixes=("_a", "_b")
+    pairs = rows_a[rows_a["annotated"]].merge(
+        rows_b[rows_b["annotated"]], on=["case", "class"], suffixes=("_a", "_b")
     )
     if pairs.empty:
         raise DataError(
@@ -386,8 +386,10 @@ def _difference(
     }
 
 
-def _n_masks_of_one(one: pd.DataFrame, other: pd.DataFrame, name: str) -> int:
+def _n_masks_of_one(rows_a: pd.DataFrame, rows_b: pd.DataFrame, name: str) -> int:
     """How many images of both reports have a mask of this class in one of them only."""
-    common = set(one["case"]) & set(other["case"])
-    annotated = [set(t.loc[(t["class"] == name) & t["annotated"], "case"]) for t in (one, other)]
+    common = set(rows_a["case"]) & set(rows_b["case"])
+    annotated = [
+        set(t.loc[(t["class"] == name) & t["annotated"], "case"]) for t in (rows_a, rows_b)
+    ]
     return len((annotated[0] ^ annotated[1]) & common)

@@ -178,26 +178,27 @@ MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=3, min_side=1, ma
 
 
 @given(MASKS, st.integers(0, 12), st.booleans())
-def test_cleaning_keeps_large_pieces_and_nothing_else(mask, smallest, fill):
-    found = clean(mask, smallest, fill)
-    pieces, n = ndimage.label(mask)
-    kept = [pieces == k for k in range(1, n + 1) if (pieces == k).sum() >= smallest]
-    expected = np.logical_or.reduce(kept) if kept else np.zeros_like(mask)
+def test_cleaning_keeps_large_components_and_nothing_else(mask, min_size, fill):
+    cleaned = clean(mask, min_size, fill)
+    components, n = ndimage.label(mask)
+    large = [components == k for k in range(1, n + 1) if (components == k).sum() >= min_size]
+    expected = np.logical_or.reduce(large) if large else np.zeros_like(mask)
     expected = ndimage.binary_fill_holes(expected) if fill else expected
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(clean(found, smallest, fill), found)  # once is enough
+    np.testing.assert_array_equal(cleaned, expected)
+    np.testing.assert_array_equal(clean(cleaned, min_size, fill), cleaned)  # once is enough
 
 
 @given(MASKS, st.integers(0, 12), st.booleans())
-def test_largest_keeps_one_piece(mask, smallest, fill):
-    found = clean(mask, smallest, keep_largest_component=True)
-    pieces, n = ndimage.label(mask)
-    sizes = [(pieces == k).sum() for k in range(1, n + 1)]
-    there = n > 0 and max(sizes) >= smallest
-    expected = pieces == 1 + int(np.argmax(sizes)) if there else np.zeros_like(mask)
-    np.testing.assert_array_equal(found, expected)
+def test_largest_keeps_one_component(mask, min_size, fill):
+    cleaned = clean(mask, min_size, keep_largest_component=True)
+    components, n = ndimage.label(mask)
+    sizes = [(components == k).sum() for k in range(1, n + 1)]
+    expected = np.zeros_like(mask)
+    if n and max(sizes) >= min_size:
+        expected = components == 1 + int(np.argmax(sizes))
+    np.testing.assert_array_equal(cleaned, expected)
     filled = ndimage.binary_fill_holes(expected) if fill else expected
-    np.testing.assert_array_equal(clean(mask, smallest, fill, keep_largest_component=True), filled)
+    np.testing.assert_array_equal(clean(mask, min_size, fill, keep_largest_component=True), filled)
 
 
 def test_largest_is_of_every_class_but_the_background():
@@ -223,7 +224,7 @@ def test_cleaning_of_classes_leaves_one_class_a_pixel():
     model = predictor("cardiac")
     prob = np.zeros((4, 20, 20), np.float32)
     prob[0] = 0.5
-    prob[1, 2:8, 2:8] = 0.9  # a ring of class 1 around a hole, in which a piece of class 2 lies
+    prob[1, 2:8, 2:8] = 0.9  # a ring of class 1 around a hole, in which a pixel of class 2 lies
     prob[1, 4:6, 4:6] = 0
     prob[2, 4, 4] = 0.8
     prob[3, 15, 15] = 0.9  # a speck
