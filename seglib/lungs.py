@@ -84,11 +84,11 @@ def measures(
 
     planes = _opacity_and_texture(image, mask)
     for side, lung in lungs.items():
-        found = np.count_nonzero(lung) >= smallest * mask.size
+        is_large_enough = np.count_nonzero(lung) >= smallest * mask.size
         for zone_name, zone in zip(ZONES, zones(lung)):
             for name, plane in planes.items():
                 value = np.nan
-                if found and zone.any():
+                if is_large_enough and zone.any():
                     value = plane[zone].mean() if name == "opacity" else plane[zone].std()
                 values[f"{side}_{zone_name}_{name}"] = value
     for zone_name in ZONES:
