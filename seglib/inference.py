@@ -118,7 +118,7 @@ class Predictor:
                 f"Predictor.load({Path(path).name!r}, model={own_network}(...))"
             )
         else:
-            model = runs.network(cfg, pretrained=False)
+            model = runs.network(cfg, pretrained=False, strict=False)
         predictor = cls(runs.load_weights(path, model), cfg, device, precision)
         predictor.trained_on = description.get("trained_on")
         predictor.weights = Path(path)

@@ -240,12 +240,14 @@ class ASPPNet(UNet):
         return [*features, self.aspp(deep)]  # (N, 256, H/16, W/16)
 
 
-def build(architecture: str = "unet", **settings: Any) -> nn.Module:
+def build(architecture: str = "unet", strict: bool = True, **settings: Any) -> nn.Module:
     """A network of `tables.ARCHITECTURES` by its name: `build("unet", in_channels=1, n_classes=1)`.
 
     Args:
         settings: fields of `Config` by their names, and `n_classes`. The network receives those
             that its parameters name.
+        strict: refuse a part that this network does not have. False for weights that exist: such a
+            setting made no difference when they were trained.
 
     Raises:
         ValueError: a name that is not in the table.
@@ -255,6 +257,13 @@ def build(architecture: str = "unet", **settings: Any) -> nn.Module:
     if architecture not in tables.ARCHITECTURES:
         choices = ", ".join(tables.ARCHITECTURES)
         raise ValueError(f"architecture: {architecture!r} cannot be built; choose from {choices}")
+    if strict:
+        _check_parts(architecture, settings)
+    return tables.call(tables.ARCHITECTURES[architecture].build, settings)
+
+
+def _check_parts(architecture: str, settings: dict[str, Any]) -> None:
+    """Raise `ConfigError` where a switch is on that only other networks of the table have."""
     parameters = {name: tables.parameters(a.build) for name, a in tables.ARCHITECTURES.items()}
     for setting, value in settings.items():
         if value is not True or setting in parameters[architecture]:
@@ -265,7 +274,6 @@ def build(architecture: str = "unet", **settings: Any) -> nn.Module:
                 f"{setting}: {architecture} does not have it; "
                 f"use the architecture {' or '.join(owners)}"
             )
-    return tables.call(tables.ARCHITECTURES[architecture].build, settings)
 
 
 def init_output_bias(model: nn.Module, shares: np.ndarray, task: str) -> None:

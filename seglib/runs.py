@@ -87,17 +87,18 @@ def move_aside(folder: Path) -> Path | None:
     return folder.rename(folder.with_name(f"{folder.name}.{number}"))
 
 
-def network(cfg, pretrained: bool = True) -> torch.nn.Module:
+def network(cfg, pretrained: bool = True, strict: bool = True) -> torch.nn.Module:
     """The network that a config describes, with fresh weights.
 
     Args:
         pretrained: False where other weights are loaded into it at once, so that no encoder weights
             are read or downloaded in vain.
+        strict: see `models.build`.
     """
     settings = cfg.settings
     if not pretrained:
         settings["encoder_weights"] = "none"
-    return models.build(**settings)
+    return models.build(strict=strict, **settings)
 
 
 def save_weights(path: Path, model: torch.nn.Module, cfg, **facts: Any) -> Path:

@@ -221,7 +221,7 @@ def _network(run: Run, dataset, new: bool) -> nn.Module:
     cfg, info = run.config, run.info
     network = run.model
     if network is None:
-        network = runs.network(cfg, pretrained=new and not cfg.init_from)
+        network = runs.network(cfg, pretrained=new and not cfg.init_from, strict=new)
     if new and cfg.init_from:
         runs.load_weights(cfg.init_from, network)
     elif new and cfg.class_prior and run.model is None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from seglib import data, models, runs, training
+from seglib import config, data, models, runs, training
 from seglib.errors import ConfigError, DataError, SeglibError
 from seglib.inference import Predictor
 from tests.helpers import TINY, convolution, same_weights, stop_after
@@ -248,6 +248,16 @@ def test_a_run_of_version_0_1_resumes_and_predicts(tiny, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+def test_weights_of_version_0_1_load_though_their_config_asks_for_a_part_in_vain(tmp_path):
+    """That version ignored `bilinear` where the network is bilinear anyway; now it is refused."""
+    cfg = config.preset("cardiac", "smoke", bilinear=True)
+    with pytest.raises(ConfigError, match="bilinear: aspp does not have it"):
+        runs.network(cfg)
+    network = runs.network(cfg.replace(bilinear=False))
+    weights = runs.save_weights(tmp_path / "best_model.pth", network, cfg)
+    assert same_weights(Predictor.load(weights).model.state_dict(), network.state_dict())
+
+
 def test_last_ckpt_that_runs_code_is_refused(tiny, tmp_path):
     cfg, batches = tiny()
     folder = runs.folder_of(cfg)
