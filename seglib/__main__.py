@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from . import config, fields, presets
 from .errors import ConfigError, DataError, SeglibError
 
-# The settings that evaluate and predict take: where things lie and run, and how a network is used.
+# The settings that evaluate and predict take: folders and device, and how a network is used.
 PLACE = config.fields_that("place")
 USE = (*PLACE, *config.fields_that("use"))
 
@@ -95,7 +95,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
     predictor, weights = _predictor(args)
     cfg, part = predictor.config, None
-    if hasattr(args, "data_root"):
+    if hasattr(args, "data_root"):  # options of settings are absent unless the user gave them
         cfg = cfg.replace(test_split=1.0, val_split=0.0, keep_split=False)
         part = "all cases given"
     batches = data.loaders(_store(cfg), cfg)
@@ -161,7 +161,7 @@ def compare(args: argparse.Namespace) -> None:
         f"difference: second minus first, mean {args.metric} of the same images, "
         "with its 95 % interval over patients"
     )
-    print("better: share of redrawn patients for which the second is better")
+    print("better: share of the bootstrap resamples in which the second is better")
 
 
 # ---- parts of the commands
@@ -173,7 +173,8 @@ def _config(args: argparse.Namespace) -> config.Config:
     if args.config:
         return config.load(args.config, **settings)
     name = settings.pop("preset", config.FIELDS["preset"].default)
-    return config.preset(name, settings.pop("size", None), **settings)
+    size = settings.pop("size", None)
+    return config.preset(name, size, **settings)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -249,7 +250,7 @@ def _predictor(args: argparse.Namespace):
 
     The weights are those of --model_path, of the run that --config or --preset means, or the newest
     best ones. Settings of use and place are taken from the arguments, then from --config; without
-    it, those of use are as trained, and those of place are the defaults of here.
+    it, those of use are as trained, and those of place have this machine's defaults.
     """
     from . import inference
 
@@ -264,7 +265,7 @@ def _predictor(args: argparse.Namespace):
         weights = Path(args.model_path)
     elif args.config or "preset" in settings:
         folder = _run_folder(base)
-        # Notebooks run in notebooks/, and so do their runs.
+        # Notebooks run in the folder notebooks/, so that their runs lie below it.
         weights = _find_weights(base.checkpoint_name, [folder, Path("notebooks") / folder])
     else:
         weights = _find_weights("best*.pth", places.get("work_dir"))
@@ -281,7 +282,7 @@ def _predictor(args: argparse.Namespace):
 
 
 def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
-    """Write masks of all files of a folder; returns what was wrong with those that failed."""
+    """Write masks of all files of a folder; returns the error messages of those that failed."""
     results = predictor.predict_folder(
         args.image_dir,
         args.output_dir,
@@ -327,7 +328,8 @@ def _read_truth(path: str, image: Path, cfg: config.Config, shape: tuple[int, ..
     case = {"case": image.stem, "image": str(image), column: path}
     inverted = {column: cfg.mask_inverted is True}
     truth, _, _, inverted_flags = case_io.read_truth(case, cfg, inverted, shape)
-    if cfg.mask_inverted == "auto" and inverted_flags[0][0]:
+    looks_inverted, _ = inverted_flags[0]
+    if cfg.mask_inverted == "auto" and looks_inverted:
         raise DataError(
             f"{path}: its border is foreground, as where 0 is the structure; "
             "set --mask_inverted yes or no"
@@ -341,11 +343,10 @@ def _read_truth(path: str, image: Path, cfg: config.Config, shape: tuple[int, ..
 
 def _print_scores(mask, truth, cfg: config.Config) -> None:
     """Dice and IoU of each structure of a mask, (H, W) of class numbers as `truth`."""
-    from . import metrics
-    from .formats import images
+    from . import metrics, tables
 
     structures = cfg.class_names[1:] if cfg.task == "multiclass" else cfg.class_names
-    annotated = truth != images.IGNORE
+    annotated = truth != tables.IGNORE
     for number, name in enumerate(structures, start=1):
         scores = metrics.ratios(**metrics.counts(mask == number, truth == number, annotated))
         print(f"{name}: Dice {scores['dice']:.4f}, IoU {scores['iou']:.4f}")
@@ -363,8 +364,8 @@ def _print_millilitres(file_name: str, millilitres: dict[str, float]) -> None:
 class Command(NamedTuple):
     """One command; its name and its help are those of `function`.
 
-    `options`: names, separated by spaces, to the arguments of `argparse.add_argument`.
-    `fields`: the settings of `Config` that are options too.
+    `options`: the names of an option, separated by spaces, -> arguments of `add_argument`.
+    `fields`: the settings of `Config` that are options as well.
     """
 
     function: Callable[[argparse.Namespace], None]
@@ -502,7 +503,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The arguments of one command line; `function` among them runs its command.
+    """The arguments of one command line; `function` is the function of its command.
 
     Raises:
         ConfigError: an argument that the command does not have; names the nearest one.
@@ -516,7 +517,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         _add_command(subparsers, command, cfg)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        name, subparser = unknown[0].split("=")[0], subparsers.choices[args.command]
+        name = unknown[0].split("=")[0]
+        subparser = subparsers.choices[args.command]
         options = re.findall(r"--\w+", subparser.format_help())
         near = fields.nearest(name, options) if name.startswith("-") else ""
         raise ConfigError(f"{args.command} takes no {name!r}{near}; see {subparser.prog} --help")
@@ -572,6 +574,7 @@ def _add_fields(parser: Parser, names: tuple[str, ...], cfg: config.Config) -> N
         if name in SECTIONS:
             group = parser.add_argument_group(SECTIONS[name])
         if name in names:
+            # Commands that take only some of the fields use a network that is trained already.
             as_trained = len(names) < len(config.FIELDS) and name not in PLACE
             _add_field(group, name, "as trained" if as_trained else _as_text(values[name]))
 
@@ -579,13 +582,13 @@ def _add_fields(parser: Parser, names: tuple[str, ...], cfg: config.Config) -> N
 def _add_field(group: Any, name: str, default: str) -> None:
     """The option of one field of `Config`; its text is parsed and checked later, by `_settings`."""
     kind = config.describe(name)
-    alone = WITHOUT_VALUE.get(name)
+    alone = WITHOUT_VALUE.get(name)  # the value of the option given without one
     if "bool" in kind:
         kind, alone = kind.replace("bool", "yes | no"), "yes"
-    forms: dict[str, Any] = {}
+    optional_value: dict[str, Any] = {}
     if alone:
         kind += f", alone: {alone}"
-        forms = {"nargs": "?", "const": alone}
+        optional_value = {"nargs": "?", "const": alone}
     text = f"{config.FIELDS[name].metadata['help']} ({kind}; default {default})"
     group.add_argument(
         f"--{name}",
@@ -593,7 +596,7 @@ def _add_field(group: Any, name: str, default: str) -> None:
         metavar="VALUE",
         default=argparse.SUPPRESS,
         help=text.replace("%", "%%"),
-        **forms,
+        **optional_value,
     )
 
 

@@ -1,8 +1,8 @@
 """95 % intervals by bootstrap over patients, of one run and of the difference of two.
 
-Patients are drawn, never pixels or slices: images of one patient resemble one another. Every
-function returns percentile intervals, and takes the group (patient) of each value, the number of
-resamples and the seed. With one patient only there is no interval (NaN). Taught in `07_evaluation`.
+Patients are drawn, never pixels or slices, because images of one patient resemble one another.
+Every function returns percentile intervals, and takes the group (patient) of each value, the number
+of resamples and the seed. With a single patient the interval is NaN. Taught in `07_evaluation`.
 """
 
 import numpy as np
@@ -51,9 +51,9 @@ def curve_intervals(
             patient.
 
     Returns:
-        For each of the four (classes + 1, 2) offsets: how far the interval's ends lie below and
-        above the value, to be added to the exact value of the fine histogram. The last row is of
-        the mean over the classes that have a value.
+        For each of the four metrics (classes + 1, 2) offsets: how far the interval's ends lie below
+        and above the value. They are to be added to the exact value of the fine histogram. The last
+        row is that of the mean over the classes that have a value.
     """
     _, weights = _resample_weights(np.arange(len(counts)), resamples, seed)
     score = curves.coarse_scores()
@@ -70,7 +70,7 @@ def curve_intervals(
         """Each metric of each resample: (resamples, classes + 1)."""
         sums = (weights @ flat).reshape(len(weights), *counts.shape[1:])
         negative, positive = np.moveaxis(sums, 2, 0)  # (resamples, classes, bins)
-        values = {name: of(negative, positive) for name, of in reductions.items()}
+        values = {name: score_of(negative, positive) for name, score_of in reductions.items()}
         return {name: np.column_stack([v, _mean_of_finite(v)]) for name, v in values.items()}
 
     whole = reduce(np.ones((1, len(counts))))
@@ -131,14 +131,14 @@ def _resample_weights(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The number of each value's group (n,), and how often each resample drew each group.
 
-    The weights are (resamples, groups) float64; of one group only there are no resamples, as
-    nothing is known of how others would differ.
+    The weights are (resamples, groups) float64. A single group has no resamples, as it does not
+    show how groups differ.
     """
     names, group_of = np.unique(groups, return_inverse=True)
     n = len(names)
     resamples = resamples if n > 1 else 0
     drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
-    drawn += np.arange(resamples)[:, None] * n  # so that one bincount counts all resamples apart
+    drawn += np.arange(resamples)[:, None] * n  # so that one bincount counts each resample
     weights = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
     return group_of, weights.astype(np.float64)
 
@@ -158,7 +158,7 @@ def _mean_of_finite(values: np.ndarray) -> np.ndarray:
     """Mean of each row over its finite values; NaN where a row has none."""
     finite = np.isfinite(values)
     total, n = np.where(finite, values, 0).sum(axis=1), finite.sum(axis=1)
-    return np.divide(total, n, out=np.full(len(values), np.nan), where=n > 0)
+    return curves.divide(total, n)
 
 
 def _percentile_interval(resampled: np.ndarray) -> tuple[float, float]:

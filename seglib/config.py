@@ -1,6 +1,6 @@
 """One `Config` dataclass with every setting of a system: make, check, change, save, load.
 
-The values of the five systems stand in `presets`. Taught in `00_start_here`.
+The values of the five systems are in `presets`. Taught in `00_start_here`.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ AFFECTS = {
     "run": "how the network is trained",
     "updates": "how many updates of the weights an epoch has, or a training in all",
     "use": "how a trained network is used and scored: an option of evaluate and predict",
-    "place": "where things lie and what computes: always those of here, never those of the weights",
+    "place": "folders and device: always those of this machine, never those of the weights",
 }
 
 
@@ -46,7 +46,7 @@ def _setting(
         low, high: the range of a number, or of every number of a list or table.
         choices: returns the allowed names, where they are the keys of a table.
         resume: what happens where a run is resumed with another value: it is refused (`fixed`),
-            used with a warning (`told`), or used without a word (`free`). By default `fixed` for
+            used with a warning (`told`), or used without one (`free`). By default `fixed` for
             what affects the network, `free` for what affects only use and place, else `told`.
             What affects updates is `fixed` as well where the schedule counts updates.
     """
@@ -92,7 +92,7 @@ class Config:
         "binary", "sigmoid of one, sigmoid of many, softmax", "store network"
     )
     class_names: tuple[str, ...] = _setting(
-        ("structure",), "one name a class; multiclass starts with the background", "store network"
+        ("structure",), "one name per class; multiclass starts with the background", "store network"
     )
 
     # Where the data lies
@@ -124,8 +124,12 @@ class Config:
     percentiles: tuple[float, float] | None = _setting(
         None, "intensities are clipped to these percentiles", "store", 0, 100
     )
-    mean: tuple[float, ...] = _setting(IMAGENET_MEAN, "a channel, of images from 0 to 1", "run")
-    std: tuple[float, ...] = _setting(IMAGENET_STD, "a channel, of images from 0 to 1", "run", 1e-6)
+    mean: tuple[float, ...] = _setting(
+        IMAGENET_MEAN, "mean of each channel, of images from 0 to 1", "run"
+    )
+    std: tuple[float, ...] = _setting(
+        IMAGENET_STD, "standard deviation of each channel, of images from 0 to 1", "run", 1e-6
+    )
 
     # Masks
     mask_encoding: Literal["auto", "threshold", "index"] | dict[str, int] = _setting(
@@ -158,7 +162,7 @@ class Config:
 
     # Network
     architecture: str = _setting(
-        "unet", "the network's kind", "network", choices=lambda: tables.ARCHITECTURES
+        "unet", "the kind of network", "network", choices=lambda: tables.ARCHITECTURES
     )
     encoder: str = _setting(
         "tu-tf_mobilenetv3_large_100", "encoder of smp_unet, by its smp name", "network"
@@ -183,7 +187,7 @@ class Config:
     # Loss
     loss: str = _setting("bce", "what is minimised", "run", choices=lambda: tables.LOSSES)
     loss_weights: tuple[float, float] = _setting(
-        (0.5, 0.5), "weights of the two parts of combined and dice_focal", "run", 0
+        (0.5, 0.5), "weights of the two losses that combined and dice_focal add up", "run", 0
     )
     focal_gamma: float = _setting(2.0, "focusing exponent of the focal loss", "run", 0, 10)
     missing_weight: float = _setting(
@@ -200,14 +204,16 @@ class Config:
     lr: float = _setting(
         1e-3, "learning rate (the peak, for onecycle and linear)", "run", 1e-8, 10, resume="fixed"
     )
-    weight_decay: float = _setting(0.0, "of the optimizer", "run", 0, 1, resume="fixed")
+    weight_decay: float = _setting(
+        0.0, "weight decay of the optimizer", "run", 0, 1, resume="fixed"
+    )
     scheduler: Literal["none", "cosine", "plateau", "onecycle", "linear"] = _setting(
         "none", "learning-rate schedule", "run", resume="fixed"
     )
     epochs: int = _setting(
         50, "passes over the training part", "run updates", 1, 100_000, resume="free"
     )
-    batch_size: int = _setting(8, "images a step and process", "run updates use", 1, 4096)
+    batch_size: int = _setting(8, "images per step and process", "run updates use", 1, 4096)
     accumulate: int = _setting(1, "steps whose gradients make one update", "run updates", 1, 4096)
     clip: float = _setting(0.0, "largest gradient norm, 0 = not clipped", "run", 0)
     seed: int = _setting(
@@ -285,7 +291,7 @@ class Config:
         return {**values, "n_classes": self.n_classes}
 
     def validate(self) -> "Config":
-        """Check every field, and what only several fields together can break.
+        """Check every field, and whether the fields fit together.
 
         Returns:
             The config itself, so that calls can be chained.
@@ -377,7 +383,7 @@ def load(path: str | Path, **overrides: Any) -> Config:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """The config of saved values, which hold at least `preset`; also of an older version's.
+    """The config of saved values, which hold at least `preset`; older versions' values also fit.
 
     Before version 0.2 `seed` also decided the split, and `crop` was the share of the frame that
     training saw.
@@ -424,7 +430,7 @@ def check(name: str, value: Any) -> Any:
 
 
 def parse(name: str, text: str) -> Any:
-    """The checked value that `text` (a command line) means for field `name`."""
+    """The checked value of field `name` that `text`, of a command line, stands for."""
     check_names([name])
     return check(name, fields.from_text(text, _HINTS[name]))
 
@@ -512,7 +518,7 @@ def _check_augment(augment: dict[str, Any]) -> None:
 
 
 def _expected_instead(parameter: str, value: Any) -> str:
-    """What a parameter of an augmentation takes, where `value` is nothing of this; else nothing."""
+    """What a parameter of an augmentation takes; empty if `value` is allowed."""
     if parameter == "fill":
         return "" if value in (0, "random_uniform") else "0 or 'random_uniform'"
     numbers, n, expected = [value], 1, "a number"
@@ -554,7 +560,7 @@ def _check_image(cfg: Config) -> None:
         if n_values not in (1, cfg.in_channels):
             raise ConfigError(
                 f"{name}: {n_values} values for in_channels={cfg.in_channels}; "
-                "give one, or one a channel"
+                "give one, or one per channel"
             )
     if (cfg.window_level is None) != (cfg.window_width is None):
         raise ConfigError("window_level and window_width belong together: set both, or neither")
@@ -563,7 +569,7 @@ def _check_image(cfg: Config) -> None:
 
 
 def _check_patches(cfg: Config) -> None:
-    """Raise `ConfigError` for patches larger than the frame, or turns that a frame cannot make."""
+    """Raise `ConfigError` for patches larger than the frame, or rot90 on one that is not square."""
     height, width = cfg.height_width
     if cfg.patch_size:
         patch_height, patch_width = cfg.patch_height_width

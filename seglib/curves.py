@@ -9,13 +9,13 @@ from .tables import IGNORE
 
 CHUNK = 1 << 15  # pixels counted at once, so that temporary arrays stay in the cache
 COARSE = 897  # bins of `coarse`
-# What eight neighbouring bins have seen, where it is not one single score.
+# Marks of eight neighbouring bins that have seen no score, or more than one; see `_only`.
 EMPTY, MIXED = 65535, 65534
 
-# A bin is a range of float32 bit patterns: the pattern without its last bits. Below one half there
-# are four ranges of scores, of which 11, 14, 17 and 15 bits of the mantissa remain. Above one half
-# it is the pattern of SHIFT - score that counts, with 15 bits, which tells all float32 scores above
-# 1 - 2^-9 apart.
+# A bin is a range of float32 bit patterns that differ in their last bits only. Below one half there
+# are four ranges of scores, whose bins keep 11, 14, 17 and 15 bits of the mantissa. Above one half
+# the bins are those of SHIFT - score, with 15 bits of the mantissa, which separate all float32
+# scores above 1 - 2^-9.
 SHIFT = 1 + 2**-9  # SHIFT - score is exact in float32 for a score of at least 0.5
 _STARTS = [int(np.float32(start).view(np.int32)) for start in (0, 2**-24, 2**-18, 2**-14, 0.5)]
 _DROPPED_BITS = [12, 9, 6, 8]
@@ -29,10 +29,10 @@ BINS = _HALF + _TOP - (int(np.float32(SHIFT - 1).view(np.int32)) >> 8) + 1
 def _bins(prob: np.ndarray) -> np.ndarray:
     """Bins (int32) of float32 scores in [0, 1]; a larger score never has a smaller bin.
 
-    Below one half the bin is a piecewise linear function of the float's bit pattern, in four
-    pieces. Their slopes rise from the first to the third (convex) and fall to the fourth (concave):
-    taking the minimum of the last two and the maximum of all selects the right piece for every
-    element without branching.
+    Below one half the bin is a piecewise linear function of the float's bit pattern, with four
+    segments. Their slopes rise from the first to the third (convex) and fall to the fourth
+    (concave): taking the minimum of the last two and the maximum of all selects the right segment
+    for every element without branching.
     """
     bits = np.minimum(prob, np.float32(0.5)).view(np.int32)
     first, second, third, bins = (
@@ -49,9 +49,9 @@ def _bins(prob: np.ndarray) -> np.ndarray:
 
 def _lowest(bins: np.ndarray) -> np.ndarray:
     """Bit patterns (int32) of the smallest float32 score of each bin."""
-    piece = np.clip(np.searchsorted(_FIRST_BINS, bins, side="right") - 1, 0, 3)
-    offset = (bins - np.take(_FIRST_BINS, piece)) << np.take(_DROPPED_BITS, piece)
-    bits = np.take(_STARTS, piece) + offset
+    segment = np.clip(np.searchsorted(_FIRST_BINS, bins, side="right") - 1, 0, 3)
+    offset = (bins - np.take(_FIRST_BINS, segment)) << np.take(_DROPPED_BITS, segment)
+    bits = np.take(_STARTS, segment) + offset
     high = bins > _HALF
     largest = (((_TOP + _HALF - bins[high]) << 8) + 255).astype(np.int32)  # of SHIFT - score
     score = SHIFT - largest.view(np.float32).astype(np.float64)
@@ -69,12 +69,12 @@ def _flat(values) -> np.ndarray:
 
 
 def divide(numerator: np.ndarray, denominator: np.ndarray, empty: float = np.nan) -> np.ndarray:
-    """Numbers or arrays of one shape: their quotient, and `empty` where the denominator is 0."""
+    """The quotient of numbers or of arrays of one shape; `empty` where the denominator is 0."""
     quotient = np.full(np.shape(denominator), empty)
     return np.divide(numerator, denominator, out=quotient, where=np.asarray(denominator) > 0)
 
 
-# Reductions of ascending bins: `negative` and `positive` (..., bins) are numbers of pixels, `score`
+# Scores of ascending bins: `negative` and `positive` (..., bins) are numbers of pixels, `score`
 # (bins,) is the middle of each bin.
 
 
@@ -88,7 +88,7 @@ def area(negative: np.ndarray, positive: np.ndarray) -> np.ndarray:
 def precision_area(negative: np.ndarray, positive: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """Average precision.
 
-    The pixels of a bin count as if they were in random order where `spread` (bins,) bool, else as
+    Where `spread`, (bins,) bool, is true, the pixels of a bin count as if in random order, else as
     tied. In random order a positive has half of the other pixels of its bin above it.
     """
     fp, tp = (np.cumsum(n[..., ::-1], -1)[..., ::-1] for n in (negative, positive))
@@ -123,8 +123,8 @@ class HistogramROC:
 
     def __init__(self):
         self.counts = np.zeros((BINS, 2), np.int32)
-        # The last 15 bits of the only score that eight neighbouring bins have seen, so that pixels
-        # of one score are known to be tied.
+        # For each group of eight neighbouring bins, the last 15 bits of the only score that it has
+        # seen (else EMPTY or MIXED), so that pixels of one score are known to be tied.
         self._only = np.full(BINS // 8 + 1, EMPTY, np.uint16)
         self._n = 0
 
@@ -167,7 +167,7 @@ class HistogramROC:
             raise ValueError(
                 f"targets: found {np.unique(target)[:9]}; expected 0, 1 and {IGNORE} = ignored"
             )
-        if not (prob.min() >= 0 and prob.max() <= 1):  # NaN fails both
+        if not (prob.min() >= 0 and prob.max() <= 1):  # both comparisons are false for NaN
             nan, low, high = np.isnan(prob).sum(), np.fmin.reduce(prob), np.fmax.reduce(prob)
             raise ValueError(
                 f"scores: found {nan} NaN, the rest {low:g} to {high:g}; "
@@ -183,9 +183,10 @@ class HistogramROC:
     def _note_single_scores(self, bins: np.ndarray, prob: np.ndarray) -> None:
         """Mark the groups of eight bins that have seen one score, and those that have seen more.
 
-        Only groups that are not yet known to be mixed need work, soon none of them.
+        Groups that are known to be mixed are skipped; soon these are all.
         """
-        groups, last_bits = bins >> 3, (prob.view(np.int32) & 0x7FFF).astype(np.uint16)
+        groups = bins >> 3
+        last_bits = (prob.view(np.int32) & 0x7FFF).astype(np.uint16)
         seen = self._only.take(groups)
         new = np.flatnonzero((seen != last_bits) & (seen != MIXED))
         groups, last_bits, empty = groups[new], last_bits[new], seen[new] == EMPTY
@@ -218,8 +219,9 @@ class HistogramROC:
         bins = np.flatnonzero(self.counts[:, 0] | self.counts[:, 1])
         negative, positive = self.counts[bins].T.astype(np.int64)
         low, high = _lowest(bins), _lowest(bins + 1) - 1
-        high[bins == BINS - 1] = low[bins == BINS - 1]  # only 1.0
+        high[bins == BINS - 1] = low[bins == BINS - 1]  # the last bin holds 1.0 only
         only = self._only[bins >> 3]
+        # The only score of a bin has the upper bits of the bin's lowest pattern, or the next ones.
         exact = (low & ~0x7FFF) | (only & 0x7FFF)
         exact += np.where(exact < low, 0x8000, 0).astype(np.int32)
         low, high = (np.where(only == MIXED, edge, exact).astype(np.int32) for edge in (low, high))
@@ -278,9 +280,9 @@ class HistogramROC:
     def sweep(self, thresholds=None) -> dict[str, np.ndarray]:
         """Columns threshold, tp, fp, fn, tn and every metric of counts, pooled over all pixels.
 
-        A row a threshold (0.01 to 0.99 by default), positive where score >= threshold. A threshold
-        inside a bin counts from the bin's lower end: less than 2e-5 away, and not at all at 0.5 or
-        among tied scores.
+        One row per threshold (0.01 to 0.99 by default), positive where score >= threshold. A
+        threshold inside a bin is moved to the bin's lower end: by less than 2e-5, and not at all at
+        0.5 or among tied scores.
         """
         if thresholds is None:
             thresholds = np.linspace(0.01, 0.99, 99)
@@ -361,9 +363,10 @@ def coarse(prob: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def coarse_scores() -> np.ndarray:
     """The middle score of each bin of `coarse`, ascending."""
-    low = (np.arange(450, dtype=np.uint16) << 5).view(np.float16).astype(np.float64)
-    low = (low[:-2] + low[1:-1]) / 2
-    return np.concatenate([low, [0.5], 1 - low[::-1]])
+    edges = np.arange(COARSE // 2 + 1, dtype=np.uint16) << 5  # float16 patterns from 0 to 0.5
+    edges = edges.view(np.float16).astype(np.float64)
+    below_half = (edges[:-1] + edges[1:]) / 2
+    return np.concatenate([below_half, [0.5], 1 - below_half[::-1]])
 
 
 def thin(x: np.ndarray, y: np.ndarray, points: int = 1000) -> np.ndarray:

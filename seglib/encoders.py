@@ -1,4 +1,4 @@
-"""U-Nets on the encoders of segmentation-models-pytorch (smp), and where those get their weights.
+"""U-Nets on the encoders of segmentation-models-pytorch (smp), and the weights of the encoders.
 
 The network is smp's own `Unet`: its weights load into a plain `smp.Unet` and the other way round.
 Used in `03_rsna_finetuning`.
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .errors import ConfigError, DataError
+from .errors import ConfigError, DataError, first_line
 from .fields import nearest
 from .files import load_safely, state_differences
 
-HUB_SECONDS = 10  # how long the hub may take to answer; a download may then take longer
+HUB_SECONDS = 10  # the hub must answer within this time; the download itself may take longer
 LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage of EfficientNet-Lite0
 
 
@@ -62,7 +62,7 @@ def smp_unet(
     try:
         model = smp.Unet(encoder, encoder_weights=None, in_channels=in_channels, classes=n_classes)
     except (ValueError, RuntimeError, TypeError) as error:
-        message = f"encoder: {encoder!r} cannot be the encoder of a U-Net ({_first_line(error)})"
+        message = f"encoder: {encoder!r} cannot be the encoder of a U-Net ({first_line(error)})"
         raise ConfigError(message) from error
     model.encoder_origin = "random"
     if encoder_weights == "imagenet":
@@ -71,7 +71,7 @@ def smp_unet(
         load_state(model.encoder, read(encoder_weights), encoder, encoder_weights)
         model.encoder_origin = f"file {Path(encoder_weights).name}"
     if encoder.startswith("tu-") and _needs_multiples(model.encoder, in_channels):
-        # A wrapper module would rename the weights.
+        # Not a wrapper module, as that would rename the weights.
         model.forward = types.MethodType(_padded_forward, model)
     return model
 
@@ -108,7 +108,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
     """The state dict in a weights file. Nothing in the file is executed.
 
     Raises:
-        ConfigError: a word that is no file.
+        ConfigError: a word other than imagenet and none that is not a file either.
         DataError: no such file, a torn one, or one without a state dict.
     """
     file = Path(path).expanduser()
@@ -123,7 +123,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
             "file"
         )
     state = _read_safetensors(file) if file.suffix == ".safetensors" else load_safely(file)
-    for key in ("state_dict", "model"):  # how training scripts wrap it
+    for key in ("state_dict", "model"):  # training scripts save it under these names
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     is_dict = isinstance(state, dict) and len(state) > 0
@@ -140,7 +140,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise DataError(
-            f"{file}: refused to load: {_first_line(error)}; expected a complete safetensors file"
+            f"{file}: refused to load: {first_line(error)}; expected a complete safetensors file"
         ) from error
 
 
@@ -154,15 +154,15 @@ def load_state(
     `convert_efficientnet_lite0`. Weights for RGB are summed for grey. Two variants with equal names
     and shapes cannot be told apart, such as timm's mobilenetv3 with and without `tf_`.
 
-    timm's own loading (`pretrained_cfg_overlay`) would not refuse: where the names of a file differ
-    from the encoder's, it leaves those layers random and writes to the log.
+    timm's own loading (`pretrained_cfg_overlay`) would not refuse them: if the names in a file
+    differ from the encoder's, it leaves those layers random and only writes to the log.
 
     Raises:
         DataError: the weights of another encoder; names the first differences.
     """
     from timm.models import adapt_input_conv, clean_state_dict
 
-    state = clean_state_dict(state)  # without what DataParallel and torch.compile put in front
+    state = clean_state_dict(state)  # names without the prefixes of DataParallel and torch.compile
     first_key = next(iter(state), "nothing")
     if any(key.startswith("encoder.") for key in state):
         inside = [key for key in state if key.startswith("encoder.")]
@@ -201,7 +201,7 @@ def _renamed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tens
 
 
 def _is_rgb_of(own: Tensor, value: Tensor) -> bool:
-    """Whether `value` is the same convolution as `own`, but for images of three channels."""
+    """Whether `value` is the convolution `own` for RGB, while `own` has other input channels."""
     if own.ndim != 4 or value.ndim != 4:
         return False
     return value.shape[1] == 3 != own.shape[1] and value.shape[2:] == own.shape[2:]
@@ -273,7 +273,7 @@ def _load_from_hub(model: nn.Module, name: str, in_channels: int) -> None:
         model.encoder_origin = "imagenet (hub)"
     # The hub's client, its HTTP library and the file system raise errors of many kinds.
     except Exception as error:
-        reason = trouble or _first_line(error)
+        reason = trouble or first_line(error)
         model.encoder_origin = f"random (asked for imagenet: {reason})"
         warnings.warn(
             f"THE ENCODER STARTS FROM RANDOM WEIGHTS: ImageNet weights of {name} could not be "
@@ -300,7 +300,7 @@ def _hub_trouble() -> str:
             status = get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS / 2).status_code
             trouble = "" if status < 400 else f"{constants.ENDPOINT} answers with HTTP {status}"
         except Exception as error:  # kinds differ between versions of the hub's client
-            trouble = f"no connection to {constants.ENDPOINT}: {_first_line(error)}"
+            trouble = f"no connection to {constants.ENDPOINT}: {first_line(error)}"
 
     # In a thread, as resolving the host's name has no time limit of its own.
     thread = threading.Thread(target=ask, daemon=True)
@@ -323,15 +323,15 @@ def _cache_only() -> Iterator[None]:
 
 @torch.no_grad()
 def _needs_multiples(encoder: nn.Module, in_channels: int) -> bool:
-    """Whether the encoder takes sides divisible by 32 only; tried on a copy without arithmetic.
+    """Whether the encoder takes sides divisible by 32 only; tried on torch's `meta` device.
 
-    One that refuses a side of 64 as well has a fixed size, which its own message names.
+    An encoder that also refuses a side of 64 has a fixed size, which its own error message names.
     """
-    ghost = copy.deepcopy(encoder).to("meta").eval()
+    meta_encoder = copy.deepcopy(encoder).to("meta").eval()
 
     def accepts(side: int) -> bool:
         try:
-            ghost(torch.empty(1, in_channels, side, side, device="meta"))
+            meta_encoder(torch.empty(1, in_channels, side, side, device="meta"))
             return True
         except (RuntimeError, AssertionError):
             return False
@@ -344,8 +344,3 @@ def _padded_forward(self: nn.Module, image: Tensor) -> Tensor:
     height, width = image.shape[-2:]
     image = F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")
     return type(self).forward(self, image)[..., :height, :width]
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -13,9 +13,15 @@ class ConfigError(SeglibError, ValueError):
 
 
 class DataError(SeglibError, ValueError):
-    """A file or a data set is missing, unreadable, or not what its place in the tree promises."""
+    """A file or a data set is missing, unreadable, or of another kind than its place requires."""
 
 
 class TrainingError(SeglibError, ArithmeticError):
     """A training cannot go on: the loss is not a finite number with a gradient, or the memory is
     too small."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 200 characters; its class if it has none."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]

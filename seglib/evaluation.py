@@ -1,4 +1,4 @@
-"""Run and part of the data -> report: scores with their 95 % intervals. Taught in `04`, `07`."""
+"""Evaluate a run on a part of the data: scores with 95 % intervals. Taught in `04` and `07`."""
 
 import copy
 from collections import Counter
@@ -13,13 +13,14 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from . import bootstrap, curves, data, hosts, memory, metrics, plots, prepare, tables
+from . import bootstrap, case_io, curves, data, hosts, memory, metrics, plots, tables
 from .curves import HistogramROC
 from .errors import DataError
 from .formats import images
 from .inference import OPTIONS, Predictor, class_mask, class_plane
 from .report import Report as Report
 from .report import compare as compare
+from .tables import IGNORE
 
 COUNTS = ["tp", "fp", "fn", "tn"]
 IDENTITY = ["case", "patient", "volume", "slice", "class", "annotated"]
@@ -34,10 +35,10 @@ def evaluate(
 
     A row of `per_image` scores one picture or one slice: counts, probabilities, and distances
     within the slice. A row of `per_volume` scores one volume: the summed counts of its slices, and
-    distances in three dimensions. Where the predictor removes connected components or fills holes,
-    it does so for pictures one by one and for volumes as a whole, as `Predictor.predict_volume`
-    does; slices that this part lacks are skipped. No more predictions are held in memory than those
-    of a batch and the masks of one volume.
+    distances in three dimensions. If the predictor removes connected components or fills holes, it
+    does so picture by picture, but for volumes as a whole, as `Predictor.predict_volume` does;
+    slices that this part lacks are skipped. Memory holds the predictions of one batch and the masks
+    of one volume, never more.
 
     Args:
         run: a `Run`, whose best weights are used, or a `Predictor`, for example of `tuned`.
@@ -47,7 +48,7 @@ def evaluate(
             has one.
         distances: also the metrics of distances, such as HD95 (tolerance of the surface Dice: 2
             pixels, or mm where the spacing is known).
-        part: what the report calls this part of the data; by default what it is.
+        part: the name of this part of the data in the report; by default that of the dataset.
 
     Raises:
         DataError: the part is empty, the data is of other classes, or the network's output is not a
@@ -75,15 +76,15 @@ def evaluate(
         summaries.append(_summarise(per_volume, "per volume", cfg))
     summaries.append(scorer.pixels.summary(per_image))
     return Report(
-        title,
-        per_image,
-        per_volume,
-        pd.concat(summaries, ignore_index=True).assign(grid=grid),
-        about,
-        scorer.pixels.curves,
-        scorer.pixels.confusion(per_image),
-        getattr(run, "history", None),
-        _Examples(dataset, predictor),
+        title=title,
+        per_image=per_image,
+        per_volume=per_volume,
+        summary=pd.concat(summaries, ignore_index=True).assign(grid=grid),
+        about=about,
+        curves=scorer.pixels.curves,
+        confusion=scorer.pixels.confusion(per_image),
+        history=getattr(run, "history", None),
+        examples=_Examples(dataset, predictor),
     )
 
 
@@ -91,8 +92,8 @@ def tuned(run, loader, metric: str = "dice") -> Predictor:
     """The best weights of a run with the temperature and thresholds that suit the validation part.
 
     The temperature has the least log loss, the threshold of each class the best pooled `metric`
-    (not for multiclass, where the likeliest class wins). Reports of the result say on what they
-    were chosen.
+    (not for multiclass, where the likeliest class wins). Reports of this predictor name the data
+    that they were chosen on.
 
     Args:
         loader: of the validation part, `batches["val"]`.
@@ -135,7 +136,8 @@ def tuned(run, loader, metric: str = "dice") -> Predictor:
 
 
 def _checked(run, loader) -> tuple[Predictor, Any]:
-    """The predictor of a run, and the data of a loader without augmentation, if they fit."""
+    """The predictor of a run, and the dataset of a loader without augmentation; `DataError` if
+    they do not fit together."""
     dataset = loader.dataset
     if not len(dataset):
         raise DataError(
@@ -156,7 +158,7 @@ def _checked(run, loader) -> tuple[Predictor, Any]:
 def _batches(
     predictor: Predictor, dataset, loader, order: list[int]
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Every image once, in this order: numbers in the dataset, and probabilities (N, K, H, W)."""
+    """Every image once, in this order: positions in the dataset, and probabilities (N, K, H, W)."""
     batches = DataLoader(dataset, loader.batch_size, sampler=order, num_workers=loader.num_workers)
     for batch in hosts.progress(batches, desc=f"evaluate {dataset.part}", leave=False):
         yield batch["index"].tolist(), predictor.probabilities(batch["image"]).cpu().numpy()
@@ -195,7 +197,7 @@ class _Image:
 
 
 class _Scorer:
-    """Scores images as their probabilities come, and a volume once all of its slices are there."""
+    """Scores pictures batch by batch, and a volume once all of its slices are predicted."""
 
     def __init__(self, predictor: Predictor, dataset, grid: str, distances: bool):
         self.predictor, self.dataset = predictor, dataset
@@ -204,28 +206,29 @@ class _Scorer:
         self.threads = min(hosts.n_cores(), 8)
         self.pixels = _Pixels(predictor)
         self.order = _order(dataset.cases)
-        # Volume -> number of its slices that are still to come.
+        # Volume -> number of its slices that have not been predicted yet.
         self.n_missing = Counter(filter(None, _volumes(dataset.cases)))
-        self.slices: list[_Image] = []  # of the volume that is being read
+        self.slices: list[_Image] = []  # the slices so far of the current volume
         # (number, class) and (volume, patient, class) -> metric -> score.
         self.scores: dict[tuple, dict[str, float]] = {}
         self.volume_distances: dict[tuple, dict[str, float]] = {}
 
     def add(self, pool: ThreadPoolExecutor, numbers: list[int], prob: np.ndarray) -> None:
-        """Score the images of a batch; `prob` (N, K, H, W) comes at the size of the store."""
-        # X-rays of 20 million pixels: only a few are in memory at the original size, not a batch.
+        """Score the images of a batch; `prob` (N, K, H, W) has the size of the store."""
+        # Some X-rays have 20 million pixels: a whole batch at that size may not fit into memory.
         for start in range(0, len(numbers), self.threads):
             chunk = slice(start, start + self.threads)
             self._add_few(pool, numbers[chunk], prob[chunk])
 
     def _add_few(self, pool: ThreadPoolExecutor, numbers: list[int], prob: np.ndarray) -> None:
         # One thread reads, because it remembers the volume of the last slice.
-        opened = [self._open(number, of_image) for number, of_image in zip(numbers, prob)]
+        pairs = zip(numbers, prob)
+        opened = [self._open(number, prob_of_image) for number, prob_of_image in pairs]
         complete = self._complete([image for image, _ in opened])
         jobs: list[tuple[dict, Any, Future]] = []
-        for image, of_image in opened:
+        for image, prob_of_image in opened:
             for k in self._annotated(image):
-                job = pool.submit(_probability_scores, image, of_image[k], k, self.task)
+                job = pool.submit(_probability_scores, image, prob_of_image[k], k, self.task)
                 jobs.append((self.scores, (image.number, k), job))
         for group in complete:
             for image in group:
@@ -236,8 +239,8 @@ class _Scorer:
                 for k, name in self.structures.items():
                     job = pool.submit(self._distances_of_volume, group, k)
                     jobs.append((self.volume_distances, (*group[0].volume, name), job))
-        for image, of_image in opened:  # while the threads compute
-            self.pixels.add_probabilities(image, of_image)
+        for image, prob_of_image in opened:  # while the threads compute
+            self.pixels.add_probabilities(image, prob_of_image)
         for group in complete:
             for image in group:
                 self.pixels.add_mask(image)
@@ -251,14 +254,14 @@ class _Scorer:
             shape = (int(case["height"]), int(case["width"]))
             prob = images.unfit(prob, shape, cfg.resize)
             inverted = self.dataset.store.info["inverted"]
-            truth = prepare.read_truth(case, cfg, inverted, shape)[0]
+            truth = case_io.read_truth(case, cfg, inverted, shape)[0]
         else:
             truth = self.dataset.pixels(number)[1]
         decide = self.predictor.raw_mask if _volume_of(case) else self.predictor.mask
         return _Image(self.dataset, number, plots.flat(truth), decide(prob)), prob
 
     def _complete(self, opened: list[_Image]) -> list[list[_Image]]:
-        """Groups to score: every picture, and the cleaned slices of every volume now complete."""
+        """Groups to score: every picture, and the cleaned slices of every complete volume."""
         complete = []
         for image in opened:
             if image.volume is None:
@@ -276,7 +279,7 @@ class _Scorer:
         return [k for k in self.structures if image.annotated[k]]
 
     def _mask_scores(self, image: _Image, k: int) -> dict[str, float]:
-        """Counts of one class of an image, and what is computed from them and from its boundary."""
+        """Counts of one class of an image, and the metrics of counts and of distances."""
         truth, valid = class_mask(image.truth, k, self.task), _valid(image, k, self.task)
         pred = class_mask(image.mask, k, self.task)
         count = metrics.counts(pred, truth, valid)
@@ -299,23 +302,23 @@ class _Scorer:
         return _distances(pred, truth, valid, spacing)
 
     def per_image(self) -> pd.DataFrame:
-        """A row an image and class, in the order of the case table."""
+        """One row per image and class, in the order of the case table."""
         names = metrics.names("counts", "probabilities", "distances")
         columns = [*IDENTITY, "n_true", "n_pred", *COUNTS, *names]
         missing = dict.fromkeys(columns, np.nan)
         rows = []
         for number in range(len(self.dataset)):
             case = self.dataset.cases.iloc[number]
-            identity = {name: case.get(name, "") for name in IDENTITY[:4]}
+            of_case = {name: case.get(name, "") for name in IDENTITY[:4]}
             for k, name in self.structures.items():
                 annotated = bool(self.dataset.annotated[number][k])
+                identity = {**of_case, "class": name, "annotated": annotated}
                 scores = self.scores.get((number, k), {})
-                about = {**identity, "class": name, "annotated": annotated}
-                rows.append({**missing, **about, **scores})
+                rows.append({**missing, **identity, **scores})
         return pd.DataFrame(rows, columns=columns)
 
     def per_volume(self, per_image: pd.DataFrame) -> pd.DataFrame:
-        """A row a volume and class: the counts of its slices added up, and distances in 3-D."""
+        """One row per volume and class: the summed counts of its slices, and distances in 3-D."""
         slices = per_image[(per_image["volume"] != "") & per_image["annotated"]]
         if slices.empty:
             return pd.DataFrame(columns=per_image.columns.drop("slice"))
@@ -341,7 +344,8 @@ def _volumes(cases: pd.DataFrame) -> list[tuple[str, str] | None]:
 
 
 def _order(cases: pd.DataFrame) -> list[int]:
-    """Numbers of the cases, as they are, but the slices of a volume together and in their order."""
+    """Positions of the cases in the order of the table, but with the slices of each volume together
+    and in their own order."""
     groups: dict[Any, int] = {}
     keys = [volume or number for number, volume in enumerate(_volumes(cases))]
     group = [groups.setdefault(key, len(groups)) for key in keys]
@@ -351,7 +355,7 @@ def _order(cases: pd.DataFrame) -> list[int]:
 
 def _clean_volume(predictor: Predictor, slices: list[_Image]) -> None:
     """Remove the components and fill the holes of a volume, as the predictor is set."""
-    if not _same_size(slices):  # slices in picture files: there is no volume to connect them in
+    if not _same_size(slices):  # picture files of different sizes cannot be stacked to a volume
         for image in slices:
             image.mask = predictor.cleaned(image.mask)
         return
@@ -366,19 +370,19 @@ def _same_size(slices: list[_Image]) -> bool:
 
 def _valid(image: _Image, k: int, task: str) -> np.ndarray:
     """(H, W) bool: where the truth of a class is known."""
-    return class_plane(image.truth, k, task) != images.IGNORE
+    return class_plane(image.truth, k, task) != IGNORE
 
 
 def _probability_scores(image: _Image, prob: np.ndarray, k: int, task: str) -> dict[str, float]:
-    return metrics.probability_scores(
-        prob, class_mask(image.truth, k, task), _valid(image, k, task)
-    )
+    truth = class_mask(image.truth, k, task)
+    return metrics.probability_scores(prob, truth, _valid(image, k, task))
 
 
 def _distances(
     pred: np.ndarray, truth: np.ndarray, valid: np.ndarray, spacing: tuple[float, ...] | None
 ) -> dict[str, float]:
-    """Distances in the box of what is valid: padding must not lengthen the image's diagonal."""
+    """Metrics of distances in the box of the valid pixels, as padding would lengthen the diagonal
+    that stands for a missing mask."""
     box = metrics.box_of(valid) if valid.any() else (slice(None),) * valid.ndim
     return metrics.surface_distances((pred & valid)[box], (truth & valid)[box], spacing)
 
@@ -391,7 +395,7 @@ def _spacing(case: Any, columns: tuple[str, ...]) -> tuple[float, ...] | None:
     return tuple(float(value) for value in values)
 
 
-# ---- what the report says of itself
+# ---- the header of the report
 
 
 def _about(
@@ -428,7 +432,7 @@ def _about(
 
 
 def _seen_in_training(per_image: pd.DataFrame, predictor: Predictor, dataset) -> pd.Series | None:
-    """Whether the weights were trained with the image of each row; None where they do not tell."""
+    """Whether the weights were trained with the image of each row; None if that is unknown."""
     if predictor.trained_on is None:
         return None
     hashes = dataset.cases.set_index("case")["sha256"].str.slice(0, 16)
@@ -461,15 +465,16 @@ def _unit(cases: pd.DataFrame, columns: tuple[str, ...], grid: str, element: str
 
 
 class _Pixels:
-    """All pixels of a part, class against the rest, added up image by image.
+    """Histograms and confusion matrix of all pixels of a part of the data, one class against the
+    rest, added up image by image.
 
-    It takes 13 MB a class and 7 kB a patient, whatever the number of images.
+    They take 13 MB per class and 7 kB per patient, whatever the number of images.
     """
 
     def __init__(self, predictor: Predictor):
         self.cfg, self.structures = predictor.config, predictor.structures
         self.curves = {name: HistogramROC() for name in self.structures.values()}
-        self.patients: dict[Any, np.ndarray] = {}  # coarse histograms, to draw patients from
+        self.patients: dict[Any, np.ndarray] = {}  # patient -> coarse histogram, for the intervals
         self.matrix = np.zeros((self.cfg.n_classes, self.cfg.n_classes), np.int64)
 
     def add_probabilities(self, image: _Image, prob: np.ndarray) -> None:
@@ -483,7 +488,7 @@ class _Pixels:
             target = class_plane(image.truth, k, task)
             if task == "multiclass":
                 of_class = (target == k).astype(np.uint8)
-                target = np.where(target == images.IGNORE, np.uint8(images.IGNORE), of_class)
+                target = np.where(target == IGNORE, np.uint8(IGNORE), of_class)
             try:
                 self.curves[name].update(prob[k], target)
             except ValueError as error:
@@ -498,12 +503,12 @@ class _Pixels:
         """Add an image to the confusion matrix of classes that exclude one another."""
         if self.cfg.task != "multiclass":
             return
-        valid = image.truth != images.IGNORE
+        valid = image.truth != IGNORE
         pairs = image.truth[valid].astype(np.int64) * len(self.matrix) + image.mask[valid]
         self.matrix += np.bincount(pairs, minlength=self.matrix.size).reshape(self.matrix.shape)
 
     def confusion(self, per_image: pd.DataFrame) -> dict[str, pd.DataFrame]:
-        """Pixels by truth and prediction: of all classes, or of each where they may overlap."""
+        """Pixels by truth and prediction: one table, or one per class if classes may overlap."""
         if self.cfg.task == "multiclass":
             names = list(self.cfg.class_names)
             return {"pixels": pd.DataFrame(self.matrix, names, names)}
@@ -526,7 +531,8 @@ class _Pixels:
         rows = []
         for place, name in enumerate(scores.index):
             table = per_image if name == "mean" else per_image[per_image["class"] == name]
-            numbers = {"n": table.loc[table["annotated"], "case"].nunique(), **_numbers(table)}
+            n_images = table.loc[table["annotated"], "case"].nunique()
+            numbers = {"n": n_images, **_n_empty_and_missing(table)}
             for metric in scores:
                 value = scores.loc[name, metric]
                 low, high = offsets[metric][place] if metric in offsets else (np.nan, np.nan)
@@ -541,7 +547,7 @@ class _Pixels:
         return pd.DataFrame(rows)
 
 
-def _numbers(table: pd.DataFrame) -> dict[str, int]:
+def _n_empty_and_missing(table: pd.DataFrame) -> dict[str, int]:
     """How many rows of a table have an empty truth, and how many have no mask."""
     scored = table[table["annotated"]]
     return {
@@ -553,14 +559,15 @@ def _numbers(table: pd.DataFrame) -> dict[str, int]:
 def _summarise(table: pd.DataFrame, average: str, cfg) -> pd.DataFrame:
     """The long summary of one table of scores: each class and their mean.
 
-    Every metric is averaged over rows; metrics of counts by image also over pixels ("pooled"). A
-    class without any mask keeps its rows, with n = 0, so that what is missing can be seen.
+    Every metric is averaged over rows. Those of counts are also computed from the summed counts of
+    all images ("pooled"). A class without any mask keeps its rows, with n = 0, which shows that
+    its masks are missing.
     """
     unit = "case" if average == "per image" else "volume"
     rows = []
     for name in [*dict.fromkeys(table["class"]), "mean"]:
         of_class = table if name == "mean" else table[table["class"] == name]
-        scored, numbers = of_class[of_class["annotated"]], _numbers(of_class)
+        scored, numbers = of_class[of_class["annotated"]], _n_empty_and_missing(of_class)
         for metric in _metrics_of(table):
             # For the mean, first over the classes of an image.
             values = scored.groupby([unit, "patient"], sort=False)[metric].mean().reset_index()
@@ -581,14 +588,14 @@ def _summarise(table: pd.DataFrame, average: str, cfg) -> pd.DataFrame:
 
 
 def _metrics_of(table: pd.DataFrame) -> list[str]:
-    """The metrics in a table of scores: those of counts, and others of which a row has a value."""
+    """The metrics of counts, and those others of which some row of the table has a value."""
     always = metrics.names("counts")
     names = metrics.names("counts", "probabilities", "distances")
     return [m for m in names if m in table and (m in always or table[m].notna().any())]
 
 
 class _Examples:
-    """Images of a part at the size of the store, with truth and prediction, made on demand."""
+    """Images of a part at the size of the store, with truth and prediction, computed on demand."""
 
     def __init__(self, dataset, predictor: Predictor):
         self.dataset, self.predictor = dataset, predictor
@@ -598,7 +605,7 @@ class _Examples:
 
         A slice is cleaned with its whole volume, so all slices of the volume are predicted.
         """
-        image, truth, prob = self.scores(case)
+        image, truth, prob = self.probabilities(case)
         cases = self.dataset.cases
         volume = _volume_of(cases[cases["case"] == case].iloc[0])
         if volume is None or not self.predictor.cleans:
@@ -608,11 +615,11 @@ class _Examples:
             for number in _order(cases)
             if _volume_of(cases.iloc[number]) == volume
         ]
-        masks = [self.predictor.raw_mask(self.scores(name)[2]) for name in names]
+        masks = [self.predictor.raw_mask(self.probabilities(name)[2]) for name in names]
         cleaned = self.predictor.cleaned(np.stack(masks, axis=-3))
         return image, truth, cleaned[..., names.index(case), :, :]
 
-    def scores(self, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def probabilities(self, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The same with probabilities (K, H, W) instead of the prediction."""
         number = int(np.flatnonzero(self.dataset.cases["case"] == case)[0])
         image, mask = self.dataset.pixels(number)

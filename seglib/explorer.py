@@ -1,4 +1,4 @@
-"""Look through the cases of a report with sliders, the worst first. Taught in `08`."""
+"""Browse the cases of a report with sliders, the worst first. Taught in `08`."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from .report import Report
 
 
 def explore(report: Report, metric: str = "dice") -> Any:
-    """Widgets to look through the cases: input, truth, prediction and difference, the worst first.
+    """Widgets to browse the cases: input, truth, prediction and difference, the worst first.
 
-    A case is chosen (or a volume and its slice), the threshold, and whether masks are shown.
+    They choose the case (or a volume and its slice), the threshold, and whether masks are shown.
 
     Args:
         report: of `evaluation.evaluate`.
@@ -52,6 +52,7 @@ def explore(report: Report, metric: str = "dice") -> Any:
 
     def draw(chosen: str, number: int, level: float, masks: bool) -> None:
         cases = cases_of.loc[chosen, "cases"]
+        # The slice number is still that of the last volume, which may have had more slices.
         case = cases[min(number, len(cases) - 1)]
         show(report, case, f"{case}\n{metric} {score_of[case]:.3f}", level, masks)
         plt.show()
@@ -63,7 +64,7 @@ def explore(report: Report, metric: str = "dice") -> Any:
 
 
 def _cases_by_unit(scored: pd.DataFrame, unit: str, metric: str) -> pd.DataFrame:
-    """A row a case or volume, the worst first: its mean score, and the names of its cases."""
+    """One row per case or volume, the worst first: its mean score, and the names of its cases."""
     groups = scored.groupby(unit, sort=False)
     table = pd.DataFrame({"score": groups[metric].mean(), "cases": groups["case"].unique()})
     return table.sort_values("score", ascending=not metrics.less_is_better(metric))
@@ -72,10 +73,10 @@ def _cases_by_unit(scored: pd.DataFrame, unit: str, metric: str) -> pd.DataFrame
 def show(report: Report, case: str, title: str, threshold: float, masks: bool = True) -> Figure:
     """Input, truth, prediction at a threshold and difference of one case; or the input alone.
 
-    For multiclass a pixel belongs to the likeliest class if that is above the threshold, else to
-    the background.
+    For multiclass, a pixel belongs to the likeliest class if its probability reaches the threshold,
+    else to the background.
     """
-    image, truth, prob = report.examples.scores(case)
+    image, truth, prob = report.examples.probabilities(case)
     if not masks:
         return plots.grid([image], [title], side=4)
     task = report.examples.predictor.config.task

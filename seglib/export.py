@@ -1,4 +1,4 @@
-"""A trained network for use elsewhere: ONNX, `torch.export`, a Kaggle data set. Taught in `08`."""
+"""Export a trained network: ONNX, `torch.export`, a Kaggle data set. Taught in `08`."""
 
 import copy
 import json
@@ -47,7 +47,7 @@ class Exported(NamedTuple):
 
 
 class Deployed(nn.Module):
-    """A copy of a predictor's network with its normalisation, temperature and activation.
+    """A copy of a predictor's network that includes normalisation, temperature and activation.
 
     Images (N, C, H, W) float32 from 0 to 1 -> probabilities (N, classes, H, W) float32.
     """
@@ -55,7 +55,8 @@ class Deployed(nn.Module):
     def __init__(self, predictor: Predictor):
         super().__init__()
         cfg = predictor.config
-        self.network, self.task = copy.deepcopy(predictor.model).float().cpu(), cfg.task
+        self.network = copy.deepcopy(predictor.model).float().cpu()
+        self.task = cfg.task
         self.temperature = predictor.temperature
         for name in ("mean", "std"):
             values = torch.tensor(getattr(cfg, name)).expand(cfg.in_channels).reshape(1, -1, 1, 1)
@@ -76,7 +77,7 @@ def to_onnx(
     output is `probability` (batch, classes, H, W). It takes batches of any size.
 
     Args:
-        weights: a weights file, or a `Predictor`, whose temperature is taken over, too.
+        weights: a weights file, or a `Predictor`, whose temperature is then used as well.
         model: a network of the class that was passed to `fit`, if one was.
 
     Raises:
@@ -117,8 +118,8 @@ def to_program(
 ) -> Exported:
     """Write a `.pt2` file of `torch.export`, with the arguments, input and output of `to_onnx`.
 
-    `torch.export.load(path).module()` is the network, without this package. Load such files from
-    people you trust only.
+    `torch.export.load(path).module()` is the network; it does not need this package. Load such
+    files only from people whom you trust.
     """
     deployed, example = _deployed(weights, model)
 
@@ -134,10 +135,10 @@ def to_program(
 
 
 def _deployed(weights: str | Path | Predictor, model: nn.Module | None) -> tuple[Deployed, Tensor]:
-    """The network to export, and images of its size."""
+    """The network to export, and an example batch of its input."""
     predictor = weights
     if not hasattr(weights, "probabilities"):
-        predictor = Predictor.load(weights, "cpu", "fp32", model)
+        predictor = Predictor.load(weights, device="cpu", precision="fp32", model=model)
     cfg = predictor.config
     deployed = Deployed(predictor).to(memory_format=torch.contiguous_format)
     return deployed, torch.rand(2, cfg.in_channels, *cfg.height_width)
@@ -146,28 +147,35 @@ def _deployed(weights: str | Path | Predictor, model: nn.Module | None) -> tuple
 @torch.inference_mode(False)
 @torch.no_grad()
 def _checked(deployed: Deployed, example: Tensor, path: Path, write, load) -> Exported:
-    """Write under a temporary name, compare with PyTorch on batches of 1 and 3, time, rename."""
+    """Write under a temporary name, compare with PyTorch on batches of 1 and 3, time, rename.
+
+    Args:
+        write: called with the path to write.
+        load: called with that path; returns the exported network as a function.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export_", dir=path.parent) as scratch:
         partial = Path(scratch) / path.name
         write(partial)
-        run, difference = load(partial), 0.0
+        run = load(partial)
+        difference = 0.0
         generator = torch.Generator().manual_seed(0)
         for n in (1, 3):
             image = torch.rand(n, *example.shape[1:], generator=generator)
             difference = max(difference, float(np.abs(run(image) - deployed(image).numpy()).max()))
-        if not difference <= LIMIT:
+        if not difference <= LIMIT:  # also true for NaN
             raise DataError(
                 f"{path}: its probabilities differ from PyTorch's by {difference:.1e}; "
                 f"expected {LIMIT:.0e}"
             )
         times = [_milliseconds(call, image[:1]) for call in (deployed, run)]
         partial.replace(path)
-    return Exported(path, path.stat().st_size / 1e6, difference, *times)
+    torch_ms, ms = times
+    return Exported(path, path.stat().st_size / 1e6, difference, torch_ms, ms)
 
 
 def _milliseconds(call: Callable[[Tensor], object], image: Tensor, rounds: int = 5) -> float:
-    """Median time of a call; the first one, which also prepares, does not count."""
+    """Median time of a call; the first call, which also prepares the others, does not count."""
     seconds = []
     for _ in range(rounds + 1):
         start = time.perf_counter()
@@ -191,11 +199,11 @@ def kaggle_folder(
     Args:
         weights: a weights file, or a `Predictor` that was loaded from one.
         owner: your Kaggle user name.
-        title: 6 to 50 characters; the address is made of it.
-        report: of `evaluation.evaluate`, or the folder where it was saved, for the scores of the
-            card; by default the folder `evaluation` beside the weights, if it is of them.
-        licence: one of Kaggle's names, for example "CC0-1.0"; weights inherit limits from their
-            data.
+        title: 6 to 50 characters; the address of the data set is derived from it.
+        report: of `evaluation.evaluate`, or the folder where it was saved, for the scores on the
+            card; by default the folder `evaluation` beside the weights, if it is of these.
+        licence: one of Kaggle's names, for example "CC0-1.0"; the licence of the training data may
+            restrict the choice.
 
     Raises:
         ConfigError: a title or user name that Kaggle refuses.
@@ -241,7 +249,7 @@ def _file_of(weights: str | Path | Predictor) -> Path:
 def _report_beside(weights: Path) -> Path | None:
     """The report in the folder `evaluation` beside the weights, if it is of these weights.
 
-    A report older than the weights is of other ones: a resumed run may have replaced them since.
+    A report older than the weights belongs to earlier ones, which a resumed run has replaced.
     """
     path = weights.parent / "evaluation" / reports.JSON
     if not path.is_file() or path.stat().st_mtime < weights.stat().st_mtime:
@@ -296,7 +304,7 @@ def _facts(weights: Path, description: dict) -> dict[str, str]:
 def _network(cfg) -> str:
     """The architecture with the settings that it takes, such as `unet, base_channels 64, depth 4`.
 
-    The channels of its input stand in a row of their own.
+    The input channels are left out, as they have a row of their own.
     """
     parameters = tables.parameters(tables.ARCHITECTURES[cfg.architecture].build)
     names = [name for name in config.fields_that("network") if name in parameters]
@@ -306,7 +314,7 @@ def _network(cfg) -> str:
 
 
 def _scores(source: Any) -> list[str]:
-    """Lines with the headline scores of a report, but those of pixels."""
+    """Lines with the headline scores of a report, except those of pixels."""
     if source is None:
         return ["No test is reported. The validation Dice above chose the weights: it is too good."]
     test = reports.read(source)

@@ -34,8 +34,9 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 def coerce(value: Any, hint: Any) -> Any:
     """`value` in the form of `hint`, or `INVALID` where it has another type.
 
-    Lists become tuples, whole numbers floats, paths strings, numpy scalars Python's numbers, and
-    keys of dictionaries strings. Nothing is guessed: "5" is no int, and 1 is no bool.
+    Lists become tuples; whole numbers become floats where a float is expected; paths and the keys
+    of dictionaries become strings; numpy scalars become Python's numbers. Nothing is guessed: "5"
+    is not an int, and 1 is not a bool.
     """
     if isinstance(value, Path):
         value = str(value)
@@ -49,7 +50,7 @@ def coerce(value: Any, hint: Any) -> Any:
 
 
 def _coerce_to(value: Any, hint: Any) -> Any:
-    """`coerce` for a hint that is no union."""
+    """`coerce` for a hint that is not a union."""
     origin = typing.get_origin(hint)
     if hint is float and type(value) in (int, float):
         return _as_float(value)
@@ -117,9 +118,9 @@ def _describe_alternative(hint: Any) -> str:
 
 
 def from_text(text: str, hint: Any) -> Any:
-    """The value that `text` (a command line, an INI file) means for a setting of this type.
+    """The value of this type that `text` stands for, in a command line or an INI file.
 
-    The text itself where it means nothing of this type; `coerce` then refuses it.
+    Text that stands for no value of this type is returned as it is, for `coerce` to refuse.
     """
     text = text.strip()
     word = text.lower()

@@ -1,4 +1,4 @@
-"""Files that are whole under their name or not there; weights files opened without running code."""
+"""Write files completely or not at all; open weights files without running code from them."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from .errors import DataError, first_line
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -18,8 +18,8 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def replacing(path: str | Path, before: Path | None = None) -> Iterator[Path]:
     """A hidden temporary file beside `path` to write to, which becomes `path` at the end.
 
-    When the block ends well, the file is flushed to the disk and renamed; when it fails, the file
-    is removed and an old one at `path` stays. Missing folders are made.
+    If the block succeeds, the file is flushed to the disk and renamed; if it fails, the file is
+    removed and an old one at `path` stays. Missing folders are made.
 
     Args:
         before: the old file is renamed to this, instead of being replaced.
@@ -54,14 +54,14 @@ def _is_disk_full(error: Exception, partial: Path, free: int) -> bool:
     """Whether a write failed because of the disk; `free` are the bytes left on it."""
     if getattr(error, "errno", None) in DISK_FULL:
         return True
-    # torch's own writer hides the reason. A disk that has less space left than the file already
-    # takes is taken to be full.
+    # torch's own writer hides the reason. We call a disk full that has less space left than the
+    # file already takes.
     written = partial.stat().st_size if partial.exists() else 0
     return isinstance(error, RuntimeError) and free <= max(written, 1 << 16)
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """A text file, whole or not at all; ends with a new line."""
+    """Write a text file completely or not at all; it ends with a new line."""
     with replacing(path) as partial:
         partial.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
     return Path(path)
@@ -73,7 +73,7 @@ def load_safely(path: str | Path) -> Any:
     Raises:
         DataError: no such file, or one that is damaged or asks to run code; says which.
     """
-    import torch  # heavy: a command line that only prints its help does without
+    import torch  # slow to import, and a command that only prints its help does not need it
 
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file")
@@ -84,8 +84,7 @@ def load_safely(path: str | Path) -> Any:
         if asked_for:
             reason = f"it asks for {asked_for[1]}, which could run code"
         else:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            reason = lines[0].split(" In PyTorch")[0][:200]
+            reason = first_line(error).split(" In PyTorch")[0]
         raise DataError(
             f"{path}: refused to load: {reason}; "
             "expected a complete file of tensors and plain values only"
@@ -93,7 +92,7 @@ def load_safely(path: str | Path) -> Any:
 
 
 def state_differences(expected: dict[str, Any], state: dict[str, Any]) -> list[str]:
-    """In words, how a state_dict differs from a network's own: names, then the first shapes."""
+    """How a state_dict differs from a network's own, as text: names, then the first two shapes."""
     missing = sorted(set(expected) - set(state))
     unknown = sorted(set(state) - set(expected))
     differences = []

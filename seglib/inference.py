@@ -1,6 +1,7 @@
-"""`Predictor`: trained weights to masks, in the size of the input. Taught in `04` and `08`."""
+"""`Predictor`: from trained weights to masks in the size of the input. Taught in `04` and `08`."""
 
 import copy
+import functools
 import math
 import warnings
 from collections import Counter, deque
@@ -24,7 +25,7 @@ READ_AHEAD = 4  # pictures of a folder that are read before the network needs th
 
 
 class Prediction(NamedTuple):
-    """What the network makes of one image.
+    """The result for one image.
 
     `prob` (C, H, W) float32. `mask` uint8: (H, W) of 0 and 1 (binary) or of class numbers
     (multiclass), (C, H, W) of 0 and 1 (multilabel).
@@ -35,7 +36,7 @@ class Prediction(NamedTuple):
 
 
 class VolumePrediction(NamedTuple):
-    """What the network makes of a volume.
+    """The result for one volume.
 
     `mask` uint8 as displayed, (S, H, W), or (C, S, H, W) for multilabel. `grid` brings it back into
     the file's axes. `millilitres` maps a class to its volume, NaN where the spacing is unknown.
@@ -50,24 +51,24 @@ class Predictor:
     """A trained network with everything it needs to go from pixels to a mask.
 
     `Predictor.load(run.best).predict(array)` resizes the array to the network's size and the result
-    back to the size of the array. Set one of `OPTIONS` on a predictor and every prediction and
-    evaluation follows; `evaluation.compare` tells whether it is a gain.
+    back to the size of the array. One of `OPTIONS` that is set on a predictor holds for all of its
+    predictions and evaluations; `evaluation.compare` tells whether it improves them.
 
     Attributes:
         tta: test-time augmentation, the mean over the flips that the network was trained with.
-        tta_rotation: also the mean over two views turned by so many degrees, to the left and to the
-            right.
+        tta_rotation: degrees; the mean also includes two views, turned by this angle to the left
+            and to the right.
         min_component_size: connected components of fewer pixels (volumes: voxels) are removed from
             every class.
         keep_largest_component: of every class only the largest connected component of a picture or
             volume is kept.
         fill_holes: background that a class encloses becomes that class.
         temperature: logits are divided by it.
-        thresholds: one for each class instead of the config's; see `evaluation.tuned`.
-        chosen: what was chosen for this predictor, and on which data.
+        thresholds: one for each class, instead of the config's; see `evaluation.tuned`.
+        chosen: temperature and thresholds as text, with the data they were chosen on.
         trained_on: first 16 characters of the hashes of the images that the weights were trained
             with, or None.
-        weights: the file that they were loaded from, or None.
+        weights: the file that the weights were loaded from, or None.
     """
 
     tta_rotation = 0.0
@@ -180,7 +181,7 @@ class Predictor:
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
-        # Outside of the except block the error no longer holds the tensors of the attempt.
+        # Outside `except`, so that the error no longer holds the tensors of the failed attempt.
         halves = batch.split(math.ceil(len(batch) / 2))
         return torch.cat([self.probabilities(half) for half in halves])
 
@@ -205,8 +206,8 @@ class Predictor:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Probabilities of the rotated batch, rotated back; and their coverage (N, 1, H, W).
 
-        Corners leave the frame, so a view covers some pixels partly or not at all (0 to 1). The
-        probabilities are already multiplied by the coverage.
+        Coverage is 0 to 1: corners leave the frame, so that a view covers some pixels partly or not
+        at all. The probabilities are already multiplied by it.
         """
         from torchvision.transforms.v2 import InterpolationMode, functional  # heavy
 
@@ -241,13 +242,13 @@ class Predictor:
     ) -> Prediction:
         """The same at the image's own resolution: tiles of the network's size, blended smoothly.
 
-        For images much larger than the network's input, and networks that were trained at that
-        scale. The outer eighth of a tile, where the network sees padding, does not count except at
-        the image's edge. If the network sees no farther than that, the result equals the one of the
-        whole image.
+        For images much larger than the network's input, if the network was trained at their scale.
+        The outer eighth of a tile, where the network sees padding, is not used, except at the
+        image's edge. If the network's receptive field reaches no farther than that, the result
+        equals that of the whole image.
 
         Args:
-            overlap: share of a tile that the next one covers too, 0.3 to 0.9.
+            overlap: share of a tile that the next tile also covers, 0.3 to 0.9.
         """
         if not 0.3 <= overlap <= 0.9:
             raise DataError(f"overlap: {overlap} is not allowed; expected 0.3 to 0.9")
@@ -283,7 +284,7 @@ class Predictor:
         if image.dtype == bool:
             image = image.astype(np.uint8) * 255
         if image.ndim == 3 and image.shape[2] in (2, 4) and image.shape[2] != cfg.in_channels:
-            image = image[..., :-1]  # transparency must not take part in the stretch to 8 bits
+            image = image[..., :-1]  # transparency must not influence the scaling to 8 bits
         return images.as_channels(images.to_uint8(image, cfg.percentiles), cfg.in_channels)
 
     # ---- from probabilities to masks
@@ -291,15 +292,15 @@ class Predictor:
     def to_one_hot(self, prob: np.ndarray) -> np.ndarray:
         """Probabilities (C, H, W) -> bool of the same shape, by `metrics.to_one_hot`.
 
-        True for the likeliest class (multiclass), else for every class from its threshold on. This
-        is the decision alone; nothing is cleaned.
+        True for the likeliest class (multiclass), or for every class whose probability reaches its
+        threshold. Nothing is cleaned.
         """
         thresholds = torch.tensor(self.thresholds or [self.config.threshold])[:, None, None]
         batch = torch.from_numpy(prob)[None]
         return metrics.to_one_hot(batch, self.config.task, thresholds)[0].numpy()
 
     def raw_mask(self, prob: np.ndarray) -> np.ndarray:
-        """Probabilities (C, H, W) -> mask, not cleaned: for a slice, whose volume is cleaned."""
+        """Probabilities (C, H, W) -> mask, not cleaned; slices are cleaned with their volume."""
         return metrics.to_label_map(torch.from_numpy(self.to_one_hot(prob)), self.config.task)
 
     def mask(self, prob: np.ndarray) -> np.ndarray:
@@ -310,27 +311,31 @@ class Predictor:
         """A mask without small components and with its holes filled, as this predictor is set.
 
         See `min_component_size`, `keep_largest_component` and `fill_holes`. A volume is cleaned as
-        a whole: components are connected across its slices. Pixels that a class of a multiclass
-        mask loses become background, and only background is filled.
+        a whole: components are connected across its slices. In a multiclass mask, removed pixels
+        become background, and only background is filled.
 
         Args:
             mask: uint8 as in `Prediction` or `VolumePrediction`.
         """
         if not self.cleans:
             return mask
-        options = (self.min_component_size, self.fill_holes, self.keep_largest_component)
+        options = {
+            "min_component_size": self.min_component_size,
+            "fill_holes": self.fill_holes,
+            "keep_largest_component": self.keep_largest_component,
+        }
         if self.config.task == "multilabel":
-            return np.stack([clean(plane == 1, *options) for plane in mask]).astype(np.uint8)
+            return np.stack([clean(plane == 1, **options) for plane in mask]).astype(np.uint8)
         result = np.zeros_like(mask)
         for number in range(1, len(self.structures) + 1):
             plane = mask == number
-            result[clean(plane, *options) & (plane | (mask == 0))] = number
+            result[clean(plane, **options) & (plane | (mask == 0))] = number
         return result
 
     # ---- files
 
     def read(self, path: str | Path) -> np.ndarray:
-        """An image file as the network was trained to see it: (H, W, in_channels) uint8."""
+        """An image file in the form of the training images: (H, W, in_channels) uint8."""
         return images.read_image(path, self.config.in_channels, self.config.percentiles)
 
     def write(
@@ -349,7 +354,7 @@ class Predictor:
         A multilabel prediction has a file for each class, `<name>_<class>_mask.png`.
 
         Args:
-            image: (H, W, C) uint8, as `read` gives it.
+            image: (H, W, C) uint8, as `read` returns it.
             overlay: also `<name>_overlay.png`, the mask in colour on the image.
             panels: also `<name>_visualization.png`: image, prediction, the truth (H, W) where it is
                 given and, with `probability`, the probability of any structure.
@@ -378,7 +383,7 @@ class Predictor:
             images.write_png(output / f"{name}_mask.png", mask * 255)
 
     def _probability_of_any(self, prob: np.ndarray) -> np.ndarray:
-        """(H, W) uint8: 255 where the network is sure of some structure."""
+        """(H, W) uint8: the probability of any structure, times 255."""
         any_structure = 1 - prob[0] if self.config.task == "multiclass" else prob.max(axis=0)
         return (any_structure * 255).round().astype(np.uint8)
 
@@ -391,11 +396,19 @@ class Predictor:
         probability: bool = False,
         tiled: bool = False,
     ) -> Prediction:
-        """An image file -> a `Prediction`; with `output`, also files there as `write` says."""
+        """An image file -> a `Prediction`; with `output`, also the files of `write`."""
         image = self.read(path)
         prediction = self.predict_tiled(image) if tiled else self.predict(image)
         if output is not None:
-            self.write(prediction, image, output, Path(path).stem, overlay, panels, probability)
+            self.write(
+                prediction,
+                image,
+                output,
+                name=Path(path).stem,
+                overlay=overlay,
+                panels=panels,
+                probability=probability,
+            )
         return prediction
 
     def predict_folder(
@@ -409,9 +422,9 @@ class Predictor:
     ) -> dict[str, Any]:
         """Every picture and NIfTI volume of a folder, by `predict_file` and `predict_volume`.
 
-        A file that cannot be read is reported under "failed" and stops nothing.
-        Pictures are read ahead in another thread, and those without panels are written in it, so
-        that the network does not wait for files.
+        A file that cannot be read is reported under "failed"; the others are still predicted. Other
+        threads read the pictures ahead and write those without panels, so that the network does not
+        wait for files.
 
         Returns:
             {"done": [file names], "failed": {name: reason}, "millilitres": {volume: {class: mL}}}
@@ -435,19 +448,27 @@ class Predictor:
                         result["millilitres"][file.name] = prediction.millilitres
                     else:
                         image = picture.result()
-                        arguments = (predict(image), image, output, names[file])
-                        arguments += (overlay, panels, probability)
-                        if panels:  # matplotlib draws in one thread only
-                            self.write(*arguments)
+                        write = functools.partial(
+                            self.write,
+                            predict(image),
+                            image,
+                            output,
+                            name=names[file],
+                            overlay=overlay,
+                            panels=panels,
+                            probability=probability,
+                        )
+                        if panels:  # matplotlib must draw in this thread
+                            write()
                         else:
-                            writes.append(pool.submit(self.write, *arguments))
+                            writes.append(pool.submit(write))
                     result["done"].append(file.name)
                 except DataError as error:
                     result["failed"][file.name] = str(error)
                 while len(writes) > READ_AHEAD:
-                    writes.popleft().result()  # a full disk stops here
-            for write in writes:
-                write.result()
+                    writes.popleft().result()  # raises here if the disk is full
+            for future in writes:
+                future.result()
         return result
 
     # ---- volumes
@@ -465,17 +486,16 @@ class Predictor:
         `fill_holes` act on the whole volume.
 
         Args:
-            output: a NIfTI file, or a folder that receives `<name>_mask.nii.gz` (multilabel: a file
-                a class). It has the axes, affine and unit of the input, so that a viewer lays it
-                exactly over the image.
+            output: a NIfTI file, or a folder that receives `<name>_mask.nii.gz` (multilabel: one
+                file per class). It has the axes, affine and unit of the input, so that a viewer
+                lays it exactly over the image.
             dicom: also `<name>_mask.dcm`, a DICOM Segmentation over the series; only for a series,
                 needs highdicom.
 
         Raises:
-            DataError: no such volume, a damaged one, or one that the network cannot be given.
+            DataError: no such volume, or one that is damaged or unsuitable for the network.
         """
-        cfg = self.config
-        volume = volumes.read_8_bit(path, cfg)
+        volume = volumes.read_8_bit(path, self.config)
         grid = volume.grid
         masks = self._predict_slices(volume.voxels, batch_size)
         mask = self.cleaned(np.moveaxis(np.stack(masks), 0, -3))
@@ -526,7 +546,7 @@ class Predictor:
 
 
 def class_plane(mask: np.ndarray, index: int, task: str) -> np.ndarray:
-    """The part of a mask that tells of one class: its own plane where classes may overlap."""
+    """The plane of a mask that holds a class: its own if classes may overlap (multilabel)."""
     return mask[index] if task == "multilabel" else mask
 
 
@@ -535,7 +555,7 @@ def class_mask(mask: np.ndarray, index: int, task: str) -> np.ndarray:
 
     Args:
         mask: uint8 as in `Prediction` or `VolumePrediction`; 255 (ignored) is no class.
-        index: the place of the class in `class_names`.
+        index: position of the class in `class_names`.
     """
     return class_plane(mask, index, task) == (index if task == "multiclass" else 1)
 
@@ -553,12 +573,13 @@ def clean(
     Args:
         min_component_size: components of fewer pixels or voxels are removed.
         fill_holes: what remains is filled after components were removed.
-        keep_largest_component: only the largest component is kept; of equals, the first.
+        keep_largest_component: only the largest component is kept; of equally large ones, the
+            first.
     """
     if min_component_size > 1 or keep_largest_component:
         components, _ = ndimage.label(mask)
         sizes = np.bincount(components.ravel())
-        sizes[0] = 0  # what is not mask
+        sizes[0] = 0  # the background is not a component
         keep = sizes >= max(min_component_size, 1)
         if keep_largest_component:
             keep &= np.arange(len(sizes)) == sizes.argmax()
@@ -580,17 +601,17 @@ def _pictures_and_volumes(folder: Path) -> list[Path]:
 def _output_names(files: list[Path]) -> dict[Path, str]:
     """File -> name of its results: its stem, or `a_png` and `a_jpg` where two share a stem."""
     stems = {file: nifti.stem(file) if volumes.is_volume(file) else file.stem for file in files}
-    n_of = Counter(stems.values())
-    return {
-        file: stem if n_of[stem] == 1 else file.name.replace(".", "_")
-        for file, stem in stems.items()
-    }
+    n_files = Counter(stems.values())
+    names = {}
+    for file, stem in stems.items():
+        names[file] = stem if n_files[stem] == 1 else file.name.replace(".", "_")
+    return names
 
 
 def _read_ahead(
     pool: ThreadPoolExecutor, read: Callable, files: Iterable
 ) -> Iterator[tuple[Any, Future]]:
-    """Each file with the future of `read(file)`, which was started `READ_AHEAD` files before."""
+    """Each file with the future of `read(file)`, which was started `READ_AHEAD` files earlier."""
     started: deque[tuple[Any, Future]] = deque()
     for file in files:
         started.append((file, pool.submit(read, file)))
@@ -600,7 +621,7 @@ def _read_ahead(
 
 
 def _tile_starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Where tiles start so that they cover a side evenly."""
+    """Where tiles must start to cover a side evenly."""
     n = 1 + math.ceil((length - tile) / (tile * (1 - overlap)))
     return np.linspace(0, length - tile, n).round().astype(int).tolist()
 

@@ -1,12 +1,13 @@
-"""Losses on logits, for data in which masks may be missing and pixels may not count. Plain torch.
-Taught in `04_lung_segmentation`.
+"""Losses on logits, for data in which masks may be missing and pixels may be ignored.
+
+Plain torch. Taught in `04_lung_segmentation`.
 
 A loss is any callable `loss(logits, target, annotated)` that returns a scalar tensor:
 
 - `logits` (N, K, H, W), K classes.
 - `target` uint8: (N, K, H, W) of 0 and 1 for the sigmoid tasks (binary, multilabel), (N, H, W) of
-  class numbers for softmax (multiclass). 255 is ignored: a pixel of padding, or of a mask that does
-  not exist.
+  class numbers for softmax (multiclass). Pixels of 255 are ignored: padding, and masks that do not
+  exist.
 - `annotated` (N, K) bool: whether the image has a mask of that class.
 """
 
@@ -63,8 +64,8 @@ class MaskedLoss(nn.Module):
 
         Args:
             annotated: by default every image has a mask of every class.
-            total: the denominator of a larger batch, of which this one is a part; the result is
-                then this part's share in the loss of the larger batch.
+            total: the denominator of a larger batch that contains this one; the result is then
+                this batch's share in the loss of the larger one.
         """
         if annotated is None:
             annotated = logits.new_ones(logits.shape[:2], dtype=torch.bool)
@@ -98,8 +99,8 @@ class MaskedBCE(MaskedLoss):
         weight = has_truth.float()
         if self.missing_weight == 0:
             return weight
-        # Padding has no truth in any class. An image without any mask does not tell its padding
-        # apart, so all of it counts as inside the frame.
+        # Padding is where no class has a truth. In an image without any mask it cannot be told
+        # from the picture, so the whole image counts as inside.
         inside = has_truth.any(dim=1, keepdim=True)  # (N, 1, H, W)
         no_mask_at_all = ~inside.flatten(1).any(dim=1)  # (N,)
         inside = inside | no_mask_at_all[:, None, None, None]
@@ -125,8 +126,8 @@ class DiceLoss(MaskedLoss):
 
     Args:
         task: binary, multilabel or multiclass.
-        smooth: added above and below the fraction, so that an empty truth still punishes false
-            positives.
+        smooth: added to numerator and denominator, so that the loss of an empty truth still rises
+            with the false positives.
     """
 
     def __init__(self, task: str = "binary", smooth: float = 1.0):
@@ -175,7 +176,7 @@ class FocalLoss(MaskedLoss):
     def summed(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         options = {"ignore_index": IGNORE, "reduction": "none"}
         entropy = F.cross_entropy(logits.float(), target.long(), **options)  # (N, H, W)
-        # 1 - p; not quite 0, where a power below 1 has no gradient.
+        # 1 - p, kept above 0: there the gradient of a power below 1 would be infinite.
         wrong = (-torch.expm1(-entropy)).clamp(min=1e-6)
         return (wrong**self.gamma * entropy * weight).sum()
 
@@ -198,8 +199,8 @@ class WeightedSum(nn.Module):
         self.weights = weights
 
     def total(self, target: Tensor, annotated: Tensor) -> Tensor:
-        parts = (self.first, self.second)
-        return torch.stack([part.total(target, annotated) for part in parts])
+        losses = (self.first, self.second)
+        return torch.stack([loss.total(target, annotated) for loss in losses])
 
     def forward(
         self,
@@ -214,7 +215,7 @@ class WeightedSum(nn.Module):
         return self.weights[0] * first + self.weights[1] * second
 
 
-# ---- what the entries of `tables.LOSSES` call with the settings that their parameters name
+# ---- the entries of `tables.LOSSES`; their parameters are names of settings
 
 
 def bce() -> MaskedLoss:
@@ -254,8 +255,8 @@ def build(name: str, task: str = "binary", **settings: Any) -> Callable:
 
     Args:
         task: binary, multilabel or multiclass.
-        settings: fields of `Config` by their names; those that this loss has no parameter for are
-            left out.
+        settings: fields of `Config` by their names; those that this loss does not take are
+            ignored.
 
     Raises:
         ValueError: a name that is not in the table.

@@ -18,8 +18,8 @@ SIDES = ("right", "left")
 def sides(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The right and the left lung of a mask (H, W) bool.
 
-    The mask is cut at the column with the fewest lung pixels in the middle third of the image, of
-    equal ones at the most central.
+    The mask is cut in the middle third of the image, at the column with the fewest lung pixels; of
+    several such columns, at the most central.
     """
     width = mask.shape[1]
     columns = np.arange(width // 3, width - width // 3)
@@ -49,20 +49,20 @@ def measures(
 ) -> dict[str, float]:
     """Measures of the lungs in one X-ray.
 
-    Grey values are scaled so that the 2nd percentile of the lungs is 0 and the 98th of the image is
-    1, which removes exposure and contrast of the film. Opacity is the mean of the scaled values.
-    Fine and coarse texture are the standard deviation of details of about 1/100 and 1/25 of the
-    image's height (vessels and small nodules; infiltrates).
+    Grey values are scaled so that the 2nd percentile of the lungs is 0 and the 98th percentile of
+    the image is 1, which removes differences of exposure and contrast. Opacity is the mean of the
+    scaled values. Fine and coarse texture are the standard deviation of details whose size is about
+    1/100 (vessels, small nodules) and 1/25 (infiltrates) of the image's height.
 
     Args:
         image: (H, W) uint8, lungs dark.
-        mask: (H, W) bool. A mask that is true everywhere measures the whole image by the same
+        mask: (H, W) bool. A mask that is true everywhere measures the whole image in the same
             zones.
-        spacing: mm a pixel (row, column). Areas are in mm², or shares of the image without it.
-        smallest: a lung that covers a smaller share of the image counts as not found.
+        spacing: mm per pixel (row, column). Areas are in mm²; without it, shares of the image.
+        smallest: a lung that covers a smaller share of the image than this counts as not found.
 
     Returns:
-        area_right, area_left, asymmetry (0 equal, 1 one lung only), height_asymmetry; for every
+        area_right, area_left, asymmetry (0 = equal, 1 = one lung only), height_asymmetry; for every
         side and zone opacity, fine and coarse; and `difference_<zone>_<measure>`, the absolute
         difference of right and left. NaN where a zone is empty or its lung was not found.
 
@@ -104,16 +104,16 @@ def _asymmetry(sizes: dict[str, float]) -> float:
 
 
 def _opacity_and_texture(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-    """Scaled grey values and two bands of details, (H, W) float32.
+    """Scaled grey values, fine details and coarse details, (H, W) float32.
 
-    The blurs take lung pixels only, so that edges outside of the mask (heart, chest wall) leave no
-    trace.
+    Details are differences of blurred images. Only lung pixels are blurred, so that heart and chest
+    wall do not influence them.
     """
     if not mask.any():
         return dict.fromkeys(("opacity", "fine", "coarse"), np.zeros(image.shape, np.float32))
     low, high = np.percentile(image[mask], 2), np.percentile(image, 98)
     grey = (image.astype(np.float32) - low) / max(high - low, 1)
-    unit = len(image) / 100
+    unit = len(image) / 100  # so that the details scale with the image
     sharp, smooth, smoothest = (_blur_inside(grey, mask, sigma * unit) for sigma in (0.25, 1, 4))
     return {"opacity": grey, "fine": sharp - smooth, "coarse": smooth - smoothest}
 
@@ -128,9 +128,11 @@ def _blur_inside(grey: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray
 def region(image: np.ndarray, mask: np.ndarray, margin: float = 0.02) -> np.ndarray:
     """The image (H, W) cropped to the lungs, black outside of them.
 
-    Around the lungs' box remains a margin, a share of the image.
+    Holes in the mask are filled, so that a dense opacity that the segmentation left out stays
+    visible.
 
-    Holes in the mask are filled: a dense opacity that the segmentation has left out stays visible.
+    Args:
+        margin: kept around the box of the lungs, a share of the image's height and width.
 
     Raises:
         DataError: the mask is empty.
@@ -142,5 +144,4 @@ def region(image: np.ndarray, mask: np.ndarray, margin: float = 0.02) -> np.ndar
     for side, size in zip(metrics.box_of(filled), image.shape):
         edge = round(margin * size)
         box.append(slice(max(0, side.start - edge), side.stop + edge))
-    box = tuple(box)
-    return np.where(filled, image, 0)[box].astype(image.dtype)
+    return np.where(filled, image, 0)[tuple(box)].astype(image.dtype)

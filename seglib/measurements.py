@@ -1,4 +1,4 @@
-"""Measurements on masks: organ volumes and the ejection fraction, and how well two of them agree.
+"""Organ volumes and ejection fractions from masks, and the agreement of two measurements.
 
 Taught in `03_rsna_finetuning` (volumes) and `05_cardiac_aspp` (ejection fraction).
 """
@@ -13,8 +13,8 @@ def organ_volumes(report, cases: pd.DataFrame) -> pd.DataFrame:
     """Volume of every class in every scanned volume, true and predicted, from a report's counts.
 
     Args:
-        report: of `evaluation.evaluate(..., grid="original")`: voxels of the files have a known
-            size.
+        report: of `evaluation.evaluate(..., grid="original")`, as only the voxels of the files have
+            a known size.
         cases: the case table with the columns of `SPACING`.
 
     Returns:
@@ -47,8 +47,8 @@ def ejection_fractions(volumes: pd.DataFrame, cavity: str = "left_ventricle") ->
     """Ejection fraction (EDV - ESV) / EDV of each patient in percent, true and predicted.
 
     The column `phase` says which volume is end diastole (ED) and which end systole (ES); where it
-    is empty, the one with more true voxels is diastole. The fraction needs no spacing, as both
-    volumes have the same; their millilitres do.
+    is empty, the volume with more true voxels is diastole. The fraction is computed from voxels, as
+    both volumes have the same spacing; only the millilitres need to know it.
 
     Args:
         volumes: of `organ_volumes`. Patients with other than two volumes are left out.
@@ -63,7 +63,7 @@ def ejection_fractions(volumes: pd.DataFrame, cavity: str = "left_ventricle") ->
         if len(pair) != 2:
             continue
         if "phase" in pair and set(pair["phase"]) == {"ED", "ES"}:
-            pair = pair.sort_values("phase")
+            pair = pair.sort_values("phase")  # ED comes before ES
         else:
             pair = pair.sort_values("true_voxels", ascending=False)
         ed, es = pair.to_dict("records")
@@ -72,8 +72,8 @@ def ejection_fractions(volumes: pd.DataFrame, cavity: str = "left_ventricle") ->
             row[f"edv_{source}_ml"] = ed[f"{source}_ml"]
             row[f"esv_{source}_ml"] = es[f"{source}_ml"]
         for source in ("true", "predicted"):
-            full, emptied = ed[f"{source}_voxels"], es[f"{source}_voxels"]
-            row[f"ef_{source}"] = 100 * (full - emptied) / full if full else np.nan
+            edv, esv = ed[f"{source}_voxels"], es[f"{source}_voxels"]
+            row[f"ef_{source}"] = 100 * (edv - esv) / edv if edv else np.nan
         row["error"] = row["ef_predicted"] - row["ef_true"]
         rows.append(row)
     columns = "patient ed es edv_true_ml esv_true_ml edv_predicted_ml esv_predicted_ml".split()
@@ -81,7 +81,7 @@ def ejection_fractions(volumes: pd.DataFrame, cavity: str = "left_ventricle") ->
 
 
 def bland_altman(true: pd.Series, predicted: pd.Series) -> dict[str, float]:
-    """Agreement of two measurements of the same things (Bland and Altman, Lancet 1986).
+    """Agreement of two measurements of the same quantities (Bland and Altman, Lancet 1986).
 
     Returns:
         bias (mean of predicted - true), low and high (95 % limits of agreement), mae (mean absolute

@@ -1,4 +1,4 @@
-"""Memory of this process on a CPU: freed memory is kept for the next step."""
+"""Keep the memory that a training or prediction on a CPU frees, for its next step."""
 
 import contextlib
 import ctypes
@@ -22,10 +22,10 @@ def keep_freed_memory() -> Iterator[None]:
 
     Each step of a training, and each batch of a prediction, allocates the same large arrays;
     getting them back as zeroed pages costs 10 to 25 % of a step on a CPU. No effect outside Linux
-    with glibc. Contexts may be nested: the outermost one sets and ends it.
+    with glibc. Contexts may be nested; the outermost one decides.
 
-    At the end glibc gets `DEFAULTS`, not the values of before: `mallopt` only sets, and glibc has
-    no call that reads them back. A program that tunes malloc itself must do so again afterwards.
+    At the end glibc gets `DEFAULTS`, not its earlier values, as no call of glibc reads those. A
+    program that tunes malloc itself must do so again afterwards.
     """
     libc = _glibc()
     if libc is None:

@@ -1,8 +1,8 @@
-"""Scores of masks: count true and false positives and negatives once, reduce the rest from them.
+"""Scores of masks: count true and false positives and negatives once, compute the scores from them.
 
 `tables.METRICS` names every score. The rules for empty masks are those of the README: Dice is 1
-where truth and prediction are both empty, a score whose fraction is 0/0 is NaN and left out of
-means, a mask that does not exist is never scored. Taught in `04_lung_segmentation` and
+where truth and prediction are both empty; a score whose fraction is 0/0 is NaN and left out of
+means; a mask that does not exist is never scored. Taught in `04_lung_segmentation` and
 `07_evaluation`.
 """
 
@@ -25,13 +25,13 @@ CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 def names(*sources: str) -> list[str]:
-    """The metrics of these sources (of all without any), in the order of `tables.METRICS`."""
+    """The metrics of these sources (by default of all), in the order of `tables.METRICS`."""
     entries = tables.METRICS.items()
     return [name for name, metric in entries if not sources or metric.source in sources]
 
 
 def less_is_better(name: str) -> bool:
-    """Whether a column of `per_image` is a metric whose best value is its lowest."""
+    """Whether a column of `Report.per_image` is a metric whose best value is its lowest."""
     return name in tables.METRICS and tables.METRICS[name].less_is_better
 
 
@@ -104,7 +104,7 @@ def recall(tp, fp, fn, tn) -> np.ndarray:
 
 
 def specificity(tp, fp, fn, tn) -> np.ndarray:
-    """Share of the other pixels that were left alone; NaN where the truth covers everything."""
+    """Share of the pixels outside the truth that were not predicted; NaN if there are none."""
     return divide(tn, tn + fp, empty=np.nan)
 
 
@@ -157,6 +157,7 @@ def bce(prob: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None) ->
         return float("nan")
     likelihood = np.where(truth, prob, 1 - prob)  # 1 - prob is exact in float32 above 0.5
     losses = -np.log(np.maximum(likelihood, 1e-7))
+    # The loss at a likelihood of 1 - 1e-7 is 1e-7.
     return float(np.maximum(losses, 1e-7).mean(dtype=np.float64))
 
 
@@ -230,8 +231,8 @@ def box_of(mask: np.ndarray) -> tuple[slice, ...]:
     box = ()
     for axis in range(mask.ndim):
         others = tuple(set(range(mask.ndim)) - {axis})
-        rows = np.flatnonzero(mask[box].any(axis=others))  # inside the box of the axes before
-        box += (slice(rows[0], rows[-1] + 1),)
+        filled = np.flatnonzero(mask[box].any(axis=others))  # `box` bounds the axes before this one
+        box += (slice(filled[0], filled[-1] + 1),)
     return box
 
 
@@ -271,10 +272,11 @@ def _nearest(
 def _nearest_of_all(
     a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same for points (n, axes) of whole numbers, by comparing all pairs.
+    """`_nearest` for points (n, axes) of whole numbers and spacing 1, by comparing all pairs.
 
     The squared distances |a|^2 + |b|^2 - 2ab are one matrix product.
     """
+    # Centred, as small numbers keep the squares exact in float32.
     a, b = ((points - np.array(shape) // 2).astype(np.float32) for points in (a, b))
     left = np.column_stack([a, (a * a).sum(axis=1), np.ones(len(a), np.float32)])
     right = np.vstack([-2 * b.T, np.ones(len(b), np.float32), (b * b).sum(axis=1)])

@@ -20,7 +20,7 @@ class DoubleConv(nn.Sequential):
     """3x3 convolution, batch norm and ReLU, twice.
 
     (N, in_channels, H, W) -> (N, out_channels, H, W), with `mid_channels` in between (by default
-    as many as go out).
+    `out_channels`).
     """
 
     def __init__(self, in_channels: int, out_channels: int, mid_channels: int | None = None):
@@ -41,7 +41,7 @@ class AttentionGate(nn.Module):
 
     skip (N, skip_channels, H, W) and deep (N, deep_channels, H, W) -> the skip features, each pixel
     multiplied by a coefficient between 0 and 1. The paper computes the coefficients on the coarse
-    grid and enlarges them; here the deep features have been enlarged before.
+    grid and enlarges them; here the deep features are enlarged first.
     """
 
     def __init__(self, skip_channels: int, deep_channels: int):
@@ -60,7 +60,7 @@ class AttentionGate(nn.Module):
 
 
 class Up(nn.Module):
-    """Enlarge the deep features, concatenate the skip features (gated, if asked), convolve.
+    """Enlarge the deep features, concatenate the skip features (gated on request), convolve.
 
     (N, in_channels, h, w) and (N, skip_channels, H, W) -> (N, out_channels, H, W).
     """
@@ -87,7 +87,7 @@ class Up(nn.Module):
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
         deep = self.up(deep)
         rows, columns = skip.shape[-2] - deep.shape[-2], skip.shape[-1] - deep.shape[-1]
-        if rows or columns:  # pooling an odd side has dropped its last row or column
+        if rows or columns:  # pooling drops the last row or column of an odd side
             deep = F.pad(deep, (0, columns, 0, rows), mode="replicate")
         if self.gate is not None:
             skip = self.gate(skip, deep)
@@ -102,7 +102,7 @@ class UNet(nn.Module):
 
     Args:
         in_channels: 1 for grey, 3 for RGB.
-        n_classes: logits a pixel.
+        n_classes: logits per pixel.
         base_channels: channels of the first level; every pooling doubles them.
         depth: number of 2x2 max poolings.
         bilinear: upsample bilinearly instead of by a learned 2x2 transposed convolution.
@@ -156,13 +156,14 @@ class UNet(nn.Module):
     def _run(self, block: nn.Module, *features: Tensor) -> Tensor:
         if not (self.checkpointing and self.training):
             return block(*features)
-        first, second = contextlib.nullcontext(), _frozen_running_means(block)
-        return checkpoint(block, *features, use_reentrant=False, context_fn=lambda: (first, second))
+        # Contexts of the forward pass, and of the second computation in the backward pass.
+        contexts = contextlib.nullcontext(), _frozen_running_means(block)
+        return checkpoint(block, *features, use_reentrant=False, context_fn=lambda: contexts)
 
 
 @contextlib.contextmanager
 def _frozen_running_means(block: nn.Module) -> Iterator[None]:
-    """While a block is computed a second time, its batch norms do not count the batch again."""
+    """Keep the running means of batch norm while a block is computed for the second time."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
@@ -195,7 +196,7 @@ class ASPP(nn.Module):
         super().__init__()
         dilated = [_conv(in_channels, out_channels, 3, rate) for rate in rates]
         self.local = nn.ModuleList([_conv(in_channels, out_channels, 1), *dilated])
-        # No batch norm: the mean is one value a channel, which a batch of one could not normalise.
+        # No batch norm: the mean is one value per channel, which a batch of one cannot normalise.
         self.pooled = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1), nn.ReLU(inplace=True))
         self.project = _conv((len(rates) + 2) * out_channels, out_channels, 1)
 
@@ -209,14 +210,16 @@ class ASPP(nn.Module):
 class ASPPNet(UNet):
     """Encoder, ASPP on its deepest features (stride 16), bilinear decoder with skip connections.
 
-    It is the bilinear `UNet` of depth 4 with an `ASPP` at its bottom, so that the two compare.
+    It is the bilinear `UNet` of depth 4 with an `ASPP` at its bottom, so that the two can be
+    compared.
     (N, in_channels, H, W) float32 -> logits (N, n_classes, H, W); any H, W of at least 16. To train
-    on a batch of one image a side must be 32 or more: batch norm needs more than one deepest pixel.
+    on a batch of one image, a side must be 32 or more: batch norm needs more than one pixel in the
+    deepest features.
     With in_channels=1, n_classes=4 and base_channels=32 it has 6.5 million parameters.
 
     Args:
         in_channels: 1 for grey, 3 for RGB.
-        n_classes: logits a pixel.
+        n_classes: logits per pixel.
         base_channels: channels of the first level; every pooling doubles them, the last keeps them.
         aspp_rates: dilations in pixels of the deepest features. Where a rate is at least their
             side, that branch acts as a 1x1 convolution.
@@ -232,7 +235,15 @@ class ASPPNet(UNet):
         attention: bool = False,
         checkpointing: bool = False,
     ):
-        super().__init__(in_channels, n_classes, base_channels, 4, True, attention, checkpointing)
+        super().__init__(
+            in_channels=in_channels,
+            n_classes=n_classes,
+            base_channels=base_channels,
+            depth=4,
+            bilinear=True,
+            attention=attention,
+            checkpointing=checkpointing,
+        )
         self.aspp = ASPP(8 * base_channels, 8 * base_channels, aspp_rates)
 
     def encode(self, image: Tensor) -> list[Tensor]:
@@ -246,8 +257,8 @@ def build(architecture: str = "unet", strict: bool = True, **settings: Any) -> n
     Args:
         settings: fields of `Config` by their names, and `n_classes`. The network receives those
             that its parameters name.
-        strict: refuse a part that this network does not have. False for weights that exist: such a
-            setting made no difference when they were trained.
+        strict: refuse a setting that asks for a part which this network does not have. False to
+            load existing weights: the setting made no difference to their training.
 
     Raises:
         ValueError: a name that is not in the table.
@@ -264,11 +275,13 @@ def build(architecture: str = "unet", strict: bool = True, **settings: Any) -> n
 
 def _check_parts(architecture: str, settings: dict[str, Any]) -> None:
     """Raise `ConfigError` where a switch is on that only other networks of the table have."""
-    parameters = {name: tables.parameters(a.build) for name, a in tables.ARCHITECTURES.items()}
+    parameters = {
+        name: tables.parameters(network.build) for name, network in tables.ARCHITECTURES.items()
+    }
     for setting, value in settings.items():
         if value is not True or setting in parameters[architecture]:
             continue
-        owners = [name for name, taken in parameters.items() if setting in taken]
+        owners = [name for name, names in parameters.items() if setting in names]
         if owners:
             raise ConfigError(
                 f"{setting}: {architecture} does not have it; "
@@ -279,7 +292,7 @@ def _check_parts(architecture: str, settings: dict[str, Any]) -> None:
 def init_output_bias(model: nn.Module, shares: np.ndarray, task: str) -> None:
     """Set the output's bias so that the untrained network predicts each class at about its share.
 
-    Small structures otherwise cost the first epochs: the network learns little until it predicts
+    Otherwise small structures cost the first epochs, in which the network only learns to predict
     background everywhere (Lin et al., Focal Loss, ICCV 2017, section 4.1).
 
     Args:
@@ -290,11 +303,11 @@ def init_output_bias(model: nn.Module, shares: np.ndarray, task: str) -> None:
     Raises:
         ConfigError: see `output_layer`.
     """
-    share = torch.from_numpy(np.clip(shares, 1e-4, 1 - 1e-4))
-    bias = share.log() if task == "multiclass" else share.logit()
-    own = output_layer(model, len(share)).bias
+    bias = output_layer(model, len(shares)).bias
+    share = torch.from_numpy(np.clip(shares, 1e-4, 1 - 1e-4)).to(bias.device)
+    prior = share.log() if task == "multiclass" else share.logit()
     with torch.no_grad():
-        own.copy_(torch.where(bias.isnan().to(own.device), own.double(), bias.to(own.device)))
+        bias.copy_(torch.where(prior.isnan(), bias.double(), prior))
 
 
 def output_layer(model: nn.Module, n_classes: int) -> nn.Module:
@@ -319,8 +332,8 @@ def output_layer(model: nn.Module, n_classes: int) -> nn.Module:
 def _layers_as_they_run(model: nn.Module) -> list[nn.Module]:
     """Convolutions and linear layers in the order in which they run on an image.
 
-    Found out on a copy without memory and arithmetic (`meta`). For a network that cannot run so,
-    it is the order in which the layers were defined.
+    The order is found by running a copy on torch's `meta` device, which neither stores nor computes
+    values. If the network cannot run there, it is the order in which the layers were defined.
     """
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
@@ -328,13 +341,13 @@ def _layers_as_they_run(model: nn.Module) -> list[nn.Module]:
     for in_channels in dict.fromkeys(layer.in_channels for layer in convolutions):
         order: list[nn.Module] = []
         try:
-            ghost = copy.deepcopy(model).to("meta").eval()
+            meta_model = copy.deepcopy(model).to("meta").eval()
             for name, layer in layers.items():
-                ghost.get_submodule(name).register_forward_hook(
+                meta_model.get_submodule(name).register_forward_hook(
                     lambda *_, layer=layer, order=order: order.append(layer)
                 )
-            ghost(torch.empty(1, in_channels, 256, 256, device="meta"))
-        except Exception:  # a network of the reader's own may fail in any way
+            meta_model(torch.empty(1, in_channels, 256, 256, device="meta"))
+        except Exception:  # a network of the user's own may fail in any way
             continue
         return order
     return list(layers.values())
@@ -352,7 +365,7 @@ def receptive_field(
     pixel: tuple[int, int] | None = None,
     n: int = 4,
 ) -> np.ndarray:
-    """How much each pixel of the input moves one pixel of the output.
+    """How strongly each pixel of the input influences one pixel of the output.
 
     It is the mean magnitude of the gradient over `n` images of noise. The network's weights and
     mode stay as they are. Used in `05_cardiac_aspp`.

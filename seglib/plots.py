@@ -3,6 +3,8 @@
 Used in all notebooks; the figures of an evaluation are explained in `07_evaluation`.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +36,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.4) -> np.nda
 
     Args:
         image: (H, W), (H, W, 1) or (H, W, 3) uint8.
-        mask: (H, W) of 0 and class numbers, or (K, H, W) of 0/1; 255 is shown as it is.
+        mask: (H, W) of 0 and class numbers, or (K, H, W) of 0/1; 255 is not coloured.
     """
     result = as_rgb(image).astype(np.float32)
     if mask.ndim == 2:
@@ -58,13 +60,14 @@ def grid(
     pictures: Sequence[np.ndarray], titles: Sequence[str] = (), columns: int = 4, side: float = 2.4
 ) -> Figure:
     """Pictures (H, W), (H, W, 1) or (H, W, 3) uint8 side by side, `side` inches each."""
-    rows = -(-len(pictures) // columns)
+    rows = math.ceil(len(pictures) / columns)
     columns = min(columns, len(pictures))
     size = (side * columns, (side + 0.25) * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, picture, title in zip(axes.flat, pictures, [*titles, *[""] * len(pictures)]):
+    padded_titles = itertools.chain(titles, itertools.repeat(""))
+    for axis, picture, title in zip(axes.flat, pictures, padded_titles):
         axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
         axis.set_title(title, fontsize=9)
     figure.tight_layout()
@@ -80,7 +83,7 @@ def store_samples(store, part: str = "train", n: int = 8) -> Figure:
 
 
 def batch_samples(batch: dict, mean: Sequence[float], std: Sequence[float], n: int = 4) -> Figure:
-    """The input of the network: images of a batch, normalisation undone, with their masks.
+    """The network's input: images of a batch with their masks, after the normalisation is undone.
 
     Pixels that are ignored in every class are dark red.
     """
@@ -104,7 +107,7 @@ def flat(mask: np.ndarray) -> np.ndarray:
 def training_curves(history: pd.DataFrame) -> Figure:
     """Loss of training and validation, validation Dice and accuracy by epoch.
 
-    The dashed line is the epoch whose weights are the best.
+    The dashed line marks the epoch with the best weights.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     for column, part in (("train_loss", "train"), ("val_loss", "val")):
@@ -124,7 +127,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
 
 
 class LiveCurves:
-    """The training curves, redrawn in place while a notebook trains; without effect elsewhere."""
+    """The training curves, redrawn in place while a notebook trains; no effect elsewhere."""
 
     def __init__(self, active: bool):
         self.active, self.handle = active, None
@@ -190,7 +193,7 @@ def metrics_summary(summary: pd.DataFrame) -> Figure:
 
 
 def _count_metrics() -> list[str]:
-    """The names of the metrics of counts, each number once: F1 is the Dice under another name."""
+    """The metrics of counts without synonyms: F1 is the Dice under another name."""
     name_of = {}
     for name, metric in tables.METRICS.items():
         if metric.source == "counts":
@@ -228,7 +231,7 @@ def confusion(matrices: dict[str, pd.DataFrame]) -> Figure:
 
 
 def roc_curves(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figure:
-    """True against false positive rate of every class; right, the first per cent of the left axis.
+    """True against false positive rate of every class; on the right, only the first per cent.
 
     `labels`: class -> text for the legend, such as its AUC with the interval.
     """
@@ -249,9 +252,10 @@ def roc_curves(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figur
 
 
 def pr_curves(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figure:
-    """Precision against recall of every class; the dotted line is what random scores reach.
+    """Precision against recall of every class.
 
-    That is the class's share of the pixels. `labels` as in `roc_curves`.
+    The dotted line is the precision of random scores, the class's share of the pixels. `labels` as
+    in `roc_curves`.
     """
     figure, axis = plt.subplots(figsize=(5.5, 3.8))
     for colour, (name, curve) in zip(COLOURS * len(curves), curves.items()):
@@ -269,7 +273,7 @@ def pr_curves(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figure
 
 
 def calibration(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figure:
-    """Observed frequency against predicted probability in fifteen bins; right, pixels in each bin.
+    """Observed frequency against predicted probability in 15 bins; on the right, their pixels.
 
     `labels` as in `roc_curves`.
     """
@@ -287,7 +291,7 @@ def calibration(curves: dict[str, HistogramROC], labels: dict[str, str]) -> Figu
 
 
 def _finished(figure: Figure) -> Figure:
-    """The figure without the upper and right lines of its frames, in a tight layout."""
+    """The figure in a tight layout, without the upper and right line around each plot."""
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
@@ -295,7 +299,7 @@ def _finished(figure: Figure) -> Figure:
 
 
 def _legend(axis) -> None:
-    """A legend, unless nothing was drawn."""
+    """Add a legend, unless nothing was drawn."""
     if axis.get_legend_handles_labels()[0]:
         axis.legend(frameon=False, fontsize=8)
 
@@ -305,7 +309,7 @@ def predictions(
 ) -> Figure:
     """A row for each case: input, truth, prediction and their difference.
 
-    The difference shows missed pixels in blue and those that are too much in vermilion.
+    The difference shows false negatives in blue and false positives in vermilion.
 
     Args:
         rows: (title, image (H, W, C) uint8, truth, prediction), masks as `overlay` takes them.
@@ -342,7 +346,7 @@ def _difference(image: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.nd
 
 
 def bland_altman(true: pd.Series, predicted: pd.Series, unit: str) -> Figure:
-    """Predicted against true measurement; right, their difference over their mean.
+    """Predicted against true measurement; on the right, their difference over their mean.
 
     The lines on the right are the bias and the 95 % limits of agreement (Bland and Altman), as in
     `measurements.bland_altman`. Pairs with a NaN are left out.

@@ -1,6 +1,6 @@
 """The systems of the series, each in three sizes. `config.preset` makes a `Config` of an entry.
 
-Another system is one entry of `PRESETS`; if its data lies in a new form, also one of
+To add a system, add an entry to `PRESETS` and, if its data has a new layout, one to
 `tables.LAYOUTS`. Help, checks and error messages follow.
 """
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 FLIPS = {"hflip": 0.5, "vflip": 0.5}
 
-# Seconds: only to see that every step runs; the scores mean nothing.
+# A training of seconds, to see that every step runs; its scores mean nothing.
 SMOKE = {
     "image_size": 64,
     "base_channels": 4,
@@ -28,10 +28,10 @@ class Preset(NamedTuple):
 
     Attributes:
         full: its published settings.
-        small: what changes of them for a laptop's few minutes.
+        small: what differs from `full` in a training of a few minutes on a laptop.
         layouts: the names in `tables.LAYOUTS` that its data usually has.
         phantom: draws one synthetic case, see `phantoms.write`.
-        smoke: what changes of `small` in a test of seconds, beside `SMOKE`.
+        smoke: what differs from `small` in a test of seconds, in addition to `SMOKE`.
         curves: the file name of the training curves.
         run_folder: the run folder of the command line, where it is not `work_dir/<preset>`.
     """

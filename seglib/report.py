@@ -1,4 +1,4 @@
-"""Reports: tables, figures, text, JSON, an HTML page; and two of them compared. Taught in `07`."""
+"""Reports: tables, figures, text, JSON and HTML; comparison of two reports. Taught in `07`."""
 
 import base64
 import html
@@ -28,15 +28,15 @@ class Report:
     """The scores of one part of the data.
 
     Attributes:
-        per_image: a row an image and class, with counts and every metric of one image.
-        per_volume: a row a volume and class: the counts of its slices added up, the metrics of
-            these counts, and distances in three dimensions. Empty for 2-D images.
+        per_image: one row per image and class, with counts and every metric of one image.
+        per_volume: one row per volume and class: the summed counts of its slices, the metrics of
+            these sums, and distances in three dimensions. Empty for 2-D images.
         summary: long table with class, metric, average, value, low, high (95 % bootstrap over
             patients), n, n_empty, n_missing, grid; the class `mean` averages the classes.
-        about: what the report says of itself: part, grid, threshold, weights and so on.
+        about: header of the report: part, grid, threshold, weights and so on.
         curves: class -> histogram of the probabilities of all pixels.
-        confusion: pixels by truth (rows) and prediction (columns), one table where classes exclude
-            one another, else one for each class.
+        confusion: pixels by truth (rows) and prediction (columns); one table if classes exclude one
+            another, else one for each class.
         history: of the run, where there is one.
         examples: case name -> (image, truth, prediction), computed on demand.
     """
@@ -67,8 +67,8 @@ class Report:
     def detection(self) -> pd.DataFrame:
         """Confusion in images instead of pixels: is a class present, and was any of it predicted?
 
-        A row a class: class, tp, fp, fn, tn (images), sensitivity, specificity (NaN where there is
-        no such image).
+        One row per class: class, tp, fp, fn, tn (images), sensitivity, specificity (NaN if there is
+        no image to compute it from).
         """
         scored = self.per_image[self.per_image["annotated"]]
         rows = []
@@ -121,7 +121,7 @@ class Report:
         caption = "Precision and recall over pixels, with average precision"
         figure = plots.pr_curves(self.curves, self.labels("average_precision"))
         yield "pr_curves", caption, figure
-        caption = "Are the probabilities true? With the expected calibration error"
+        caption = "Calibration: observed against predicted, with the expected calibration error"
         yield "calibration", caption, plots.calibration(self.curves, self.labels("ece"))
 
     def _figures_of_images(self) -> Iterator[tuple[str, str, Figure]]:
@@ -148,7 +148,7 @@ class Report:
         """Write the report into a folder; returns the folder.
 
         evaluation_report.txt and .json, per_image.csv, every one of `figures` as PNG, and
-        report.html with all of it, which needs no other file and no network.
+        report.html, which contains all of it and needs no other file and no internet.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ class Report:
         return folder
 
     def _json(self) -> dict[str, Any]:
-        """Plain values: NaN becomes null."""
+        """What is saved as JSON: plain values, NaN as null."""
         identity = ["case", "patient", "class", "annotated", "n_true"]
         scores = metrics.names("counts", "probabilities", "distances")
         columns = [name for name in (*identity, *scores, "seen") if name in self.per_image]
@@ -249,11 +249,11 @@ def _picture(caption: str, png: bytes) -> str:
     return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
 
 
-# ---- saved reports, and two of them compared
+# ---- saved reports, and the comparison of two reports
 
 
 class SavedReport(NamedTuple):
-    """A report as it was saved: its rows by image, its summary, and what it says of itself."""
+    """What is read from a saved report: the table by image, the summary, and the header."""
 
     per_image: pd.DataFrame
     summary: pd.DataFrame
@@ -290,22 +290,23 @@ def compare(
 ) -> pd.DataFrame:
     """Is b better than a on the same images? Paired bootstrap over patients, by class and mean.
 
-    Images are matched by their names. What only one of the reports has, an image or its mask of a
-    class, is left out and counted.
+    Images are matched by their names. Images that only one of the reports has, and masks of a class
+    that only one of them has, are left out and counted.
 
     Args:
         a, b: reports, their folders, or their `evaluation_report.json`.
         metric: a column of `per_image`.
 
     Returns:
-        class, a, b (means over the common images), difference (of b: more is better; for distances
-        and BCE less is), low, high (95 % interval), better (how sure: share of resamples in which b
-        is better), n, n_left_out.
+        class, a, b (means over the common images), difference (b minus a), low, high (its 95 %
+        interval), better (share of the resamples in which b is better, which for distances and BCE
+        means lower), n, n_left_out.
 
     Raises:
-        DataError: no such report, no common image, unknown metric, another grid, or another truth:
-            an image whose class has more pixels in one report than in the other. Reports saved
-            before version 0.2 do not hold the number of true pixels, and are not checked for it.
+        DataError: no such report, no common image, unknown metric, or the reports differ in their
+            grid or truth: a class has more pixels of an image in one report than in the other.
+            Reports saved before version 0.2 lack the number of true pixels, so that their truth is
+            not checked.
     """
     first, second = read(a), read(b)
     pairs = _pairs(first, second, metric)
@@ -325,7 +326,7 @@ def compare(
 
 
 def _pairs(first: SavedReport, second: SavedReport, metric: str) -> pd.DataFrame:
-    """Case, class, patient and the values a and b of the images that both reports score."""
+    """Case, class, patient and the scores a and b of the images that both reports score."""
     rows_a, rows_b = first.per_image, second.per_image
     if metric not in rows_a or metric not in rows_b:
         names = metrics.names("counts", "probabilities", "distances")
@@ -368,7 +369,7 @@ def _check_same_truth(pairs: pd.DataFrame) -> None:
 def _difference(
     pairs: pd.DataFrame, less_is_better: bool, resamples: int, seed: int
 ) -> dict[str, float]:
-    """One row of `compare`, of the columns a and b."""
+    """The numbers of one row of `compare`, from the columns a and b."""
     a, b = pairs["a"].to_numpy(float), pairs["b"].to_numpy(float)
     sign = -1 if less_is_better else 1
     gain = bootstrap.paired(sign * a, sign * b, pairs["patient"], resamples, seed)
@@ -389,7 +390,8 @@ def _difference(
 def _n_masks_of_one(rows_a: pd.DataFrame, rows_b: pd.DataFrame, name: str) -> int:
     """How many images of both reports have a mask of this class in one of them only."""
     common = set(rows_a["case"]) & set(rows_b["case"])
-    annotated = [
-        set(t.loc[(t["class"] == name) & t["annotated"], "case"]) for t in (rows_a, rows_b)
-    ]
-    return len((annotated[0] ^ annotated[1]) & common)
+
+    def annotated(rows: pd.DataFrame) -> set[str]:
+        return set(rows.loc[(rows["class"] == name) & rows["annotated"], "case"])
+
+    return len((annotated(rows_a) ^ annotated(rows_b)) & common)

@@ -1,5 +1,4 @@
-"""What a run leaves on disk: weights, the description beside them, history, and the file to resume
-from.
+"""The files of a run: weights, the description beside them, history, and the checkpoint to resume.
 
 Weights are a plain `state_dict` that `torch.load` opens with its safe default; `<name>.json` beside
 them says how to rebuild the network. Every file is written under a temporary name and renamed.
@@ -21,17 +20,22 @@ from . import config, files, hosts, models
 from .errors import ConfigError, DataError
 from .files import load_safely
 
-# The checkpoint after the last epoch, and the one before: a damaged last one costs an epoch only.
+# Checkpoints after the last epoch and the one before it. If the last one is damaged, only one
+# epoch is lost.
 LAST, BEFORE = "last.ckpt", "before.ckpt"
 
 
 @dataclass
 class Run:
-    """A finished or interrupted training: `folder`, `history` (a row an epoch), `config`, and
-    `info` (device, precision, versions, seconds, numbers of images; `network` and `loss` are the
-    names of those that were passed to `fit`, None for those of the config).
+    """A finished or interrupted training.
 
-    `model` is the network that was passed to `fit`, None for the config's; it is not saved.
+    Attributes:
+        folder: where its files lie.
+        config: its settings.
+        history: one row per epoch.
+        info: device, precision, versions, seconds and numbers of images; `network` and `loss` are
+            the names of those that were passed to `fit`, None for those of the config.
+        model: the network that was passed to `fit`, None for the config's. It is not saved.
     """
 
     folder: Path
@@ -50,8 +54,11 @@ class Run:
         """A run from its folder, for example to evaluate it in another notebook.
 
         Args:
-            model: a network of the class that was passed to `fit`, if one was; its weights do not
+            model: a network of the class that was passed to `fit`, if one was. Its weights do not
                 matter, as evaluation loads the best ones.
+
+        Raises:
+            DataError: there is no run in this folder.
         """
         folder = Path(folder)
         if not (folder / "run.json").is_file():
@@ -60,8 +67,13 @@ class Run:
                 "training.fit makes one in work_dir/<preset>"
             )
         info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        history = pd.read_csv(folder / "history.csv")
-        return cls(folder, config.load(folder / "config.json"), history, info, model)
+        return cls(
+            folder=folder,
+            config=config.load(folder / "config.json"),
+            history=pd.read_csv(folder / "history.csv"),
+            info=info,
+            model=model,
+        )
 
     def save(self) -> None:
         """Write config, history and info into the folder."""
@@ -185,8 +197,8 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
 
 
 def save_checkpoint(folder: Path, **state: Any) -> None:
-    """Write the state after an epoch, with the generators of random numbers; the last checkpoint
-    becomes the one before."""
+    """Write the state after an epoch, with that of the random number generators; `LAST` becomes
+    `BEFORE`."""
     with files.replacing(folder / LAST, before=folder / BEFORE) as partial:
         torch.save({**state, "random": _random_state(state["info"]["device"])}, partial)
 
@@ -198,11 +210,10 @@ def drop_checkpoint_before(folder: Path) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The state to go on from, None where there is none; that of the epoch before where the last
-    file is damaged.
+    """The state to resume from; None if there is none. If `LAST` is damaged, that of `BEFORE`.
 
     Raises:
-        DataError: there is one, but neither it nor the one before can be loaded.
+        DataError: there are checkpoints, but none of them can be loaded.
     """
     errors = []
     for path in (folder / LAST, folder / BEFORE):
@@ -242,12 +253,12 @@ def check_resumable(
     """Warn where config, images or loss differ from those that the run was begun with.
 
     Args:
-        n_images: in the training part now.
-        by_step: the schedule counts updates, so that their number cannot change.
+        n_images: number of training images now.
+        by_step: whether the schedule counts updates; if so, their number cannot change.
         network, loss: names of those that are passed to `fit` now, None for those of the config.
 
     Raises:
-        ConfigError: they contradict the run.
+        ConfigError: a difference that the run cannot be resumed with.
     """
     _check_network(checkpoint["info"].get("network"), network)
     changes = _changed_settings(checkpoint, cfg, by_step)
@@ -292,7 +303,7 @@ def _changed_loss(before: str | None, now: str | None) -> list[str]:
 
 
 def _changed_settings(checkpoint: dict[str, Any], cfg, by_step: bool) -> list[str]:
-    """The changes to tell, `name old -> new`; raises `ConfigError` where one is not allowed."""
+    """The changes to warn of, `name old -> new`; raises `ConfigError` where one is not allowed."""
     before = config.from_dict(checkpoint["config"]).to_dict()
     now = cfg.to_dict()
     changed = [name for name in now if before[name] != now[name]]
@@ -312,33 +323,33 @@ def _changed_settings(checkpoint: dict[str, Any], cfg, by_step: bool) -> list[st
 
 
 def _random_state(device: str) -> dict[str, Any]:
-    """The generators of torch, numpy and Python, as plain values and tensors."""
-    legacy = np.random.get_state(legacy=False)
+    """The states of the generators of torch, numpy and Python, as plain values and tensors."""
+    of_numpy = np.random.get_state(legacy=False)
     state = {
         "torch": torch.get_rng_state(),
         "numpy": {
-            "key": torch.from_numpy(legacy["state"]["key"].astype(np.int64)),
-            "pos": int(legacy["state"]["pos"]),
-            "gauss": float(legacy["gauss"]),
-            "has_gauss": int(legacy["has_gauss"]),
+            "key": torch.from_numpy(of_numpy["state"]["key"].astype(np.int64)),
+            "pos": int(of_numpy["state"]["pos"]),
+            "gauss": float(of_numpy["gauss"]),
+            "has_gauss": int(of_numpy["has_gauss"]),
         },
         "python": random.getstate(),
     }
-    if device == "cuda":  # a GPU that was left out because it fails must not be asked
+    if device == "cuda":  # a GPU that was not chosen may fail, so it is not asked
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators where `save_checkpoint` left them."""
-    numpy = state["numpy"]
-    key = numpy["key"].numpy().astype(np.uint32)
+    """Set the generators to the states that `save_checkpoint` stored."""
+    of_numpy = state["numpy"]
+    key = of_numpy["key"].numpy().astype(np.uint32)
     np.random.set_state(
         {
             "bit_generator": "MT19937",
-            "state": {"key": key, "pos": numpy["pos"]},
-            "gauss": numpy["gauss"],
-            "has_gauss": numpy["has_gauss"],
+            "state": {"key": key, "pos": of_numpy["pos"]},
+            "gauss": of_numpy["gauss"],
+            "has_gauss": of_numpy["has_gauss"],
         }
     )
     random.setstate(state["python"])

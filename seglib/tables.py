@@ -19,14 +19,14 @@ IGNORE = 255  # value in a mask of pixels that no loss, metric or curve may coun
 class Layout(NamedTuple):
     """A form that a folder of raw data can have.
 
-    `scan` returns the case table, see `layouts.scan`; it receives what its parameters name of
-    `root` (the folder), `cfg`, the settings, and `class_name` (the first one).
+    `scan` returns the case table, see `layouts.scan`. It receives those of the following that its
+    parameters name: `root` (the folder), `cfg`, every setting, and `class_name` (the first class).
 
-    The markers are alternatives: a folder has this layout if it holds every name of one
-    alternative (patterns such as `patient*/*_gt.nii*` are allowed). `markers` tell the layout
-    alone. `shared_markers` are those of other layouts as well: they count only below a `data_root`
-    that the user set. `nested_markers` are those of a folder that holds several such trees, which
-    `scan` reads together: they count only where, besides, the layout is usual for the preset.
+    A folder has this layout if it holds every name of one of the alternatives in `markers`;
+    patterns such as `patient*/*_gt.nii*` are allowed. `markers` identify it anywhere.
+    `shared_markers` also occur in other layouts, so they count only below a `data_root` that the
+    user set. `nested_markers` are those of a folder that holds several such trees, which `scan`
+    reads together; they count there too, but only if the layout is also usual for the preset.
     """
 
     scan: str | Callable
@@ -94,7 +94,7 @@ class Metric(NamedTuple):
         return self.best < self.worst
 
 
-# Folders of images and masks of equal names: three layouts read them, each in its own way.
+# Folders whose images and masks have equal names. Three layouts read them, each in its own way.
 _IMAGES_AND_MASKS = (
     ("images", "masks"),
     ("images", "labels"),
@@ -199,7 +199,7 @@ METRICS: dict[str, Metric] = {
     "iou": Metric("metrics:iou", "counts", headline=True),
     "precision": Metric("metrics:precision", "counts"),
     "recall": Metric("metrics:recall", "counts"),
-    "f1": Metric("metrics:dice", "counts"),  # of the same counts, F1 and Dice are one number
+    "f1": Metric("metrics:dice", "counts"),  # F1 and Dice are the same number
     "specificity": Metric("metrics:specificity", "counts"),
     "accuracy": Metric("metrics:accuracy", "counts"),
     "bce": Metric("metrics:bce", "probabilities", best=0.0, worst=math.inf),
@@ -215,7 +215,8 @@ METRICS: dict[str, Metric] = {
 
 
 def load(code: str | Callable) -> Callable:
-    """The function or class of an entry: itself, or what `"module:name"` names below `seglib`."""
+    """The function or class of an entry: `code` itself, or `seglib.module.name` for a text
+    `"module:name"`."""
     if callable(code):
         return code
     module, _, name = code.partition(":")
@@ -243,6 +244,6 @@ def scores(source: str, *measured: Any) -> dict[str, Any]:
 
 
 def name_of(code: Any) -> str:
-    """The name under which a run records a network or a loss: that of a function, or of an
-    object's class."""
+    """The name under which a run records a network or a loss: a function's own name, or the name of
+    an object's class."""
     return getattr(code, "__name__", type(code).__name__)

@@ -23,19 +23,19 @@ from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
 
 from . import config, hosts, losses, memory, metrics, models, plots, presets, runs, tables, updates
-from .errors import ConfigError, DataError, TrainingError
+from .errors import ConfigError, DataError, TrainingError, first_line
 from .runs import Run
 
 BY_STEP = ("cosine", "onecycle", "linear")  # schedules that are stepped after every update
 # With fewer validation images the monitor is smoothed over epochs, as single values jump.
 SMALL_VALIDATION = 50
 SAMPLES = 4  # images in sample_predictions.png
-OWN = {"model": "network", "loss": "loss"}  # arguments of `fit`, and where a run records them
+OWN = {"model": "network", "loss": "loss"}  # arguments of `fit` -> where `Run.info` names them
 
 
 @dataclass
 class TrainingState:
-    """What an epoch leaves for the next one, beside the weights; saved in `last.ckpt`."""
+    """What one epoch hands on to the next, besides the weights; saved in `last.ckpt`."""
 
     epoch: int = 0  # number of finished epochs
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -71,8 +71,8 @@ class Training:
     @property
     def is_over(self) -> bool:
         """Whether all epochs are trained, or early stopping has waited long enough."""
-        impatient = self.cfg.early_stopping and self.state.since_best >= self.cfg.patience
-        return self.state.epoch >= self.cfg.epochs or impatient
+        stops_early = self.cfg.early_stopping and self.state.since_best >= self.cfg.patience
+        return self.state.epoch >= self.cfg.epochs or stops_early
 
 
 def fit(
@@ -95,9 +95,9 @@ def fit(
             It is trained in place, starts with the weights that it has (or those of
             `cfg.init_from`) and ends with the best ones. By default the one that `cfg` describes.
         loss: a loss of your own, `loss(logits, target, annotated)` -> scalar tensor, in place of
-            `cfg.loss`; `losses` describes target and annotated. One that is derived from
-            `losses.MaskedLoss` may be used in every setting; any other callable only where one
-            micro-batch of one process makes an update (`accumulate=1`).
+            `cfg.loss`; `losses` describes target and annotated. A loss derived from
+            `losses.MaskedLoss` works with all settings; any other callable only with
+            `accumulate=1`, one process, and batches that fit into the memory.
         resume: continue the run in that folder after its last finished epoch; on a CPU the weights
             are bit-identical to those of an uninterrupted run. Starts anew where there is no run.
             Pass `model` and `loss` again.
@@ -126,9 +126,10 @@ def seed_everything(seed: int) -> None:
 
 
 def processes(device: str) -> PartialState:
-    """The processes of this training, as torchrun or `accelerate launch` began them; one without
-    these."""
-    AcceleratorState._reset_state(True)  # otherwise the choices of a first fit hold for a second
+    """The processes of this training, as torchrun or `accelerate launch` started them; otherwise
+    this process alone."""
+    # Accelerate would keep the device and precision of an earlier `fit` in this process.
+    AcceleratorState._reset_state(True)
     return PartialState(cpu=device == "cpu")
 
 
@@ -148,7 +149,7 @@ def _set_up(
         raise DataError("the training part is empty; lower val_split or test_split, or add images")
     folder = Path(folder) if folder else runs.folder_of(cfg)
     checkpoint = runs.load_checkpoint(folder) if resume else None
-    info = _agree(_run_info(cfg, batches, model, loss, checkpoint))
+    info = _of_first_process(_run_info(cfg, batches, model, loss, checkpoint))
     accelerator = _accelerator(cfg, info)
     state = TrainingState(**checkpoint["state"]) if checkpoint else TrainingState()
     loss = losses.build(cfg.loss, **cfg.settings) if loss is None else loss
@@ -159,7 +160,8 @@ def _set_up(
         if checkpoint is None:
             runs.move_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
-    run = Run(folder, cfg, pd.DataFrame(state.history), info, model)
+    history = pd.DataFrame(state.history)
+    run = Run(folder=folder, config=cfg, history=history, info=info, model=model)
 
     seed_everything(cfg.seed)
     training = _prepare(run, batches, loss, state, accelerator, new=checkpoint is None)
@@ -184,7 +186,7 @@ def _prepare(
     network = network.to(memory_format=torch.channels_last)  # for oneDNN and tensor cores
     if isinstance(loss, nn.Module):
         loss = loss.to(accelerator.device)
-    # The batches of an update stay on the host: the device has room for one of them.
+    # The batches of an update stay on the host, as the device may have room for one only.
     model, optimizer, train, val = accelerator.prepare(
         network,
         _optimizer(cfg, network),
@@ -217,7 +219,7 @@ def _prepare(
 
 
 def _network(run: Run, dataset, new: bool) -> nn.Module:
-    """The run's own network or that of its config; in a new run with the weights to start from."""
+    """The network passed to `fit`, or that of the config; a new run's has its initial weights."""
     cfg, info = run.config, run.info
     network = run.model
     if network is None:
@@ -235,7 +237,7 @@ def _network(run: Run, dataset, new: bool) -> nn.Module:
 
 
 def _check_arguments(model: Any, loss: Any) -> None:
-    """Refuse a class in place of an object, and what is no network or no loss at all."""
+    """Refuse a class in place of an object, and an object that is not a network or a loss."""
     for name, value in (("model", model), ("loss", loss)):
         if inspect.isclass(value):
             raise ConfigError(
@@ -262,7 +264,7 @@ def _check_output(model: nn.Module, cfg) -> None:
         raise ConfigError(f"model: {name} has no parameter to train")
     image = torch.zeros(1, cfg.in_channels, *cfg.height_width)
     expected = (1, cfg.n_classes, *cfg.height_width)
-    modes = [(part, part.training) for part in model.modules()]
+    modes = [(module, module.training) for module in model.modules()]
     try:
         logits = model.eval()(image.to(next(model.parameters()).device))
     except Exception as error:  # whatever the caller's network raises
@@ -271,8 +273,8 @@ def _check_output(model: nn.Module, cfg) -> None:
             f"image_size of the config: {error}"
         ) from error
     finally:
-        for part, mode in modes:
-            part.training = mode
+        for module, mode in modes:
+            module.training = mode
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != expected:
         raise ConfigError(
@@ -289,7 +291,8 @@ def _run_info(
     loss: Callable | None,
     checkpoint: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """`Run.info` of a new run, or of the one to resume; the names of an own network and loss."""
+    """`Run.info` of a new run, or of the one to resume, with the names of the caller's network
+    and loss."""
     own = {
         "network": None if model is None else tables.name_of(model),
         "loss": None if loss is None else tables.name_of(loss),
@@ -302,7 +305,7 @@ def _run_info(
 
 
 def _inspect(cfg, batches: dict[str, DataLoader]) -> dict[str, Any]:
-    """What a run records of machine and data; a resumed run keeps it, and so decides the same."""
+    """What a run records of machine and data; a resumed run keeps it, to be computed alike."""
     device = hosts.choose_device(cfg.device)
     precision = hosts.choose_precision(device, cfg.precision)
     info = {"device": device, "precision": precision, "seconds": 0.0}
@@ -320,7 +323,7 @@ def _inspect(cfg, batches: dict[str, DataLoader]) -> dict[str, Any]:
 
 
 def _on_this_machine(info: dict[str, Any], cfg) -> dict[str, Any]:
-    """The info of a run to be resumed; device and precision anew where the device is another."""
+    """The info of a run to be resumed; device and precision are new if the device has changed."""
     device = hosts.choose_device(cfg.device)
     if device == info["device"]:
         return info
@@ -332,8 +335,8 @@ def _on_this_machine(info: dict[str, Any], cfg) -> dict[str, Any]:
     return {**info, "device": device, "precision": precision}
 
 
-def _agree(info: dict[str, Any]) -> dict[str, Any]:
-    """The info of the first process, on all processes of this training."""
+def _of_first_process(info: dict[str, Any]) -> dict[str, Any]:
+    """The `info` of the first process, so that all processes use the same device and precision."""
     if processes(info["device"]).num_processes == 1:
         return info
     objects = [info]
@@ -349,8 +352,8 @@ def _accelerator(cfg, info: dict[str, Any]) -> Accelerator:
 
 @contextmanager
 def _restoring_forward(model: nn.Module | None) -> Iterator[None]:
-    """Take from the caller's network what Accelerate sets on it: the autocast around its forward,
-    and a mark that would make a second `fit` skip that."""
+    """Remove from the caller's network what Accelerate sets on it: the autocast around its forward,
+    and a mark that would make a second `fit` leave the autocast out."""
     if model is None:
         yield
         return
@@ -375,7 +378,8 @@ def _optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _scheduler(cfg, optimizer: torch.optim.Optimizer, n_updates: int, n_val: int) -> Any:
-    """None, plateau (stepped by epoch) or a schedule stepped after each of `n_updates` an epoch."""
+    """The learning-rate schedule: None, plateau (stepped after every epoch), or one that is stepped
+    after every update; `n_updates` is their number in an epoch."""
     total = cfg.epochs * n_updates
     if cfg.scheduler == "plateau":
         mode = "max" if _higher_is_better(cfg, n_val) else "min"
@@ -400,13 +404,15 @@ def _scheduler(cfg, optimizer: torch.optim.Optimizer, n_updates: int, n_val: int
 
 
 def _rise(share: float, total: int) -> float:
-    """The share of all updates in which the learning rate rises; torch divides by
-    share * total - 1, which must not be zero."""
+    """The share of all updates in which the learning rate rises.
+
+    Slightly larger where share * total is 1, because torch divides by share * total - 1.
+    """
     return share + 0.05 if round(share * total, 6) == 1 else share
 
 
 def _synchronised(model: nn.Module, accelerator) -> nn.Module:
-    """Batch norm whose means are those of the micro-batches of all processes."""
+    """The network with batch norm that normalises over the images of all processes."""
     if accelerator.num_processes == 1 or accelerator.device.type != "cuda":
         warnings.warn(
             "sync_batch_norm=True has no effect here: it takes several processes on GPUs",
@@ -419,11 +425,10 @@ def _synchronised(model: nn.Module, accelerator) -> nn.Module:
 def _compiled(model: nn.Module, device: torch.device) -> nn.Module:
     """The compiled network; itself where this machine cannot compile."""
     try:
-        # A missing compiler shows at the first call only.
+        # A missing compiler is noticed at the first call only, so we compile something small.
         torch.compile(nn.ReLU())(torch.ones(8, device=device))
     except Exception as error:  # no compiler, no Triton, an unsupported Python
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        warnings.warn(f"compile=True has no effect here: {lines[0]}", stacklevel=2)
+        warnings.warn(f"compile=True has no effect here: {first_line(error)}", stacklevel=2)
         return model
     return torch.compile(model)
 
@@ -479,7 +484,7 @@ def _run_epoch(training: Training, bar) -> dict[str, Any]:
     row |= _train_epoch(training, bar)
     _average_buffers(training.network, training.accelerator)
     row |= _validate(training)
-    _choose(row, state, training.cfg, training.n_val)
+    _compare_with_best(row, state, training.cfg, training.n_val)
     if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
         scheduler.step(row["monitor"])
     row["seconds"] = time.perf_counter() - begin
@@ -518,12 +523,11 @@ def _train_step(training: Training, batches: list[updates.Batch]) -> tuple[updat
         image = batch["image"].to(accelerator.device, non_blocking=True)
         logits = training.model(image.contiguous(memory_format=torch.channels_last))  # (N, K, H, W)
         loss = updates.share(training.loss, logits, batch, total)
-        accelerator.backward(
-            loss * accelerator.num_processes
-        )  # the processes' gradients are averaged
+        # Accelerate averages the gradients of the processes; we need their sum.
+        accelerator.backward(loss * accelerator.num_processes)
         return loss.detach()
 
-    update = training.accumulate(batches, forward_backward)  # micro-batch after micro-batch
+    update = training.accumulate(batches, forward_backward)
     norm = accelerator.clip_grad_norm_(training.model.parameters(), cfg.clip or math.inf)
     training.optimizer.step()
     if cfg.scheduler in BY_STEP and not accelerator.optimizer_step_was_skipped:
@@ -542,6 +546,7 @@ def _mean_loss(epoch_updates: list[updates.Update], training: Training) -> tuple
     sums = torch.zeros(2, device=accelerator.device)
     for update in epoch_updates:
         loss = torch.stack(update.losses).sum()
+        # The number is that of all processes, so each of them adds an equal share of it.
         n_here = update.n_images / accelerator.num_processes
         sums += torch.stack([loss * update.n_images, n_here])
     total, n_images = accelerator.reduce(sums, "sum").tolist()
@@ -555,20 +560,20 @@ def _raise_not_finite(epoch_updates: list[updates.Update], training: Training) -
     gradients."""
     accelerator, epoch = training.accelerator, training.state.epoch + 1
     cases = training.train.dataset.cases["case"]
-    bad = [
+    not_finite = [
         (step, loss, indices)
         for step, update in enumerate(epoch_updates, start=1)
         for loss, indices in zip(update.losses, update.indices)
         if not torch.isfinite(loss)
     ]
-    first_here = bad[0][0] if bad else len(epoch_updates) + 1
+    first_here = not_finite[0][0] if not_finite else len(epoch_updates) + 1
     steps = accelerator.gather(torch.tensor([first_here], device=accelerator.device))
     first = int(steps.min())
     if first_here > first:
         raise TrainingError(
             f"the loss is no number in epoch {epoch}, step {first}; another process names the cases"
         )
-    _, loss, indices = bad[0]
+    _, loss, indices = not_finite[0]
     names = ", ".join(cases.iloc[indices.tolist()])
     raise TrainingError(
         f"the loss is {loss.item()} in epoch {epoch}, step {first}, cases {names}; the weights of "
@@ -599,6 +604,7 @@ def _validate(training: Training) -> dict[str, float]:
         prob = metrics.probabilities(logits, cfg.task)
         pred = metrics.to_one_hot(prob, cfg.task, cfg.threshold)
         counts = metrics.batch_counts(pred, batch["mask"], cfg.task)  # (N, K, 4): tp, fp, fn, tn
+        # One row per image, as `gather_for_metrics` drops those that only fill up the last batch.
         of_batch = (loss.repeat(len(image)), counts, batch["annotated"])
         for values, tensor in zip(gathered.values(), accelerator.gather_for_metrics(of_batch)):
             values.append(tensor.cpu().numpy())
@@ -632,20 +638,20 @@ def _accuracy(counts: np.ndarray, annotated: np.ndarray, task: str) -> float:
     (multiclass), or in each annotated class."""
     if task == "multiclass":
         right = counts[..., 0]
-        n_pixels = counts[:, 0].sum()
+        n_pixels = counts[:, 0].sum()  # every class has counted the same pixels
     else:
         right = counts[..., 0] + counts[..., 3]
         n_pixels = (counts.sum(axis=-1) * annotated).sum()
     return float((right * annotated).sum() / max(n_pixels, 1))
 
 
-def _choose(row: dict[str, Any], state: TrainingState, cfg, n_val: int) -> None:
-    """Smooth the monitor where the validation part is small, and note whether this epoch is the
-    best so far."""
+def _compare_with_best(row: dict[str, Any], state: TrainingState, cfg, n_val: int) -> None:
+    """Add to the row the monitor, smoothed where the validation part is small, and whether this
+    epoch is the best so far; update the state."""
     value = row[cfg.monitor] if n_val else row["train_loss"]
     is_number = math.isfinite(value)
     if 0 < n_val < SMALL_VALIDATION and state.smoothed is not None and is_number:
-        value = 0.5 * state.smoothed + 0.5 * value
+        value = 0.5 * state.smoothed + 0.5 * value  # exponential moving average
     if is_number:
         state.smoothed = value
     row["monitor"] = value
@@ -668,7 +674,7 @@ def _higher_is_better(cfg, n_val: int) -> bool:
 
 
 def _set_epoch(loader: DataLoader, epoch: int) -> None:
-    """Tell our sampler the epoch, through whatever Accelerate has wrapped around it."""
+    """Set the epoch of our sampler, which Accelerate has wrapped in samplers of its own."""
     # Accelerate counts passes from 0 in every process and passes that number on to the sampler.
     loader.iteration = epoch
     batch_sampler = loader.batch_sampler
@@ -690,7 +696,7 @@ def _progress_bar(training: Training):
 
 
 def _stopped(run: Run, state: TrainingState) -> str:
-    """The message after a stop: what is saved, and the call that continues."""
+    """The message after Ctrl-C: what is saved, and the call that continues."""
     saved = f"all up to epoch {state.epoch} is kept" if state.epoch else "no epoch was finished"
     own = [f"{name}=..." for name, key in OWN.items() if run.info[key]]
     call = ", ".join(["cfg", "batches", *own, "resume=True"])
@@ -730,7 +736,7 @@ def _save_weights(training: Training, path: Path, **facts: Any) -> None:
 
 
 def _json_value(value: Any) -> Any:
-    """A value that JSON has: NaN and infinity become null."""
+    """A value that JSON can hold: NaN and infinity become null."""
     return value if isinstance(value, (bool, int)) or math.isfinite(value) else None
 
 

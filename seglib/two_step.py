@@ -1,9 +1,10 @@
 """From segmented lungs to a finding: masks of all patients, then two classifiers.
 
-Masks and scores of a patient come from models that were trained without that patient.
+Masks and scores of a patient come from models that were trained without this patient.
 Taught in `09_tb_two_step`.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def patient_folds(labels, patients, n_folds: int = 5, seed: int = 0) -> np.ndarr
         patients: the patient of each row.
 
     Raises:
-        DataError: there is one finding only, or one of fewer patients than there are folds.
+        DataError: there is only one finding, or one that has fewer patients than there are folds.
     """
     labels, patients = np.asarray(labels), np.asarray(patients)
     table = pd.DataFrame({"label": labels, "patient": patients})
@@ -54,7 +55,7 @@ def segment_unseen(cases: pd.DataFrame, cfg, fold: np.ndarray, folder: str | Pat
 
     Args:
         cases: the table of `layouts.scan`.
-        cfg: its settings; `val_split` of each training set chooses the best epoch.
+        cfg: its settings; the share `val_split` of each training set chooses the best epoch.
         fold: a number for each row, as of `patient_folds`.
         folder: receives `segmenter_<fold>/` (runs) and `masks/<case>_mask.png`, each of the size of
             its image.
@@ -63,23 +64,26 @@ def segment_unseen(cases: pd.DataFrame, cfg, fold: np.ndarray, folder: str | Pat
         The cases with the column `segmented`, the path of each mask. Images that could not be read
         are left out and named in `attrs["notes"]`.
     """
-    folder, parts, notes = Path(folder), [], list(cases.attrs.get("notes", []))
+    folder = Path(folder)
+    segmented: list[pd.DataFrame] = []
+    notes = list(cases.attrs.get("notes", []))
     cfg = cfg.replace(keep_split=True, test_split=0)
     for number in sorted(set(fold)):
         held_out = fold == number
         store = prepare.build(cases.assign(split=np.where(held_out, "test", "")), cfg)
         run = training.fit(cfg, data.loaders(store, cfg), folder=folder / f"segmenter_{number}")
         predictor = Predictor.load(run.best, cfg.device)
-        parts.append(segment(cases[held_out], predictor, folder / "masks"))
-        notes += parts[-1].attrs["notes"]
-    result = pd.concat(parts).sort_index()
+        segmented.append(segment(cases[held_out], predictor, folder / "masks"))
+        notes += segmented[-1].attrs["notes"]
+    result = pd.concat(segmented).sort_index()
     result.attrs["notes"] = notes
     return result
 
 
 def segment(cases: pd.DataFrame, predictor: Predictor, folder: str | Path) -> pd.DataFrame:
     """Masks of all images by one network, `<folder>/<case>_mask.png`; as in `segment_unseen`."""
-    paths, notes = {}, []
+    paths: dict[Any, str] = {}
+    notes: list[str] = []
     for row in hosts.progress(cases.itertuples(), total=len(cases), desc="segment", leave=False):
         try:
             mask = predictor.predict_file(row.image).mask
@@ -100,7 +104,7 @@ def open_case(
 
     Args:
         case: a row of `segment_unseen`, from `itertuples()`.
-        column: holds the path of the mask; the drawn masks are in the column of their class.
+        column: holds the path of the mask; true masks are in the column of their class.
 
     Raises:
         DataError: a file cannot be read, or the mask has another size than its image.
@@ -156,7 +160,7 @@ def logistic(
 
 
 class SmallNet(nn.Module):
-    """Four convolutions with batch norm and pooling, then mean and maximum and one linear layer.
+    """Four convolutions with batch norm and pooling; then mean and maximum, and a linear layer.
 
     (N, 1, H, W) float32 -> logits (N,), for images of any size from 16 pixels.
     """
@@ -194,8 +198,8 @@ def network(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Train a `SmallNet` on images (n, H, W) uint8 of one size: AdamW and a one-cycle schedule.
 
-    The number of epochs is fixed: early stopping would need further patients to choose the epoch
-    by.
+    The number of epochs is fixed, as early stopping would need further patients to choose the
+    epoch.
 
     Returns:
         A function from images to the probability of label 1, the mean over image and mirror image.
@@ -205,7 +209,7 @@ def network(
     rng, augment = np.random.default_rng(seed), data.augmentation(AUGMENT)
     model = SmallNet().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
-    steps = -(-len(inputs) // batch_size)
+    steps = math.ceil(len(inputs) / batch_size)  # of one epoch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * steps)
     n_positive = labels.sum()
     weight = torch.tensor((len(labels) - n_positive) / max(n_positive, 1), dtype=torch.float32)
@@ -214,7 +218,7 @@ def network(
     for _ in hosts.progress(range(epochs), desc="network", leave=False):
         for rows in np.array_split(rng.permutation(len(inputs)), steps):
             batch = np.stack([augment(image=inputs[i][..., None])["image"][..., 0] for i in rows])
-            loss = loss_of(model(_tensor(batch)), torch.from_numpy(labels[rows]).float())
+            loss = loss_of(model(_standardised(batch)), torch.from_numpy(labels[rows]).float())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -225,7 +229,7 @@ def network(
     def score(inputs: np.ndarray) -> np.ndarray:
         probabilities = []
         for start in range(0, len(inputs), 64):
-            batch = _tensor(inputs[start : start + 64])
+            batch = _standardised(inputs[start : start + 64])
             probabilities.append((model(batch).sigmoid() + model(batch.flip(3)).sigmoid()) / 2)
         return torch.cat(probabilities).numpy().astype(np.float64)
 
@@ -233,7 +237,7 @@ def network(
     return score
 
 
-def _tensor(batch: np.ndarray) -> Tensor:
+def _standardised(batch: np.ndarray) -> Tensor:
     """(N, H, W) uint8 -> (N, 1, H, W) float32, each image with mean 0 and standard deviation 1."""
     pixels = torch.from_numpy(batch[:, None].astype(np.float32))
     mean = pixels.mean((2, 3), keepdim=True)
@@ -243,15 +247,14 @@ def _tensor(batch: np.ndarray) -> Tensor:
 
 def frame(pictures: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """Images (H, W) uint8 of any size -> (n, *size) uint8, fitted in without being stretched."""
-    return np.stack(
-        [images.fit_image(picture[..., None], size, "letterbox")[..., 0] for picture in pictures]
-    )
+    fitted = [images.fit_image(picture[..., None], size, "letterbox") for picture in pictures]
+    return np.stack(fitted)[..., 0]
 
 
 def frame_size(pictures: list[np.ndarray], scale: float) -> tuple[int, int]:
-    """The median height and width of the images times `scale`, as multiples of 16.
+    """The median height and width of the images times `scale`, rounded to multiples of 16.
 
-    `SmallNet` halves its input four times.
+    Multiples of 16, because `SmallNet` halves its input four times.
     """
     median = np.median([picture.shape for picture in pictures], axis=0) * scale
     return tuple(int(max(16, round(side / 16) * 16)) for side in median)

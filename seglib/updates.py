@@ -1,4 +1,4 @@
-"""One update of the weights whose images come in several micro-batches. Used by `training`."""
+"""One update of the weights from several micro-batches of images. Used by `training`."""
 
 import contextlib
 import itertools
@@ -22,8 +22,13 @@ HOW_TO_ADD_TOTAL = (
 
 
 class Update(NamedTuple):
-    """What is remembered of one update: per micro-batch the `indices` of its images and its share
-    in the loss; `n_images` of all micro-batches and processes, a scalar tensor."""
+    """One finished update of the weights.
+
+    Attributes:
+        indices: for each micro-batch, the positions of its images in the dataset.
+        losses: for each micro-batch, its share in the loss of the update.
+        n_images: of all micro-batches and processes, a scalar tensor.
+    """
 
     indices: list[Tensor]
     losses: list[Tensor]
@@ -31,7 +36,7 @@ class Update(NamedTuple):
 
 
 class Waiting:
-    """Passes the batches of a loader on, and adds up the `seconds` that were spent waiting."""
+    """Iterates over a loader and adds up the `seconds` that were spent waiting for batches."""
 
     def __init__(self, loader):
         self.batches = iter(loader)
@@ -55,7 +60,7 @@ def micro_batches(batches: Iterator[Batch], accumulate: int) -> Iterator[list[Ba
 
 
 def check_loss(loss: Callable, accumulate: int, n_processes: int, n_splits: int) -> None:
-    """Refuse a loss without `total` where the images of an update come in several parts.
+    """Refuse a loss without `total` where the images of an update come in several micro-batches.
 
     Raises:
         ConfigError: says which setting causes it, and what the loss lacks.
@@ -125,18 +130,18 @@ class GradientAccumulator:
             TrainingError: the memory is too small, and this loss does not allow a split.
         """
         while True:
-            parts = self._split(batches)
+            smaller = self._split(batches)
             try:
-                return self._accumulate(parts, forward_backward)
+                return self._accumulate(smaller, forward_backward)
             except torch.OutOfMemoryError as error:
-                size = max(len(part["image"]) for part in parts)
+                size = max(len(batch["image"]) for batch in smaller)
                 # Several processes would have to agree on the split.
                 if size == 1 or self.accelerator.num_processes > 1:
                     raise
                 if not hasattr(self.loss, "total"):
                     raise self._cannot_split(size) from error
-            # Outside `except` the error no longer holds the tensors of the failed attempt. The
-            # gradients so far are those of some of its micro-batches.
+            # Outside `except`, so that the error no longer holds the tensors of the failed attempt.
+            # The gradients so far are those of some of its micro-batches only.
             self.model.zero_grad()
             self.n_splits += 1
             warnings.warn(
@@ -144,31 +149,33 @@ class GradientAccumulator:
                 stacklevel=2,
             )
 
-    def _accumulate(self, parts: list[Batch], forward_backward: Callable) -> Update:
-        parts = [self._with_masks(part) for part in parts]
-        total, n_images = self._totals(parts)
+    def _accumulate(self, batches: list[Batch], forward_backward: Callable) -> Update:
+        batches = [self._with_masks(batch) for batch in batches]
+        total, n_images = self._totals(batches)
         losses = []
-        for number, part in enumerate(parts, start=1):
+        for number, batch in enumerate(batches, start=1):
             # The processes exchange their gradients with the last micro-batch only.
-            is_last = number == len(parts)
+            is_last = number == len(batches)
             exchange = contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model)
             with exchange:
-                losses.append(forward_backward(part, total))
-        return Update([part["index"] for part in parts], losses, n_images)
+                losses.append(forward_backward(batch, total))
+        return Update([batch["index"] for batch in batches], losses, n_images)
 
-    def _totals(self, parts: list[Batch]) -> tuple[Tensor | None, Tensor]:
+    def _totals(self, batches: list[Batch]) -> tuple[Tensor | None, Tensor]:
         """The denominator of the loss and the number of images, over all micro-batches of all
         processes; the denominator is None where one micro-batch is all there is."""
         device = self.accelerator.device
-        n = torch.full((), float(sum(len(part["image"]) for part in parts)), device=device)
-        if len(parts) == 1 and self.accelerator.num_processes == 1:
+        n = torch.full((), float(sum(len(batch["image"]) for batch in batches)), device=device)
+        if len(batches) == 1 and self.accelerator.num_processes == 1:
             return None, n
-        # A scalar, or (2,) for a weighted sum of two losses; reduced together with the number.
-        total = sum(self.loss.total(part["mask"], part["annotated"]) for part in parts)
+        # A scalar, or (2,) for a weighted sum of two losses.
+        total = sum(self.loss.total(batch["mask"], batch["annotated"]) for batch in batches)
+        # One exchange between the processes for both: the denominator and the number of images.
         sums = self.accelerator.reduce(torch.cat([total.reshape(-1), n.reshape(1)]), "sum")
         return sums[:-1].reshape(total.shape), sums[-1]
 
     def _split(self, batches: list[Batch]) -> list[Batch]:
+        """The micro-batches, halved `n_splits` times."""
         for _ in range(self.n_splits):
             batches = [half for batch in batches for half in _halves(batch)]
         return batches
@@ -190,5 +197,5 @@ class GradientAccumulator:
 
 def _halves(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     middle = math.ceil(len(batch["image"]) / 2)
-    parts = zip(*(value.split(middle) for value in batch.values()))
-    return [dict(zip(batch, part)) for part in parts]
+    halves = zip(*(value.split(middle) for value in batch.values()))
+    return [dict(zip(batch, values)) for values in halves]
