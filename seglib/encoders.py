@@ -77,10 +77,10 @@ def smp_unet(
 
 
 def resolve(name: str) -> str:
-    """The name of an encoder as smp wants it today.
+    """The current name of an encoder in smp; old names still work.
 
     Raises:
-        ConfigError: an unknown name; says the nearest one.
+        ConfigError: an unknown name; the message suggests the nearest one.
     """
     import timm
     from segmentation_models_pytorch.encoders import get_encoder_names

@@ -110,7 +110,8 @@ def tuned(run, loader, metric: str = "dice") -> Predictor:
             "give the validation part, batches['val']"
         )
     cfg = predictor.config
-    temperature, pixels = curves.Temperature(cfg.task), _Pixels(predictor)
+    temperature = curves.Temperature(cfg.task)
+    pixels = _Pixels(predictor)
     batches = DataLoader(dataset, loader.batch_size)
     for batch in hosts.progress(batches, desc=f"tune on {dataset.part}", leave=False):
         logits = predictor.logits(batch["image"]).cpu()
@@ -221,7 +222,7 @@ class _Scorer:
             self._add_few(pool, numbers[chunk], prob[chunk])
 
     def _add_few(self, pool: ThreadPoolExecutor, numbers: list[int], prob: np.ndarray) -> None:
-        # One thread reads, because it remembers the volume of the last slice.
+        # This thread alone reads files, as it keeps the volume of the last slice in memory.
         pairs = zip(numbers, prob)
         opened = [self._open(number, prob_of_image) for number, prob_of_image in pairs]
         complete = self._complete([image for image, _ in opened])
@@ -248,7 +249,7 @@ class _Scorer:
             table.setdefault(key, {}).update(job.result())
 
     def _open(self, number: int, prob: np.ndarray) -> tuple[_Image, np.ndarray]:
-        """An image on the grid of the report, and its probabilities (K, H, W) there."""
+        """An image on the grid of the report, and its probabilities (K, H, W) on that grid."""
         cfg, case = self.predictor.config, self.dataset.cases.iloc[number]
         if self.grid == "original":
             shape = (int(case["height"]), int(case["width"]))

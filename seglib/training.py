@@ -48,7 +48,7 @@ class TrainingState:
 
 @dataclass
 class Training:
-    """Everything that one training works with; made by `_set_up`."""
+    """Everything that one training works with, as `_set_up` returns it."""
 
     cfg: config.Config
     run: Run
@@ -345,6 +345,7 @@ def _of_first_process(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _accelerator(cfg, info: dict[str, Any]) -> Accelerator:
+    """The `Accelerator` for the device and precision of a run."""
     torch.backends.cudnn.benchmark = cfg.cudnn_benchmark
     precision = {"fp32": "no"}.get(info["precision"], info["precision"])
     return Accelerator(mixed_precision=precision, cpu=info["device"] == "cpu")

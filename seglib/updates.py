@@ -163,15 +163,17 @@ class GradientAccumulator:
 
     def _totals(self, batches: list[Batch]) -> tuple[Tensor | None, Tensor]:
         """The denominator of the loss and the number of images, over all micro-batches of all
-        processes; the denominator is None where one micro-batch is all there is."""
+        processes; the denominator is None if there is a single micro-batch in all."""
         device = self.accelerator.device
-        n = torch.full((), float(sum(len(batch["image"]) for batch in batches)), device=device)
+        n_here = float(sum(len(batch["image"]) for batch in batches))
+        n_images = torch.full((), n_here, device=device)
         if len(batches) == 1 and self.accelerator.num_processes == 1:
-            return None, n
+            return None, n_images
         # A scalar, or (2,) for a weighted sum of two losses.
         total = sum(self.loss.total(batch["mask"], batch["annotated"]) for batch in batches)
         # One exchange between the processes for both: the denominator and the number of images.
-        sums = self.accelerator.reduce(torch.cat([total.reshape(-1), n.reshape(1)]), "sum")
+        here = torch.cat([total.reshape(-1), n_images.reshape(1)])
+        sums = self.accelerator.reduce(here, "sum")
         return sums[:-1].reshape(total.shape), sums[-1]
 
     def _split(self, batches: list[Batch]) -> list[Batch]:
@@ -196,6 +198,7 @@ class GradientAccumulator:
 
 
 def _halves(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """A batch of tensors as two, the first half of its images and the second."""
     middle = math.ceil(len(batch["image"]) / 2)
     halves = zip(*(value.split(middle) for value in batch.values()))
     return [dict(zip(batch, values)) for values in halves]
