@@ -1,4 +1,7 @@
-"""The pixels of one row of the case table, image and masks, from picture files and volumes."""
+"""Read the image and the masks of one row of the case table, from picture files or volumes.
+
+Here too, the facts of a case are computed that `checks` needs: hashes, notes, and warnings.
+"""
 
 import hashlib
 import os
@@ -9,14 +12,27 @@ import numpy as np
 from .errors import DataError
 from .formats import images, volumes
 
+# How programs may mirror or turn masks by mistake: name -> the same done to an array. The last four
+# keep the size of a square only.
+TURNS = {
+    "as they are": lambda a: a,
+    "mirrored left to right": lambda a: a[:, ::-1],
+    "upside down": lambda a: a[::-1],
+    "turned by 180 degrees": lambda a: a[::-1, ::-1],
+    "transposed": lambda a: a.T,
+    "turned by 90 degrees": np.rot90,
+    "turned by -90 degrees": lambda a: np.rot90(a, -1),
+    "transposed and turned by 180 degrees": lambda a: a[::-1, ::-1].T,
+}
+
 
 def mask_columns(cfg) -> list[str]:
-    """The columns of the case table that name mask files: `labels`, or one a class."""
+    """The columns of the case table that name mask files: `labels`, or one for each class."""
     return ["labels"] if cfg.task == "multiclass" else list(cfg.class_names)
 
 
 def read_image(case: Any, cfg) -> np.ndarray:
-    """The image of a case, (H, W, in_channels) uint8, in the size of its file.
+    """The image of a case, (H, W, in_channels) uint8, in its original size.
 
     A slice of a volume is windowed by `window_level` and `window_width`, or clipped to the
     `percentiles` of its whole volume.
@@ -39,9 +55,13 @@ def notes_of(case: Any, cfg) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def read_mask(case: Any, name: str, cfg, inverted: bool) -> images.Mask:
-    """The mask of one class of a case, (H, W) of 0 and 1; `inverted` where 0 is its structure.
+    """The mask of one class of a case, (H, W) of 0 and 1.
 
     For a volume the mask files are NIfTI label maps, which are united.
+
+    Args:
+        name: the class, and its column in the case table.
+        inverted: True where 0 is the structure in the file.
     """
     files = case[name].split(images.UNION)
     if not volumes.is_volume(files[0]):
@@ -57,16 +77,17 @@ def read_mask(case: Any, name: str, cfg, inverted: bool) -> images.Mask:
 def read_truth(
     case: Any, cfg, inverted: dict[str, bool], shape: tuple[int, int]
 ) -> tuple[np.ndarray, list[bool], list[str], list[tuple[bool, bool]]]:
-    """The masks of a case in the size of their files.
+    """The masks of a case in their original size.
 
     Args:
         inverted: class -> whether 0 is its structure; a class that is not named is not inverted.
         shape: (height, width) to use where no class has a mask.
 
     Returns:
-        masks, (H, W, K) uint8, all `IGNORE` for a class without a mask; a bool a class, whether it
-        is annotated; for each plane how it was decoded, "" without a mask, and whether it and its
-        negative look inverted.
+        - masks, (H, W, K) uint8, all `IGNORE` for a class without a mask;
+        - for each class whether it is annotated;
+        - for each of the K planes how it was decoded, "" without a mask;
+        - for each plane whether it looks inverted, and whether its negative does.
 
     Raises:
         DataError: a mask that cannot be read, or masks of different sizes.
@@ -98,31 +119,18 @@ def read_truth(
 def content(case: dict, image: np.ndarray) -> tuple[str, str]:
     """Two hashes of a case: of its file, and of its pixels (H, W, C).
 
-    Equal images share the second one, also where they were saved in different formats. For a slice
-    of a volume, whose file holds many, both are of the pixels.
+    Equal images have the same second hash, even if they were saved in different formats. For a
+    slice of a volume, whose file holds many slices, both hashes are of the pixels.
     """
     in_volume = volumes.is_volume(case["image"])
-    # A slice without any structure is no copy of another: its name makes it different.
+    # Uniform slices (such as air) are equal without being copies: their names make them differ.
     salt = case["case"] if in_volume and image.min() == image.max() else ""
     pixels = hashlib.sha256(f"{image.shape}{salt}".encode() + image.tobytes()).hexdigest()
     return pixels if in_volume else images.sha256(case["image"]), pixels
 
 
-# How masks get turned between programs: name -> what was done to them. The last four need a square.
-TURNS = {
-    "as they are": lambda a: a,
-    "mirrored left to right": lambda a: a[:, ::-1],
-    "upside down": lambda a: a[::-1],
-    "turned by 180 degrees": lambda a: a[::-1, ::-1],
-    "transposed": lambda a: a.T,
-    "turned by 90 degrees": np.rot90,
-    "turned by -90 degrees": lambda a: np.rot90(a, -1),
-    "transposed and turned by 180 degrees": lambda a: a[::-1, ::-1].T,
-}
-
-
 def edge_agreement(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """How well the edges of masks lie on edges of their image, for the masks turned as in `TURNS`.
+    """How well the edges of the masks lie on edges of the image, for each way of `TURNS`.
 
     Args:
         image: (H, W, C) uint8; masks: (H, W, K) uint8.
@@ -131,41 +139,42 @@ def edge_agreement(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
         Sums of image gradients along the masks' edges, one for each of `TURNS`; they can be added
         over the slices of a volume. Zeros where there is too little to compare.
     """
-    step = max(1, min(image.shape[:2]) // 128)  # edges of organs show on a coarse grid too
+    step = max(1, min(image.shape[:2]) // 128)  # a coarse grid is faster and shows organs as well
     grey = image[::step, ::step].mean(axis=2, dtype=np.float32)
     planes = masks[::step, ::step]
     sums = np.zeros(len(TURNS))
     if min(grey.shape) < 8:
         return sums
+    # An edge: a pixel whose class differs from that of its neighbour below or to the right.
     down = planes[1:, :-1] != planes[:-1, :-1]
     across = planes[:-1, 1:] != planes[:-1, :-1]
     edge = (down | across).any(axis=2)
     if edge.sum() < 20:
         return sums
     gradient = np.hypot(*np.gradient(grey))
-    # The steepest 5 % count alike, so that no single bright rim decides.
+    # The steepest 5 % of the pixels count equally, so that a single bright rim does not decide.
     gradient = np.minimum(gradient, np.percentile(gradient, 95))[:-1, :-1]
-    for k, rotate in enumerate(TURNS.values()):
-        turned = rotate(edge)
+    for k, transform in enumerate(TURNS.values()):
+        turned = transform(edge)
         if turned.shape == gradient.shape:
             sums[k] = gradient[turned].sum()
     return sums
 
 
 def warnings_of(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[str, str]:
-    """What the pixels of a case show that may be right but mostly is not.
+    """Warnings about pixels that may be right but usually are a mistake.
 
     Args:
         image: (H, W, C) uint8; masks: (H, W, K) uint8.
 
     Returns:
-        Warning -> name of the file that it is about. For a volume a warning counts only where all
-        of its slices have it.
+        Warning -> name of the file that it is about. For a volume, `checks` takes up a warning only
+        where all slices have it.
     """
     warnings = {}
     in_volume = volumes.is_volume(case["image"])
     if image.min() == image.max():
-        # The values of a volume are windowed by now: their number would say nothing.
+        # The voxels of a volume are windowed by now, so that their value would tell nothing.
         alike = "all voxels are alike" if in_volume else f"every pixel is {image.min()}"
         warnings[f"{alike}: nothing can be seen; export it again"] = "image"
     exif = 1 if in_volume else images.exif_orientation(case["image"])
@@ -182,7 +191,10 @@ def warnings_of(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[s
 
 
 def _warning_of_labels(case: dict, cfg, masks: np.ndarray) -> str:
-    """The sign of label numbers that are shifted by one, where all classes are annotated."""
+    """A warning where label numbers seem to be shifted by one, else "".
+
+    Only where all classes are annotated, since otherwise much of the mask is ignored on purpose.
+    """
     annotated = str(case.get("annotated", ",".join(cfg.class_names))).split(",")
     if not set(annotated) >= set(cfg.class_names):
         return ""
@@ -203,7 +215,7 @@ def _warning_of_labels(case: dict, cfg, masks: np.ndarray) -> str:
 def _read_label_map(
     case: Any, cfg
 ) -> tuple[np.ndarray, list[bool], list[str], list[tuple[bool, bool]]]:
-    """`read_truth` of a multiclass case: one plane of class numbers."""
+    """`read_truth` for the task multiclass: one plane of class numbers."""
     if not case["labels"]:
         raise DataError(
             f"{case['case']}: no label map; a multiclass image without labels cannot be used"
@@ -213,7 +225,7 @@ def _read_label_map(
     if "annotated" in case:
         names = str(case["annotated"]).split(",")
         annotated = [name in names for name in cfg.class_names]
-        # A pixel of no annotated class may belong to any of the others: nothing is known about it.
+        # A pixel of a class that is not annotated may belong to any of those, so it is ignored.
         mask.pixels[~np.isin(mask.pixels, np.flatnonzero(annotated))] = images.IGNORE
     return mask.pixels[..., None], annotated, [mask.decoding], [(False, False)]
 
@@ -222,7 +234,7 @@ def _structure(path: str, plane: np.ndarray, largest: int, cfg) -> np.ndarray:
     """One slice of a label map as 0 and 1; `largest` is the largest number in its volume.
 
     Raises:
-        DataError: several numbers, and no setting that says which of them are the structure.
+        DataError: there are several numbers, and no setting says which are the structure.
     """
     if cfg.label_map:
         return images.map_numbers(path, plane, 2, cfg.label_map).pixels
@@ -237,12 +249,14 @@ def _structure(path: str, plane: np.ndarray, largest: int, cfg) -> np.ndarray:
 
 
 def _read_labels(case: Any, cfg) -> images.Mask:
+    """The label map of a case as class numbers (H, W)."""
     label_map = {} if case.get("label_numbers") == "class" else cfg.label_map
     if not volumes.is_volume(case["image"]):
         return images.read_labels(case["labels"], cfg.mask_encoding, cfg.n_classes, label_map)
     labels = volumes.read_labels(case["image"], case["labels"], cfg)
     plane = _slice(case, labels)
     if os.path.isdir(case["labels"]):
+        # A copy, because cached volumes are read-only and the caller may change the pixels.
         return images.Mask(plane.copy(), "a mask file an organ")
     if cfg.mask_encoding == "threshold" and cfg.n_classes == 2:
         return images.Mask((plane > 0).astype(np.uint8), "above 0")
@@ -250,6 +264,11 @@ def _read_labels(case: Any, cfg) -> images.Mask:
 
 
 def _slice(case: Any, volume: np.ndarray) -> np.ndarray:
+    """The slice (H, W) of a volume (S, H, W) that the case is.
+
+    Raises:
+        DataError: the cell `slice` holds no number of a slice.
+    """
     number = str(case["slice"])
     if not number.isdigit() or int(number) >= len(volume):
         raise DataError(

@@ -1,8 +1,8 @@
-"""What the facts of decoded cases say: problems, notes, inverted masks, equal images.
+"""Conclude from the facts of decoded cases: problems, notes, inverted masks, equal images.
 
-`prepare` decodes every file once and keeps its facts beside the pixels. All that is concluded from
-several cases stands here, is computed from these facts alone, and reads no file. Taught in
-`01_data_preparation`.
+`prepare` decodes every file once and keeps its facts beside the pixels: sizes, hashes, how each
+mask was decoded, what was odd. This module computes from the facts alone what only several cases
+together can show; it reads no file. Taught in `01_data_preparation`.
 """
 
 from collections.abc import Iterable
@@ -17,8 +17,9 @@ from .case_io import TURNS, mask_columns
 from .errors import DataError
 from .formats import volumes
 
-# On 460 real cases that are right, masks turned in the best other way fitted at most 1.02 times as
-# well for volumes, and 1.48 times for single pictures.
+# A mask that fits its image this many times better after it was mirrored or turned gets a warning.
+# On 460 real cases without such an error, the best other way fitted at most 1.02 times as well for
+# volumes, and 1.48 times for single pictures.
 MAX_EDGE_RATIO = {"volume": 1.1, "picture": 1.5}
 PROBLEM_COLUMNS = {"case": str, "file": str, "problem": str, "action": str, "set_aside": bool}
 
@@ -28,10 +29,11 @@ class DataReport:
     """The result of all checks.
 
     Attributes:
-        facts: a row an image: height, width and, for each mask column, how it was decoded and its
-            share of foreground pixels.
-        problems: a row a problem: case, file, problem, action, and whether the image was set aside.
-        notes: sentences on the data as a whole.
+        facts: one row for each image: height, width and, for each mask column, how it was decoded
+            and its share of foreground pixels.
+        problems: one row for each problem: case, file, problem, action, and whether the image was
+            set aside.
+        notes: sentences about the data as a whole.
     """
 
     facts: pd.DataFrame
@@ -44,7 +46,7 @@ class DataReport:
         return sorted(set(self.problems.loc[self.problems["set_aside"], "case"]))
 
     def summary(self) -> pd.DataFrame:
-        """The report in about ten lines: what was checked, what was found."""
+        """The report in about ten lines: what was checked, and what was found."""
         facts = self.facts
         sizes = facts.groupby(["height", "width"]).size().sort_values(ascending=False)
         shown = ", ".join(f"{height}x{width} ({n})" for (height, width), n in sizes.head(3).items())
@@ -59,7 +61,7 @@ class DataReport:
         return pd.DataFrame(rows, columns=["checked", "found"])
 
     def _summary_of(self, column: str) -> list[tuple[str, str]]:
-        """The lines of the summary on the masks of one column."""
+        """The lines of the summary about the masks of one column."""
         share, decoding = self.facts[f"share {column}"], self.facts[f"how {column}"]
         n_masks, n_empty = share.notna().sum(), (share == 0).sum()
         counts = f"{n_masks} there, {len(share) - n_masks} missing, {n_empty} empty"
@@ -88,8 +90,9 @@ class Checked:
     """Cases whose pixels can be used, before they are split, and the report on all of them.
 
     Attributes:
-        cases: the case table with height, width, sha256 and `row`; `split` is the tree's own.
-        pixel_hashes: one a row of `cases`; the same for equal images.
+        cases: the case table with height, width, sha256 and `row`, the row in the store's arrays;
+            `split` is that of the tree.
+        pixel_hashes: one for each row of `cases`; the same for equal images.
         inverted: class -> whether 0 is its structure in the files.
     """
 
@@ -99,9 +102,10 @@ class Checked:
     inverted: dict[str, bool]
 
     def without_duplicates(self) -> tuple[pd.DataFrame, DataReport]:
-        """The cases with one of each group of equal images, and the report with the others.
+        """The cases with one image of each group of equal ones; the report names the others.
 
-        The one in the part where a leak would hurt most stays: test, then val, then train.
+        Of each group the image stays whose part is most harmed by a leak: test, then val, then
+        train.
         """
         rank = self.cases["split"].map({"test": 0, "val": 1}).fillna(2)
         order = pd.DataFrame({"rank": rank, "row": self.cases["row"]}).sort_values(["rank", "row"])
@@ -110,13 +114,13 @@ class Checked:
         first_with = dict(zip(first, first.index))
         problems = []
         for index in hashes.index[hashes.duplicated()]:
-            case, same = self.cases.loc[index], self.cases.loc[first_with[hashes[index]]]
-            part = f" in {same['split']}" if same["split"] else ""
+            copy, original = self.cases.loc[index], self.cases.loc[first_with[hashes[index]]]
+            part = f" in {original['split']}" if original["split"] else ""
             text = (
-                f"{case['image']}: same content as {Path(same['image']).name}{part}; "
+                f"{copy['image']}: same content as {Path(original['image']).name}{part}; "
                 "it would leak between parts"
             )
-            problems.append(_problem(case["case"], case["image"], text, "set aside; remove one"))
+            problems.append(_problem(copy["case"], copy["image"], text, "set aside; remove one"))
         cases = self.cases.loc[sorted(first.index)].reset_index(drop=True)
         table = pd.concat([self.report.problems, problem_table(problems)], ignore_index=True)
         return cases, DataReport(self.report.facts, table, self.report.notes)
@@ -127,8 +131,8 @@ def check(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> Checked:
 
     Args:
         cases: the case table; `attrs["notes"]` are the notes of the scan.
-        facts: one dict a row of `cases`, as `prepare` saves them.
-        cfg: uses task, class_names and mask_inverted.
+        facts: one dict for each row of `cases`, as `prepare` saves them.
+        cfg: its task, class_names and mask_inverted are used.
 
     Raises:
         DataError: no case can be used; names the first problem.
@@ -146,12 +150,13 @@ def check(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> Checked:
     inverted = polarity(decoded, cfg)
     files = cases["image"][readable]
     scan_notes = cases.attrs.get("notes", [])
-    # The scan has read the headers already, unless the table was made by hand.
+    # A scan has put the notes on headers among its own; a table that was made by hand has no notes.
     notes = [*scan_notes, *_notes_of_files(files, decoded, with_headers=not scan_notes)]
     notes += _warnings(files, decoded) + _empty_classes(decoded, inverted, cfg)
     if cfg.mask_inverted == "auto" and cfg.task != "multiclass":
         notes += _inverted_classes(decoded, inverted)
         problems += _odd_polarity(cases[readable], decoded, inverted)
+    # Masks of odd polarity are problems too.
     usable = readable & ~cases["case"].isin([problem["case"] for problem in problems])
     if not usable.any():
         raise first_problem(problem_table(problems))
@@ -166,15 +171,17 @@ def check(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> Checked:
 
 
 def polarity(facts: list[dict[str, Any]], cfg) -> dict[str, bool]:
-    """Class -> whether 0 is its structure: where most of its masks look inverted, or as set."""
+    """Class -> whether 0 is its structure: as the config says, or by a majority of its masks."""
     if cfg.mask_inverted != "auto" or cfg.task == "multiclass":
         return dict.fromkeys(cfg.class_names, cfg.mask_inverted is True)
-    flags = _inverted_flags(facts, cfg.class_names)
-    return {name: bool(n.size and n[:, 0].mean() > 0.5) for name, n in flags.items()}
+    result = {}
+    for name, flags in _inverted_flags(facts, cfg.class_names).items():
+        result[name] = bool(flags.size and flags[:, 0].mean() > 0.5)
+    return result
 
 
 def fact_table(facts: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
-    """The facts that a reader is shown: a row an image."""
+    """The table `DataReport.facts`: those facts that a reader is shown."""
     rows = []
     for fact in facts:
         row = {name: fact[name] for name in ("case", "height", "width")}
@@ -185,7 +192,7 @@ def fact_table(facts: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
 
 
 def problem_table(problems: list[dict[str, Any]]) -> pd.DataFrame:
-    """The table `DataReport.problems`, also where there are none."""
+    """The table `DataReport.problems`; its columns have their types even where it is empty."""
     return pd.DataFrame(problems, columns=list(PROBLEM_COLUMNS)).astype(PROBLEM_COLUMNS)
 
 
@@ -202,7 +209,10 @@ def _problem(case: str, file: str, text: str, action: str) -> dict[str, Any]:
 
 
 def _spread_over_volumes(paths: Iterable[str], facts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A volume with a slice that cannot be used is set aside as a whole."""
+    """The facts, where one unusable slice makes its whole volume unusable.
+
+    Volumes and distances in mm would be wrong without that slice.
+    """
     broken: dict[str, dict[str, Any]] = {}
     for path, fact in zip(paths, facts):
         if "problem" in fact:
@@ -227,7 +237,7 @@ def _by_file(paths: Iterable[str], facts: list[dict[str, Any]]) -> dict[str, lis
 def _notes_of_files(
     paths: Iterable[str], facts: list[dict[str, Any]], with_headers: bool
 ) -> list[str]:
-    """What was odd about the values of volumes and, `with_headers`, about their headers."""
+    """Notes on what is odd about the values of volumes and, `with_headers`, their headers."""
     notes = []
     for path, slices in _by_file(paths, facts).items():
         texts = slices[0]["header_notes"] if with_headers else []
@@ -243,6 +253,7 @@ def _warnings(paths: Iterable[str], facts: list[dict[str, Any]]) -> list[str]:
     """
     names: dict[str, list[str]] = {}  # warning -> files
     for path, slices in _by_file(paths, facts).items():
+        # How well the masks lie on edges: as they are, and turned in each of the other `TURNS`.
         fit = np.sum([fact["edges"] for fact in slices], axis=0)
         limit = MAX_EDGE_RATIO["volume" if volumes.is_volume(path) else "picture"]
         if fit.max() > limit * fit[0]:
@@ -277,7 +288,7 @@ def _empty_classes(facts: list[dict[str, Any]], inverted: dict[str, bool], cfg) 
 
 
 def _inverted_flags(facts: list[dict[str, Any]], names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Class -> (n masks, 2) bool: whether each mask, and its negative, look inverted."""
+    """Class -> (masks, 2) bool: whether each mask looks inverted, and whether its negative does."""
     result = {}
     for k, name in enumerate(names):
         masks = [fact["masks"][k] for fact in facts if fact["masks"][k]["decoding"]]
@@ -287,6 +298,7 @@ def _inverted_flags(facts: list[dict[str, Any]], names: Iterable[str]) -> dict[s
 
 
 def _inverted_classes(facts: list[dict[str, Any]], inverted: dict[str, bool]) -> list[str]:
+    """Notes on the classes whose masks were found to be inverted."""
     flags = _inverted_flags(facts, inverted)
     return [
         f"{name}: {flags[name][:, 0].sum()} of {len(flags[name])} masks have a foreground border: "
@@ -299,12 +311,13 @@ def _inverted_classes(facts: list[dict[str, Any]], inverted: dict[str, bool]) ->
 def _odd_polarity(
     cases: pd.DataFrame, facts: list[dict[str, Any]], inverted: dict[str, bool]
 ) -> list[dict[str, Any]]:
-    """Problems of single masks that look inverted beside the others of their class."""
+    """Problems of single masks that look inverted although most of their class do not."""
     problems = []
     action = "set aside; correct the file, or set mask_inverted=False to take all masks as they are"
     for k, name in enumerate(inverted):
         for case, path, fact in zip(cases["case"], cases[name], facts):
             mask = fact["masks"][k]
+            # In an inverted class it is the negative of the file that must not look inverted.
             if mask["decoding"] and mask["looks_inverted"][1 if inverted[name] else 0]:
                 text = (
                     f"{path}: mask looks inverted beside the others of its class (its border is 1)"

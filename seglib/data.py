@@ -1,6 +1,6 @@
-"""Store -> dataset, augmentation and loaders; the only importer of albumentations.
+"""Store -> dataset with augmentation -> loaders. Taught in `04_lung_segmentation`.
 
-Taught in `04_lung_segmentation`.
+Only this module imports albumentations.
 """
 
 import copy
@@ -19,10 +19,10 @@ from .errors import DataError
 from .formats.images import IGNORE
 
 PARTS = ("train", "val", "test")
-FOREGROUND = 0.7  # share of the patches that are laid about a pixel of a structure
-# Loader processes hand batches over in it; a container has 64 MB of it by default.
+FOREGROUND = 0.7  # share of the patches that must contain a pixel of a structure
+# Loader processes pass batches through it; in a container it has only 64 MB by default.
 SHARED_MEMORY = "/dev/shm"
-# What transforms that move pixels put where no pixel of the image comes to lie.
+# How transforms that move pixels fill the places that no pixel of the image moves to.
 BORDER = {"border_mode": cv2.BORDER_CONSTANT, "fill": 0, "fill_mask": IGNORE}
 
 
@@ -30,9 +30,9 @@ class SegmentationDataset(Dataset):
     """The images of one part of a store, normalised and, for training, augmented.
 
     An item is a dict: image (C, H, W) float32; mask uint8, (K, H, W), or (H, W) for multiclass,
-    255 = ignored; annotated (classes,) bool; index, the row in `cases`. The number that
-    `__getitem__` takes is `epoch * len + index`: the augmentation depends only on `cfg.seed`, epoch
-    and index, never on the number of workers or on which of them loads the item.
+    255 = ignored; annotated (classes,) bool; index, the row in `cases`. `__getitem__` takes the
+    number `epoch * len + index`, because the augmentation depends on `cfg.seed`, epoch and index
+    only, never on how many workers there are or on which of them loads the item.
     """
 
     def __init__(self, store, part: str, cfg, training: bool = False):
@@ -48,7 +48,7 @@ class SegmentationDataset(Dataset):
         self.arrays: tuple[np.ndarray, np.ndarray] | None = None
 
     def plain(self) -> "SegmentationDataset":
-        """The same images without augmentation, as scores need them."""
+        """The same images without augmentation, as they are needed for scores."""
         twin = copy.copy(self)
         twin.augment = None
         return twin
@@ -60,11 +60,12 @@ class SegmentationDataset(Dataset):
         any mask.
         """
         n_structure, n_valid = np.zeros((2, len(self.class_names)))
+        # Compared with a mask (H, W, K): the class numbers with K = 1, or 1 with each plane.
         structure = np.arange(len(self.class_names)) if self.task == "multiclass" else 1
         for index in np.unique(np.linspace(0, len(self) - 1, n).round().astype(int)):
             mask = self.pixels(index)[1]  # (H, W, K)
             n_structure += (mask == structure).sum((0, 1))
-            n_valid += (mask != IGNORE).sum((0, 1))  # one plane of class numbers counts for all
+            n_valid += (mask != IGNORE).sum((0, 1))  # a single plane counts for every class
         shares = np.full(len(self.class_names), np.nan)
         return np.divide(n_structure, n_valid, out=shares, where=n_valid > 0)
 
@@ -80,7 +81,8 @@ class SegmentationDataset(Dataset):
         if self.augment is not None:
             seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0].item()
             self.augment.set_random_seed(seed)
-            planes = list(mask.transpose(2, 0, 1))  # a fill of 255 needs masks (H, W)
+            # As separate (H, W) masks: albumentations fills only those with 255 at the border.
+            planes = list(mask.transpose(2, 0, 1))
             augmented = self.augment(image=image, masks=planes)
             image, mask = augmented["image"], np.stack(augmented["masks"], axis=-1)
         mask = torch.from_numpy(np.ascontiguousarray(mask.transpose(2, 0, 1)))  # (K, H, W)
@@ -92,7 +94,7 @@ class SegmentationDataset(Dataset):
         }
 
     def pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The stored image (H, W, C) and mask (H, W, K), uint8, as they are before augmentation."""
+        """The stored image (H, W, C) and mask (H, W, K), uint8, without augmentation."""
         if self.arrays is None:
             self.arrays = self.store.open()
         images, masks = self.arrays
@@ -100,16 +102,17 @@ class SegmentationDataset(Dataset):
 
 
 class EpochSampler(Sampler):
-    """All indices of a dataset, each plus `epoch * n`.
+    """All indices of a dataset, each plus `epoch * n`, as `SegmentationDataset` takes them.
 
-    The order depends on seed and epoch only, so that a resumed run goes on as an uninterrupted one.
+    The order depends on seed and epoch only, so that a resumed run continues exactly like an
+    uninterrupted one.
     """
 
     def __init__(self, n: int, seed: int, shuffle: bool):
         self.n, self.seed, self.shuffle, self.epoch = n, seed, shuffle, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next pass is, from 0."""
+        """Set the number of the next epoch, from 0."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -125,10 +128,10 @@ class EpochSampler(Sampler):
 def loaders(store, cfg) -> dict[str, DataLoader]:
     """{"train", "val", "test"} -> DataLoader of batches {image, mask, annotated, index}.
 
-    A part may be empty. Only the training part is shuffled and augmented, both by `cfg.seed`. Call
-    it again after an edit of this module: running workers keep the code that they started with.
+    A part may be empty. Only the training part is shuffled and augmented, both by `cfg.seed`. After
+    an edit of this module make new loaders: running workers keep the code that they started with.
     """
-    # OpenCV threads in forked workers deadlock, and they take the cores that the network needs.
+    # Threads of OpenCV can deadlock in forked workers, and they take cores from the network.
     cv2.setNumThreads(0)
     result = {}
     for part in PARTS:
@@ -154,8 +157,8 @@ def loaders(store, cfg) -> dict[str, DataLoader]:
 def n_workers(cfg) -> int:
     """The number of loader processes: `cfg.num_workers`, as far as cores and shared memory allow.
 
-    `auto` takes one core less than there are beside a GPU, and one of eight where the CPU trains;
-    at most 8, and none on two cores, which the network needs itself.
+    "auto" takes all cores but one beside a GPU, and one core in eight where the CPU trains; at most
+    8, and none where there are only two cores, which the network itself needs.
     """
     cores = hosts.n_cores()
     workers = cfg.num_workers
@@ -166,21 +169,23 @@ def n_workers(cfg) -> int:
 
 
 def _workers_that_fit(cfg) -> float:
-    """The number of loader processes that the shared memory can serve.
+    """How many loader processes the shared memory has room for.
 
-    Where it is full, the system kills them.
+    When it is full, the system kills them.
     """
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free
-    except OSError:  # Windows and macOS hand batches over in other ways
+    except OSError:  # Windows and macOS pass batches in other ways
         return math.inf
     planes = 1 if cfg.task == "multiclass" else cfg.n_classes
     batch_bytes = cfg.batch_size * math.prod(cfg.height_width) * (4 * cfg.in_channels + planes)
-    # Two batches wait in every process, one is used, one is on its way.
+    # Bytes of a float32 image and its uint8 masks. Each process has up to four batches: two wait,
+    # one is in use, one is on its way.
     return free // (4 * batch_bytes)
 
 
 def _start_worker(worker: int) -> None:
+    """Keep each loader process to one core."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
@@ -211,7 +216,9 @@ def normalisation_table(
     mean: tuple[float, ...], std: tuple[float, ...], channels: int
 ) -> np.ndarray:
     """(channels, 256) float32: the normalised value of every byte, (byte / 255 - mean) / std."""
-    mean, std = (np.broadcast_to(np.array(v, np.float32), channels)[:, None] for v in (mean, std))
+    # A single number stands for all channels.
+    mean = np.broadcast_to(np.array(mean, np.float32), channels)[:, None]
+    std = np.broadcast_to(np.array(std, np.float32), channels)[:, None]
     return ((np.arange(256, dtype=np.float32) / 255 - mean) / std).astype(np.float32)
 
 
@@ -230,11 +237,11 @@ def augmentation(augment: dict[str, Any], patch_size: tuple[int, int] | None = N
     values (nearest neighbour). The transforms are listed in `tables.AUGMENTATIONS`.
 
     Args:
-        patch_size: (height, width) of the patch that is cut out at the end; `FOREGROUND` of the
-            patches hold a pixel of a structure (as nnU-Net forces it, Isensee et al., Nature
-            Methods 2021), the others lie anywhere.
+        patch_size: (height, width) of the patch that is cut out at the end. A share `FOREGROUND` of
+            the patches must contain a pixel of a structure (as in nnU-Net, Isensee et al., Nature
+            Methods 2021); the others lie anywhere.
     """
-    import albumentations  # heavy: loaded when training starts, not with the package
+    import albumentations  # slow to import: loaded when a training starts, not with the package
 
     pipeline = []
     for name, value in augment.items():
@@ -250,8 +257,8 @@ def augmentation(augment: dict[str, Any], patch_size: tuple[int, int] | None = N
     return albumentations.Compose(pipeline)
 
 
-# The transforms of `tables.AUGMENTATIONS`. Their defaults hold where `cfg.augment` gives only a
-# probability.
+# The transforms of `tables.AUGMENTATIONS`. The defaults are used for parameters that `cfg.augment`
+# does not give.
 
 
 def hflip(albumentations, p: float):
@@ -270,7 +277,7 @@ def rot90(albumentations, p: float):
 
 
 def rotate(albumentations, p: float, limit: float = 45):
-    """Turned by up to `limit` degrees to either side."""
+    """Turned by up to `limit` degrees in either direction."""
     return albumentations.Rotate(limit=(-limit, limit), p=p, **BORDER)
 
 
@@ -281,7 +288,7 @@ def affine(
     translate: float = 0.05,
     rotate: float = 15,
 ):
-    """Scaled by a factor in `scale`, shifted by a share of the sides, turned by degrees."""
+    """Scaled by a factor in `scale`, shifted by a share of the sides, and turned by degrees."""
     return albumentations.Affine(
         scale=tuple(scale),
         translate_percent=(-translate, translate),
@@ -311,9 +318,9 @@ def grid_distortion(albumentations, p: float, limit: float = 0.3):
 def coarse_dropout(
     albumentations, p: float, holes: int = 4, size: float = 0.1, fill: int | str = 0
 ):
-    """Up to `holes` rectangles hidden, with sides of up to `size` of the frame's.
+    """Up to `holes` rectangles hidden, each side up to a share `size` of the image's.
 
-    The masks stay as they are, because the structure is still there.
+    The masks are not changed: the network has to find the structure behind the rectangles.
     """
     return albumentations.CoarseDropout(
         num_holes_range=(1, int(holes)),

@@ -1,7 +1,8 @@
 """Where the code runs and what it finds there: host, data, weights, device, precision.
 
-Data is found by marker folders, because Kaggle has moved its mounts before. Devices and precisions
-are tried, because a GPU that is "available" may run nothing. Taught in `00_start_here`.
+Data is found by the files and folders that mark its layout, because Kaggle has moved its mounts
+before. Devices and precisions are tried, because a GPU that is "available" may fail to run
+anything. Taught in `00_start_here`.
 """
 
 import contextlib
@@ -25,10 +26,10 @@ from .errors import ConfigError, DataError
 KAGGLE_INPUT, KAGGLE_WORKING = Path("/kaggle/input"), Path("/kaggle/working")
 COLAB_CONTENT, COLAB_DRIVE = Path("/content"), Path("/content/drive/MyDrive")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-PHANTOM = "PHANTOM.txt"  # phantoms.write leaves it in a synthetic tree
-MAX_FOLDERS = 5000  # folders that are searched below one root
-MAX_SUBFOLDERS = 2000  # a folder with more holds images or cases: it is not descended
-MAX_ENTRIES = 10_000  # entries that are read of one folder, files included
+PHANTOM = "PHANTOM.txt"  # marks a synthetic tree, see `phantoms.write`
+MAX_FOLDERS = 5000  # how many folders are searched below one root
+MAX_SUBFOLDERS = 2000  # more subfolders than this must be cases: they are not searched
+MAX_ENTRIES = 10_000  # how many entries of one folder are read, files included
 DEVICES = ("cuda", "mps", "cpu")  # in the order in which "auto" tries them
 PACKAGES = (
     "accelerate",
@@ -43,8 +44,8 @@ PACKAGES = (
     "torch",
     "torchvision",
 )
-# Import name -> what pip installs, of the packages that Kaggle or Colab may lack. Both keep their
-# own torch and numpy.
+# Packages that Kaggle or Colab may lack: import name -> what pip installs. Their own torch and
+# numpy stay as they are.
 HOSTS_LACK = {
     "albumentations": "albumentations<=2.0.8",
     "accelerate": "accelerate",
@@ -55,7 +56,8 @@ HOSTS_LACK = {
     "openjpeg": "pylibjpeg-openjpeg",
     "segmentation_models_pytorch": "segmentation-models-pytorch",
 }
-_probed: dict[Any, Any] = {}  # what this process has probed already: question -> answer
+# Answers of this process to questions that take time, or need to be put only once.
+_probed: dict[Any, Any] = {}
 
 
 class Tree(NamedTuple):
@@ -66,7 +68,7 @@ class Tree(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A folder that is searched down to `depth` levels; `named`: the user set it."""
+    """A folder that is searched down to `depth` levels; `named` says that the user set it."""
 
     folder: Path
     depth: int
@@ -80,7 +82,7 @@ def host() -> str:
     """Name the machine: "kaggle", "colab" or "local"."""
     if os.environ.get("KAGGLE_KERNEL_RUN_TYPE") or os.environ.get("KAGGLE_URL_BASE"):
         return "kaggle"
-    # Before the look at folders: kagglehub mounts at /kaggle/input on Colab too.
+    # Asked before the folder /kaggle/input, which kagglehub makes on Colab too.
     if os.environ.get("COLAB_RELEASE_TAG") or "google.colab" in sys.modules:
         return "colab"
     return "kaggle" if KAGGLE_INPUT.is_dir() else "local"
@@ -90,16 +92,19 @@ def in_notebook() -> bool:
     """True in a Jupyter kernel (also Kaggle, Colab, nbmake), False in scripts and terminals."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
-    # Colab's shell is a subclass.
+    # By the names of all base classes, because Colab's shell is a subclass.
     return any(base.__name__ == "ZMQInteractiveShell" for base in type(shell).__mro__)
 
 
 def progress(iterable: Iterable | None = None, **options: Any) -> Any:
-    """A tqdm bar, as a widget where the notebook can show one; `SEGLIB_PROGRESS=0` turns it off."""
+    """A tqdm bar over `iterable`, as a widget where the notebook can show one.
+
+    `SEGLIB_PROGRESS=0` in the environment turns it off.
+    """
     from tqdm import tqdm as bar
 
     if in_notebook():
-        # tqdm.auto raises or warns where ipywidgets is missing.
+        # Without ipywidgets tqdm.auto raises or warns; then the text bar stays.
         with contextlib.suppress(ImportError):
             import ipywidgets  # noqa: F401
             from tqdm.auto import tqdm as bar
@@ -109,15 +114,15 @@ def progress(iterable: Iterable | None = None, **options: Any) -> Any:
 
 
 def install_missing() -> None:
-    """Install what the host lacks of `HOSTS_LACK`; the set-up cell of every notebook calls it.
+    """Install the packages of `HOSTS_LACK` that are missing; the set-up cell of notebooks calls it.
 
-    Where pip fails, a line names what is missing, and nothing is raised: most cells need only a
-    part of it.
+    Where pip fails, a line is printed and nothing is raised, because most cells need only some of
+    the packages.
     """
-    lacking = [name for name in HOSTS_LACK if importlib.util.find_spec(name) is None]
-    if not lacking:
+    missing = [name for name in HOSTS_LACK if importlib.util.find_spec(name) is None]
+    if not missing:
         return
-    packages = [HOSTS_LACK[name] for name in lacking]
+    packages = [HOSTS_LACK[name] for name in missing]
     if subprocess.run([sys.executable, "-m", "pip", "install", "-q", *packages]).returncode:
         print(
             "Not installed:",
@@ -128,7 +133,7 @@ def install_missing() -> None:
 
 
 def describe() -> dict[str, Any]:
-    """What results depend on beside code and data: name -> str, int, float or None."""
+    """What results depend on besides code and data: name -> str, int, float or None."""
     facts = {
         "host": host(),
         "python": platform.python_version(),
@@ -150,7 +155,7 @@ def describe() -> dict[str, Any]:
         facts["threads"] = torch.get_num_threads()
         facts["device"] = choose_device()
         facts["gpu"] = _describe_gpu() if facts["device"] == "cuda" else None
-    # A broken installation is just what this table has to show.
+    # The table has to show a broken installation of torch, not to fail because of it.
     except Exception as error:
         facts["device"] = f"unknown ({_short(error)})"
     return facts
@@ -162,14 +167,14 @@ def describe() -> dict[str, Any]:
 def find_data(cfg: Any) -> Path | None:
     """The folder of a config's raw data, found by the markers of its layouts; None without one.
 
-    `cfg.data_root`, if given, is the only place. Else: environment variable `SEGLIB_DATA`; `data/`
-    in the current folder, the two above it and the repository; Kaggle's inputs, old and new layout;
-    Colab's /content and Drive. The tree is such a place or lies up to three levels below it (five
-    on Kaggle); the shallowest wins, then the first by name. Synthetic trees count in
-    `cfg.data_root` and `SEGLIB_DATA` only, after real ones.
+    If `cfg.data_root` is set, only that place is searched. Else, in this order: the environment
+    variable `SEGLIB_DATA`; `data/` in the current folder, in the two above it and in the
+    repository; Kaggle's inputs; Colab's /content and Drive. The tree is such a place or lies up to
+    three levels below it (five on Kaggle). The shallowest wins, then the first by name. Synthetic
+    trees count only in `cfg.data_root` and `SEGLIB_DATA`, and only where no real one lies there.
 
     `cfg.layout` names a layout of `tables.LAYOUTS`. With "auto" the usual layouts of the preset are
-    looked for, and then, in `cfg.data_root` only, all others. Taught in `00_start_here`.
+    looked for, and then, only in `cfg.data_root`, all others. Taught in `00_start_here`.
     """
     tree = find_tree(cfg)
     return tree and tree.folder
@@ -178,7 +183,8 @@ def find_data(cfg: Any) -> Path | None:
 def find_tree(cfg: Any) -> Tree | None:
     """As `find_data`, but returns a `Tree`: the folder and the layouts that it may have.
 
-    These are several only where none of them is named by the config or usual for its preset.
+    A layout that the config names, or that is usual for its preset, is the only one. Otherwise all
+    layouts whose markers fit are returned.
     """
     preferred = _preferred(cfg)
     for names, kinds in _searches(cfg):
@@ -193,14 +199,14 @@ def find_tree(cfg: Any) -> Tree | None:
 
 
 def wait_for_data(cfg: Any, timeout: float = 120, every: float = 2.0) -> Path:
-    """`find_data` for mounts that come late: looks every few seconds until the time is over.
+    """`find_data` for data that is mounted late: tries again every few seconds.
 
     Args:
-        timeout: seconds to wait; 0 = one look.
-        every: seconds between two looks.
+        timeout: seconds to wait; 0: look only once.
+        every: seconds between two tries.
 
     Raises:
-        DataError: the time is over; its text is that of `explain_missing`.
+        DataError: the time is over; the text is that of `explain_missing`.
     """
     return wait_for_tree(cfg, timeout, every).folder
 
@@ -254,11 +260,14 @@ def explain_missing(cfg: Any) -> str:
 
 
 def find_model(name: str, roots: Any = None) -> Path | None:
-    """The newest weights file of a name or pattern, "best_model.pth", "lung*/*.pth"; None without.
+    """The newest weights file of this name or pattern; None without one.
 
-    Looks up to six levels below `roots` (one folder or several); by default runs/, checkpoints/ and
-    notebooks/runs/ (in the places of data/ for `find_data`), Kaggle's working and input folders,
-    and Drive (three levels). The newest wins. A path is returned as it is.
+    Args:
+        name: such as "best_model.pth" or "lung*/*.pth". The path of an existing file, with its
+            folder, is returned at once.
+        roots: a folder or several, searched six levels deep. By default runs/, checkpoints/ and
+            notebooks/runs/ (where `find_data` looks for data/), Kaggle's working and input
+            folders, and Drive (three levels).
     """
     if os.path.dirname(name) and os.path.isfile(name):
         return Path(name).absolute()
@@ -279,7 +288,10 @@ def explain_missing_model(name: str, roots: Any = None) -> str:
 
 
 def work_dir(default: str = "runs") -> str:
-    """Folder where runs survive: Kaggle's output, Colab's Drive if mounted; `default` elsewhere."""
+    """The folder where runs outlive the session: Kaggle's output, Colab's Drive if it is mounted.
+
+    On other machines it is `default`.
+    """
     if host() == "local":
         return os.fspath(default)
     if host() == "kaggle":
@@ -287,14 +299,14 @@ def work_dir(default: str = "runs") -> str:
     if COLAB_DRIVE.is_dir():
         return os.path.join(COLAB_DRIVE / "seglib", default)
     folder = os.path.join(COLAB_CONTENT, default)
-    if "no drive" not in _probed:  # several steps ask; to say it once is enough
+    if "no drive" not in _probed:  # several steps ask for the folder; one warning is enough
         print(f"Drive is not mounted: runs go to {folder}, and a disconnect loses them.")
     _probed["no drive"] = True
     return folder
 
 
 def run_root(cfg: Any) -> str:
-    """Folder of stores and runs: `cfg.work_dir`; where runs survive if `cfg.local` is False."""
+    """Folder of stores and runs: `cfg.work_dir`, or that of `work_dir` if `cfg.local` is False."""
     return cfg.work_dir if cfg.local else work_dir(cfg.work_dir)
 
 
@@ -315,7 +327,7 @@ def offer_drive() -> bool:
             from google.colab import drive
 
             drive.mount(str(COLAB_DRIVE.parent))
-    # Colab, and IPython where nobody can answer, raise classes of their own.
+    # Colab, and IPython where nobody can answer the question, raise error classes of their own.
     except Exception as error:
         print(
             f"Drive is not mounted: {_short(error)}. "
@@ -343,7 +355,7 @@ def n_cores() -> int:
 def choose_device(cfg_device: str = "auto", again: bool = False) -> str:
     """The first of "cuda", "mps", "cpu" that runs a tiny convolution.
 
-    The answer is remembered until `again=True`. A GPU that is there but fails is left out with a
+    The answer is remembered until `again=True`. A GPU that exists but fails is skipped with a
     warning.
 
     Raises:
@@ -403,8 +415,9 @@ def measure_cpu(
 ) -> dict[str, Any]:
     """Time a training step of two 3x3 convolutions on the CPU; remembered until `again=True`.
 
-    Returns "fp32" and "bf16" in seconds a step (best of `repeats`; bf16 None where it does not run)
-    and the settings. It stops after about a second and leaves torch's random numbers as they were.
+    Returns "fp32" and "bf16", the seconds of a step (best of `repeats`; bf16 is None where it does
+    not run), and the settings. It stops after about a second and leaves torch's random numbers
+    unchanged.
     """
     import torch
 
@@ -422,7 +435,7 @@ def measure_cpu(
 
 
 def _cuda_precision(cfg_precision: str) -> str:
-    """ "bf16" where it is asked for or the GPU has it in hardware, else "fp16"."""
+    """The precision of a GPU: "bf16" where it is asked for or in hardware, else "fp16"."""
     import torch
 
     # torch.cuda.is_bf16_supported() is True on a T4 too, where bf16 is emulated.
@@ -459,14 +472,14 @@ def _time_step(channels: int, size: int, batch: int, repeats: int) -> dict[str, 
     begin = time.perf_counter()
     best: dict[str, float | None] = {"fp32": float("inf"), "bf16": None}
     step("fp32")
-    # The first step of each only warms up, and shows whether bf16 runs.
+    # The first step in each precision is a warm-up, and shows whether bf16 runs at all.
     with contextlib.suppress(RuntimeError):
         step("bf16")
         best["bf16"] = float("inf")
     for _ in range(repeats):
-        # In turns, so that another program's load falls on both.
+        # Alternately, so that the load of other programs slows both down.
         best = {name: seconds and min(seconds, step(name)) for name, seconds in best.items()}
-        # Emulated bf16 may be a hundred times slower: one round shows it as well.
+        # Emulated bf16 may be a hundred times slower; then one round is enough to see it.
         if time.perf_counter() - begin > 1:
             break
     return best
@@ -485,7 +498,9 @@ def _describe_gpu() -> str:
 
 
 def _kernel(device: str) -> None:
-    """Run a convolution and an addition on a device; reading the result back waits for both.
+    """Run a convolution and an addition on a device, and check the result.
+
+    Reading it back waits for the device, which reports errors only later otherwise.
 
     Raises:
         RuntimeError: they do not run, or the result is wrong.
@@ -501,7 +516,7 @@ def _kernel(device: str) -> None:
 
 
 def _try(name: str) -> tuple[bool, str | None]:
-    """Whether there is such a device, and what is wrong with it (None: nothing)."""
+    """Whether there is such a device, and the problem with it, or None where it works."""
     import torch
 
     available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
@@ -527,7 +542,7 @@ def _preferred(cfg: Any) -> tuple[str, ...]:
 
 
 def _searches(cfg: Any) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """What is looked for, in this order: names of layouts, and which of their markers count."""
+    """The searches in their order, each by names of layouts and the kinds of markers that count."""
     preferred = _preferred(cfg)
     if not cfg.data_root:
         return [(preferred, ("markers",))]
@@ -539,14 +554,14 @@ def _searches(cfg: Any) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
 
 
 def _markers(name: str, kinds: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The alternatives of a layout, of the kinds that count."""
+    """The alternative sets of markers of a layout, of the kinds that count."""
     return [names for kind in kinds for names in getattr(tables.LAYOUTS[name], kind)]
 
 
 def _search(
     root: Path, depth: int, names: tuple[str, ...], kinds: tuple[str, ...], phantoms: bool
 ) -> Tree | None:
-    """The shallowest folder from `root` down that has one of the layouts, with all that fit it."""
+    """The shallowest folder from `root` down that fits one of the layouts, with all that fit."""
     for folder in _walk(root, depth, phantoms):
         fitting = [name for name in names if _has_layout(folder, name, kinds, phantoms)]
         if fitting:
@@ -555,7 +570,7 @@ def _search(
 
 
 def _has_layout(folder: Path, name: str, kinds: tuple[str, ...], phantoms: bool) -> bool:
-    """Whether a folder holds every marker of one alternative."""
+    """Whether a folder holds every marker of at least one alternative."""
     return any(
         all(_holds(folder, marker, phantoms) for marker in markers)
         for markers in _markers(name, kinds)
@@ -569,7 +584,7 @@ def _homes() -> list[Path]:
 
 
 def _data_places(cfg: Any) -> list[Place]:
-    """Where raw data is looked for."""
+    """The places where raw data is looked for, in their order."""
     user_folder = cfg.data_root or os.environ.get("SEGLIB_DATA")
     places = []
     if user_folder:
@@ -588,7 +603,7 @@ def _data_places(cfg: Any) -> list[Place]:
 
 
 def _model_places(roots: Any) -> list[Place]:
-    """Where weights are looked for."""
+    """The places where weights are looked for."""
     if roots is not None:
         folders = [roots] if isinstance(roots, str | Path) else roots
         return [Place(Path(folder).expanduser(), 6) for folder in folders]
@@ -601,7 +616,7 @@ def _model_places(roots: Any) -> list[Place]:
 def _entries(folder: Path) -> Iterator[os.DirEntry]:
     """Visible entries of a folder, read lazily, `MAX_ENTRIES` at most; none if unreadable."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        # __MACOSX, from zip files, repeats a tree with useless files.
+        # Zip files from a Mac hold a folder __MACOSX that repeats the tree with useless files.
         visible = (entry for entry in entries if not entry.name.startswith((".", "__MACOSX")))
         yield from itertools.islice(visible, MAX_ENTRIES)
 
@@ -612,12 +627,15 @@ def _is_dir(entry: os.DirEntry) -> bool:
 
 
 def _walk(root: Path, depth: int, phantoms: bool) -> Iterator[Path]:
-    """`root` and the folders down to `depth` below it, by level, then by name."""
+    """`root` and the folders down to `depth` levels below it, by level, then by name.
+
+    At most `MAX_FOLDERS`; synthetic trees are skipped unless `phantoms`.
+    """
     seen, level = set(), [root]
     for levels_left in range(depth, -1, -1):
         below = []
         for folder in level:
-            real = os.path.realpath(folder)  # ends the circles that links can form
+            real = os.path.realpath(folder)  # links may lead round in circles
             synthetic = not phantoms and os.path.exists(folder / PHANTOM)
             if real in seen or synthetic or not os.path.isdir(real):
                 continue
@@ -631,13 +649,13 @@ def _walk(root: Path, depth: int, phantoms: bool) -> Iterator[Path]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, by name; none where they are so many that they must be cases."""
+    """The folders in a folder, by name; none where there are so many that they must be cases."""
     entries = list(_entries(folder))
     names = sorted(entry.name for entry in entries if _is_dir(entry))
-    # Which names a list that was cut short holds would depend on the disk.
+    # The order of a folder's entries is arbitrary, so the first `MAX_ENTRIES` would be as well.
     if len(entries) == MAX_ENTRIES or len(names) > MAX_SUBFOLDERS:
         return []
-    # Drive is slow to list, and a root of its own.
+    # Drive is slow to list, and it is one of the places itself.
     return [folder / name for name in names if folder / name != COLAB_DRIVE.parent]
 
 
@@ -659,17 +677,21 @@ def _matches(folder: Path, pattern: str, phantoms: bool) -> Iterator[Path]:
 
 
 def _holds(folder: Path, pattern: str, phantoms: bool) -> bool:
-    """True if a file matches, or a folder that is not empty, as mounts may start as empty ones."""
+    """True if a file matches, or a folder that is not empty.
+
+    An empty folder does not count, because data that is still being mounted looks like one.
+    """
     return any(
         os.path.isfile(path) or any(_entries(path)) for path in _matches(folder, pattern, phantoms)
     )
 
 
 def _contents(root: Path, depth: int, most: int = 20) -> str:
-    """What lies in a folder: its entries, then deeper folders, `most` in all."""
+    """What a folder holds, for messages: its entries, then deeper folders, `most` in all."""
     if not os.path.isdir(root):
         return "is a file, not a folder" if os.path.exists(root) else "does not exist"
     names = sorted(entry.name + "/" * _is_dir(entry) for entry in _entries(root))[: most + 1]
+    # Folders directly below `root` are among its entries already.
     deeper = (
         f"{path.relative_to(root)}/"
         for path in _walk(root, depth, phantoms=True)
@@ -686,5 +708,5 @@ def _contents(root: Path, depth: int, most: int = 20) -> str:
 
 
 def _short(error: BaseException) -> str:
-    """Class and first line of an error."""
+    """Class and first line of an error, for messages."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -1,8 +1,9 @@
 """Case table -> data report, resized store on disk, split by patient.
 
-Pixels and split are two things. `build` decodes every file once and keeps its pixels under a key of
-the files and the settings that decide them; the split is a column that is computed anew at every
-call, so that seeds, shares and folds share one store. Taught in `01_data_preparation`.
+`build` decodes every file once and keeps its pixels under a key made of the files and of the
+settings on which the pixels depend. The split is not part of that: it is a column that is computed
+anew at every call, so that all seeds, shares and folds use one store. Taught in
+`01_data_preparation`.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ from .checks import DataReport
 from .errors import DataError
 from .formats import images, volumes
 
-# The cells that decide the pixels of a case, beside those of its masks.
+# The columns on which the pixels of a case depend, besides those of its masks.
 PIXEL_COLUMNS = ("case", "image", "slice", "label_numbers", "annotated")
 
 
@@ -43,10 +44,10 @@ class Store:
     Attributes:
         folder: holds `images.npy` (N, H, W, C) uint8 and `masks.npy` (N, H, W, K) uint8, 255 =
             ignored; K is the number of classes for multilabel, else 1.
-        cases: the case table of what can be used; `split` is train, val or test, and `row` points
-            into the arrays, which may hold more cases than the table.
+        cases: the case table of what can be used; `split` is train, val or test, and `row` is the
+            row in the arrays, which may hold more cases than the table.
         report: what was checked and found, and what the split decided.
-        info: how the pixels were made, among it `class_names`, and `inverted`: class -> bool.
+        info: how the pixels were made, with `class_names` and `inverted` (class -> bool).
         checked: the cases before they were split; None in a store that was made by hand.
     """
 
@@ -63,8 +64,8 @@ class Store:
     def split(self, cfg) -> "Store":
         """The same pixels with the split of another config; no file is read or written.
 
-        Equal images are set aside first, so that none is in two parts. Edits of `cases` are not
-        taken over: to filter, filter the case table and call `build`.
+        Equal images are set aside first, so that none is in two parts. Changes to `cases` are lost:
+        to leave out cases, filter the case table and call `build`.
         """
         if self.checked is None:
             raise DataError(f"{self.folder}: a store made by hand; set its column 'split' by hand")
@@ -76,8 +77,9 @@ class Store:
     def export_png(self, folder: str | Path) -> Path:
         """Write `<folder>/{train,val,test}/{images,masks}/<case>.png`.
 
-        Where classes may overlap there is one folder of masks a class, without a file where a case
-        has no mask of it. Masks of one class are 0 and 255, others class numbers.
+        Where classes may overlap there is a folder of masks for each class, without a file for a
+        case that has no mask of that class. Masks of a single class hold 0 and 255, label maps
+        class numbers.
         """
         pictures, masks = self.open()
         names = self.info["class_names"]
@@ -98,14 +100,14 @@ class Store:
 def build(cases: pd.DataFrame, cfg, strict: bool = False) -> Store:
     """Check every file, resize, keep the result under `work_dir/stores`, and split by patient.
 
-    Pixels that were made before of the same files with the same settings are used again, whatever
-    the split, and also where the table now holds fewer cases. Images with a problem are set aside
-    and listed in the report (`strict=True`: stop at once instead).
+    Pixels that were made earlier from the same files with the same settings are used again,
+    whatever the split, and even where the table now holds fewer cases. Images with a problem are
+    set aside and listed in the report (`strict=True`: an error instead).
 
     Args:
         cases: table of `layouts.scan`; it may be filtered or edited before.
-        cfg: uses the fields of `config.fields_that("store")` for the pixels and those of
-            `config.fields_that("split")` for the split.
+        cfg: the pixels depend on the fields of `config.fields_that("store")`, the split on those
+            of `config.fields_that("split")`.
 
     Raises:
         DataError: nothing usable is left, a column is missing, or (strict) the first problem.
@@ -126,26 +128,26 @@ def build(cases: pd.DataFrame, cfg, strict: bool = False) -> Store:
 
 
 def open_store(folder: str | Path) -> Store:
-    """A store that `build` wrote before, with the cases and the split that it was first built with.
+    """A store that `build` has written, with the cases and the split of that first call.
 
     Raises:
         DataError: the folder holds no whole store of this version.
     """
     folder = Path(folder)
-    info, facts = stores.read(folder)[1:]
+    saved = stores.read(folder)
     cases = _parse_cases(folder / "cases.csv")
-    cases.attrs["notes"] = info["notes"]
-    cfg = config.from_dict(info["config"])
-    return _store(folder, cases, list(facts.values()), info, cfg).split(cfg)
+    cases.attrs["notes"] = saved.info["notes"]
+    cfg = config.from_dict(saved.info["config"])
+    return _store(folder, cases, list(saved.facts.values()), saved.info, cfg).split(cfg)
 
 
 def split(cases: pd.DataFrame, cfg) -> tuple[pd.Series, list[str]]:
     """train, val or test for each row, and notes on what was decided. No patient is in two parts.
 
-    The test part is taken first, `val_split` is a share of the rest. Up to 1 a number is a share of
-    the patients, above 1 a count; a test count of more than a third of the patients becomes a share
-    of 0.2. The split that the tree has is kept where `keep_split`, and only what is missing is cut
-    from its training part. `split_seed` decides who is drawn.
+    The test part is drawn first, the val part from the rest. `test_split` and `val_split` are a
+    share of the patients up to 1, and a number of patients above 1; more test patients than a third
+    of all become a share of 0.2. With `keep_split` the split of the tree stays, and only a part
+    that it lacks is drawn from its training part. `split_seed` decides which patients are drawn.
     """
     notes: list[str] = []
     parts = cases["split"].copy() if cfg.keep_split else pd.Series("", index=cases.index)
@@ -166,6 +168,7 @@ def split(cases: pd.DataFrame, cfg) -> tuple[pd.Series, list[str]]:
         parts[open_rows & cases["patient"].isin(drawn)] = part
         n_taken += count
     parts = parts.replace("", "train")
+    # Patients are drawn as a whole, so only the tree's own parts can divide one.
     n_parts = cases.assign(split=parts).groupby("patient")["split"].nunique()
     crossing = n_parts.index[n_parts > 1]
     if len(crossing):
@@ -197,7 +200,7 @@ def _part_size(part: str, wanted: float, n_patients: int, n_left: int) -> tuple[
 
 
 def _complete(cases: pd.DataFrame, cfg) -> pd.DataFrame:
-    """The case table without what `build` adds itself and without gaps, with the scan's notes.
+    """The case table without missing cells and without the columns that `build` itself adds.
 
     Raises:
         DataError: a column is missing, there are no rows, or a name occurs twice.
@@ -218,14 +221,14 @@ def _complete(cases: pd.DataFrame, cfg) -> pd.DataFrame:
     cases = cases.drop(columns=["height", "width", "sha256", "row"], errors="ignore")
     cases[[*columns, "split"]] = cases[[*columns, "split"]].astype(object).fillna("")
     if "annotated" in cases:
-        # Tables put together: where one says nothing, all classes are annotated.
+        # In concatenated tables, rows of one without this column have all classes annotated.
         cases["annotated"] = cases["annotated"].fillna(",".join(cfg.class_names))
-    cases.attrs["notes"] = notes
+    cases.attrs["notes"] = notes  # a table that was made by hand has none, and `_write` reads them
     return cases.reset_index(drop=True)
 
 
 def _no_mask_column(column: str, cases: pd.DataFrame, cfg) -> str:
-    """The message on a mask column that the case table lacks."""
+    """The error message for a mask column that the case table lacks."""
     if cfg.task == "multiclass":
         advice = (
             "the task 'multiclass' reads a label map (class numbers as pixels) from this column; "
@@ -243,19 +246,19 @@ def _no_mask_column(column: str, cases: pd.DataFrame, cfg) -> str:
 
 
 def _store_settings(cfg) -> dict[str, Any]:
-    """The fields that decide the pixels of a store."""
+    """The settings on which the pixels of a store depend."""
     values = cfg.to_dict()
     return {name: values[name] for name in config.fields_that("store")}
 
 
 def _store_name(cfg) -> str:
-    """How the folders of all stores begin that have these settings."""
+    """The beginning of the folder names of all stores with these settings."""
     settings = json.dumps([stores.VERSION, _store_settings(cfg)], sort_keys=True)
     return f"{cfg.preset}-{stores.digest(settings)[:8]}"
 
 
 def _keys(cases: pd.DataFrame, cfg) -> list[str]:
-    """A key a case, of every cell and file (name, size, time) that decides its pixels."""
+    """A key for each case, of the cells and files (name, size, time) that its pixels depend on."""
     masks = mask_columns(cfg)
     columns = [name for name in (*PIXEL_COLUMNS, *masks) if name in cases]
     stamps: dict[str, str] = {}  # all slices of a volume name the same files
@@ -270,26 +273,28 @@ def _keys(cases: pd.DataFrame, cfg) -> list[str]:
 
 
 def _stamp(path: str, stamps: dict[str, str]) -> str:
-    """`volumes.stamp` as text; every file is asked once."""
+    """`volumes.stamp` as text; `stamps` remembers it, so that every file is asked only once."""
     if path not in stamps:
         stamps[path] = repr(volumes.stamp(path))
     return stamps[path]
 
 
 def _stored(root: Path, cases: pd.DataFrame, keys: list[str], cfg) -> Store | None:
-    """The store that holds the pixels of these cases, not split yet; None where there is none."""
+    """The store with the pixels of these cases, before its split; None where there is none."""
     for folder, info, facts in stores.holding(root, _store_name(cfg), keys):
         store = _store(folder, cases, [facts[key] for key in keys], info, cfg)
-        # Fewer masks may vote otherwise on which value is the structure: then its pixels differ.
+        # Whether 0 is the structure is decided by the majority of the masks. Where the table holds
+        # fewer cases than the store, the majority and so the pixels may differ.
         if store.checked.inverted == info["inverted"]:
             return store
     return None
 
 
 def _store(folder: Path, cases: pd.DataFrame, facts: list[dict], info: dict, cfg) -> Store:
-    """A store before its split, with the types of columns that a CSV file gives them.
+    """A store before its split.
 
-    A store is thereby the same whether it was built or opened.
+    Its columns have the types that a CSV file gives them, so that a store is the same whether it
+    was built or opened.
     """
     checked = checks.check(cases, facts, cfg)
     checked.cases = _parse_cases(io.StringIO(checked.cases.to_csv(index=False)))
@@ -297,7 +302,7 @@ def _store(folder: Path, cases: pd.DataFrame, facts: list[dict], info: dict, cfg
 
 
 def _parse_cases(source: Path | io.StringIO) -> pd.DataFrame:
-    """A case table as its CSV file gives it."""
+    """A case table from its CSV file; names that consist of digits stay texts."""
     texts = dict.fromkeys(("case", "patient", "volume", "finding"), str)
     return pd.read_csv(source, keep_default_na=False, dtype=texts)
 
@@ -309,7 +314,7 @@ def _write(root: Path, cases: pd.DataFrame, keys: list[str], cfg, strict: bool) 
     """Decode all cases into a new store.
 
     Raises:
-        DataError: no case can be used, or (strict) the first problem; no store is left then.
+        DataError: no case can be used, or (strict) the first problem; no store is written then.
     """
     height, width = cfg.height_width
     planes = cfg.n_classes if cfg.task == "multilabel" else 1
@@ -323,11 +328,12 @@ def _write(root: Path, cases: pd.DataFrame, keys: list[str], cfg, strict: bool) 
         problems = checked.without_duplicates()[1].problems
         if strict and len(problems):
             raise checks.first_problem(problems)
+        # Only now is it known which classes are inverted.
         if cfg.mask_inverted == "auto":
-            _turn_masks(cases, cfg, facts, checked.inverted, masks)
+            _invert_masks(cases, cfg, facts, checked.inverted, masks)
         pictures.flush()
         masks.flush()
-        del pictures, masks  # Windows renames no folder that holds open files
+        del pictures, masks  # Windows does not rename a folder that holds open files
         cases.to_csv(folder / "cases.csv", index=False)
         (folder / "facts.json").write_text(json.dumps(dict(zip(keys, facts))), encoding="utf-8")
         info = {
@@ -347,20 +353,20 @@ def _decode(
 ) -> list[dict[str, Any]]:
     """Decode every case into its row of the arrays; returns the facts of each.
 
-    A thread takes all slices of a volume, which is decoded once; decoding releases the
-    interpreter lock.
+    One thread takes all slices of a volume, so that it is decoded only once. Threads help because
+    decoding releases the interpreter lock.
     """
-    rows = cases.to_dict("records")
+    records = cases.to_dict("records")
     inverted = dict.fromkeys(cfg.class_names, cfg.mask_inverted is True)
 
-    def decode_file(numbers: list[int]) -> list[dict[str, Any]]:
+    def decode_file(rows: list[int]) -> list[dict[str, Any]]:
         return [
-            {**_decode_case(rows[row], cfg, inverted, pictures[row], masks[row]), "row": row}
-            for row in numbers
+            {**_decode_case(records[row], cfg, inverted, pictures[row], masks[row]), "row": row}
+            for row in rows
         ]
 
     files = [group.index.tolist() for _, group in cases.groupby("image", sort=False)]
-    # A volume takes much memory: at most four at a time.
+    # Volumes need much memory: at most four at a time.
     n_threads = min(hosts.n_cores(), 4) if len(files) < len(cases) else hosts.n_cores()
     with ThreadPoolExecutor(n_threads) as pool:
         results = pool.map(decode_file, files)
@@ -372,10 +378,10 @@ def _decode(
 def _decode_case(
     case: dict, cfg, inverted: dict[str, bool], picture_out: np.ndarray, mask_out: np.ndarray
 ) -> dict[str, Any]:
-    """The facts of one case, or its `problem` and the `file` that this is about."""
+    """The facts of one case, or its `problem` and the `file` that the problem is about."""
     try:
         facts = _read_case(case, cfg, inverted, picture_out, mask_out)
-    except (DataError, FileNotFoundError) as error:  # a file may vanish after its pixels were read
+    except (DataError, FileNotFoundError) as error:  # a file may vanish after it was read
         facts = {"problem": str(error), "file": _named_file(case, str(error))}
     return {"case": case["case"], **facts}
 
@@ -383,7 +389,7 @@ def _decode_case(
 def _read_case(
     case: dict, cfg, inverted: dict[str, bool], picture_out: np.ndarray, mask_out: np.ndarray
 ) -> dict[str, Any]:
-    """Read, check and resize one case into its rows; returns its facts.
+    """Read, check and resize one case into its rows of the arrays; returns its facts.
 
     Raises:
         DataError: a file cannot be read, there is no mask, or it has another size than the image.
@@ -404,8 +410,13 @@ def _read_case(
     for k, decoding in enumerate(decodings):
         plane = masks[..., k]  # (H, W)
         mask_out[..., k] = images.fit_mask(plane, cfg.height_width, cfg.resize)
-        flags = {"looks_inverted": inverted_flags[k]}
-        mask_facts.append({"decoding": decoding, "share": _foreground_share(plane), **flags})
+        mask_facts.append(
+            {
+                "decoding": decoding,
+                "share": _foreground_share(plane),
+                "looks_inverted": inverted_flags[k],
+            }
+        )
     sha256, pixels = content(case, image)
     header_notes, decoding_notes = notes_of(case, cfg)
     return {
@@ -422,33 +433,34 @@ def _read_case(
 
 
 def _sizes_differ(case: dict, mask_file: str, image_shape: tuple, mask_shape: tuple) -> str:
-    """The message on a mask that has another size than its image."""
-    turned = ""
+    """The error message for a mask that has another size than its image."""
+    hint = ""
     if mask_shape[:2] == image_shape[1::-1]:
-        turned = "; it looks transposed"
+        hint = "; it looks transposed"
         is_picture = not volumes.is_volume(case["image"])
+        # 5 to 8: viewers turn the picture on its side, and the mask may have been drawn over that.
         if is_picture and images.exif_orientation(case["image"]) > 4:
-            turned += (
+            hint += (
                 " (the image has an EXIF tag by which viewers turn it: "
                 "save it turned, without the tag)"
             )
     return (
         f"{mask_file or case['case']}: mask is {mask_shape[0]}x{mask_shape[1]} but its image is "
-        f"{image_shape[0]}x{image_shape[1]} (height x width){turned}; "
+        f"{image_shape[0]}x{image_shape[1]} (height x width){hint}; "
         "export both from the same source"
     )
 
 
 def _foreground_share(mask: np.ndarray) -> float:
-    """The share of the pixels that are not ignored which lie above 0; NaN where all are ignored."""
+    """The foreground's share of the pixels that count; NaN where all of them are ignored."""
     valid = mask != images.IGNORE
     return float((mask[valid] > 0).mean()) if valid.any() else float("nan")
 
 
-def _turn_masks(
+def _invert_masks(
     cases: pd.DataFrame, cfg, facts: list[dict], inverted: dict[str, bool], masks: np.ndarray
 ) -> None:
-    """Read the masks of inverted classes again, the other way round; their facts follow."""
+    """Read the masks of inverted classes again, now inverted, and correct their facts."""
     classes = [(k, name) for k, name in enumerate(cfg.class_names) if inverted[name]]
     for case, fact in zip(cases.to_dict("records"), facts):
         for k, name in classes:
@@ -460,9 +472,10 @@ def _turn_masks(
 
 
 def _named_file(case: dict, message: str) -> str:
-    """The file of the case that a message is about; its image where it names none."""
+    """The file of the case that an error message names; the image where it names none."""
     cells = [cell for cell in case.values() if isinstance(cell, str)]
     for path in images.UNION.join(cells).split(images.UNION):
+        # Cells without a separator are names of cases or classes, not paths.
         if os.sep in path and path in message:
             return path
     return case["image"]

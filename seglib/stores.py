@@ -1,7 +1,7 @@
-"""The folders under `work_dir/stores`: written whole, found again, listed, removed when useless.
+"""The folders under `work_dir/stores`: write them whole, find, list and remove them.
 
-A store holds the pixels of some cases for one choice of settings. Which part (train, val, test) a
-case is in does not belong to it: `prepare` computes that anew at every call.
+A store holds the pixels of cases, prepared with certain settings. It does not say which part
+(train, val, test) a case is in: `prepare` computes that anew at every call.
 """
 
 import contextlib
@@ -22,16 +22,20 @@ import pandas as pd
 
 from .errors import DataError
 
-VERSION = 3  # raise it when the files of a store change: older ones are then left to `prune`
+VERSION = 3  # raise it when the format of stores changes: older ones are then left to `prune`
 ARRAYS = ("images", "masks")
+# A folder without any of these files is not a store, and `prune` must not touch it.
 FILES = {"store.json", "facts.json", "cases.csv", "images.npy", "masks.npy"}
 IN_USE = ("", "being written", "not a store")  # the states that `prune` leaves alone
 
 
 class Saved(NamedTuple):
-    """What a store says beside its pixels: `info`, and the facts of its cases by their keys.
+    """What a store holds besides its pixels.
 
-    The facts stand in the order of the arrays' rows.
+    Attributes:
+        folder: that of the store.
+        info: the content of `store.json`.
+        facts: key of a case -> its facts, in the order of the rows of the arrays.
     """
 
     folder: Path
@@ -40,7 +44,9 @@ class Saved(NamedTuple):
 
 
 def digest(*texts: str) -> str:
-    """The SHA-256 of some texts, in hexadecimal digits."""
+    """The SHA-256 of several texts, in hexadecimal digits."""
+    # "\0" between them, because ("ab", "c") and ("a", "bc") must differ. "surrogateescape" accepts
+    # paths that are not valid UTF-8.
     return hashlib.sha256("\0".join(texts).encode(errors="surrogateescape")).hexdigest()
 
 
@@ -50,11 +56,12 @@ def folder_for(root: Path, name: str, keys: Iterable[str]) -> Path:
 
 
 def holding(root: Path, name: str, keys: list[str]) -> Iterator[Saved]:
-    """The stores of one name that hold all cases with these keys, the one of just these first."""
+    """The stores of this name that hold the cases with these keys, the exact one first."""
     others = sorted(root.glob(f"{glob.escape(name)}-*"))
     for folder in dict.fromkeys([folder_for(root, name, keys), *others]):
         with contextlib.suppress(DataError):
             info = read_info(folder)
+            # The count excludes most stores before their large `facts.json` is read.
             if info["n_images"] >= len(keys):
                 saved = read(folder)
                 if saved.facts.keys() >= set(keys):
@@ -79,7 +86,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     """The `store.json` of a store of this version.
 
     Raises:
-        DataError: there is none, it cannot be read, or it is of another version.
+        DataError: the file is missing, unreadable, or of another version.
     """
     try:
         info = json.loads((folder / "store.json").read_text(encoding="utf-8"))
@@ -117,15 +124,16 @@ def mark_used(folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[Path]:
-    """A hidden folder to write a store to, which gets its name when the block ends well.
+    """A hidden folder to write a store to, which is renamed to `folder` when the block succeeds.
 
-    A killed process therefore leaves no half store under that name. Where another process has
-    finished the same store meanwhile, that one stays.
+    A process that is killed therefore leaves no incomplete store under that name. Where another
+    process has finished the same store meanwhile, that one stays.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     partial.mkdir()
     try:
+        # `_is_being_written` asks for this process later.
         (partial / "writer").write_text(f"{platform.node()} {os.getpid()}", encoding="utf-8")
         yield partial
         (partial / "writer").unlink()
@@ -141,12 +149,12 @@ def writing(folder: Path) -> Iterator[Path]:
 
 
 def allocate(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A memory-mapped uint8 array of zeros whose space on the disk is taken at once.
+    """A memory-mapped uint8 array of zeros whose space on the disk is reserved at once.
 
-    A mapped file that finds the disk full only later kills the process without an error.
+    Otherwise a disk that fills up later would kill the process without an error message.
 
     Raises:
-        DataError: there is not enough room; says how much it takes and how much is free.
+        DataError: there is not enough room; says how much is needed and how much is free.
     """
     array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     try:
@@ -167,12 +175,12 @@ def allocate(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def listing(work_dir: str | Path) -> pd.DataFrame:
-    """The stores of a work folder, the one used last first.
+    """The stores of a work folder, the most recently used one first.
 
     Columns: folder, preset, classes, image_size (height x width), n_images, mb, last_used and
     state, which is "" for a store that can be used, else "older version", "broken", "sources gone"
-    (no image is left that it was made from), "partial" (its process was stopped), "being written"
-    or "not a store".
+    (none of the images it was made from exists any more), "partial" (its process was stopped),
+    "being written" or "not a store".
     """
     root = Path(work_dir) / "stores"
     folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
@@ -186,6 +194,7 @@ def prune(work_dir: str | Path) -> pd.DataFrame:
     """Remove the stores that no call can use any more; returns their rows of `listing`."""
     stores = listing(work_dir)
     useless = stores[~stores["state"].isin(IN_USE)]
+    # Only what really is gone counts: the rights or an open file may prevent a removal.
     removed = []
     for index, folder in useless["folder"].items():
         shutil.rmtree(folder, ignore_errors=True)
@@ -221,6 +230,7 @@ def _count(table: pd.DataFrame) -> str:
 
 
 def _is_whole(folder: Path) -> bool:
+    """Whether a folder is a store that `read` accepts."""
     try:
         read(folder)
     except DataError:
@@ -229,13 +239,13 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _describe(folder: Path) -> dict[str, Any]:
-    """The row of `listing` of one folder; an older store says what it can."""
+    """The row of `listing` of one folder; what an older or broken store lacks stays empty."""
     files = [path.stat() for path in folder.rglob("*") if path.is_file()]
     newest = max((status.st_mtime for status in files), default=folder.stat().st_mtime)
     info: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError, TypeError):
         info = dict(json.loads((folder / "store.json").read_text(encoding="utf-8")))
-    size = info.get("image_size", "")
+    size = info.get("image_size", "")  # one number where images are square
     height_width = size if isinstance(size, list) else [size] * 2
     return {
         "folder": str(folder),
@@ -258,7 +268,7 @@ def _n_images(folder: Path) -> int:
 
 
 def _state(folder: Path, info: dict[str, Any]) -> str:
-    """What `listing` says of a store."""
+    """The cell `state` of `listing`."""
     if folder.name.endswith(".partial"):
         return "being written" if _is_being_written(folder) else "partial"
     if not FILES & set(os.listdir(folder)):
@@ -273,7 +283,7 @@ def _state(folder: Path, info: dict[str, Any]) -> str:
 
 
 def _has_a_source(saved: Saved) -> bool:
-    """Whether any of the files is still there that the store was made from."""
+    """Whether any of the images that the store was made from still exists."""
     try:
         cases = pd.read_csv(saved.folder / "cases.csv", usecols=["image"], dtype=str)
     except (OSError, ValueError):
@@ -285,10 +295,11 @@ def _is_being_written(folder: Path) -> bool:
     """Whether the process that writes a partial store still runs."""
     try:
         node, process = (folder / "writer").read_text(encoding="utf-8").rsplit(" ", 1)
-        if node != platform.node():  # a shared disk: this machine cannot ask for the process
+        # On a shared disk, a process of another machine cannot be asked for: it gets a day.
+        if node != platform.node():
             return time.time() - folder.stat().st_mtime < 24 * 3600
         if os.name != "posix":
-            return False  # there, files that are open cannot be removed
+            return False  # Windows does not remove the arrays while a process has them open
         os.kill(int(process), 0)  # signal 0 only asks whether the process exists
     except PermissionError:
         return True  # it exists and belongs to somebody else

@@ -1,1 +1,1 @@
-"""How a file becomes pixels and back: pictures, DICOM, NIfTI."""
+"""Reading and writing the formats of images and masks: pictures, DICOM and NIfTI."""

@@ -1,11 +1,15 @@
-"""A DICOM series: which files, in which order, where in the patient, with which values.
+"""Read a DICOM series: choose its files, order and place its slices, decode their values.
 
-A series is a folder of files with one slice each. What the format can hide: file names and
-InstanceNumber need not follow the patient, only ImagePositionPatient does; SliceThickness is not
-the distance of the slices; a folder may hold localizers, reports, several series, or copies of a
-slice; stored numbers become values (CT: Hounsfield units, HU) by a slope and an intercept that may
-differ from slice to slice; in MONOCHROME1 high numbers are dark; and headers are wrong about signs
-and bits. `volumes` turns a series to the usual display. Taught in `03_rsna_finetuning`.
+A series is a folder with one file for each slice. What can go wrong:
+
+- File names and InstanceNumber need not follow the anatomy; only ImagePositionPatient does.
+- SliceThickness is not the distance between slices.
+- A folder may hold localizers, reports, several series, or the same slice twice.
+- Stored numbers become values (CT: Hounsfield units, HU) by a slope and an intercept that may
+  differ from slice to slice. In MONOCHROME1 high numbers are dark.
+- Headers may be wrong about signs and bits.
+
+`volumes` turns a series to the usual display. Taught in `03_rsna_finetuning`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +22,7 @@ from ..errors import DataError
 from . import orientation
 from .orientation import Grid
 
-# Transfer syntax (the beginning of its UID) -> package that brings a decoder for pydicom.
+# Beginning of a transfer syntax UID (the compression) -> package with a decoder for pydicom.
 DECODERS = {
     "1.2.840.10008.1.2.4.9": "pylibjpeg-openjpeg",  # JPEG 2000
     "1.2.840.10008.1.2.4.20": "pylibjpeg-openjpeg",  # high-throughput JPEG 2000
@@ -27,11 +31,12 @@ DECODERS = {
     "1.2.840.10008.1.2.4.5": "pylibjpeg-libjpeg (GPL; the extra 'gpl')",  # JPEG
     "1.2.840.10008.1.2.4.7": "pylibjpeg-libjpeg (GPL; the extra 'gpl')",  # JPEG lossless
 }
-# Files that may lie in the folder of a series and are skipped without a look at their content.
+# Files that may lie beside the slices: skipped where they are not DICOM. Any other file that is
+# not DICOM counts as a damaged slice.
 OTHER_SUFFIXES = """.txt .csv .json .xml .html .md .pdf .png .jpg .jpeg .gif .nii .gz .zip .db .ini
     .log .py .npy .yaml .xlsx""".split()
 OTHER_NAMES = ("DICOMDIR", "LICENSE", "README")
-# Attribute -> how many numbers it holds where it is present.
+# Numeric attribute -> how many numbers it must hold where it is present.
 NUMBERS = {
     "PixelSpacing": 2,
     "ImagePositionPatient": 3,
@@ -43,19 +48,21 @@ NUMBERS = {
         1,
     ),
 }
-SAME_POSITION_MM = 0.01  # slices nearer to each other than this lie at one position
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM counts to the left and to the back
+SAME_POSITION_MM = 0.01  # slices at most this far apart count as being at the same position
+# DICOM coordinates grow to the left and to the back; those of NIfTI and of `Grid` to the right and
+# to the front.
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 class Series(NamedTuple):
     """What the headers of a series say, its slices in the order of their positions.
 
     Attributes:
-        files: a file a slice.
+        files: one for each slice.
         shape: (slices, rows, columns).
-        affine: (4, 4), such an index -> mm to the right, anterior, superior; None where a
-            position is missing.
-        spacing_mm: distance of slices, rows and columns; None where unknown.
+        affine: (4, 4), index (slice, row, column) -> mm to the right, anterior, superior; None
+            where a position is missing.
+        spacing_mm: distance between slices, rows and columns; None where unknown.
         notes: what is odd, and what was done about it.
     """
 
@@ -78,7 +85,7 @@ class _SliceFile(NamedTuple):
 
     @property
     def pixel_spacing(self) -> np.ndarray:
-        """Distance of rows and of columns in mm; empty where the header does not tell."""
+        """Distance between rows and between columns in mm; empty where the header has none."""
         return _floats(self.header.get("PixelSpacing"))
 
     @property
@@ -88,7 +95,7 @@ class _SliceFile(NamedTuple):
 
     @property
     def directions(self) -> np.ndarray:
-        """The directions in which a row and in which a column runs, (6,); empty without them."""
+        """Unit vectors along a row and along a column, (6,); empty where the header has none."""
         return _floats(self.header.get("ImageOrientationPatient"))
 
     @property
@@ -97,7 +104,7 @@ class _SliceFile(NamedTuple):
 
 
 class _PixelFormat(NamedTuple):
-    """How a header says that its numbers are stored."""
+    """How the stored numbers are encoded, according to the header."""
 
     signed: int
     bits_allocated: int
@@ -110,9 +117,9 @@ def open_series(source: str | Path | Iterable[str | Path], series: str | None = 
 
     Slices are ordered by ImagePositionPatient along the normal of ImageOrientationPatient;
     InstanceNumber, which often runs the other way or is wrong, counts only where a position is
-    missing. The slice distance is that of the positions. Files that are no images (DICOMDIR,
-    reports, text) and localizers are skipped, a second copy of a slice is dropped, and missing
-    slices are named in `notes`.
+    missing. The slice distance is computed from the positions. Files that are not images
+    (DICOMDIR, reports, text) and localizers are skipped, a second copy of a slice is dropped, and
+    missing slices are named in `notes`.
 
     Args:
         series: SeriesInstanceUID to read where there are several.
@@ -122,6 +129,7 @@ def open_series(source: str | Path | Iterable[str | Path], series: str | None = 
             of different sizes or orientations.
     """
     paths = _paths(source)
+    # What error messages name: the folder, also for a list of files.
     if isinstance(source, str | Path):
         where = source
     else:
@@ -133,9 +141,9 @@ def open_series(source: str | Path | Iterable[str | Path], series: str | None = 
     _check_alike(slices)
     first = slices[0].header
     if all(file.is_placed for file in slices):
-        slices, affine, spacing_mm = _by_position(slices, notes)
+        slices, affine, spacing_mm = _order_by_position(slices, notes)
     else:
-        slices, affine, spacing_mm = _by_number(slices, notes)
+        slices, affine, spacing_mm = _order_by_number(slices, notes)
     shape = (len(slices), int(first.Rows), int(first.Columns))
     files = tuple(str(file.path) for file in slices)
     return Series(files, shape, affine, spacing_mm, tuple(notes))
@@ -184,6 +192,7 @@ def values(files: Iterable[str]) -> tuple[np.ndarray, list[str]]:
     ]
     rescaled: list[Any] = [None] * len(planes)
     notes = []
+    # A series may mix pixel formats; what proves a header wrong holds for one format only.
     for pixel_format in dict.fromkeys(formats):
         members = [i for i, other in enumerate(formats) if other == pixel_format]
         raw = np.stack([planes[i] for i in members])
@@ -227,7 +236,7 @@ def _read_headers(where: Any, paths: list[Path], notes: list[str]) -> list[_Slic
 
 
 def _header(path: Path) -> Any:
-    """The header of an image file; None for a file that is none.
+    """The header of an image file; None for a file that does not hold an image.
 
     Raises:
         DataError: the file is damaged.
@@ -246,11 +255,12 @@ def _header(path: Path) -> Any:
         raise DataError(
             f"{path}: not a DICOM file, or damaged (no DICM mark); remove it or copy it again"
         ) from error
-    except Exception as error:  # pydicom raises what its parser stumbles over
+    except Exception as error:  # on damaged headers pydicom raises errors of many kinds
         raise DataError(
             f"{path}: damaged DICOM header ({type(error).__name__}: {error}); copy it again"
         ) from error
     kind = getattr(sop_class, "name", "")  # a damaged UID may be a list, which has no name
+    # Reports and presentation states are stored as "... Storage" as well.
     if kind.endswith("Storage") and "Image" not in kind:
         return None
     _check_numbers(path, header)
@@ -263,13 +273,13 @@ def _header(path: Path) -> Any:
 
 
 def _check_numbers(path: Path, header: Any) -> None:
-    """Refuse attributes that are no finite numbers, or not as many as the standard says."""
+    """Refuse attributes that are not finite numbers, or not as many as the standard says."""
     for name, expected in NUMBERS.items():
         try:
             value = header.get(name)
             numbers = _floats(value)
             valid = len(numbers) in (0, expected) and np.isfinite(numbers).all()
-        except Exception:  # pydicom converts a value when it is first looked at
+        except Exception:  # the conversion of a damaged value fails in many ways
             value, valid = "no number", False
         if not valid:
             raise DataError(
@@ -279,7 +289,7 @@ def _check_numbers(path: Path, header: Any) -> None:
 
 
 def _floats(value: Any) -> np.ndarray:
-    """The numbers of an attribute; none where it is absent or empty."""
+    """The numbers of an attribute as an array; empty where it is absent or empty."""
     if value is None or value == "":
         return np.array([])
     is_list = isinstance(value, Sequence) and not isinstance(value, str)
@@ -287,7 +297,7 @@ def _floats(value: Any) -> np.ndarray:
 
 
 def _without_localizers(slices: list[_SliceFile], notes: list[str]) -> list[_SliceFile]:
-    """Only the images that are no overview scans, unless all are."""
+    """The images without localizers (overview scans), unless all of them are localizers."""
     others = [file for file in slices if "LOCALIZER" not in (file.header.get("ImageType") or ())]
     if not others or len(others) == len(slices):
         return slices
@@ -296,6 +306,7 @@ def _without_localizers(slices: list[_SliceFile], notes: list[str]) -> list[_Sli
 
 
 def _choose_series(where: Any, slices: list[_SliceFile], series: str | None) -> list[_SliceFile]:
+    """The slices of the one series there is, or of the series that was asked for by its UID."""
     groups: dict[str, list[_SliceFile]] = {}
     for file in slices:
         groups.setdefault(str(file.header.get("SeriesInstanceUID") or ""), []).append(file)
@@ -317,7 +328,7 @@ def _choose_series(where: Any, slices: list[_SliceFile], series: str | None) -> 
 
 
 def _check_alike(slices: list[_SliceFile]) -> None:
-    """Refuse slices that cannot form one array: several frames, colours, other sizes."""
+    """Refuse slices that cannot form one array: several frames, colours, different sizes."""
     reference = slices[0]
     rows, columns = reference.header.Rows, reference.header.Columns
     for path, header in slices:
@@ -347,7 +358,7 @@ def _check_alike(slices: list[_SliceFile]) -> None:
 # ---- order and place
 
 
-def _by_number(
+def _order_by_number(
     slices: list[_SliceFile], notes: list[str]
 ) -> tuple[list[_SliceFile], None, tuple[float, float, float] | None]:
     """Slices without positions in the order of InstanceNumber, and their spacing."""
@@ -367,15 +378,15 @@ def _by_number(
     return sorted(slices, key=number_and_name), None, spacing_mm
 
 
-def _by_position(
+def _order_by_position(
     slices: list[_SliceFile], notes: list[str]
 ) -> tuple[list[_SliceFile], np.ndarray, tuple[float, float, float] | None]:
-    """Slices in the order of their positions, the affine of (slice, row, column), the spacing."""
+    """Slices in the order of their positions; affine of (slice, row, column) in RAS; spacing."""
     first = slices[0]
     _check_parallel(slices)
     along_row, along_column = first.directions[:3], first.directions[3:]
     normal = np.cross(along_row, along_column)
-    slices = _order(slices, normal, notes)
+    slices = _order_along(normal, slices, notes)
     if len(slices) > 1:
         distance = _slice_distance(slices, normal, notes)
         step = (slices[-1].position - slices[0].position) / (len(slices) - 1)
@@ -388,6 +399,8 @@ def _by_position(
         row_mm, column_mm = first.pixel_spacing
     else:
         notes.append("no PixelSpacing: sizes in mm are unknown")
+    # The columns of the affine are the steps in mm from one slice, row and column to the next. The
+    # next row lies further down a column, and the next column further along a row.
     affine = np.eye(4)
     affine[:3, 0] = step
     affine[:3, 1] = along_column * row_mm
@@ -400,6 +413,7 @@ def _by_position(
 def _check_parallel(slices: list[_SliceFile]) -> None:
     reference = slices[0]
     for file in slices:
+        # Writers round the direction cosines; 0.01 is about half a degree.
         if np.abs(file.directions - reference.directions).max() > 1e-2:
             raise DataError(
                 f"{file.path}: oriented differently from {reference.name}; slices of two stacks in "
@@ -407,8 +421,10 @@ def _check_parallel(slices: list[_SliceFile]) -> None:
             )
 
 
-def _order(slices: list[_SliceFile], normal: np.ndarray, notes: list[str]) -> list[_SliceFile]:
-    """The slices along the normal, without second copies.
+def _order_along(
+    normal: np.ndarray, slices: list[_SliceFile], notes: list[str]
+) -> list[_SliceFile]:
+    """The slices in the order of their positions along the normal, without second copies.
 
     Raises:
         DataError: two different images at one position.
@@ -432,7 +448,7 @@ def _order(slices: list[_SliceFile], normal: np.ndarray, notes: list[str]) -> li
 
 
 def _slice_distance(slices: list[_SliceFile], normal: np.ndarray, notes: list[str]) -> float:
-    """The middle one of the distances between neighbours in mm; notes name gaps among them."""
+    """The median distance between neighbouring slices in mm; notes name the gaps."""
     distances = np.diff([file.position @ normal for file in slices])
     usual = float(np.median(distances))
     for i in np.flatnonzero(distances > 1.5 * usual):
@@ -477,7 +493,7 @@ def _decode(path: Path) -> tuple[Any, np.ndarray]:
             return header, plane
     except (DataError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a decoder in Rust panics outside of Exception
+    except BaseException as error:  # the panic of a decoder in Rust is not an `Exception`
         advice = "copy it again"
         if package:
             advice = f"if other files open, copy it again, else install {package}"
@@ -496,44 +512,45 @@ def _decoder_package(syntax: str) -> str:
     return DECODERS[max(beginnings, key=len)] if beginnings else ""
 
 
-def _corrected(raw: np.ndarray, header: _PixelFormat, is_ct: bool) -> tuple[np.ndarray, str]:
+def _corrected(raw: np.ndarray, pixel_format: _PixelFormat, is_ct: bool) -> tuple[np.ndarray, str]:
     """Stored numbers (n, rows, columns) corrected where they prove their header wrong, and a note.
 
     The widely copied fix for the RSNA data, (x << n) >> n with n = BitsAllocated - BitsStored, adds
-    missing signs, but turns 3000 HU of a series with a too small BitsStored into -1096. So signs
+    missing signs, but turns 3000 HU of a series whose BitsStored is too small into -1096. So signs
     are added only where no number of the series has one.
     """
-    stored = header.bits_stored
-    shift = 0 if header.high_bit is None else header.high_bit + 1 - stored
+    bits = pixel_format.bits_stored
+    shift = 0 if pixel_format.high_bit is None else pixel_format.high_bit + 1 - bits
+    # Only empty bits below prove that the numbers still stand as high as HighBit says.
     if shift > 0 and raw.any() and not (raw & ((1 << shift) - 1)).any():
         return raw >> shift, (
-            f"numbers stood {shift} bits too high (HighBit {header.high_bit}, "
-            f"BitsStored {stored}): shifted"
+            f"numbers stood {shift} bits too high (HighBit {pixel_format.high_bit}, "
+            f"BitsStored {bits}): shifted"
         )
-    if header.signed:
-        return _with_signs(raw, stored)
+    if pixel_format.signed:
+        return _with_signs(raw, bits)
     highest = int(raw.max())
     # Negative numbers that were written as unsigned ones lie near the top of 16 bits.
-    if is_ct and header.bits_allocated == 16 and highest >= 0xF000:
+    if is_ct and pixel_format.bits_allocated == 16 and highest >= 0xF000:
         if not ((raw >= 0x8000) & (raw < 0xF000)).any():
             return raw.view(np.int16), "negative numbers in unsigned pixels: read as signed"
-    if highest >= 1 << stored:
-        mask = (1 << stored) - 1
-        return raw & mask, f"bits above the {stored} of the header (old overlays) removed"
+    if highest >= 1 << bits:
+        mask = (1 << bits) - 1
+        return raw & mask, f"bits above the {bits} of the header (old overlays) removed"
     return raw, ""
 
 
-def _with_signs(raw: np.ndarray, stored: int) -> tuple[np.ndarray, str]:
-    """Signed numbers of `stored` bits, whose signs some writers leave out, and a note."""
+def _with_signs(raw: np.ndarray, bits: int) -> tuple[np.ndarray, str]:
+    """Signed numbers of so many bits, with the signs that some writers leave out, and a note."""
     lowest, highest = int(raw.min()), int(raw.max())
-    half = 1 << (stored - 1)
+    half = 1 << (bits - 1)
     if -half <= lowest and highest < half:
         return raw, ""
     if lowest >= 0 and highest < 2 * half:
         signed = np.where(raw >= half, raw - 2 * half, raw).astype(raw.dtype)
-        return signed, f"signs of {stored}-bit numbers added"
+        return signed, f"signs of {bits}-bit numbers added"
     return raw, (
-        f"numbers need more than the {stored} bits of the header (from {lowest} to {highest}): "
+        f"numbers need more than the {bits} bits of the header (from {lowest} to {highest}): "
         "taken as they are"
     )
 
@@ -543,6 +560,7 @@ def _rescaled(plane: np.ndarray, header: Any, bits_stored: int) -> np.ndarray:
     signed = plane.dtype.kind == "i"
     plane = plane.astype(np.int32)
     if header.get("PhotometricInterpretation") == "MONOCHROME1":
+        # Inverting maps the range of signed or unsigned numbers onto itself.
         plane = -1 - plane if signed else (1 << bits_stored) - 1 - plane
     slope = float(header.get("RescaleSlope") or 1)
     intercept = float(header.get("RescaleIntercept") or 0)

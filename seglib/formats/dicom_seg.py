@@ -1,8 +1,8 @@
-"""Masks as a DICOM Segmentation, which viewers and archives lay over the series it was made from.
+"""Write masks as a DICOM Segmentation, which viewers and archives show on top of its series.
 
 The object refers to each slice of its series by UID and says where its frames lie, so that nothing
-has to be resampled. It stores a frame of one bit a pixel for each class and slice; a class is a
-"segment" with a code of the SNOMED CT vocabulary that says which organ it is.
+has to be resampled. For each class and slice it stores one frame with one bit for each pixel. A
+class is called a "segment" and has a code of the SNOMED CT vocabulary that says which organ it is.
 """
 
 import warnings
@@ -15,7 +15,7 @@ from .. import __version__, files
 from ..errors import ConfigError, DataError
 from .orientation import Grid
 
-# Class name -> code and meaning in SNOMED CT. "left" and "right" are codes of their own.
+# Class name -> code and meaning in SNOMED CT. A side, "left" or "right", has a code of its own.
 SNOMED_CODES = {
     "liver": ("10200004", "Liver"),
     "spleen": ("78961009", "Spleen"),
@@ -30,7 +30,7 @@ SNOMED_CODES = {
 SIDES = {"left": ("7771000", "Left"), "right": ("24028007", "Right")}
 ANATOMY = ("91723000", "Anatomical Structure")
 TISSUE = ("85756007", "Tissue")
-# What a Segmentation refers to in the headers of its series.
+# Attributes of the slices that a Segmentation refers to or copies: none may be missing.
 REQUIRED = """StudyInstanceUID SeriesInstanceUID SOPInstanceUID SOPClassUID FrameOfReferenceUID
     Modality PixelSpacing ImagePositionPatient ImageOrientationPatient""".split()
 # Attributes of type 2: they must be present in a DICOM file, but may be empty.
@@ -45,7 +45,7 @@ def write(
 
     A class is a segment: its number 1, 2, ... is its place in `masks`, its label the class name.
     Segments may overlap. Frames without a pixel of the class are left out, unless all masks are
-    empty. Patient and study are those of the series.
+    empty. Patient and study are copied from the series.
 
     Args:
         masks: class name -> bool (S, H, W) as displayed, in the shape of `grid`.
@@ -54,9 +54,9 @@ def write(
 
     Raises:
         ConfigError: highdicom is missing.
-        DataError: no masks, or of another shape; `grid` is not of a DICOM series with positions; a
-            file of it is gone, or lacks what a Segmentation refers to; highdicom refuses a value.
-            No file is left.
+        DataError: no masks, or masks of another shape; `grid` does not describe a DICOM series with
+            positions; a file of the series is gone, or lacks one of `REQUIRED`; highdicom refuses a
+            value. No file is written then.
     """
     if not grid.files or not grid.oriented:
         kind = "a series without slice positions" if grid.files else "not a DICOM series"
@@ -83,7 +83,7 @@ def _segmentation(path: str | Path, masks: dict[str, np.ndarray], grid: Grid, ab
     _complete(headers, grid)
     try:
         with warnings.catch_warnings():
-            # The warning would print the names of patients that look like ANON-17.
+            # The warning would print the patient's name, because names such as ANON-17 look odd.
             unusual_name = "The string .* unlikely to represent the intended person name"
             warnings.filterwarnings("ignore", unusual_name)
             return highdicom.seg.Segmentation(
@@ -117,7 +117,7 @@ def _header(file: str) -> Any:
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True)
         missing = ", ".join(name for name in REQUIRED if not header.get(name))
-    except Exception as error:  # pydicom raises what its parser stumbles over
+    except Exception as error:  # on damaged headers pydicom raises errors of many kinds
         raise DataError(
             f"{file}: not readable ({type(error).__name__}: {error}); copy it again"
         ) from error
@@ -130,13 +130,14 @@ def _header(file: str) -> Any:
 
 
 def _complete(headers: list[Any], grid: Grid) -> None:
-    """Fill in, in memory only, what highdicom reads even where it may be absent or empty."""
+    """Fill in what highdicom always reads although it may be missing; no file is changed."""
     first = headers[0]
     for name in TYPE_2:
         first.setdefault(name, "")
     if not first.get("SliceThickness"):
+        # The file's axis 0 counts slices; `spacing_mm` is in the order of the displayed axes.
         first.SliceThickness = grid.spacing_mm[int(grid.orientation[0, 0])]
-    # highdicom wants equal directions; `dicom` has refused more than a difference of rounding.
+    # highdicom wants equal directions; `dicom` has refused those that differ by more than rounding.
     for header in headers:
         header.ImageOrientationPatient = first.ImageOrientationPatient
 
@@ -144,11 +145,12 @@ def _complete(headers: list[Any], grid: Grid) -> None:
 def _segment(number: int, name: str) -> Any:
     """The description of one segment with the codes of its organ.
 
-    "left_kidney" is a kidney with the modifier left; a name without a code is tissue.
+    "left_kidney" is a kidney with the modifier left; a name without a code is called tissue.
     """
     from highdicom import AlgorithmIdentificationSequence, seg, sr
 
     parts = name.lower().replace("_", " ").split()
+    # In "left ventricle" the side belongs to the name of the organ and is no modifier.
     sides = []
     if " ".join(parts) not in SNOMED_CODES:
         sides = [part for part in parts if part in SIDES]

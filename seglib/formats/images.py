@@ -1,11 +1,15 @@
 """Pictures: reading, decoding masks, resizing and writing. Taught in `01_data_preparation`.
 
-One library reads every picture: Pillow knows palettes, GIF and 16 bits, and refuses truncated
-files. Images always become RGB or grey, and sizes are always (height, width).
-What a picture can hide: a palette, whose numbers are not the colours one sees; transparency; 12 or
-16 bits, of which a viewer shows the upper 8; an EXIF tag by which viewers turn it; and in a mask
-0/1, 0/255, colours, an inverted meaning, or grey edges that JPEG or resizing left. A mask is
-decoded where its meaning is unambiguous and refused where it is not.
+Pillow alone reads every picture: it knows palettes, GIF and 16 bits, and refuses truncated files.
+Images always become RGB or grey, and sizes are always (height, width). What can go wrong:
+
+- The numbers of a palette image are not the colours that one sees.
+- Of 12 or 16 bits a viewer shows only the upper 8.
+- Viewers turn a picture by its EXIF tag; the stored pixels, and the mask over them, are not turned.
+- A mask may hold 0/1, 0/255, colours or transparency, have 0 as the structure, or have grey edges
+  from JPEG or resizing.
+
+A mask is decoded where its meaning is unambiguous and refused where it is not.
 """
 
 import hashlib
@@ -30,7 +34,7 @@ class Mask(NamedTuple):
 
     Attributes:
         pixels: (H, W) uint8, 0 and 1, or class numbers.
-        decoding: how the file was understood, for the report: "values 0/255".
+        decoding: how the file was understood, for the report, such as "values 0/255".
         looks_inverted: whether 0 and 1 look swapped, because the border is foreground.
     """
 
@@ -55,7 +59,8 @@ def read_pixels(path: str | Path) -> tuple[np.ndarray, str, np.ndarray | None]:
         raise DataError(f"{path}: {_why_no_file(path)}")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty (0 bytes); copy or download it again")
-    if ImageFile.LOAD_TRUNCATED_IMAGES:  # another library may have switched this on
+    # Another library may have switched this on; Pillow would then fill truncated files with grey.
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with Image.open(path) as picture:
@@ -78,10 +83,10 @@ def read_pixels(path: str | Path) -> tuple[np.ndarray, str, np.ndarray | None]:
 
 
 def exif_orientation(path: str | Path) -> int:
-    """How a viewer turns the picture before it shows it, by its EXIF tag.
+    """How a viewer turns the picture before it shows it, by its EXIF tag, 1 to 8.
 
     1: not at all; 3: upside down; 5 to 8: on its side. `read_pixels` does not turn the pixels,
-    except for those of TIFF, which Pillow turns.
+    except for those of TIFF, which Pillow itself turns; for them the result is 1.
     """
     with Image.open(path) as picture:
         value = 1 if picture.format == "TIFF" else picture.getexif().get(0x0112, 1)
@@ -110,7 +115,7 @@ def read_image(
         pixels = pixels[..., :3]
     try:
         return as_channels(to_uint8(pixels, percentiles), channels)
-    except DataError as error:  # those functions do not know the file
+    except DataError as error:  # those functions do not know the file's name
         raise DataError(f"{path}: {error}") from error
 
 
@@ -174,7 +179,7 @@ def _why_no_file(path: Path) -> str:
 
 def _check_single(path: Path, picture: Image.Image) -> None:
     """Refuse files of several frames or pages."""
-    # The MPO of a telephone holds a preview or a second eye behind its photograph.
+    # Phones write MPO files: the photograph, and behind it a preview or a second view.
     n_pictures = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
     if n_pictures > 1:
         raise DataError(
@@ -199,8 +204,9 @@ def read_mask(paths: str, encoding: str | dict[str, int] = "auto", inverted: boo
 
     Args:
         paths: one path, or several joined by `|`.
-        encoding: "auto" decodes what is unambiguous; "threshold" takes what is above 127; "index"
-            takes what is above 0; a table of colours `{"255,0,0": 1}` takes those.
+        encoding: "auto" decodes what is unambiguous; "threshold" takes what is above half of the
+            range (127 of 255); "index" takes what is above 0; a table of colours
+            `{"255,0,0": 1}` takes the colours whose number is not 0.
         inverted: True where 0 is the structure.
 
     Raises:
@@ -212,15 +218,18 @@ def read_mask(paths: str, encoding: str | dict[str, int] = "auto", inverted: boo
         raise DataError(
             f"{paths}: the parts of one mask have different sizes {sorted(shapes)}; they must agree"
         )
-    pixels = np.bitwise_or.reduce([1 - part.pixels if inverted else part.pixels for part in parts])
+    planes = [part.pixels for part in parts]
     decoding = " + ".join(dict.fromkeys(part.decoding for part in parts))
     if inverted:
+        # Before the union: the structures are united, not the backgrounds.
+        planes = [1 - plane for plane in planes]
         decoding += ", inverted"
+    pixels = np.bitwise_or.reduce(planes)
     return Mask(pixels, decoding, looks_inverted(pixels))
 
 
 def looks_inverted(pixels: np.ndarray) -> bool:
-    """Whether the border of a 0/1 mask is foreground, as it is where 0 is the structure.
+    """Whether most of the border of a 0/1 mask is foreground, as it is where 0 is the structure.
 
     A true structure may fill most of the image, but rarely touches all of its border.
     """
@@ -235,10 +244,10 @@ def read_labels(
 
     Args:
         encoding: "auto" and "index" take the numbers in the file; a table of colours such as
-            `{"255,0,255": 3}` those of the table; "threshold", with one class beside the
-            background, takes what is above 127.
-        label_map: number in the file -> class; numbers that it lacks become background. Empty:
-            numbers are classes.
+            `{"255,0,255": 3}` takes those of the table; "threshold", with one class beside the
+            background, takes what is above half of the range (127 of 255).
+        label_map: number in the file -> class; numbers that it lacks become background. Where it
+            is empty, the numbers are the classes.
 
     Raises:
         DataError: unreadable, colours without a table, or numbers that are no classes.
@@ -274,11 +283,10 @@ def map_numbers(path: str, numbers: np.ndarray, n_classes: int, label_map: dict[
     labels = numbers.astype(np.int64)
     decoding = "label numbers"
     if label_map:
-        table = {int(number): label for number, label in label_map.items()}
+        table = {IGNORE: IGNORE} | {int(number): label for number, label in label_map.items()}
         # Translate the few different numbers instead of every pixel.
         present, inverse = np.unique(labels, return_inverse=True)
-        unnamed = np.where(present == IGNORE, IGNORE, 0)
-        classes = [table.get(number, other) for number, other in zip(present.tolist(), unnamed)]
+        classes = [table.get(number, 0) for number in present.tolist()]
         labels = np.array(classes)[inverse].reshape(labels.shape)
         decoding = "label numbers by label_map"
     _check_numbers(path, labels, n_classes)
@@ -309,6 +317,7 @@ def _read_part(path: str, encoding: str | dict[str, int]) -> Mask:
     if mode == "P":
         return _auto_palette(path, pixels, palette)
     if mode in ("LA", "RGBA"):
+        # A mask may be drawn as transparency over a single colour.
         alpha, pixels = pixels[..., -1], pixels[..., :-1]
         if alpha.min() != alpha.max():
             if (pixels != pixels[:1, :1]).any():
@@ -329,13 +338,16 @@ def _brightest(pixels: np.ndarray) -> np.ndarray:
     """(H, W): the largest colour channel of each pixel, without transparency."""
     if pixels.ndim == 2:
         return pixels
-    if pixels.shape[2] in (2, 4):
+    if pixels.shape[2] in (2, 4):  # the last channel is transparency
         pixels = pixels[..., :-1]
     return pixels.max(axis=2)
 
 
 def _threshold(pixels: np.ndarray) -> Mask:
-    """What is brighter than half of the range: 0..1, 0..255, or up to the brightest pixel."""
+    """What is brighter than half of the range.
+
+    The range is guessed from the brightest pixel: 0..1, 0..255, or up to that pixel.
+    """
     grey = _brightest(pixels)
     top = grey.max()
     if top > 255:
@@ -348,6 +360,7 @@ def _threshold(pixels: np.ndarray) -> Mask:
 
 
 def _auto_palette(path: str, pixels: np.ndarray, palette: np.ndarray) -> Mask:
+    """A mask of two palette colours, of which the larger number must not be the darker one."""
     present = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256))
     if len(present) > 2:
         if (palette[present] == palette[present][:, :1]).all():
@@ -357,7 +370,7 @@ def _auto_palette(path: str, pixels: np.ndarray, palette: np.ndarray) -> Mask:
             f"a palette image with {len(present)} colours",
             "mask_encoding='index' takes every number above 0",
         )
-    if len(present) == 1:
+    if len(present) == 1:  # an empty or a full mask
         return Mask((pixels > 0).astype(np.uint8), "palette index")
     background, structure = present
     brightness = palette[present].astype(int).sum(axis=1)
@@ -380,7 +393,7 @@ def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
         shown = "/".join(f"{value:g}" for value in values)
         return Mask((grey > background).astype(np.uint8), f"{prefix}values {shown}")
     top = float(values[-1])
-    if top <= 40:  # class numbers are small; the bright side of a grey mask is not
+    if top <= 40:  # such small values are class numbers, not the bright side of a grey mask
         shown = ", ".join(f"{value:g}" for value in values[:8])
         raise _ambiguous(
             path,
@@ -399,7 +412,7 @@ def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
             "(soft mask or label map)",
             "mask_encoding='threshold' cuts at 127",
         )
-    # A label map of few numbers, some of which are dark or bright by chance.
+    # A label map may pass this test, where its few numbers happen to be dark or bright.
     if len(values) <= 8 and sum(_eroded(grey == value).any() for value in values) > 2:
         shown = ", ".join(f"{value:g}" for value in values)
         raise _ambiguous(
@@ -413,7 +426,7 @@ def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
 def _auto_colour(path: str, pixels: np.ndarray) -> Mask:
     """A mask of one colour on black."""
     brightest = pixels.max(axis=2)
-    # The hue is judged where the colour is strong: towards black it drowns in noise.
+    # The hue is judged only where the colour is strong: near black it is mostly noise.
     strong = pixels[brightest > brightest.max() / 2].astype(np.float32)
     hues = strong / strong.max(axis=1, keepdims=True)
     one_hue = bool((np.abs(hues - np.median(hues, axis=0)) < 0.5).all())
@@ -434,7 +447,7 @@ def _ambiguous(path: str, content: str, advice: str) -> DataError:
 
 
 def _eroded(mask: np.ndarray) -> np.ndarray:
-    """What is left of a mask after cutting 2 pixels from its edge."""
+    """What is left of a mask after removing 2 pixels along its edge."""
     for axis in (0, 1):
         mask = mask & np.roll(mask, 2, axis) & np.roll(mask, -2, axis)
     return mask
@@ -457,9 +470,9 @@ def _by_colour(
     elif pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
     pixels = as_channels(to_uint8(pixels), 3)
-    # One number a colour, 0xRRGGBB, compares a whole picture at once.
+    # One number for each colour, 0xRRGGBB, so that a whole picture is compared at once.
     code = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
-    labels = np.full(code.shape, -1, np.int16)
+    labels = np.full(code.shape, -1, np.int16)  # -1: a colour without a number
     labels[code == 0] = 0  # black is background unless the table says otherwise
     for colour, number in table.items():
         red, green, blue = (int(part) for part in colour.split(","))
@@ -478,10 +491,11 @@ def _by_colour(
 def fit_box(
     original: tuple[int, int], size: tuple[int, int], resize: str
 ) -> tuple[int, int, int, int]:
-    """Where an image of `original` (height, width) lies in a frame of `size`.
+    """Where an image of `original` (height, width) lies after resizing to a frame of `size`.
 
     Args:
-        resize: "stretch" fills the frame; "letterbox" keeps the shape of the image and centres it.
+        resize: "stretch" fills the frame; "letterbox" keeps the aspect ratio of the image and
+            centres it.
 
     Returns:
         (top, left, height, width)
@@ -513,7 +527,10 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray
 
 
 def unfit(prob: np.ndarray, original: tuple[int, int], resize: str) -> np.ndarray:
-    """(C, *size) float32 probabilities of the frame -> (C, *original): no padding, bilinear."""
+    """Undo `fit_image` for probabilities: (C, *size) float32 -> (C, *original).
+
+    The padding of a letterbox is cut off, the rest is resized bilinearly.
+    """
     top, left, height, width = fit_box(original, prob.shape[1:], resize)
     inside = prob[:, top : top + height, left : left + width].astype(np.float32)
     if inside.shape[1:] == tuple(original):
@@ -541,6 +558,6 @@ def write_png(path: str | Path, pixels: np.ndarray) -> Path:
 
 
 def sha256(path: str | Path) -> str:
-    """The hash of a file's content, by which equal files under different names are found."""
+    """The SHA-256 of a file's content; equal files have the same, whatever their names are."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,10 +1,16 @@
-"""A NIfTI file: from its header to a grid, from its bytes to voxels, and from a mask to a file.
+"""Read a NIfTI file, its header as a grid and its bytes as voxels, and write masks as NIfTI.
 
-What the format can hide: the voxels are stored numbers that a slope and an intercept turn into
-values; where they lie is said twice (qform and sform), or not at all, and then the affine is made
-up; the spacing stands in the affine and in `pixdim`, whose default 1 looks like a measurement; the
-unit may be metres or micrometres; and a file that was cut short can still open. `volumes` turns an
-image to the usual display. Taught in `03_rsna_finetuning` and `08_inference_and_deployment`.
+What can go wrong:
+
+- The voxels are stored numbers, which a slope and an intercept turn into values.
+- The header says twice where the voxels lie (qform and sform), or not at all; then the affine is a
+  guess of nibabel.
+- The spacing stands in the affine and in `pixdim`, whose default 1 looks like a measurement.
+- The unit may be metres or micrometres.
+- A file that was cut short can still open.
+
+`volumes` turns an image to the usual display. Taught in `03_rsna_finetuning` and
+`08_inference_and_deployment`.
 """
 
 import gzip
@@ -21,16 +27,16 @@ from . import orientation
 from .orientation import Grid
 
 NO_SPACING = "spacing unknown: 1 x 1 x 1 without a geometry in the header"
-MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # millimetres where the header names no unit
-_MAX_GZIP_RATIO = 1032  # gzip makes nothing smaller than by this factor
-_MARGIN_BYTES = 1 << 20  # a file may hold that much more than its voxels: extensions, padding
+MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # any other unit, or none, counts as millimetres
+_MAX_GZIP_RATIO = 1032  # gzip compresses nothing by more than this factor
+_MARGIN_BYTES = 1 << 20  # a file may hold this much more than its voxels: extensions, padding
 
 
 def open_file(path: str | Path) -> Any:
-    """A NIfTI image of three axes, by nibabel; only its header is read.
+    """The `nibabel` image of a NIfTI file with three axes; only its header is read.
 
     Raises:
-        DataError: no such file, not NIfTI, cut short, not three-dimensional, colours.
+        DataError: no such file, not NIfTI, cut short, not three-dimensional, or in colour.
     """
     import nibabel
 
@@ -39,6 +45,7 @@ def open_file(path: str | Path) -> Any:
     try:
         image = nibabel.load(path)
         _check_size(path, image)
+        # A last axis of length 1 (a single time point or channel) adds nothing to the volume.
         while len(image.shape) > 3 and image.shape[-1] == 1:
             image = image.slicer[..., 0]
         _forget_unknown_units(image.header)
@@ -68,7 +75,7 @@ def read_grid(
     oriented = is_oriented(image)
     if oriented:
         distances = np.linalg.norm(image.affine[:3, :3], axis=0)
-    else:  # the sizes in the header may be right although the place is lost
+    else:  # without a valid affine the voxel sizes in `pixdim` may still be right
         distances = np.abs(np.array(image.header.get_zooms()[:3], np.float64))
     if canonical:
         display = orientation.radiological(path, image.affine, slice_axis)
@@ -102,6 +109,7 @@ def load(path: str | Path, image: Any) -> np.ndarray:
     try:
         if str(path).lower().endswith(".gz"):
             whole = type(image).from_bytes(_unpacked(path, declared_bytes(image)))
+        # `open_file` has dropped last axes of length 1, which the bytes still have.
         return np.asanyarray(whole.dataobj).reshape(image.shape)
     except DataError:
         raise
@@ -116,19 +124,23 @@ def declared_bytes(image: Any) -> int:
 
     It is computed before anything is allocated, because a damaged header may declare any size.
     """
-    start = int(getattr(image.dataobj, "offset", 352))
+    start = int(getattr(image.dataobj, "offset", 352))  # 352 bytes: the usual header
+    # As float64, because the product of a damaged shape may overflow an integer.
     n_voxels = int(np.prod(image.shape, dtype=np.float64))
     return start + n_voxels * image.header.get_data_dtype().itemsize
 
 
 def is_oriented(image: Any) -> bool:
-    """Whether the header says where the voxels lie."""
+    """Whether the header says where the voxels lie.
+
+    An identity affine counts as "not": it is what programs write that know no position.
+    """
     coded = any(int(image.header.get(code, 0)) > 0 for code in ("qform_code", "sform_code"))
     return coded and not np.array_equal(image.affine, np.eye(4))
 
 
 def stem(path: str | Path) -> str:
-    """The name of a file without `.nii` or `.nii.gz`, or of a folder."""
+    """The name of a file without `.nii` or `.nii.gz`; the name of a folder as it is."""
     return re.sub(r"\.nii(\.gz)?$", "", Path(path).name, flags=re.IGNORECASE)
 
 
@@ -164,11 +176,13 @@ def _forget_unknown_units(header: Any) -> None:
 
 
 def _as_acquired(distances: np.ndarray, slice_axis: int | None) -> np.ndarray:
-    """The orientation that cuts along the axis of the largest spacing, the last one where equal.
+    """The orientation (3, 2) with slices along `slice_axis`, and no axis reversed.
 
+    By default that is the axis of the largest spacing, the last of them where several are equal.
     Rows and columns are the later and the earlier of the other two axes, as SimpleITK shows them.
     """
     if slice_axis is None:
+        # 0.999: spacings that differ only by rounding are equal.
         slice_axis = int(np.flatnonzero(distances >= distances.max() * 0.999)[-1])
     row_axis, column_axis = [axis for axis in (2, 1, 0) if axis != slice_axis]
     return orientation.as_stored((slice_axis, row_axis, column_axis))
@@ -177,11 +191,11 @@ def _as_acquired(distances: np.ndarray, slice_axis: int | None) -> np.ndarray:
 def _check_size(path: str | Path, image: Any) -> None:
     """Refuse a file that cannot hold what its header declares, before the memory is asked for."""
     size = os.path.getsize(path)
-    most = size
+    capacity = size
     if str(path).lower().endswith(".gz"):
-        most = size * _MAX_GZIP_RATIO
+        capacity = size * _MAX_GZIP_RATIO
     declared = declared_bytes(image)
-    if declared > most + _MARGIN_BYTES:
+    if declared > capacity + _MARGIN_BYTES:
         shape = "x".join(map(str, image.shape))
         raise DataError(
             f"{path}: cut short or damaged: its header declares {shape} voxels, "
@@ -193,7 +207,7 @@ def _check_size(path: str | Path, image: Any) -> None:
 def _unpacked(path: str | Path, n_bytes: int) -> bytes:
     """The content of a `.gz` file, read to its end.
 
-    nibabel stops reading before the check sum at the end, which is what finds damage.
+    nibabel alone would stop before the checksum at the end, which reveals damage.
     """
     with gzip.open(path) as file:
         content = file.read(n_bytes + _MARGIN_BYTES)

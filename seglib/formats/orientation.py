@@ -1,9 +1,10 @@
 """How the axes of a volume's file become slices, rows and columns, and where each voxel lies in mm.
 
 A file may store the three axes of a patient in any order and direction: 48 ways, and oblique ones.
-Its affine, a 4 x 4 matrix from voxel index to mm (right, anterior, superior), says which way it is.
+Its affine, a 4 x 4 matrix from voxel index to mm (right, anterior, superior), says which one it is.
 The arithmetic is that of `nibabel.orientations`, whose term "orientation" is used here: an array
-(3, 2) that gives for each axis of the file the axis that it becomes, and -1 where it is reversed.
+(3, 2) with a row for each axis of the file: the axis that it becomes, and 1, or -1 where it is
+reversed.
 """
 
 from collections.abc import Sequence
@@ -14,8 +15,9 @@ import numpy as np
 
 from ..errors import DataError
 
-# Patient axis that is cut (0 left-right, 1 back-front, 2 foot-head) -> where slices, rows and
-# columns go: axial slices go Superior, their rows Posterior, their columns to the Left.
+# Patient axis along which the slices are stacked (0 left-right, 1 back-front, 2 foot-head) ->
+# directions in which slices, rows and columns are counted. Axial slices: from the feet up
+# (Superior), rows to the back (Posterior), columns to the patient's Left.
 RADIOLOGICAL = ("RIP", "AIL", "SPL")
 AXIAL = 2
 
@@ -29,14 +31,14 @@ class Grid:
     Attributes:
         path: the file or folder, for error messages.
         shape: (slices, rows, columns) as displayed.
-        spacing_mm: distance of slices, rows and columns; None where unknown (`known_spacing`).
+        spacing_mm: distance between slices, rows and columns; None where unknown (`known_spacing`).
         orientation: (3, 2), file axes -> displayed axes, as nibabel writes orientations.
         affine: (4, 4), index in the file's axes -> mm to the right, anterior, superior.
         oriented: False where the file does not say where its voxels lie; `affine` is a guess then.
-        files: the files of a DICOM series, a slice each, in their order.
-        notes: what the headers show to be odd, and what was done about it.
-        spacing_note: why the spacing of a NIfTI file is unknown. It is not among `notes` because
-            whole collections have none, and the empty cells of a case table say so already.
+        files: the files of a DICOM series, one for each slice, in their order.
+        notes: what is odd about the headers, and what was done about it.
+        spacing_note: why the spacing of a NIfTI file is unknown. It is not among `notes`, because
+            in some collections no file has a spacing, and the case table shows that by empty cells.
     """
 
     path: str
@@ -84,15 +86,15 @@ def known_spacing(
 ) -> tuple[float, float, float] | None:
     """The distances between voxels along the three axes where they are known, else None.
 
-    This is the only place that decides it, so that no millilitre is computed from a guess.
+    Only this function decides it, so that no volume in mL is ever computed from a guess.
 
     Args:
         distances: as the header has them; fewer than three, or zeros, where it has none.
-        stated: False where the header cannot tell a measurement from its default value 1.
+        stated: False where a 1 in the header may be a measurement or only the default.
     """
     if len(distances) != 3 or not all(distances):
         return None
-    # Converters that know no spacing write exactly 1 x 1 x 1.
+    # Programs that do not know the spacing write exactly 1 x 1 x 1.
     if not stated and all(distance == 1 for distance in distances):
         return None
     return tuple(float(distance) for distance in distances)
@@ -102,7 +104,7 @@ def known_spacing(
 
 
 def nearest_axes(path: Any, affine: np.ndarray) -> np.ndarray:
-    """Array axes -> the nearest axes of the space that the affine leads to, an orientation (3, 2).
+    """Array axes -> nearest axes of the space that the affine maps to, as an orientation (3, 2).
 
     For the affine of a file these are the patient's axes: right, anterior, superior.
 
@@ -111,6 +113,7 @@ def nearest_axes(path: Any, affine: np.ndarray) -> np.ndarray:
     """
     import nibabel
 
+    # The determinant is the volume of a voxel: 0 where the three axes lie in one plane.
     orientation = None
     if np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-12:
         orientation = nibabel.io_orientation(affine)
@@ -125,22 +128,29 @@ def nearest_axes(path: Any, affine: np.ndarray) -> np.ndarray:
 def radiological(path: Any, affine: np.ndarray, slice_axis: int | None) -> np.ndarray:
     """File axes -> the usual display of CT, as an orientation (3, 2).
 
-    Axial slices go up and are seen from the feet: the patient's right is at the image's left.
+    Axial slices follow each other from the feet up and are seen from the feet: the patient's right
+    is at the image's left.
 
     Args:
-        slice_axis: the axis of the file to cut along; None: the one that is nearest to foot-head.
+        slice_axis: the axis of the file along which the slices are stacked; None: the one nearest
+            to foot-head.
     """
     from nibabel import orientations
 
     file_axes = nearest_axes(path, affine)
-    cut = AXIAL if slice_axis is None else int(file_axes[slice_axis, 0])
-    display = orientations.axcodes2ornt(RADIOLOGICAL[cut])
+    # Column 0 of an orientation is the axis that a file axis becomes: here one of the patient's.
+    patient_axis = AXIAL if slice_axis is None else int(file_axes[slice_axis, 0])
+    display = orientations.axcodes2ornt(RADIOLOGICAL[patient_axis])
     return orientations.ornt_transform(file_axes, display)
 
 
 def as_stored(file_axes: tuple[int, int, int]) -> np.ndarray:
-    """The orientation (3, 2) that shows these axes of the file as slices, rows and columns,
-    none of them reversed."""
+    """The orientation (3, 2) that only reorders the axes of a file and reverses none.
+
+    Args:
+        file_axes: the axes of the file that become slices, rows and columns.
+    """
+    # argsort inverts a permutation: here it gives the new place of each file axis.
     return np.column_stack([np.argsort(file_axes), np.ones(3)])
 
 
@@ -159,17 +169,17 @@ def reorient(array: np.ndarray, orientation: np.ndarray) -> np.ndarray:
 
 
 def index_map(orientation: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """(4, 4): index in the reoriented array -> index in the array of `shape` that it came from."""
+    """(4, 4): index in the reoriented array -> index in the original array of this `shape`."""
     from nibabel import orientations
 
     return orientations.inv_ornt_aff(orientation, shape)
 
 
 def in_display_order(values: Any, orientation: np.ndarray) -> tuple:
-    """One value an axis of the file -> the same values for slices, rows and columns."""
+    """A value for each axis of the file -> the same values for slices, rows and columns."""
     return tuple(values[axis] for axis in np.argsort(orientation[:, 0]))
 
 
 def in_file_order(values: Any, orientation: np.ndarray) -> tuple:
-    """One value each for slices, rows and columns -> the same values for the axes of the file."""
+    """Values for slices, rows and columns -> the same values for the axes of the file."""
     return tuple(values[int(axis)] for axis in orientation[:, 0])

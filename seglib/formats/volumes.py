@@ -2,9 +2,9 @@
 
 CT is shown as radiologists do: slices from feet to head, the patient's right at the image's left,
 anterior up. Short-axis MRI is never reoriented: its slices are shown as they were acquired.
-An image and its labels may store their axes in different orders and directions, so that arrays of
-equal shape need not lie on each other: only the affines of both files can tell (`align`).
-`nifti` and `dicom` read the files, `orientation` knows the axes. Taught in `03_rsna_finetuning`.
+An image and its labels may store their axes in different orders and directions, so arrays of equal
+shape need not match voxel by voxel: only the affines of both files tell (`align`).
+`nifti` and `dicom` read the files, `orientation` reorders the axes. Taught in `03_rsna_finetuning`.
 """
 
 import os
@@ -33,7 +33,7 @@ CLASS_OF_MASK_FILE = {
     "small_bowel": "bowel",
     "duodenum": "bowel",
 }
-_CACHE_SIZE = 4  # arrays a thread: image and labels of two volumes
+_CACHE_SIZE = 4  # results that each thread keeps: image and labels of two volumes
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Volume:
 
     Attributes:
         voxels: (S, H, W); int16 or float32 values (CT: HU), uint8 from `read_8_bit`.
-        grid: shape, spacing and axes; its own notes are those that the headers alone can show.
+        grid: shape, spacing and axes; `grid.notes` say what is odd about the headers.
         decoding_notes: what was odd about the values, and what was done about it.
     """
 
@@ -52,7 +52,7 @@ class Volume:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
-        """Distance of slices, rows and columns in mm, None where unknown."""
+        """Distance between slices, rows and columns in mm; None where unknown."""
         return self.grid.spacing_mm
 
     @property
@@ -67,21 +67,21 @@ class Volume:
         return (*self.grid.notes, *spacing, *self.decoding_notes)
 
     def restore(self, array: np.ndarray) -> np.ndarray:
-        """A result (S, H, W) in the file's own axes."""
+        """A result (S, H, W) as displayed -> the file's own axes."""
         return self.grid.restore(array)
 
 
 def is_volume(path: str | Path) -> bool:
     """Whether the path is a NIfTI file or a folder, which may hold a DICOM series.
 
-    A folder whose name ends like that of a picture is none.
+    A folder whose name ends like that of a picture, such as `scan.png`, does not count.
     """
     name = str(path).lower()
     return _is_nifti(name) or (Path(path).is_dir() and not name.endswith(images.SUFFIXES))
 
 
 def options(cfg) -> dict[str, Any]:
-    """How a config wants volumes cut: a window in HU means CT, which gets the usual display."""
+    """The arguments of `read` for a config: a window in HU means CT, shown in the usual display."""
     return {"slice_axis": cfg.slice_axis, "canonical": cfg.window_level is not None}
 
 
@@ -102,13 +102,14 @@ def read_grid(path: str | Path, slice_axis: int | None = None, canonical: bool =
 def read_nifti(path: str | Path, slice_axis: int | None = None, canonical: bool = True) -> Volume:
     """A three-dimensional NIfTI file, values scaled by its header.
 
-    A spacing of exactly 1 x 1 x 1 without a place in space is what converters write that know no
-    spacing: it counts as unknown. Voxels that are not finite become the minimum.
+    A spacing of exactly 1 x 1 x 1 without an orientation counts as unknown, because programs that
+    do not know the spacing write it. Voxels that are not finite become the minimum.
 
     Args:
-        slice_axis: the file's axis (0, 1, 2) to cut along. By default the one nearest to foot-head
-            for `canonical`, else the axis of the largest spacing, the last where equal.
-        canonical: show the usual display (the closest one, where the axes are oblique). False:
+        slice_axis: the file's axis (0, 1, 2) along which the slices are stacked. By default the
+            one nearest to foot-head for `canonical`, else the axis of the largest spacing (the
+            last of several equal ones).
+        canonical: True: the usual display, or the closest one where the axes are oblique. False:
             nothing is reversed; rows are the later and columns the earlier of the other two axes,
             as SimpleITK shows them.
 
@@ -136,7 +137,8 @@ def read_dicom(
 
     Args:
         series: SeriesInstanceUID to read where there are several.
-        slice_axis: the axis to cut along, counted as (slice, row, column) of the series.
+        slice_axis: the axis along which the slices are stacked, 0 to 2 for (slice, row, column) of
+            the series.
         canonical: as in `read_nifti`; False keeps rows and columns as they are stored.
 
     Raises:
@@ -160,7 +162,7 @@ def _is_nifti(path: str | Path) -> bool:
 
 
 def _finite(path: str | Path, array: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The array with its minimum in place of NaN and infinite values, and a note on that."""
+    """The array with its finite minimum in place of NaN and infinite values, and a note on that."""
     if array.dtype.kind != "f":
         return array, ()
     finite = np.isfinite(array)
@@ -183,28 +185,26 @@ def read_labels_like(
     """Labels (S, H, W) on the displayed slices of a volume, uint8 or int32.
 
     The affines of both files say which voxels belong together, so a label map may be stored in
-    any orientation. A file without orientation (identity affine, or no qform and sform) is taken to
-    have the axes of its NIfTI volume.
+    any orientation. A label file without orientation (identity affine, or no qform and sform) is
+    taken to have the same axes as its NIfTI volume.
 
     Args:
-        labels: a NIfTI label map (its numbers are returned), or one mask file a class: a dict
-            class -> path(s), or a folder, whose files `organ_files` finds. Masks become class
+        labels: a NIfTI label map (its numbers are returned), or one mask file for each class: a
+            dict class -> path(s), or a folder, whose files `organ_files` finds. Masks become class
             numbers: the place in `class_names`, or 1, 2, 3 … in the order of the dict. Where masks
             overlap, the later class wins.
         class_names: with the background first; for a folder by default the classes of
             `CLASS_OF_MASK_FILE`.
 
     Raises:
-        DataError: another size or more than half a voxel off, not whole numbers, unreadable.
+        DataError: another size, more than half a voxel off, no whole numbers, or unreadable.
     """
     grid = volume.grid if isinstance(volume, Volume) else volume
     if isinstance(labels, dict):
         mask_files = labels
     elif Path(labels).is_dir():
-        class_names = class_names or (
-            "background",
-            *dict.fromkeys(CLASS_OF_MASK_FILE.values()),
-        )
+        if not class_names:
+            class_names = ("background", *dict.fromkeys(CLASS_OF_MASK_FILE.values()))
         mask_files = organ_files(labels, class_names)
     else:
         return _read_label_map(grid, labels)
@@ -224,7 +224,7 @@ def read_labels_like(
 def organ_files(folder: str | Path, class_names: Iterable[str]) -> dict[str, list[Path]]:
     """Class -> its mask files in a folder: `<class>.nii.gz`, or those of `CLASS_OF_MASK_FILE`.
 
-    A class of which only some files exist is left out, because their union would be too small.
+    A class is left out where one of its files is missing: the union would be too small.
     """
     paths = {nifti.stem(path): path for path in sorted(Path(folder).glob("*.nii*"))}
     mask_files = {}
@@ -238,7 +238,7 @@ def organ_files(folder: str | Path, class_names: Iterable[str]) -> dict[str, lis
 
 
 def align(grid: Grid, path: str | Path) -> np.ndarray:
-    """How the axes of a label file become the displayed axes of `grid`, from headers only.
+    """How the axes of a label file become the displayed axes of `grid`; only headers are read.
 
     Returns:
         An orientation (3, 2) for `orientation.reorient`.
@@ -250,11 +250,12 @@ def align(grid: Grid, path: str | Path) -> np.ndarray:
     if not grid.oriented or not nifti.is_oriented(image):
         return _align_by_shape(grid, path, image.shape)
     orientation.nearest_axes(path, image.affine)  # refuses an affine that is no geometry
-    # Displayed index -> index in the label file: close to a reordering of the axes where the grids
-    # coincide.
+    # Displayed index -> index in the label file. Where the grids coincide, this is a reordering of
+    # the axes, up to rounding.
     to_labels = np.linalg.solve(image.affine, grid.displayed_affine)
     display = orientation.inverse(orientation.nearest_axes(path, to_labels))
     shape = orientation.in_display_order(image.shape, display)
+    # Two displayed axes with the same nearest label axis: turned by 45 degrees or more.
     label_axes = np.abs(to_labels[:3, :3]).argmax(axis=0)
     oblique = len(set(label_axes.tolist())) < 3
     if shape != grid.shape or oblique:
@@ -263,6 +264,7 @@ def align(grid: Grid, path: str | Path) -> np.ndarray:
             f"{path}: labels of {size} (slices x rows x columns) for a volume of "
             f"{_size(grid.shape)} ({Path(grid.path).name}); make both on one grid"
         )
+    # Both maps are affine, so they differ most at one of the eight corners of the volume.
     difference = to_labels - orientation.index_map(display, image.shape)
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(grid.shape) - 1)
     offsets = difference @ np.column_stack([corners, np.ones(8)]).T
@@ -279,7 +281,7 @@ def align(grid: Grid, path: str | Path) -> np.ndarray:
 
 
 def _align_by_shape(grid: Grid, path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Labels without an affine are taken to have the axes of a NIfTI volume of their shape."""
+    """Labels without an affine are taken to have the axes of a NIfTI volume of the same shape."""
     if grid.files or shape != grid.file_shape:
         reason = f"and its volume is {_size(grid.file_shape)}"
         if grid.files:
@@ -306,11 +308,11 @@ def _read_label_map(grid: Grid, path: str | Path) -> np.ndarray:
 
 
 def _whole_numbers(path: str | Path, numbers: np.ndarray) -> np.ndarray:
-    """Labels as integers; floats must be whole numbers to 0.001."""
+    """Labels as integers; floats may differ from whole numbers by at most 0.001."""
     if numbers.dtype.kind != "f":
         return numbers
     whole = np.empty(numbers.shape, np.int32)
-    for i, plane in enumerate(numbers):  # plane by plane, to need little memory
+    for i, plane in enumerate(numbers):  # plane by plane, to save memory
         rounded = np.rint(plane)
         if not np.isfinite(plane).all() or np.abs(rounded - plane).max() > 1e-3:
             raise DataError(
@@ -331,7 +333,7 @@ def window(voxels: np.ndarray, level: float, width: float) -> np.ndarray:
     low = np.float32(level - width / 2)
     scale = np.float32(255 / width)
     shown = np.empty(voxels.shape, np.uint8)
-    # Slice by slice, because a whole volume of floats needs four times the memory.
+    # Slice by slice, because the whole volume as float32 would need four times the memory.
     for i, plane in enumerate(voxels):
         shown[i] = np.rint(np.clip((plane.astype(np.float32) - low) * scale, 0, 255))
     return shown
@@ -346,7 +348,7 @@ def clip_percentiles(voxels: np.ndarray, low: float, high: float) -> np.ndarray:
 def read_8_bit(path: str | Path, cfg) -> Volume:
     """A volume with uint8 voxels, by the window of `cfg`, or its percentiles where it has none.
 
-    The last few volumes of a thread are cached; their voxels are read-only.
+    Each thread caches its last few volumes, so their voxels are read-only.
 
     Raises:
         DataError: as `read`.
@@ -361,14 +363,14 @@ def read_8_bit(path: str | Path, cfg) -> Volume:
         voxels.flags.writeable = False
         return Volume(voxels, volume.grid, volume.decoding_notes)
 
-    display = (cfg.window_level, cfg.window_width, cfg.percentiles, *options(cfg).values())
-    return _cache.get(("image", str(path), stamp(path), display), convert)
+    settings = (cfg.window_level, cfg.window_width, cfg.percentiles, *options(cfg).values())
+    return _cache.get(("image", str(path), stamp(path), settings), convert)
 
 
 def read_labels(path: str | Path, labels: str | Path, cfg) -> np.ndarray:
     """`read_labels_like` for the volume at `path`, displayed as `cfg` says.
 
-    The last few label maps of a thread are cached; they are read-only.
+    Each thread caches its last few label maps, so they are read-only.
     """
 
     def convert() -> np.ndarray:
@@ -382,7 +384,10 @@ def read_labels(path: str | Path, labels: str | Path, cfg) -> np.ndarray:
 
 
 def stamp(path: str | Path) -> tuple[Any, ...]:
-    """Name, size and time of a file, or of all files of a folder; a change of content shows."""
+    """Name, size and time of a file, or of all files in a folder.
+
+    It changes when the content does; () where nothing exists at the path.
+    """
     if os.path.isdir(path):
         with os.scandir(path) as entries:  # one call for a folder of a thousand slices
             files = sorted((entry.name, entry.stat()) for entry in entries)
@@ -396,9 +401,9 @@ def stamp(path: str | Path) -> tuple[Any, ...]:
 class _Cache(threading.local):
     """The last few results of a thread, because cases ask for their volume slice by slice.
 
-    It changes the speed only: a key holds everything that a result depends on. Errors are kept
-    too, so that a damaged volume is not decoded again for each of its slices. Each thread has its
-    own, so that no thread can displace the volume of another one.
+    It changes only the speed: a key holds everything that a result depends on. Errors are kept
+    too, so that a damaged volume is not decoded again for each of its slices. Each thread has a
+    cache of its own, so that threads cannot displace each other's volumes.
     """
 
     def __init__(self):

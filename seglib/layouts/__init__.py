@@ -1,9 +1,10 @@
-"""A folder of raw data becomes the case table, one row an image. Taught in `01_data_preparation`.
+"""Turn a folder of raw data into the case table, with one row for each image or slice.
 
-`tables.LAYOUTS` lists the layouts. Every one has a function that returns the columns case,
-patient, split ("" where the tree has none), image and the masks: a column a class for the tasks
+`tables.LAYOUTS` lists the layouts. Each has a function that returns the columns case, patient,
+split ("" where the tree has none), image and the masks: one column for each class for the tasks
 binary and multilabel, `labels` for multiclass. Files in a mask cell are joined by `|` and united;
-an empty cell says that no mask exists. `cases.attrs["notes"]` lists what could not be placed.
+an empty cell says that no mask exists. `cases.attrs["notes"]` lists what was odd or left out.
+Taught in `01_data_preparation`.
 """
 
 from pathlib import Path
@@ -20,8 +21,8 @@ def scan(cfg: Any) -> pd.DataFrame:
     """The case table of the data that `cfg` names, or that `hosts.find_data` finds for it.
 
     Raises:
-        DataError: no data (says where it looked and what is there), no image in it, a layout that
-            lacks what the task needs, or a tree that can be read in several ways.
+        DataError: no data (says where it looked and what is there), no image in it, masks that do
+            not fit the task, or a tree that can be read in several ways.
     """
     tree = _find(cfg)
     name, cases = _read(tree, cfg)
@@ -46,12 +47,13 @@ def scan(cfg: Any) -> pd.DataFrame:
 
 def _find(cfg: Any) -> hosts.Tree:
     """The folder of the data, and the layouts that it may have."""
+    # Hosted notebooks mount their data late.
     if not cfg.local:
         return hosts.wait_for_tree(cfg)
     tree = hosts.find_tree(cfg)
     if tree:
         return tree
-    # The function of a layout that the user named says better than markers what it expects.
+    # Where the user named the layout, its own function explains best what is missing.
     if cfg.layout != "auto" and cfg.data_root and Path(cfg.data_root).expanduser().is_dir():
         return hosts.Tree(Path(cfg.data_root).expanduser().absolute(), (cfg.layout,))
     raise DataError(hosts.explain_missing(cfg))
@@ -63,10 +65,11 @@ def _read(tree: hosts.Tree, cfg: Any) -> tuple[str, pd.DataFrame]:
     Where the markers of several layouts fit, their tables are compared.
 
     Raises:
-        DataError: they differ in patients, parts or masks.
+        DataError: the tables differ in patients, parts or masks, or no layout can read the tree.
     """
-    by_code = {tables.LAYOUTS[name].scan: name for name in reversed(tree.layouts)}
-    names = [name for name in tree.layouts if name in by_code.values()]
+    # Of layouts that share a function only the first is read.
+    first_by_function = {tables.LAYOUTS[name].scan: name for name in reversed(tree.layouts)}
+    names = [name for name in tree.layouts if name in first_by_function.values()]
     results: dict[str, pd.DataFrame] = {}
     errors = []
     for name in names:
@@ -94,14 +97,18 @@ def _scan_as(name: str, root: Path, cfg: Any) -> pd.DataFrame:
 
 
 def _meaning(cases: pd.DataFrame) -> list[tuple[Any, ...]]:
-    """What a reading says about each image, whatever it calls the cases."""
-    silent = {"case", "volume", "label_numbers"}
-    columns = sorted(set(cases) - silent)
+    """The rows of a case table in a form that can be compared between layouts.
+
+    Names of cases and volumes are left out: each layout may choose its own.
+    """
+    ignored = {"case", "volume", "label_numbers"}
+    columns = sorted(set(cases) - ignored)
     return sorted(tuple(map(str, row)) for row in cases[columns].itertuples(index=False))
 
 
 def _trees_beside(folder: Path, cfg: Any) -> list[str]:
-    """Names of the folders beside `folder` that hold such a tree as well."""
+    """Names of the folders beside `folder` that hold a tree of the same layout as well."""
+    # The user named this very folder, so its neighbours are not meant.
     if Path(cfg.data_root).expanduser().resolve() == folder.resolve():
         return []
     beside = [path for path in sorted(folder.parent.iterdir()) if path.is_dir()]

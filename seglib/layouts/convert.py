@@ -1,6 +1,6 @@
-"""Other people's folders -> `images` and `masks`, as `folders.scan_images_masks` reads them.
+"""Convert a data set to the folders `images` and `masks` that `folders.scan_images_masks` reads.
 
-Masks become 0 and 255. `data/README.md` names the layouts that this is meant for.
+Masks become 0 and 255. `data/README.md` names the data sets that need this.
 """
 
 import filecmp
@@ -18,15 +18,17 @@ from ..errors import DataError
 from ..formats import images
 from . import pairing
 
-# Formats that are read here only: such images are written anew as PNG.
+# Formats that only this module reads: such images are written anew as PNG.
 FOREIGN_SUFFIXES = (".webp", ".ppm", ".pgm", ".tga", ".jp2")
 
 
 class Pairing(NamedTuple):
     """Which masks belong to which image.
 
-    `pairs`: name -> the image and the files of its mask. `without_mask` and `left_out` are file
-    names: images without a mask, and masks without an image or with another suffix.
+    Attributes:
+        pairs: name -> the image and the files of its mask.
+        without_mask: file names of images without a mask.
+        left_out: file names of masks without an image or with another suffix.
     """
 
     pairs: dict[str, tuple[Path, list[Path]]]
@@ -37,9 +39,12 @@ class Pairing(NamedTuple):
 class Conversion(NamedTuple):
     """What `to_images_and_masks` did.
 
-    `pairs` is the count of pairs that lie in the output now, `decoded` how their masks were decoded
-    (-> count), `inverted` the count of masks that look inverted, `problems` what went wrong; the
-    other two are as in `Pairing`.
+    Attributes:
+        pairs: the number of pairs that are in the output now.
+        without_mask, left_out: as in `Pairing`.
+        decoded: how their masks were decoded -> how many of them.
+        inverted: the number of masks that look inverted.
+        problems: a message for each pair that was left out.
     """
 
     pairs: int
@@ -77,11 +82,11 @@ def to_images_and_masks(
 ) -> Conversion:
     """Write `output/images/<name>` (copied unchanged) and `output/masks/<name>.png` (0 / 255).
 
-    A pair that cannot be read, or whose target holds something else already, is left out and named
+    A pair that cannot be read, or whose target already has another content, is left out and named
     in `problems`; nothing is ever overwritten.
 
     Args:
-        source_images: folder of the images; or of folders `<name>/images` with one image each.
+        source_images: folder of the images, or of folders `<name>/images` with one image each.
         source_masks: folder of the masks; None: that of the images. For folders `<name>/images`,
             the mask is the union of all files in `<name>/masks` below it.
         image_suffix: what follows the name in image files: "_image", or ".jpg" to take files of
@@ -99,7 +104,7 @@ def to_images_and_masks(
     earlier = {file.stem: file.name for file in (output / "images").glob("*")}
 
     def convert(name: str) -> tuple[str, bool] | str:
-        """How the mask was decoded and whether it looks inverted; or what went wrong."""
+        """How the mask was decoded and whether it looks inverted, or an error message."""
         image, mask_files = paired.pairs[name]
         try:
             mask = images.read_mask(images.UNION.join(map(str, mask_files)), encoding, inverted)
@@ -131,7 +136,7 @@ def to_images_and_masks(
 def _pair(
     image_folder: Path, mask_folder: Path, image_suffix: str, mask_suffix: str | None
 ) -> Pairing:
-    """Pairs by folders of one case each, or by the names of files."""
+    """The pairs, found by a folder for each case or by the names of files."""
     for folder, contents in ((image_folder, "images"), (mask_folder, "masks")):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; expected one with {contents}")
@@ -141,7 +146,7 @@ def _pair(
 
 
 def _pair_instances(image_folder: Path, mask_folder: Path) -> Pairing:
-    """Folders `<name>/images` with one image and `<name>/masks` with a file an instance.
+    """Folders `<name>/images` with one image and `<name>/masks` with a file for each instance.
 
     This is the layout of the Data Science Bowl 2018.
     """
@@ -170,20 +175,21 @@ def _pair_instances(image_folder: Path, mask_folder: Path) -> Pairing:
 def _pair_by_name(
     image_folder: Path, mask_folder: Path, image_suffix: str, mask_suffix: str | None
 ) -> Pairing:
-    """Pairs of files of one name, with their suffixes cut off.
+    """Pairs of files with the same name once their suffixes are cut off.
 
     Where images and masks share a folder, a file that belongs to no pair is an image without a
     mask, unless its name begins with that of a pair.
     """
     same_folder = image_folder.resolve() == mask_folder.resolve()
     pictures, masks = _pictures(image_folder), _pictures(mask_folder)
-    for folder, files_in_it in ((image_folder, pictures), (mask_folder, masks)):
-        if not files_in_it:
+    for folder, content in ((image_folder, pictures), (mask_folder, masks)):
+        if not content:
             raise DataError(f"{folder}: no picture here; found {pairing.contents(folder)}")
     if mask_suffix is None:
         mask_suffix = _common_suffix(_by_name(pictures, image_suffix), masks, same_folder)
     masks_by_name = _by_name(masks, mask_suffix)
     if same_folder:
+        # Without an image suffix, the masks would otherwise count as images too.
         pictures = [file for file in pictures if file not in set(masks_by_name.values())]
     images_by_name = _by_name(pictures, image_suffix)
     pairs = {
@@ -208,14 +214,14 @@ def _pair_by_name(
 
 
 def _common_suffix(names: Iterable[str], masks: list[Path], same_folder: bool) -> str:
-    """What the masks have behind the names of their images: "", "_mask", "_OD".
+    """What follows the image's name in the names of all masks: "", "_mask", "_OD".
 
     Raises:
         DataError: there is none, or more than one.
     """
     names, counts = set(names), Counter()
     for mask in masks:
-        # In one folder the whole name is that of the file itself.
+        # In a shared folder the image of exactly that name is the file itself.
         owner = _owner(mask.stem, names, whole_name=not same_folder)
         if owner is not None:
             counts[mask.stem.removeprefix(owner)] += 1
@@ -231,10 +237,10 @@ def _common_suffix(names: Iterable[str], masks: list[Path], same_folder: bool) -
 
 
 def _owner(stem: str, names: Iterable[str], whole_name: bool = False) -> str | None:
-    """The longest of `names` with which `stem` begins.
+    """The longest of `names` with which `stem` begins; None where a digit follows it.
 
-    A digit must not follow it, because 10 is no mask of image 1. `whole_name` allows the name that
-    is equal to the stem.
+    The digit, because 10 is not a mask of image 1. `whole_name` also allows the name that is equal
+    to the stem.
     """
     longest = len(stem) if whole_name else len(stem) - 1
     for end in range(longest, 0, -1):
@@ -245,9 +251,9 @@ def _owner(stem: str, names: Iterable[str], whole_name: bool = False) -> str | N
 
 
 def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:
-    """Name -> file of those that end in `suffix`, which is cut off.
+    """Name -> file, for the files whose name ends in `suffix`, which is cut off.
 
-    A suffix with a dot includes that of the file format.
+    A suffix with a dot, such as "_mask.png", includes the suffix of the file format.
     """
     by_name: dict[str, Path] = {}
     for path in paths:
@@ -280,7 +286,7 @@ def _pictures(folder: Path) -> list[Path]:
 def _write_image(image: Path, folder: Path, name: str, earlier: str | None) -> None:
     """Copy an image, or write it as PNG where its format is foreign.
 
-    `earlier` is the file of that name that lies in the folder already.
+    `earlier` is the file with the same stem that is already in the folder.
     """
     foreign = image.suffix.lower() in FOREIGN_SUFFIXES
     target = folder / f"{name}{'.png' if foreign else image.suffix}"
@@ -312,7 +318,7 @@ def _is_taken(target: Path, other: str) -> DataError:
 
 
 def _lossless_pixels(path: Path) -> np.ndarray:
-    """Pixels that PNG can hold: palettes as colours, whole numbers of 8 or 16 bits."""
+    """Pixels in a form that PNG can hold: palettes as colours, whole numbers of 8 or 16 bits."""
     pixels, _, palette = images.read_pixels(path)
     if palette is not None:
         pixels = palette[pixels]
@@ -320,7 +326,7 @@ def _lossless_pixels(path: Path) -> np.ndarray:
 
 
 def _examples(names: list[str]) -> str:
-    """How many names, with the first three of them."""
+    """The number of names, and the first three of them."""
     if not names:
         return "0"
     more = ", …" if len(names) > 3 else ""

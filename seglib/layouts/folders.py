@@ -1,7 +1,8 @@
 """Folders of images and masks of equal names, pictures or NIfTI volumes, as case tables.
 
-Two layouts read them. `images_masks` (and `train_val`) takes every picture as a case and a patient
-of its own; `slices` reads from the names of pictures which slice of which volume they show.
+`scan_images_masks` takes every picture as a case and a patient of its own (layouts `images_masks`
+and `train_val`); `scan_slices` reads from the names of pictures which slice of which volume they
+show (layout `slices`).
 """
 
 import re
@@ -16,7 +17,8 @@ from .volumes import Row, case_table, nifti_files, numbers_are_classes, volume_r
 
 # Names of the two folders; imagesTr and labelsTr are those of nnU-Net and of the Decathlon.
 FOLDERS = (("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr"))
-# Names of single slices. Copies of the Decathlon put the running number of the slice first.
+# Names of single slices; the first pattern that fits counts. Copies of the Decathlon put a running
+# number of the slice first.
 SLICE_NAMES = (
     r"(?P<slice>\d+)_(?P<volume>[a-z]+_\d+)",  # 10019_spleen_3: slice 10019 of volume spleen_3
     r"(?P<volume>(?P<patient>[A-Za-z]*\d+)_[A-Za-z]*\d+)_(?P<slice>\d+)",  # patient_series_slice
@@ -27,10 +29,11 @@ SLICE_NAMES = (
 def scan_images_masks(root: str | Path, cfg: Any) -> pd.DataFrame:
     """`images` with `masks` (or `labels`), at the root and below `train`, `val` and `test`.
 
-    Masks match by stem, also with a suffix such as `_mask` or `_segmentation`. They are one file
-    an image, or, for a network with several overlapping classes, a file a class in
-    `masks/<class>`. A picture is a patient of its own, but names that begin with `patientNNN`
-    share that patient; where several show one patient, set `cases["patient"]` before the split.
+    Masks match by stem, also with a suffix such as `_mask` or `_segmentation`. Each image has one
+    mask file, or, for a network with several overlapping classes, one for each class in
+    `masks/<class>`. Every picture counts as a patient of its own, except that names which begin
+    with `patientNNN` share that patient. Where several pictures show one patient, set
+    `cases["patient"]` before the split.
 
     Raises:
         DataError: no such folders, or a task that needs other masks.
@@ -40,9 +43,11 @@ def scan_images_masks(root: str | Path, cfg: Any) -> pd.DataFrame:
     folders = [folder for folder in folders if folder == root or _split_of(folder, root)]
     rows, notes = _rows(folders, root, cfg, slice_names=False)
     for row in rows:
-        named = re.match(r"patient\d+", row["patient"])
-        row["patient"] = named[0] if named else row["patient"]
-    if len({row["case"] for row in rows}) < len(rows):  # the parts number their images alike
+        match = re.match(r"patient\d+", row["patient"])
+        if match:
+            row["patient"] = match[0]
+    # Images of train, val and test may share their names: put the part before them.
+    if len({row["case"] for row in rows}) < len(rows):
         for row in rows:
             names = [name for name in ("case", "patient", "volume") if row.get(name)]
             row |= {name: f"{row['split']}_{row[name]}" for name in names}
@@ -72,14 +77,15 @@ def _rows(
     rows, notes, has_pair = [], [], False
     for folder in folders:
         pairs = [(folder / images, folder / masks) for images, masks in FOLDERS]
-        pair = next((pair for pair in pairs if all(part.is_dir() for part in pair)), None)
-        if pair is None:
+        pairs = [(images, masks) for images, masks in pairs if images.is_dir() and masks.is_dir()]
+        if not pairs:
             continue
         has_pair = True
+        images, masks = pairs[0]
         split = _split_of(folder, root)
-        pictures = _pictures(*pair, cfg, notes, slice_names)
+        pictures = _pictures(images, masks, cfg, notes, slice_names)
         rows += [{**row, "split": split} for row in pictures]
-        rows += _volumes(*pair, cfg, notes, split)
+        rows += _volumes(images, masks, cfg, notes, split)
     if not has_pair:
         raise DataError(
             f"{root}: no pair of folders images and masks, or images and labels; "
@@ -89,21 +95,24 @@ def _rows(
 
 
 def _split_of(folder: Path, root: Path) -> str:
-    """The part of the split that a folder below the root is named after; "" for none."""
+    """The part of the split (train, val, test) that a folder is named after; "" for none."""
     return "" if folder == root else pairing.SPLITS.get(folder.name.lower(), "")
 
 
 def _pictures(
     images: Path, masks: Path, cfg: Any, notes: list[str], slice_names: bool
 ) -> list[Row]:
-    """A row a picture."""
+    """One row for each picture."""
     table = _paired(images, masks, cfg)
     notes += table.attrs["notes"]
     rows = table.to_dict("records")
     if cfg.task == "multiclass":
-        direct = numbers_are_classes([row["labels"] for row in rows if row["labels"]], cfg)
-        annotated = ",".join(cfg.class_names)
-        rows = [{**row, "label_numbers": direct, "annotated": annotated} for row in rows]
+        label_files = [row["labels"] for row in rows if row["labels"]]
+        shared = {
+            "label_numbers": numbers_are_classes(label_files, cfg),
+            "annotated": ",".join(cfg.class_names),
+        }
+        rows = [{**row, **shared} for row in rows]
     return [_with_slice(row) for row in rows] if slice_names else rows
 
 
@@ -114,13 +123,13 @@ def _paired(images: Path, masks: Path, cfg: Any) -> pd.DataFrame:
     if cfg.task != "multiclass" and any(by_class.values()):
         return pairing.pair_classes(images, by_class)
     table = pairing.pair(images, [masks], "mask")
-    if table.empty and nifti_files(images):  # volumes only: they have mask columns of their own
+    if table.empty and nifti_files(images):  # only volumes, whose rows `_volumes` adds
         return table
     return pairing.for_task(table, "mask", cfg.task, cfg.class_names, masks)
 
 
 def _with_slice(row: Row) -> Row:
-    """The row with patient, volume and slice from the name of the picture, where that has them."""
+    """The row with patient, volume and slice as the picture's name has them; else unchanged."""
     matches = (re.fullmatch(pattern, row["case"]) for pattern in SLICE_NAMES)
     match = next((match for match in matches if match), None)
     if match is None:
@@ -137,18 +146,18 @@ def _with_slice(row: Row) -> Row:
 
 
 def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) -> list[Row]:
-    """A row a slice of the NIfTI volumes that have labels of the same name."""
+    """One row for each slice of the NIfTI volumes that have labels of the same name."""
     volumes, labels = nifti_files(images), nifti_files(masks)
-    direct = numbers_are_classes(labels.values(), cfg)
+    shared = {"split": split, "label_numbers": numbers_are_classes(labels.values(), cfg)}
     rows = []
     for name, path in volumes.items():
-        # nnU-Net numbers the channels of its images: case_0000 belongs to the labels case.
+        # nnU-Net numbers the channels of its images: case_0000 belongs to the labels "case".
         label_name = name if name in labels else name.removesuffix("_0000")
         label = labels.pop(label_name, None)
         if label is None:
             notes.append(f"{path.name}: no label map of that name in {masks.name}")
             continue
-        rows += volume_rows(name, name, path, label, cfg, notes, split=split, label_numbers=direct)
+        rows += volume_rows(name, name, path, label, cfg, notes, **shared)
     notes += [
         f"{label.name}: labels with no volume of that name in {images.name}"
         for label in labels.values()

@@ -1,4 +1,4 @@
-"""Listing folders, pairing images with their masks by name, and the mask columns a task needs."""
+"""List folders, pair images with their masks by name, and name the mask columns for a task."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -24,9 +24,9 @@ SPLITS = {
 def pair(images: Path, mask_folders: Iterable[Path], column: str) -> pd.DataFrame:
     """The case table of one folder of pictures; `column` receives the mask files.
 
-    A mask is matched by the image's stem, also with one of `MASK_SUFFIXES`, in every one of
-    `mask_folders`. Files of several folders are united; where one of them lacks its file, the
-    cell is empty. `attrs["notes"]` lists what could not be paired.
+    Each of `mask_folders` is searched for the image's stem, alone or with one of `MASK_SUFFIXES`.
+    Masks from several folders are united; where one folder lacks its file, the cell is empty.
+    `attrs["notes"]` lists what could not be paired.
     """
     image_files = pictures(images)
     masks_by_folder = [pictures(folder) for folder in mask_folders]
@@ -43,7 +43,7 @@ def pair(images: Path, mask_folders: Iterable[Path], column: str) -> pd.DataFram
                 f"{image.name}: only {len(masks)} of its {len(masks_by_folder)} masks exist "
                 f"({masks[0].parent.name})"
             )
-            masks = []  # an incomplete union would mark a part of the structure as background
+            masks = []  # with an incomplete union, a part of the structure would be background
         rows.append(
             {
                 "case": stem,
@@ -62,7 +62,11 @@ def pair(images: Path, mask_folders: Iterable[Path], column: str) -> pd.DataFram
 
 
 def pair_classes(images: Path, folders: Mapping[str, Path | None]) -> pd.DataFrame:
-    """The case table of pictures whose masks lie in a folder a class; None: no mask exists."""
+    """The case table of pictures whose masks lie in one folder for each class.
+
+    Args:
+        folders: class -> folder of its masks; None: no mask exists.
+    """
     tables = {
         name: pair(images, [folder] if folder else [], name) for name, folder in folders.items()
     }
@@ -75,10 +79,13 @@ def pair_classes(images: Path, folders: Mapping[str, Path | None]) -> pd.DataFra
 def for_task(
     cases: pd.DataFrame, column: str, task: str, class_names: Iterable[str], source: Path
 ) -> pd.DataFrame:
-    """Rename `column`, the one mask an image has, to the column that the task needs.
+    """Rename `column`, which holds one mask for each image, to the column that the task needs.
+
+    Args:
+        source: the folder that error messages name.
 
     Raises:
-        DataError: the task needs something else than one mask an image; `source` is named.
+        DataError: one mask for each image is not what the task needs.
     """
     class_names = list(class_names)
     if task == "binary":
@@ -126,13 +133,13 @@ def pictures(folder: Path) -> dict[str, Path]:
                 f"{file}: {by_stem[file.stem].name} has the same name before the suffix; keep one "
                 "of the two"
             )
-        # A broken link has nothing to resolve to and keeps its name.
+        # A broken link cannot be resolved; its own path is what the error message should name.
         by_stem[file.stem] = file.resolve() if file.exists() else file.absolute()
     return by_stem
 
 
 def folders(root: Path, depth: int) -> list[Path]:
-    """`root` and the folders down to `depth` below it, without hidden ones."""
+    """`root` and the visible folders down to `depth` levels below it."""
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected one with images and masks")
     level, result = [root], [root]
@@ -159,13 +166,13 @@ def contents(root: Path) -> str:
 
 
 def _natural_order(file: Path) -> list[int | str]:
-    """A sort key by which numbers in a name count as numbers."""
+    """A sort key that compares digits in names as numbers."""
     parts = re.split(r"(\d+)", file.name)
     return [int(part) if part.isdigit() else part for part in parts]
 
 
 def _is_text(name: str) -> bool:
-    """Whether a table can hold the name; one of an old archive may be bytes that are no text."""
+    """Whether the name is valid UTF-8, as a table needs it; names in old archives may not be."""
     try:
         name.encode()
     except UnicodeEncodeError:

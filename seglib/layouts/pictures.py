@@ -1,7 +1,6 @@
 """Published sets of pictures as case tables: chest X-rays, PALM, Carvana, ISIC.
 
-Columns: case, patient, split ("" where the tree has none), image, the mask columns that the task
-needs, and, where names tell it, finding. Files in a mask cell are joined by `|` and united.
+The columns are those of `layouts`, and `finding` where the names of the images tell it.
 """
 
 import re
@@ -13,7 +12,8 @@ import pandas as pd
 from ..errors import DataError
 from . import pairing
 
-# Folder of the X-rays and folder of the masks; left and right masks are looked for in the latter.
+# Folder of the X-rays and folder of the masks. The latter holds the masks, or the folders leftMask
+# and rightMask. The order decides where several pairs exist.
 _CHEST_FOLDERS = (
     ("CXR_png", "ManualMask"),  # Montgomery
     ("images", "."),  # the COVID set
@@ -28,8 +28,8 @@ def scan_chest(
 ) -> pd.DataFrame:
     """Chest X-rays: the Montgomery tree, the Shenzhen tree, or several below one root.
 
-    The last character of the stem is the finding: `_0` normal, `_1` tuberculosis. Left and right
-    masks are united. Names that differ in the day only show one patient.
+    The end of the stem is the finding: `_0` normal, `_1` tuberculosis. Left and right masks are
+    united. Names that differ only in the day of the X-ray belong to the same patient.
 
     Raises:
         DataError: no such tree, or a task that needs other masks.
@@ -44,6 +44,7 @@ def scan_chest(
     cases = _concatenate(tables)
     ending = cases["case"].str.extract(r"_([01])$")[0]
     cases["finding"] = ending.map({"0": "normal", "1": "tuberculosis"}).fillna("")
+    # Names in the COVID set end in the day: pneumococcal-pneumonia-day7, ...-admission.
     cases["patient"] = (
         cases["case"]
         .str.replace(r"_[01]$", "", regex=True)
@@ -75,8 +76,8 @@ def scan_isic(
 ) -> pd.DataFrame:
     """ISIC: folders `ISIC…_Input` with `ISIC…_GroundTruth`, one or several parts.
 
-    The split is the part that the folder names, such as Training. Every picture counts as a
-    patient of its own.
+    The split comes from the folder's name, such as Training. Every picture counts as a patient of
+    its own.
 
     Raises:
         DataError: no such tree, or a task that needs other masks.
@@ -100,6 +101,7 @@ def scan_isic(
             f"found {pairing.contents(root)}"
         )
     cases = _concatenate(tables, notes)
+    # Parts may number their pictures alike.
     if cases["case"].duplicated().any():
         cases["case"] = cases["patient"] = cases["split"] + "_" + cases["case"]
     return pairing.for_task(cases, "mask", task, class_names, root)
@@ -112,15 +114,15 @@ def scan_palm(
 ) -> pd.DataFrame:
     """PALM: `Training` and `Validation`, or `PALM` with them; in each `Images` and the masks.
 
-    A class lies in `Lesion Masks/<Class>` or `<Class> Masks`, upper or lower case. An empty cell
-    only says that there is no file: PALM has none where a lesion is absent, nor where nobody drew
-    it. Training and Validation become train and val. The finding is the first letter of the name:
-    N, H (high myopia) or P (pathological). The tree does not say which photographs show one
-    patient, so every photograph counts as a patient of its own.
+    The masks of a class lie in `Lesion Masks/<Class>` or `<Class> Masks`, in upper or lower case.
+    An empty cell only says that there is no file: PALM has none where a lesion is absent, and none
+    where nobody drew it. Training and Validation become train and val. The finding is the first
+    letter of the name: N (normal), H (high myopia) or P (pathological myopia). The tree does not
+    say which photographs show the same patient, so every photograph counts as a patient of its own.
 
     Raises:
-        DataError: no such tree, some class has masks but one of `class_names` has no folder, or
-            the task is multiclass.
+        DataError: no such tree, one of `class_names` has no folder although others have, or the
+            task is multiclass.
     """
     root, class_names = Path(root), list(class_names)
     parts = _palm_parts(root)
@@ -134,6 +136,7 @@ def scan_palm(
             f"{root}: the masks are a file a class and may overlap, but a multiclass network needs "
             "one label map an image; set task='multilabel', or 'binary' with one class"
         )
+    # A tree without any masks is allowed; one that lacks only those of some class is a mistake.
     existing = sorted({name for masks in parts.values() for name in masks})
     for name in class_names:
         if existing and name.lower() not in existing:
@@ -158,7 +161,10 @@ def scan_palm(
 
 
 def _chest_tables(folder: Path) -> list[pd.DataFrame]:
-    """The table of the X-rays in a folder: none, or the first that `_CHEST_FOLDERS` names."""
+    """The table of the X-rays in a folder, by the first of `_CHEST_FOLDERS` that fits, as a list.
+
+    The list is empty where none fits.
+    """
     for images, masks in _CHEST_FOLDERS:
         if not (folder / images).is_dir():
             continue
@@ -171,13 +177,13 @@ def _chest_tables(folder: Path) -> list[pd.DataFrame]:
 
 
 def _isic_part(folder: Path) -> tuple[str, str]:
-    """Year and part of the split of an ISIC folder: ("isic2018", "train"); "" for no part."""
+    """What the name of an ISIC folder says: ("isic2018", "train"), with "" for no part."""
     year, *parts = re.split("[-_]", folder.name.lower())
     return year, next((pairing.SPLITS[part] for part in parts if part in pairing.SPLITS), "")
 
 
 def _palm_parts(root: Path) -> dict[Path, dict[str, Path]]:
-    """The parts of the split below `root` or `root/PALM`, each with its mask folders."""
+    """Part of the split, below `root` or `root/PALM` -> its mask folders by class."""
     bases = [base for base in (root, root / "PALM") if base.is_dir()]
     folders = [folder for base in bases for folder in pairing.folders(base, depth=1)]
     return {

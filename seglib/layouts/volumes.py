@@ -1,11 +1,12 @@
-"""Trees of CT and MRI volumes as case tables, one row a slice: RSNA, pairs of CT and labels, ACDC.
+"""Trees of CT and MRI volumes as case tables: RSNA, pairs of CT and labels, ACDC.
 
-Beside the columns of `layouts`: volume, slice (from 0 in the displayed order), phase, finding,
-height, width, spacing_row_mm, spacing_col_mm, spacing_slice_mm ("" where unknown). A multiclass
-network's column `labels` holds a label map, or a folder with one mask file an organ. Two more
-columns stand in its table where they say something: `annotated` names the classes that are
-labelled, and `label_numbers` is "class" where the numbers in the file are class numbers already,
-so that `cfg.label_map` must not be applied.
+There is one row for each slice. Columns beside those of `layouts`: volume, slice (from 0 in the
+displayed order), phase, finding, height, width, spacing_row_mm, spacing_col_mm, spacing_slice_mm
+("" where unknown). For the task multiclass, `labels` names a label map or a folder with one mask
+file for each organ, and there are two more columns where they differ from their default:
+`annotated` names the classes that are labelled (by default all), and `label_numbers` is "class"
+where the numbers in the file are class numbers already, so that `cfg.label_map` must not be
+applied.
 
 Only headers are read, and the numbers of a few label files.
 """
@@ -24,7 +25,7 @@ from ..formats import images, nifti, volumes
 from . import pairing
 
 SPACING = ("spacing_slice_mm", "spacing_row_mm", "spacing_col_mm")
-# Columns of a table of volumes behind the masks; a table of pictures has the first two.
+# Columns that follow the masks in a table of volumes; a table of pictures has the first two.
 COLUMNS = (
     "volume",
     "slice",
@@ -38,7 +39,7 @@ COLUMNS = (
 )
 # File name of labels without suffix: a_seg, a_seg_arterial, seg, segmentation, segmentations.
 _LABELS = re.compile(r".*_seg(_.*)?|seg|segmentations?")
-# Label files that are read to find out what their numbers mean.
+# So many label files are read to find out what their numbers mean.
 _SAMPLED_FILES = 8
 
 Row = dict[str, Any]
@@ -63,15 +64,16 @@ def scan_rsna_dicom(root: str | Path, cfg: Any) -> pd.DataFrame:
     patients = pairing.subfolders(images_folder)
     series = {path.name: path for patient in patients for path in pairing.subfolders(patient)}
     labels = nifti_files(labels_folder)
-    direct = numbers_are_classes(labels.values(), cfg)
+    label_numbers = numbers_are_classes(labels.values(), cfg)
     rows, notes = [], []
     for name, path in hosts.progress(labels.items(), desc="scan", leave=False):
         if name not in series:
             notes.append(f"segmentations/{path.name}: no series of that number in train_images")
             continue
         patient = series[name].parent.name
+        volume = f"{patient}_{name}"
         rows += volume_rows(
-            f"{patient}_{name}", patient, series[name], path, cfg, notes, label_numbers=direct
+            volume, patient, series[name], path, cfg, notes, label_numbers=label_numbers
         )
     unlabelled = [name for name in series if name not in labels]
     if unlabelled:
@@ -86,8 +88,8 @@ def scan_rsna_dicom(root: str | Path, cfg: Any) -> pd.DataFrame:
 def scan_ct_seg(root: str | Path, cfg: Any) -> pd.DataFrame:
     """Volumes and labels side by side, at the root or up to two levels below.
 
-    - `<name>_ct.nii.gz`, or a DICOM folder, with `<name>_seg.nii.gz`, or with one mask file an
-      organ in `<name>_seg/`;
+    - `<name>_ct.nii.gz`, or a DICOM folder, with `<name>_seg.nii.gz`, or with one mask file for
+      each organ in `<name>_seg/`;
     - TotalSegmentator's `<case>/ct.nii.gz` with `<case>/segmentations/<organ>.nii.gz`.
 
     Labels are paired by name, and where a name fits several volumes, by their grids.
@@ -111,8 +113,8 @@ def scan_ct_seg(root: str | Path, cfg: Any) -> pd.DataFrame:
 def scan_acdc(root: str | Path, cfg: Any) -> pd.DataFrame:
     """ACDC: `patientNNN/patientNNN_frameFF.nii.gz` with `_gt`, with or without `training` above.
 
-    The phase (ED or ES) and the finding (NOR, DCM, HCM, MINF, RV) come from `Info.cfg`, "" without
-    one. The split is the tree's own only where it has more than `training`.
+    The phase (ED or ES) and the finding (NOR, DCM, HCM, MINF, RV) come from `Info.cfg`; without
+    that file they are "". The split is that of the tree where it has `testing` beside `training`.
 
     Raises:
         DataError: no such tree, or a task that needs other masks.
@@ -148,15 +150,15 @@ def volume_rows(
     grid: volumes.Grid | None = None,
     **more: str,
 ) -> list[Row]:
-    """A row a slice, in the displayed order.
+    """One row for each slice of a volume, in the displayed order.
 
     A volume that cannot be read gets one row: preparation sets it aside and says why.
 
     Args:
         volume: its name.
         image: a NIfTI file or the folder of a DICOM series.
-        labels: a label map, or a folder with one mask file an organ.
-        notes: receives what was corrected.
+        labels: a label map, or a folder with one mask file for each organ.
+        notes: what is odd about the headers is appended to it.
         grid: that of the volume, where it has been read before.
         more: further columns, the same for all slices.
     """
@@ -178,7 +180,8 @@ def volume_rows(
         shared |= {name: round(side, 6) for name, side in zip(SPACING, grid.spacing_mm)}
     if cfg.task == "multiclass" and labels.is_dir():
         organs = volumes.organ_files(labels, cfg.class_names)
-        # With an organ missing, a pixel outside the others is not known to be background.
+        # Where an organ's mask is missing, the pixels outside all masks may belong to that organ:
+        # they are not annotated as background.
         if not set(cfg.class_names[1:]) <= set(organs):
             shared["annotated"] = ",".join(organs)
     depth, height, width = grid.shape
@@ -200,16 +203,17 @@ def case_table(rows: list[Row], notes: list[str], cfg: Any) -> pd.DataFrame:
     if cfg.task == "multiclass":
         columns += optional
     cases = pd.DataFrame([{**dict.fromkeys(columns, ""), **row} for row in rows], columns=columns)
-    twice = cases[cases["case"].duplicated(keep=False)].sort_values("case")
-    if len(twice):
-        first, second = twice["image"].iloc[:2]
+    duplicates = cases[cases["case"].duplicated(keep=False)].sort_values("case")
+    if len(duplicates):
+        first, second = duplicates["image"].iloc[:2]
         raise DataError(
-            f"{second}: the same case {twice['case'].iloc[0]!r} as {first}; rename one, or scan "
-            "them one by one"
+            f"{second}: the same case {duplicates['case'].iloc[0]!r} as {first}; rename one, or "
+            "scan them one by one"
         )
     if cfg.task == "multiclass":
-        usual = [name for name, value in optional.items() if (cases[name] == value).all()]
-        cases = cases.drop(columns=usual)
+        # A column that holds only its default says nothing.
+        defaults = [name for name, value in optional.items() if (cases[name] == value).all()]
+        cases = cases.drop(columns=defaults)
     if "label_numbers" in cases:
         notes.append(
             f"labels: numbers 0 to {cfg.n_classes - 1} are taken as class numbers, not as "
@@ -220,7 +224,7 @@ def case_table(rows: list[Row], notes: list[str], cfg: Any) -> pd.DataFrame:
 
 
 def nifti_files(folder: Path, whole_name: bool = False) -> dict[str, Path]:
-    """Name without `.nii.gz` (or the whole name) -> file."""
+    """The visible NIfTI files of a folder by name, without `.nii.gz` or as the whole name."""
     files = [
         file
         for file in sorted(folder.iterdir())
@@ -232,31 +236,30 @@ def nifti_files(folder: Path, whole_name: bool = False) -> dict[str, Path]:
 
 
 def numbers_are_classes(labels: Iterable[str | Path], cfg: Any) -> str:
-    """ "class" where label files hold class numbers although the preset's `label_map` is set.
+    """The cell `label_numbers`: "class" where the files hold class numbers already, else "".
 
-    The `label_map` of a preset translates one source of its data. Files of another source hold
-    numbers below the count of classes, which that table would turn into wrong organs.
+    The `label_map` of a preset translates the numbers of one source of its data. Files of another
+    source hold class numbers, which that table would turn into wrong organs. They are recognised
+    by their small numbers. A `label_map` that the user set is never overruled.
     """
     paths = [str(path) for path in labels]
-    usual = presets.PRESETS[cfg.preset].full.get("label_map")
-    translated = usual and cfg.label_map == usual and cfg.mask_encoding in ("auto", "index")
-    if cfg.task != "multiclass" or not translated or not paths:
+    default = presets.PRESETS[cfg.preset].full.get("label_map")
+    applies = default and cfg.label_map == default and cfg.mask_encoding in ("auto", "index")
+    if cfg.task != "multiclass" or not applies or not paths:
         return ""
     chosen = np.unique(np.linspace(0, len(paths) - 1, _SAMPLED_FILES).astype(int))
     if volumes.is_volume(paths[0]):
-        chosen = chosen[:1]  # one volume shows all numbers, and takes a second to read
+        chosen = chosen[:1]  # one volume shows nearly all numbers, and takes a second to read
     larger = labelled = 0
     for index in chosen:
         try:
             numbers = _numbers(paths[index])
         except DataError:
-            continue  # preparation will name it
-        if numbers.ndim > 3:
-            return ""
+            continue  # preparation reports it
         foreground = (numbers > 0) & (numbers != images.IGNORE)
         labelled += int(foreground.sum())
         larger += int((foreground & (numbers >= cfg.n_classes)).sum())
-    # A stray number must not change the meaning of all others; its own file will be set aside.
+    # Up to 1 % of larger numbers are taken as errors of single files, which are set aside later.
     return "" if larger > labelled / 100 else "class"
 
 
@@ -269,7 +272,7 @@ def _mask_cells(labels: Path, cfg: Any) -> dict[str, str]:
     """The mask columns of the task for one volume.
 
     Raises:
-        DataError: one label map cannot be the masks of a multilabel network.
+        DataError: a multilabel network cannot use a label map.
     """
     if cfg.task == "multiclass":
         return {"labels": str(labels.resolve())}
@@ -291,7 +294,7 @@ def _mask_cells(labels: Path, cfg: Any) -> dict[str, str]:
 
 
 def _acdc_patient(folder: Path, split: str, cfg: Any, notes: list[str]) -> list[Row]:
-    """The rows of one patient: a volume a labelled frame."""
+    """The rows of one patient, who has a volume for each labelled frame."""
     phases, group = _acdc_info(folder / "Info.cfg")
     files, rows = nifti_files(folder), []
     for name, path in files.items():
@@ -322,7 +325,7 @@ def _acdc_patient(folder: Path, split: str, cfg: Any, notes: list[str]) -> list[
 
 
 def _acdc_info(path: Path) -> tuple[dict[int, str], str]:
-    """Number of the frame -> its phase, and the group of the patient, from `Info.cfg`."""
+    """From `Info.cfg`: number of the frame -> its phase, and the patient's group (finding)."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     frames = re.findall(r"^\s*(ED|ES)\s*:\s*(\d+)", text, re.MULTILINE)
     group = re.search(r"^\s*Group\s*:\s*(\w+)", text, re.MULTILINE)
@@ -333,13 +336,14 @@ def _acdc_info(path: Path) -> tuple[dict[int, str], str]:
 
 
 def _named_pairs(folder: Path, cfg: Any, notes: list[str]) -> list[Row]:
-    """Volumes with `_ct` in their name (or called `ct`) and their labels with `_seg`."""
+    """The rows of volumes called `*_ct*` or `ct` in a folder that have labels called `*_seg*`."""
     paths = {path.name: path for path in pairing.subfolders(folder)}
     paths |= nifti_files(folder, whole_name=True)
     labels = [name for name in paths if _LABELS.fullmatch(nifti.stem(name))]
     grids: dict[str, volumes.Grid | None] = {}
     pairs: dict[str, str] = {}  # name of the volume -> name of its labels
-    # By its name first; what is left by its grid, among volumes whose name begins alike.
+    # Labels are paired by name first. Those that are left are paired by their grid, with a volume
+    # whose name begins in the same way.
     for by_name in (True, False):
         for label in labels:
             for name in _candidates(label, paths, by_name):
@@ -347,7 +351,7 @@ def _named_pairs(folder: Path, cfg: Any, notes: list[str]) -> list[Row]:
                     continue
                 if name not in grids:
                     grids[name] = _grid(paths[name], cfg, notes)
-                # A file paired by name that cannot be read is kept: preparation says why.
+                # A volume that has the right name but cannot be read is kept: preparation says why.
                 unreadable = by_name and grids[name] is None and paths[name].is_file()
                 if unreadable or _fits(grids[name], paths[label], cfg):
                     pairs[name] = label
@@ -372,7 +376,7 @@ def _named_pairs(folder: Path, cfg: Any, notes: list[str]) -> list[Row]:
 
 
 def _candidates(label: str, names: Iterable[str], by_name: bool) -> list[str]:
-    """The names of volumes that labels may belong to: by the whole name, or by its beginning."""
+    """The names of the volumes to which labels may belong, by the whole name or its beginning."""
     stem = nifti.stem(label)
     if by_name and "_seg" in stem:
         wanted = (stem.replace("_seg", "_ct"), stem.replace("_seg", ""))
@@ -386,7 +390,7 @@ def _candidates(label: str, names: Iterable[str], by_name: bool) -> list[str]:
 def _grid(path: Path, cfg: Any, notes: list[str]) -> volumes.Grid | None:
     """The grid of a volume; None where it cannot be read.
 
-    A file that cannot be read is noted; a folder may hold anything.
+    A file that cannot be read gets a note; a folder gets none, because it need not hold a volume.
     """
     try:
         return volumes.read_grid(path, **volumes.options(cfg))
@@ -397,7 +401,7 @@ def _grid(path: Path, cfg: Any, notes: list[str]) -> volumes.Grid | None:
 
 
 def _fits(grid: volumes.Grid | None, labels: Path, cfg: Any) -> bool:
-    """Whether labels lie on a grid: a label map, or the first of the organ masks in a folder."""
+    """Whether a label map, or the first organ mask in a folder, has this grid."""
     if grid is None:
         return False
     if labels.is_dir():

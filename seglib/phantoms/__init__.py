@@ -1,10 +1,10 @@
-"""Small synthetic data sets in the folders and file formats of the real ones. See `00_start_here`.
+"""Small synthetic data sets (phantoms) in the folders and file formats of the real ones.
 
 Every preset names its painter in `presets.PRESETS`: a function that returns the files of one case,
-`painter(i, rng) -> {path below the data root: bytes or pixels (H, W) or (H, W, 3) uint8}`.
+`painter(i, rng) -> {path below the data root: bytes or pixels (H, W) or (H, W, 3) uint8}`. Taught
+in `00_start_here`.
 """
 
-import difflib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .. import hosts, presets, tables
+from .. import fields, hosts, presets, tables
 from ..errors import ConfigError, DataError
 
-# Files that browsers of folders leave behind; they do not count as files of a data set.
+# Files that Finder and Windows Explorer leave behind; they do not count as files of a data set.
 _STRAY_FILES = (".DS_Store", "Thumbs.db")
 
 
@@ -26,7 +26,7 @@ def write(name: str, folder: str | Path, n: int = 24, seed: int = 0) -> Path:
     `fundus.palm_case`, `skin.binary_case`, `abdomen.rsna_case`, `heart.cardiac_case`.
 
     The tree appears complete or not at all; `PHANTOM.txt` in it says what it is. A folder that
-    holds these very phantoms is returned as it is, other phantoms are replaced.
+    already holds exactly these phantoms is returned unchanged; other phantoms are replaced.
 
     Args:
         name: a preset.
@@ -38,9 +38,9 @@ def write(name: str, folder: str | Path, n: int = 24, seed: int = 0) -> Path:
         DataError: the folder holds files that no phantom wrote; they are left alone.
     """
     if name not in presets.PRESETS:
-        near = difflib.get_close_matches(str(name), presets.PRESETS, n=1, cutoff=0)[0]
+        near = fields.nearest(name, presets.PRESETS)
         names = ", ".join(presets.PRESETS)
-        raise ConfigError(f"phantom {name!r} is unknown; did you mean {near!r}? Known: {names}")
+        raise ConfigError(f"phantom {name!r} is unknown{near}; expected one of {names}")
     if n < 1 or seed < 0:
         raise ConfigError(f"n={n}, seed={seed}: expected n of 1 or more and seed of 0 or more")
     painter = tables.load(presets.PRESETS[name].phantom)
@@ -49,7 +49,8 @@ def write(name: str, folder: str | Path, n: int = 24, seed: int = 0) -> Path:
     if _is_written(folder, line):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that the rename stays on one disk. A killed call leaves nothing else.
+    # Beside the target, so that the rename stays on one disk. A call that is killed leaves only
+    # this hidden folder behind.
     with tempfile.TemporaryDirectory(prefix=".phantom_", dir=folder.parent) as scratch:
         tree = Path(scratch, "new")
         for i in range(n):
@@ -104,7 +105,9 @@ def _count_files(folder: Path) -> int:
 
 
 def _is_written(folder: Path, line: str) -> bool:
-    """True if `folder` holds the phantoms of `line`, False if it may be (re)written.
+    """True if `folder` holds exactly the phantoms of `line`; False if it may be written.
+
+    It may be written where it is empty, missing, or holds other phantoms that nobody has changed.
 
     Raises:
         DataError: it holds something else.
@@ -121,8 +124,8 @@ def _is_written(folder: Path, line: str) -> bool:
     n_files, n_expected = _count_files(folder), int(count) if count.isdigit() else -1
     if written == line and n_files >= n_expected >= 0:
         return True
-    # A wrong count means that somebody put real data there or lost a file: never replace such a
-    # folder.
+    # A wrong count means that somebody added files, perhaps real data, or lost some. Such a folder
+    # is never replaced.
     if n_files != n_expected:
         raise DataError(
             f"{folder}: {n_files} files, but {hosts.PHANTOM} says {count}; move that folder away "

@@ -1,8 +1,8 @@
-"""Synthetic CT of the abdomen as scanners write it: a DICOM file a slice, HU with an intercept.
+"""Synthetic CT of the abdomen as scanners write it: one DICOM file for each slice.
 
-Organs are bent ovals and tubes, each keeps out of those drawn before it. Shapes live in *body
-coordinates*, mm in a patient of middle size: x to the left, y to the back, z to the head; the
-origin lies before the first lumbar vertebra.
+Organs are bent ovals and tubes; each leaves out the space of those drawn before it. Shapes are
+given in *body coordinates*, mm in a patient of average size: x to the left, y to the back, z to the
+head; the origin lies in front of the first lumbar vertebra.
 """
 
 import io
@@ -15,7 +15,7 @@ from scipy.interpolate import CubicSpline
 from .drawing import edge, soften
 
 LIVER, SPLEEN, LEFT_KIDNEY, RIGHT_KIDNEY, BOWEL = range(1, 6)
-# HU of the tissues by the time since the contrast medium was given.
+# HU of the tissues in each phase, the time since the contrast medium was injected.
 TISSUES = ("liver", "spleen", "cortex", "medulla", "aorta", "veins", "muscle", "wall")
 PHASES = {
     "portal venous": (108, 118, 185, 175, 150, 150, 66, 85),
@@ -23,7 +23,7 @@ PHASES = {
     "delayed": (88, 92, 140, 165, 105, 105, 66, 70),
     "native": (58, 50, 36, 34, 44, 42, 55, 42),
 }
-# Required by the standard, unknown of a phantom.
+# Attributes that the standard requires but that may be empty.
 EMPTY_TAGS = (
     "PatientBirthDate",
     "PatientSex",
@@ -36,20 +36,20 @@ EMPTY_TAGS = (
     "AcquisitionNumber",
     "PositionReferenceIndicator",
 )
-FAR = -60.0  # depth where a shape is not computed
-RIM = 3.0  # mm over which one tissue passes into another
+FAR = -60.0  # depth in mm of voxels so far outside a shape that it is not computed for them
+RIM = 3.0  # mm over which one tissue blends into another
 
 
 def rsna_case(i: int, rng: np.random.Generator) -> dict[str, bytes]:
     """Files of phantom number `i` in RSNA's tree: path -> a whole file.
 
     One CT series a patient, `train_images/10004/21057/1.dcm`: 17 to 20 axial slices of 128 x 128
-    pixels of 2.5 to 3.2 mm, 8 to 12 mm apart; plain, RLE and JPEG 2000 files by turns. Its label
+    pixels of 2.5 to 3.2 mm, 8 to 12 mm apart; plain, RLE and JPEG 2000 files take turns. Its label
     map is `segmentations/21057.nii`: 1 liver, 2 spleen, 3 left and 4 right kidney, 5 bowel.
     """
     import nibabel
 
-    # Fixed by i, so that small sets hold every phase, and series that miss the dome of the liver
+    # Decided by i, so that small sets hold every phase, and series that miss the top of the liver
     # or the lower poles of the kidneys.
     phase = list(PHASES)[i % 4] if i % 8 < 7 else "portal venous"
     scan = _Scan(rng, {2: -45, 4: 45}.get(i % 6, 0))
@@ -59,7 +59,7 @@ def rsna_case(i: int, rng: np.random.Generator) -> dict[str, bytes]:
     for draw in (_spine, _kidneys, _upper_organs, _bowel):
         draw(scan, rng, hu)
     gap, pixel, _ = spacing = scan.spacing.tolist()
-    # Scanners measure from a mark on the skin.
+    # Scanners measure z from a mark on the skin, so that it starts anywhere.
     corner = np.round(scan.origin[::-1] + [0, 0, rng.uniform(-900, 200)], 2).tolist()
     slices = _series(rng, i, _expose(scan, rng, skin), spacing, corner, phase)
     affine = nibabel.affines.from_matvec(np.diag([pixel, pixel, gap]), corner)
@@ -80,10 +80,11 @@ class _Scan:
         hu: values in Hounsfield units, float32, air at first.
         labels: class numbers, uint8.
         solid: depth in mm below the surface of what was drawn.
-        x, y, z: place of every voxel in mm in the patient: to the left, backwards, upwards.
+        x, y, z: body coordinates of every voxel in mm: to the left, backwards, upwards.
         shape, spacing, origin: those of the grid, in the order z, y, x.
-        scale: size of the patient; `half`: half width and depth of the cavity; `fat`, `thick`: of
-            the fat under the skin and of the muscle wall.
+        scale: size of the patient, 1 for the average.
+        half: half the width and half the depth of the abdominal cavity in mm.
+        fat, thick: thickness of the fat under the skin and of the muscle wall in mm.
     """
 
     def __init__(self, rng, shift):
@@ -103,7 +104,8 @@ class _Scan:
         angle = np.deg2rad(rng.normal(0, 2.5))
         cos, sin = float(np.cos(angle)), float(np.sin(angle))
         x, y = x * cos - y * sin, y * cos + x * sin
-        # Space itself is bent: patients differ in shape, and no organ runs into another.
+        # The coordinates are bent instead of the organs: patients differ in shape, and organs still
+        # do not overlap.
         self.x, self.y, self.z = (
             axis + 5 * self.clouds(rng, 4) + 1.5 * self.clouds(rng, 10) for axis in (x, y, z)
         )
@@ -147,10 +149,7 @@ class _Scan:
         return depth
 
     def tube(self, path, radii):
-        """Depth (S, H, W) below the rim of balls along a path (points, 3).
-
-        Also returns the number of the nearest ball, (S, H, W).
-        """
+        """Depth (S, H, W) of balls along a path (points, 3), and the index of the nearest ball."""
         depth, nearest = np.full(self.shape, FAR, np.float32), np.zeros(self.shape, np.int32)
         for k, (centre, radius) in enumerate(zip(path, np.broadcast_to(radii, len(path)))):
             box, (u, v, w) = self.around(centre, radius)
@@ -160,15 +159,15 @@ class _Scan:
         return depth, nearest
 
     def put(self, depth, value, label=0, rim=0.0, over=False):
-        """Draw a shape outside what is solid, or `over` it.
+        """Draw a shape where nothing solid lies, or, with `over`, on top of everything.
 
-        It becomes solid, with `rim` mm of fat around it.
+        It becomes solid itself, with a margin of `rim` mm that later shapes leave free.
         """
         depth = depth if over else np.minimum(depth, -self.solid)
         for rows, *sides in ndimage.find_objects((depth > -20).view(np.uint8)):
             box = (slice(max(0, rows.start - 1), rows.stop + 1), *sides)
             inside, under = depth[box], self.hu[box]
-            # A surface oblique to the slice lies at several places within its thickness.
+            # Partial volume: within the thickness of a slice an oblique surface moves sideways.
             rise = np.minimum(np.abs(np.gradient(inside, axis=0)), np.float32(self.spacing[0]))
             share = edge(inside, np.float32(self.spacing[1]) + rise)
             under += share * (np.broadcast_to(value, self.shape)[box] - under)
@@ -194,11 +193,12 @@ def _trunk(scan, rng, hu):
     scan.put(skin - 3, -104 + 10 * grain, over=True)
     scan.put(wall + scan.thick, hu["muscle"] - streaks, over=True)
     scan.put(wall, -106 + 14 * grain, over=True)
-    # Ribs run down to the front and end above the costal margin.
+    # Ribs slope down towards the front and end above the costal margin.
     height = (z - 0.7 * y + rng.uniform(0, 27)) / 27
     rib = np.minimum(5 - np.abs(height - np.rint(height)) * 27, 4.5 - np.abs(wall + 5))
     rib = np.minimum(np.minimum(rib, z + 0.95 * y - 5), np.hypot(x, y - 45) - 45)
-    # The diaphragm: two domes that fall to the flanks and the back, less between them and in front.
+    # The diaphragm: two domes, steep towards the flanks and the back, flatter between them and in
+    # front.
     side, back = np.abs(x) - 60, y + 15
     side, back = np.maximum(side, -0.6 * side), np.maximum(back, -0.5 * back)
     dome = rng.normal(105, 3) - 0.08 * x - 0.0076 * (side**2 + back**2)
@@ -237,10 +237,10 @@ def _spine(scan, rng, hu):
 
 
 def _kidneys(scan, rng, hu):
-    """Cortex, medulla, and the fat sinus, which opens to the middle and is no kidney."""
+    """Cortex and medulla of the kidneys; the fat in their sinus is not labelled as kidney."""
     for sign, label, high in ((1, LEFT_KIDNEY, -8), (-1, RIGHT_KIDNEY, -22)):
         x, y, z, *axes = rng.normal([64, 38, high, 28, 25.5, 54], [2, 2, 5, 1.3, 1.3, 3])
-        angle = sign * rng.uniform(0.3, 0.9)  # the hilum looks to the middle and forward
+        angle = sign * rng.uniform(0.3, 0.9)  # the hilum faces forward and to the middle
         hilum = sign * (x - 15), y - 7, z
         depth = scan.oval((sign * x, y, z), axes, 2.3, angle)
         depth = np.minimum(depth, -scan.oval(hilum, (15, 9, 19), angle=angle))
@@ -252,14 +252,14 @@ def _kidneys(scan, rng, hu):
 
 
 def _liver(scan, rng, hu, grain):
-    """Gall bladder and liver: two lobes over an oblique under side, a fissure, vessels within."""
+    """Gall bladder and liver: two lobes with an oblique lower side, a fissure, and vessels."""
     *place, a, b, c = rng.normal([-48, -44, -4, 15, 19, 26], [5, 4, 6, 2, 2, 3])
     scan.put(scan.oval(place, (a, b, c), angle=0.5), rng.uniform(4, 22), rim=1)
     size, reach, slope, border = rng.uniform([0.88, 55, 0.55, -62], [0.99, 95, 0.8, -45])
     right = scan.oval((-64, -4, 28), size * np.array([74, 82, 88]), 2.3)
     left = scan.oval((5, -50, 60), (reach, 31 * size, 44 * size), angle=rng.uniform(-0.15, 0.15))
     under = scan.z - border - slope * (scan.x + 115) + 0.12 * scan.y + 8 * scan.clouds(rng, 7)
-    # Behind it the right kidney lies in its own fat.
+    # Room behind the liver for the right kidney and its fat.
     right = np.minimum(np.minimum(right, 0.8 * under), -scan.oval((-52, 58, -18), (42, 36, 66)))
     fissure = np.abs(scan.x + 22 - 0.2 * scan.y) + 0.6 * (scan.y + 50) + 0.5 * (scan.z - 15)
     gate = np.array([-25, -8, 32])
@@ -277,7 +277,7 @@ def _upper_organs(scan, rng, hu):
     _liver(scan, rng, hu, grain)
     x, y, z, *axes = rng.normal([98, 30, 52, 31, 52, 51], [3, 4, 6, 2, 3, 4])
     depth = scan.oval((x, y, z), axes, 2.2, angle=rng.uniform(0.3, 0.6))
-    # Soon after the injection its pulp takes up the contrast medium in stripes.
+    # Soon after the injection the spleen takes up the contrast medium in stripes.
     stripes = (hu["aorta"] - hu["veins"]) * rng.uniform(0.1, 0.25) * scan.clouds(rng, 22)
     stripes = stripes.clip(-40, 40)
     depth = np.minimum(depth, -scan.oval((x - 42, y - 30, z - 4), (42, 36, 60)))
@@ -295,9 +295,9 @@ def _upper_organs(scan, rng, hu):
 
 
 def _hollow(scan, rng, hu, depth, content, level, label, wall):
-    """Draw stomach or bowel: a wall of some mm around contents in HU.
+    """Draw stomach or bowel: a wall of so many mm around contents in HU.
 
-    Gas lies before the `level`, where y is smaller.
+    The patient lies on the back, so gas fills what is in front of y = `level`.
     """
     depth = np.minimum(depth, -scan.solid)
     food = content + rng.uniform(0, 45) * scan.clouds(rng, 36)
@@ -306,9 +306,9 @@ def _hollow(scan, rng, hu, depth, content, level, label, wall):
 
 
 def _bowel(scan, rng, hu):
-    """The colon's frame around loops of small bowel.
+    """The colon, which frames the loops of the small bowel.
 
-    Each part holds stool, fluid, contrast medium or gas.
+    Each section of 12 points holds stool, fluid, contrast medium or gas.
     """
     colon = [(-88, 6, -125), (-94, 16, -80), (-96, 12, -42), (-74, -22, -30), (-40, -58, -44)]
     colon += [(0, -70, -56), (48, -62, -36), (84, -22, 6), (100, 4, 24), (104, 22, -14)]
@@ -333,7 +333,7 @@ def _bowel(scan, rng, hu):
             level[part] = path[part, 1].mean() + radii[start] * rng.uniform(-0.6, 0.5)
             level[part] -= 999 * (rng.random() > gassy)
         _hollow(scan, rng, hu, depth, content[nearest], level[nearest], BOWEL, 2.5)
-    # Small vessels in the fat that is left.
+    # Small vessels in the fat that remains.
     scan.put(12 * (scan.clouds(rng, 44) - 0.6), 0.7 * hu["veins"])
 
 
@@ -358,14 +358,14 @@ def _series(rng, i, values, spacing, corner, phase):
     Args:
         values: (S, H, W) in HU, from the feet upwards.
         spacing: mm of slices, rows and columns.
-        corner: place of the first voxel, x, y and z in mm.
-        phase: of the contrast medium.
+        corner: position of the first voxel, x, y and z in mm.
+        phase: that of the contrast medium, for the description.
     """
     from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
 
     key, n, signed = rng.bytes(16).hex(), len(values), i % 2
     syntax = (ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless)[i % 3]
-    # Unsigned numbers cut the noise of air at the intercept, signed ones keep it.
+    # Unsigned numbers clip the noise of air at -1024 HU, signed ones keep it.
     stored = np.clip(np.rint(values) + 1024, -2048 if signed else 0, 4095)
     stored = stored.astype(np.int16 if signed else np.uint16)
     tags = _tags(i, key, signed, spacing, phase)
@@ -385,7 +385,7 @@ def _series(rng, i, values, spacing, corner, phase):
 
 
 def _tags(i, key, signed, spacing, phase):
-    """What all files of a series say; `key` makes its UIDs."""
+    """The attributes that all files of a series share; `key` determines its UIDs."""
     from pydicom.uid import CTImageStorage, generate_uid
 
     study, series, frame = (

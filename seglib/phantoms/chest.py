@@ -1,15 +1,14 @@
 """Synthetic chest X-rays, drawn as a radiograph is made.
 
-Every organ adds to the absorption along the beam, air takes from it, and one exposure curve turns
-the sum into grey values. Shapes live in *body coordinates*: x is -1 at the patient's right chest
-wall (image left) and +1 at the left one, y is 0 at the lung apex, about 1 at the base.
+Every organ adds to the absorption along the beam, air reduces it, and one exposure curve turns the
+sum into grey values. Shapes are given in *body coordinates*: x is -1 at the patient's right chest
+wall (image left) and +1 at the left one, y is 0 at the lung apex and about 1 at the base.
 """
 
 import cv2
 import numpy as np
-from scipy.interpolate import CubicSpline
 
-from .drawing import smooth_noise, soften
+from .drawing import curve, smooth_noise, soften
 
 
 def lung_case(i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -20,7 +19,7 @@ def lung_case(i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     `MontgomerySet/ManualMask/leftMask` and `rightMask`; the patient's right lung is at the
     image's left.
     """
-    # Every second case is sick, so that small sets and their parts hold both classes.
+    # Every second case is sick, so that small sets and their parts hold both findings.
     film, sick, shoulder = _Film(rng), i % 2, rng.uniform(-0.12, 0.04)
     shapes = _lung_shapes(rng)
     right, left = (film.fill(np.r_[side, base]) > 0.5 for side, base in shapes)
@@ -54,11 +53,11 @@ class _Film:
         self.centre = np.array([width, height]) * rng.uniform([0.48, 0.42], [0.52, 0.49])
 
     def draw(self, paint, curves, *options):
-        """A layer of curves, by a function of OpenCV for polygons or lines."""
+        """A layer with curves, drawn by `paint`, OpenCV's function for polygons or lines."""
         layer = np.zeros(self.size, np.uint8)
         for points in curves:
             column_row = (points - np.array([0, 0.5])) * self.scale @ self.rotation + self.centre
-            # With shift=4 OpenCV counts in 1/16 pixel, else thin bones show steps.
+            # With shift=4 OpenCV counts in 1/16 pixel; whole pixels would give thin bones steps.
             paint(layer, [np.int32(np.round(column_row * 16))], *options, cv2.LINE_AA, 4)
         return layer.astype(np.float32) / 255
 
@@ -92,9 +91,7 @@ class _Film:
 
 def _curve(*points):
     """Smooth curve (60, 2) through control points x, y."""
-    points = np.array(points)
-    t = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
-    return CubicSpline(t, points, bc_type="natural")(np.linspace(0, t[-1], 60))
+    return curve(np.array(points), 60, ends="natural")
 
 
 def _oval(x, y, a, b, bumps=(), stop=2 * np.pi):
@@ -128,7 +125,7 @@ def _lung_shapes(rng):
 
 
 def _soft_tissue(film, rng, shapes, lungs, shoulder):
-    """Absorption (H, W) of trunk, arms, breasts, heart and belly, less the air within them.
+    """Absorption (H, W) of trunk, arms, breasts, heart and belly, minus the air within them.
 
     Air fills lungs, windpipe and stomach.
     """
@@ -141,7 +138,7 @@ def _soft_tissue(film, rng, shapes, lungs, shoulder):
     body = film.soft(film.fill(np.r_[half, half[::-1] * np.array([-1, 1])]), 0.03)
     total = rng.uniform(0.9, 1.15) * film.depth(body, 0.6)
     belly = film.fill(np.r_[right_base, left_base[::-1], [(1.0, 2.5), (-1.0, 2.5)]])
-    # A wide blur: towards the dome the lung wedge thins out.
+    # Blurred widely, because the lung gets thinner towards the dome of the diaphragm.
     total += rng.uniform(0.7, 1.1) * film.soft(belly, 0.06) * body
     between = np.r_[right[: right[:, 1].argmin()], left[: left[:, 1].argmin()][::-1]]
     total += rng.uniform(0.05, 0.25) * film.soft(film.fill(between), 0.015)
@@ -149,7 +146,7 @@ def _soft_tissue(film, rng, shapes, lungs, shoulder):
     for x in rng.uniform([-0.7, 0.55], [-0.55, 0.7]):
         breast = film.fill(_oval(x, 0.74, 0.5, 0.28, rng.normal(0, 0.05, 2)))
         total += bust * film.depth(breast, 0.4) ** 2
-    # Air also lies before and behind heart and diaphragm: the second, wide term.
+    # The second, wide term is the air in front of and behind heart and diaphragm.
     air = film.soft(lungs, 0.01) * (0.4 + 0.2 * film.depth(lungs, 0.25))
     air = air + 0.5 * film.soft(lungs, 0.1)
     total -= rng.uniform(0.5, 0.8) * air
@@ -170,7 +167,7 @@ def _bones(film, rng, shoulder):
     gap, sag, elbow = rng.uniform([0.088, 0.16, 0.4], [0.105, 0.26, 0.8])
     arm = [_curve((1.28, 0.05), (1.0, 0.15), (1.02, 0.4), (1.12, 0.56), (1.26, 0.3), (1.3, 0.07))]
     arm += [_curve((1.47, 0.24), (1.36, 0.15), (1.45, 0.09), (1.6, 0.14), (2.5, elbow))]
-    behind, before = [], []  # the parts of the ribs behind and before the lungs
+    behind, before = [], []  # the parts of the ribs behind and in front of the lungs
     for y in np.arange(0.0, 1.3, gap) + rng.uniform(0, gap / 2):
         wall, end = 1.01 - 2.2 * max(0.36 - y - sag / 2, 0) ** 2, y + sag
         flank = (0.95 * wall, y + 0.6 * sag), (wall, end), (0.96 * wall, end + 0.06)
@@ -199,7 +196,7 @@ def _vessels(film, rng, lungs):
             bends = heading + np.cumsum(rng.normal(0, 0.25, 8))
             steps = np.stack([np.sign(start[0]) * np.cos(bends), np.sin(bends)], 1)
             paths += [start + rng.uniform(0.015, 0.028) * np.cumsum(steps, 0)]
-            # Two thinner vessels leave somewhere on this one.
+            # Two thinner vessels branch off somewhere along this one.
             for angle in rng.normal(0, 0.5, 2):
                 branches.append((paths[-1][rng.integers(3, 8)], heading + angle))
         total += (0.05 + 2 * width) * film.soft(film.stroke(width, *paths), 0.006)
@@ -215,7 +212,7 @@ def _opacities(film, rng, lungs, sick):
     """
     total = np.zeros(film.size, np.float32)
     for _ in range(rng.integers(1, 5) if sick else rng.integers(2)):
-        # Some healthy lungs have a spot, so that finding one bright dot is no diagnosis.
+        # Some healthy lungs have a spot, so that a single bright dot does not give the finding.
         kind = rng.choice(["patch", "cavity", "nodules"]) if sick else "spot"
         x, y, radius, strength = rng.uniform([0.35, 0.1, 0.1, 0.1], [0.75, 0.4, 0.26, 0.4])
         x, y = x * rng.choice([-1, 1]), y + rng.choice([0, 0.35], p=[0.75, 0.25])
@@ -238,7 +235,7 @@ def _expose(film, rng, absorbed, lungs):
     height, width = film.size
     absorbed = np.maximum(absorbed + 0.15 * film.clouds(rng, 4), 0)
     absorbed = film.soft(absorbed, rng.uniform(0.003, 0.006))
-    # The law of absorption; exposure differs from film to film, so that no one threshold fits all.
+    # Exponential absorption. Exposure differs between films, so that no single threshold fits all.
     gain, gamma, base, peak, grain = rng.uniform([1.1, 1.3, 0, 245, 1.5], [1.8, 2.2, 12, 300, 4])
     grey = base + peak * (1 - np.exp(-gain * absorbed)) ** gamma
     grey = grey + grain * rng.normal(size=film.size)
@@ -249,7 +246,7 @@ def _expose(film, rng, absorbed, lungs):
         font = cv2.FONT_HERSHEY_SIMPLEX
         cv2.putText(grey, "PA", (x + 3, y + 12), font, 0.45, 10, 1, cv2.LINE_AA)
         cv2.putText(grey, "R", (width // 20, y + 15), font, 0.5, 200, 1, cv2.LINE_AA)
-    # The beam is never so narrow that it cuts a lung.
+    # The black edges of the beam never cut a lung.
     left, top, wide, high = cv2.boundingRect(np.uint8(lungs))
     free = np.array([left, top, width - left - wide, height - top - high]) - 6
     cut = np.int32(free.clip(0) * rng.uniform(0, 1, 4) * (rng.random(4) < [0.35, 0.15, 0.35, 0.6]))

@@ -1,21 +1,18 @@
-"""Synthetic photographs of the back of the eye, drawn by what lies in the way of the light.
+"""Synthetic photographs of the back of the eye, drawn by following the light.
 
-The white sclera reflects it; the blood of the choroid, pigment and the vessels of the retina absorb
-it, each by its own colour. Atrophy lays the sclera bare, a detached retina veils it. Shapes live in
-*eye coordinates*: the optic disc is the origin, the fovea lies at x = 1, y points down.
+The white sclera reflects it. The blood of the choroid, pigment and the vessels of the retina absorb
+it, each with its own colour. Where there is atrophy, the bare sclera shows; a detached retina
+covers it like a veil. Shapes are given in *eye coordinates*: the optic disc is the origin, the
+fovea lies at x = 1, y points down.
 """
-
-import io
 
 import cv2
 import numpy as np
-from PIL import Image
-from scipy.interpolate import CubicSpline
 
-from .drawing import blend, edge, rotated, smooth_noise, soften
+from .drawing import blend, curve, edge, encoded, oval, smooth_noise, soften
 
-SIZES = ((308, 320), (288, 288), (288, 288))  # PALM's own, 2056 x 2124 and 1444 x 1444, made small
-# Absorption of red, green and blue light.
+SIZES = ((308, 320), (288, 288), (288, 288))  # PALM: 2056 x 2124 and 1444 x 1444, made small
+# Absorption of red, green and blue light; below, the colours of what reflects it.
 BLOOD, PIGMENT = np.float32([0.28, 1.35, 1.7]), np.float32([0.8, 1.15, 1.5])
 SCLERA, FAT = np.float32([1.0, 0.92, 0.72]), np.float32([1.0, 0.88, 0.52])
 
@@ -25,21 +22,21 @@ def palm_case(i: int, rng: np.random.Generator) -> dict[str, bytes]:
 
     A JPEG photograph, `PALM/Training/Images/P0001.jpg` or in `Validation`, whose name begins with
     its finding, N, H or P; and up to three BMP masks of the same name in `Lesion Masks/Atrophy`,
-    `Lesion Masks/Detachment` and `Disc Masks`. The masks are inverted as PALM's (0 = structure,
-    255 = background). A lesion that is absent has no file; of those present some lack theirs, and
-    so do some discs.
+    `Lesion Masks/Detachment` and `Disc Masks`. The masks are inverted like those of PALM
+    (0 = structure, 255 = background). A lesion that is absent has no file, and, as in PALM, some
+    lesions and discs that are present have none either.
     """
-    # All by i, so that small sets have all of it.
+    # All decided by i, so that small sets hold every finding, lesion and missing file.
     photo, finding = _Photo(rng, SIZES[i % 3]), "PPNPH"[i % 5]
     colour, masks = _eye(photo, rng, finding, detached=i % 5 == 0)
     missing = {"Disc Masks": i % 9 == 5, "Lesion Masks/Atrophy": i % 7 == 1}
     part, name = "Validation" if i % 4 == 3 else "Training", f"{finding}{i + 1:04d}"
-    photograph = _file(_expose(photo, rng, colour), "JPEG", quality=90)
+    photograph = encoded(_expose(photo, rng, colour), "JPEG", quality=90)
     files = {f"PALM/{part}/Images/{name}.jpg": photograph}
     for folder, mask in masks.items():
         if not missing.get(folder):
             inverted = np.where(mask & (photo.field < 1), 0, 255).astype(np.uint8)
-            files[f"PALM/{part}/{folder}/{name}.bmp"] = _file(inverted, "BMP")
+            files[f"PALM/{part}/{folder}/{name}.bmp"] = encoded(inverted, "BMP")
     return files
 
 
@@ -59,25 +56,25 @@ class _Photo:
         self.radius = height * rng.uniform(0.492, 0.52)
         self.scale = self.radius * rng.uniform(0.56, 0.72)
         angle = np.deg2rad(rng.uniform(-8, 8))
-        # The last factor mirrors the right eye.
         self.rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        # Left and right eyes are mirror images of each other.
         self.rotation = np.diag([rng.choice([-1.0, 1.0]), 1.0]) @ self.rotation
-        if rng.random() < 0.7:  # the macula is in the middle, else the disc
+        # What is in the middle of the photograph: the macula or, less often, the disc.
+        if rng.random() < 0.7:
             self.aim = rng.uniform([0.65, -0.15], [0.95, 0.15])
         else:
             self.aim = rng.uniform([0.05, -0.2], [0.4, 0.2])
         self.centre = np.array([width, height]) / 2
         pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1) - self.centre
         self.field = np.float32(np.hypot(*pixels.transpose(2, 0, 1)) / self.radius)
-        self.x, self.y = np.float32(pixels / self.scale @ self.rotation.T + self.aim).transpose(
-            2, 0, 1
-        )
+        places = np.float32(pixels / self.scale @ self.rotation.T + self.aim)
+        self.x, self.y = places.transpose(2, 0, 1)
 
     def stroke(self, width, *curves):
         """Lines (H, W), 0..1; lines thinner than a pixel become faint."""
         layer, pixels = np.zeros(self.size, np.uint8), width * self.scale
-        for curve in curves:
-            column_row = (curve - self.aim) @ self.rotation * self.scale + self.centre
+        for line in curves:
+            column_row = (line - self.aim) @ self.rotation * self.scale + self.centre
             # With shift=4 OpenCV counts in 1/16 pixel.
             points = np.int32(np.round(column_row * 16))
             grey, thickness = int(255 * min(1, pixels)), max(1, round(pixels))
@@ -86,8 +83,7 @@ class _Photo:
 
     def oval(self, x, y, a, b, angle=0.0):
         """Depth (H, W) below the rim of an ellipse with half axes a and b, negative outside."""
-        u, v = rotated(self.x - x, self.y - y, angle)
-        return np.float32((1 - np.hypot(u / a, v / b)) * np.sqrt(a * b))
+        return oval(self.x - x, self.y - y, a, b, angle)
 
     def glow(self, x, y, reach):
         """1 at a point, fading to about a third at `reach`."""
@@ -98,7 +94,7 @@ class _Photo:
         return soften(layer, sigma * self.scale)
 
     def clouds(self, rng, rows, columns=None):
-        """Smooth noise, about -1..1, with so many bumps down and across the photo."""
+        """Smooth noise, about -1..1, with so many rows and columns of bumps over the photo."""
         return smooth_noise(rng, (rows, columns or rows), self.size)
 
 
@@ -107,6 +103,7 @@ def _choroid(photo, rng):
 
     They run where smooth noise, stretched along the flow of blood, crosses zero.
     """
+    # Shifting the pixels of the net by smooth noise bends its vessels.
     shift = 0.07 * photo.scale * np.stack([photo.clouds(rng, 9), photo.clouds(rng, 9)])
     rows, columns = np.indices(photo.size, np.float32)
     net = np.zeros(photo.size, np.float32)
@@ -120,12 +117,10 @@ def _choroid(photo, rng):
 
 
 def _arcade(rng, up, points):
-    """A long vessel (70, 2) from the disc through points given for the lower half of the eye."""
+    """A long vessel (70, 2) from the disc through points; `up` = -1 mirrors them upwards."""
     points = np.array([(0, 0), *points]) * [1, up]
     points[1:] += rng.normal(0, 0.035, points[1:].shape)
-    t = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
-    curve = CubicSpline(t, points)(np.linspace(0, t[-1], 70))
-    return curve + 0.008 * np.sin(np.linspace(0, rng.uniform(20, 45), 70))[:, None]
+    return curve(points, 70) + 0.008 * np.sin(np.linspace(0, rng.uniform(20, 45), 70))[:, None]
 
 
 def _vessels(photo, rng):
@@ -145,11 +140,11 @@ def _vessels(photo, rng):
         for thinner in (1, 0.7, 0.45, 0.3):
             # Vessels taper: the whole line is thin, its first part thick.
             for share, part in ((1, 0.65), (0.5, 1)):
-                lines = [curve[: int(share * len(curve))] for curve in curves]
+                lines = [line[: int(share * len(line))] for line in curves]
                 layer = photo.stroke(width * thinner * part, *lines)
                 total = np.maximum(total, depth * min(1, thinner + 0.3) * layer)
             curves = _branches(rng, np.repeat(curves, 4 if thinner == 1 else 2, axis=0))
-    # None in the middle of the fovea, and narrow where they leave the disc.
+    # The fovea has no vessels, and those on the disc look fainter.
     total = photo.soft(total, 0.006) * (1 - photo.glow(1, 0, 0.28))
     return total * (1 - 0.4 * photo.glow(0, 0, 0.2))
 
@@ -157,7 +152,7 @@ def _vessels(photo, rng):
 def _branches(rng, parents):
     """A branch (18, 2) of every parent vessel, which leaves somewhere on it.
 
-    `parents` are (branches, points, 2): a vessel stands in it as often as it branches.
+    `parents` are (branches, points, 2); a vessel with several branches is repeated.
     """
     n, points = parents.shape[:2]
     forks = np.arange(n), rng.integers(points // 6, points - 2, n)
@@ -197,9 +192,9 @@ def _atrophy(photo, rng, finding, disc):
 
 
 def _detachment(photo, rng):
-    """Depth (H, W) of a retina that came off, and its folds (H, W), about -1..1.
+    """Depth (H, W) of a detached retina, and its folds (H, W), about -1..1.
 
-    It lies between a wavy line and the rim of the field.
+    It fills the field from a wavy line to the rim.
     """
     towards = rng.uniform(-0.5, 0.5) + rng.choice([0, np.pi / 2, -np.pi / 2], p=[0.3, 0.5, 0.2])
     along = np.cos(towards) * photo.x + np.sin(towards) * photo.y
@@ -216,14 +211,14 @@ def _detachment(photo, rng):
 
 
 def _bright_spots(photo, rng, disc):
-    """Share (H, W) of what is as bright as a disc: exudates, and nerve fibres with sheaths."""
+    """Share (H, W) of what is as bright as the disc: exudates, and myelinated nerve fibres."""
     dots = np.zeros(photo.size, np.float32)
     for _ in range(rng.integers(0, 4)):
         x, y, spread = rng.uniform([0.4, -0.7, 0.05], [1.6, 0.7, 0.2])
         spots = rng.normal([x, y], spread, (rng.integers(4, 22), 2))
         widths = rng.choice([0.02, 0.035, 0.06], len(spots))
         for width in set(widths):
-            # A line without length is a dot.
+            # `stroke` draws a line of length 0 as a dot.
             lines = [np.array([spot, spot]) for spot in spots[widths == width]]
             dots = np.maximum(dots, photo.stroke(width, *lines))
     share = 0.9 * photo.soft(dots, 0.012)
@@ -266,17 +261,10 @@ def _expose(photo, rng, colour):
     return shot.clip(0, 255).astype(np.uint8)
 
 
-def _file(pixels, kind, **options):
-    """The bytes of an image file of a kind that Pillow knows."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def _eye(photo, rng, finding, detached):
     """The eye's colour (H, W, 3) in even light, and the masks (H, W) bool of what it shows.
 
-    A mask's name is its folder in PALM.
+    The key of a mask is its folder in PALM.
     """
     myopic = finding != "N"
     disc, cup = _disc(photo, rng, myopic)
@@ -313,7 +301,7 @@ def _eye(photo, rng, finding, detached):
         rim = 0.25 * np.exp(-((depth / 0.03) ** 2)) - 0.3 * np.exp(-(((depth + 0.06) / 0.05) ** 2))
         colour = blend(colour, veil, rng.uniform(0.6, 0.85) * edge(depth, 0.06))
         colour = colour * (1 + rim)[..., None]
-        # Nobody sees what lies behind it.
+        # What lies behind the detached retina cannot be seen, and is not in the masks.
         masks = {folder: mask & (depth <= 0) for folder, mask in masks.items()}
         masks["Lesion Masks/Detachment"] = depth > 0
     return colour * np.exp(-BLOOD * _vessels(photo, rng)[..., None]), masks

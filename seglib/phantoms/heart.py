@@ -1,9 +1,9 @@
 """Synthetic short-axis MRI of beating hearts.
 
-The heart is drawn in polar coordinates around the long axis of its left ventricle: for every slice
-and angle the radii of cavity, muscle and right ventricle, scaled so that the labelled slices hold
-the volumes of a disease group. Lengths are in mm; x grows to the image's right, y down, z from base
-to apex; angle 0 points to the septum.
+The heart is drawn in polar coordinates around the long axis of its left ventricle. Every slice and
+angle has the radii of cavity, muscle and right ventricle, scaled so that the labelled slices add up
+to volumes that are typical of a disease group. Lengths are in mm; x grows to the image's right, y
+down, z from base to apex; angle 0 points to the septum.
 """
 
 import gzip
@@ -12,11 +12,11 @@ import cv2
 import nibabel
 import numpy as np
 
-from .drawing import rotated, smooth_noise
+from .drawing import blend, edge, rotated, smooth_noise
 
 GROUPS = ("NOR", "DCM", "HCM", "MINF", "RV")
-# Of a group the ranges of: the left ventricle at end diastole in mL, its ejection fraction, the
-# muscle in mL, the right ventricle in mL, its ejection fraction.
+# Group -> ranges of: volume of the left ventricle at end diastole in mL, its ejection fraction,
+# volume of the muscle in mL, volume of the right ventricle in mL, its ejection fraction.
 RANGES = {
     "NOR": ((100, 150), (0.54, 0.66), (90, 125), (110, 160), (0.48, 0.6)),
     "DCM": ((190, 285), (0.19, 0.36), (140, 190), (120, 180), (0.3, 0.5)),
@@ -24,7 +24,7 @@ RANGES = {
     "MINF": ((140, 210), (0.29, 0.41), (110, 150), (110, 160), (0.4, 0.55)),
     "RV": ((90, 135), (0.52, 0.64), (85, 115), (190, 260), (0.22, 0.38)),
 }
-ANGLES = np.linspace(-np.pi, np.pi, 721)
+ANGLES = np.linspace(-np.pi, np.pi, 721)  # every half degree
 # Signal of tissues, about 0..1.
 AIR, LUNG, MUSCLE, LIVER, BLOOD, FAT = 0.01, 0.06, 0.23, 0.28, 0.85, 0.95
 
@@ -35,9 +35,9 @@ def cardiac_case(i: int, rng: np.random.Generator) -> dict[str, bytes]:
     `training/patient001/patient001_frame01.nii.gz` is the heart at end diastole, 8 to 10 slices of
     140 to 170 pixels of about 1.6 mm, 8 to 10 mm apart; a second frame is at end systole. Each has
     its labels, `_gt.nii.gz`: 1 right ventricle, 2 myocardium, 3 left ventricle. `Info.cfg` names
-    frames and group; NOR, DCM, HCM, MINF and RV come by turns.
+    frames and group; NOR, DCM, HCM, MINF and RV take turns.
     """
-    # Fixed by i, so that small sets hold all groups.
+    # Decided by i, so that small sets hold all groups.
     group = GROUPS[i % len(GROUPS)]
     length = rng.uniform(83, 93) if group == "DCM" else rng.uniform(76, 92)
     scan = _Scan(rng, length)
@@ -77,8 +77,8 @@ class _Scan:
 
     Attributes:
         size: (height, width) in pixels.
-        pixel, gap: distance of pixels and of slices in mm.
-        z: the place of every slice.
+        pixel, gap: distance between pixels and between slices in mm.
+        z: position of every slice along the long axis.
         x, y: coordinates of every pixel, (H, W) float32.
     """
 
@@ -86,7 +86,7 @@ class _Scan:
         self.size = height, width = tuple(int(side) for side in rng.integers(140, 171, 2))
         self.pixel = round(rng.uniform(1.45, 1.7), 3)
         self.gap = round(rng.uniform(max(8, length / 9.4), 10), 2)
-        # Every third stack or so begins above the valves.
+        # About every third stack begins with a slice above the valves, which has no labels.
         self.z = self.gap * (np.arange(-(rng.random() < 0.35), int(length / self.gap + 0.5)) + 0.5)
         columns, rows = np.meshgrid(
             np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
@@ -106,24 +106,26 @@ class _Scan:
 
     def put(self, under, value, depth, width=1.0):
         """`under` with `value` where the depth is positive, mixed along a rim of `width` pixels."""
-        share = np.clip(depth / np.float32(width * self.pixel) + np.float32(0.5), 0, 1)
-        return under + (value - under) * share
+        return blend(under, value, edge(depth, np.float32(width * self.pixel)))
 
     def vessel(self, under, value, *oval):
-        """A bright oval in a thin dark wall."""
+        """`under` with a bright oval in a thin dark wall."""
         depth = self.oval(*oval)
         return self.put(self.put(under, MUSCLE, depth + 2), value, depth, 2)
 
 
 class _Look:
-    """What a patient looks like in both phases: body, tone of the tissues, small structures."""
+    """What a patient looks like in both phases: body, tone of the tissues, small structures.
+
+    All random numbers are drawn here, so that both phases show the same patient.
+    """
 
     def __init__(self, scan, rng, length, radius, reach):
         self.scan, self.length, self.radius = scan, length, radius
         self.body = _body(scan, rng, reach)
         self.angle, *self.tilt = _uniform(rng, [-0.1, -0.1, -0.1], [0.55, 0.1, 0.1])
         self.weave = np.float32(rng.normal(0, 0.5, (120, 12)))[np.arange(121) % 120]
-        # Atria, root of the aorta, pulmonary artery: places and sizes in radii of the heart.
+        # Ovals (x, y, a, b) in radii of the heart: two atria, root of the aorta, pulmonary artery.
         chambers = [[4, 3, 8, 6], [-11, 3, 7, 8], [-3.5, -2, 4, 4], [-3, -9, 4.5, 3.5]]
         self.chambers = np.float32(chambers) * _uniform(rng, 0.075, 0.12, (4, 4))
         # Signal of muscle, and of the blood in the left and in the right ventricle.
@@ -138,20 +140,22 @@ class _Look:
     def draw(self, phase, k):
         """Picture and labels (H, W) of slice k; `phase` are the radii (3, slices, angles)."""
         scan, z = self.scan, np.float32(self.scan.z[k])
-        if not phase[0, k].any():
+        if not phase[0, k].any():  # above the ventricles
             picture = _valves(scan, self.body[k], self.chambers, self.radius)
             return picture, np.zeros(scan.size, np.uint8)
         x, y = scan.x - self.tilt[0] * z, scan.y - self.tilt[1] * z
         angle = (np.arctan2(y, -x) - self.angle + np.pi) % (2 * np.pi)
         rho, index = np.hypot(x, y), np.int32(angle * np.float32(360 / np.pi))
+        # Papillary muscles are attached to the wall neither at the base nor at the apex.
         papillary = self.papillary if 0.25 < z / self.length < 0.8 else ()
         radii = phase[:, k]
         return _heart(scan, self.body[k], rho, index, radii, papillary, self.weave, self.tone)
 
 
 def _scaled(inner, shape, volume, gap):
-    """`inner` + s * `shape` (slices, angles), so that the ring between both holds `volume` mL."""
-    # Half the integral of (r + s u)^2 - r^2, which is quadratic in s.
+    """The outer radii `inner` + s * `shape` (slices, angles) of a ring that holds `volume` mL."""
+    # The area of the ring is half the integral of (inner + s * shape)^2 - inner^2 over the angles,
+    # a s^2 + b s, and 1 mL is 1000 mm^3: a quadratic equation for s.
     step = 2 * np.pi / (len(ANGLES) - 1)
     a, b = (step * term[:, 1:].sum() for term in (shape**2 / 2, inner * shape))
     return inner + shape * (np.sqrt(b**2 + 4 * a * volume * 1000 / gap) - b) / (2 * a)
@@ -170,7 +174,7 @@ def _radii(scan, group, rng, length):
     left, fraction, muscle, right, right_fraction = (
         rng.uniform(*limits) for limits in RANGES[group]
     )
-    # In systole the base moves towards the apex.
+    # In systole the base moves towards the apex; less so in a dilated heart.
     sinks = (0, rng.uniform(2, 4) if group == "DCM" else rng.uniform(3, 9))
     waves = np.stack([np.arange(2, 6), rng.normal(0, 0.02, 4), rng.uniform(0, 2 * np.pi, 4)], 1)
     twist, scar_at = rng.uniform(-0.5, 0.5), rng.uniform(1, 4)
@@ -185,7 +189,7 @@ def _radii(scan, group, rng, length):
         cavity = labelled * outline * np.sqrt((1 - t**2.4).clip(0.015))
         cavity = _scaled(0 * cavity, cavity, left * (1 - systole * fraction), scan.gap)
         wall = labelled * (1 - 0.3 * t) * (1 + (0.7 * _bump(0.2, 1.0) if group == "HCM" else 0))
-        if group == "MINF":  # a scar is thin and does not thicken
+        if group == "MINF":  # the scar of an infarction is thin and does not thicken in systole
             wall = wall * (1 - (0.2 + 0.3 * systole) * _bump(scar_at, 0.8))
         outer = _scaled(cavity, wall, muscle, scan.gap)
         depth = (1 - (t / end).clip(0, 1) ** 1.7) ** 0.6
@@ -225,7 +229,7 @@ def _body(scan, rng, reach):
         for x, y, a, b in vessels:
             vessel = scan.oval(x, y + 0.3 * z * np.sign(x - 50), a, b)
             picture = scan.put(picture, 0.6 * BLOOD, vessel)
-        # Fat behind the breast bone.
+        # Fat behind the sternum.
         cushion = scan.oval(12 - reach, -10, 45, 55) + 16 * bumps + 8 * ribs
         picture = scan.put(picture, spread * FAT + 0.2 * grain, np.minimum(cushion, inside), 3)
         back = np.minimum(scan.oval(*spine), inside + 6)
@@ -265,7 +269,7 @@ def _heart(scan, under, rho, index, radii, papillary, weave, tone):
 
     Args:
         under: picture (H, W) of the body.
-        rho, index: (H, W), for every pixel its distance from the axis and its place in `ANGLES`.
+        rho, index: (H, W), for every pixel its distance from the axis and its index in `ANGLES`.
         radii: (3, angles), of cavity, muscle and right ventricle.
         papillary: angle and radius of each papillary muscle.
         weave: pattern of the trabeculae.
@@ -295,11 +299,13 @@ def _heart(scan, under, rho, index, radii, papillary, weave, tone):
         centre = np.float32(0.66 * np.interp(angle, ANGLES, cavity))
         muscle = size - np.hypot(rho * np.cos(beside) - centre, rho * np.sin(beside))
         picture = scan.put(picture, 1.15 * tone[0], np.minimum(muscle, inner - rho))
+    # The areas contain each other, so that their sum is the label: 1 right ventricle, 2 muscle,
+    # 3 left ventricle.
     return picture, np.uint8(rho < free) + (rho < epi) + (rho < inner)
 
 
 def _expose(scan, rng, pictures, coil, gain):
-    """Slices (S, H, W) -> int16: coil, blur of the scan, Rician noise, receiver gain."""
+    """Slices (S, H, W) -> int16: coil sensitivity, blur of the scan, Rician noise, gain."""
     side, reach, blur, noise, drift, clouds = coil
     light = np.exp(-(scan.x * np.cos(side) + scan.y * np.sin(side)) / reach + drift * clouds)
     signal = np.stack([cv2.GaussianBlur(picture * light, (0, 0), blur) for picture in pictures])

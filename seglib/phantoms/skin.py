@@ -1,17 +1,14 @@
 """Synthetic dermatoscope pictures of skin lesions.
 
-Skin is a pale ground on which blood and melanin absorb light. A lesion has more or less of either,
-in patches of several colours, behind a ragged border. Hair, rulers, gel bubbles, marker ink and the
+Skin is a pale ground on which blood and melanin absorb light. A lesion has more or less of both, in
+patches of several colours, within a ragged border. Hair, rulers, gel bubbles, marker ink and the
 dark corners of the instrument lie on top.
 """
 
-import io
-
 import cv2
 import numpy as np
-from PIL import Image
 
-from .drawing import blend, edge, rotated, smooth_noise, soften
+from .drawing import blend, edge, encoded, oval, smooth_noise, soften
 
 # Absorption of red, green and blue light.
 BLOOD, MELANIN = np.float32([0.25, 1.0, 0.85]), np.float32([0.75, 1.15, 1.6])
@@ -27,16 +24,18 @@ def binary_case(i: int, rng: np.random.Generator) -> dict[str, bytes | np.ndarra
     same size.
     """
     skin = _Skin(rng)
-    # Fixed by i, so that small sets hold both kinds.
+    # Decided by i, so that small sets hold pale and brown lesions.
     pale = i % 4 == 2
     mask, depth = _lesion(skin, rng)
+    # Around a pale lesion the skin has to be dark enough for the lesion to be seen.
     tone = rng.uniform(0.7, 1.3) if pale else rng.choice([0.15, 0.4, 0.75], p=[0.45, 0.35, 0.2])
     melanin = tone * rng.uniform(0.8, 1.25)
     melanin = melanin * (1 + 0.12 * skin.clouds(rng, 6) + 0.1 * skin.clouds(rng, 40))
     blood = rng.uniform(0.1, 0.4) * (1 + 0.25 * skin.clouds(rng, 4) + 0.1 * skin.clouds(rng, 25))
-    more_melanin, more_blood, blue = (_pale_lesion if pale else _brown_lesion)(skin, rng, depth)
+    lesion = _pale_lesion if pale else _brown_lesion
+    more_melanin, more_blood, blue = lesion(skin, rng, depth)
     melanin, blood = (melanin + more_melanin).clip(0.03), (blood + more_blood).clip(0)
-    # A threshold takes freckles for the lesion.
+    # Freckles are as dark as a lesion, so that a threshold alone cannot find it.
     freckles = edge(skin.clouds(rng, 18) - rng.uniform(0.8, 1.6), 0.3) * (depth < 0)
     melanin = melanin + 0.5 * freckles
     colour = GROUND * np.exp(-BLOOD * blood[..., None] - MELANIN * melanin[..., None])
@@ -45,10 +44,11 @@ def binary_case(i: int, rng: np.random.Generator) -> dict[str, bytes | np.ndarra
         hair = DARK_HAIR if rng.random() < 0.8 else FAIR_HAIR
         colour = blend(colour, hair, 0.85 * _hair(skin, rng))
     picture = _expose(skin, rng, _marks(skin, rng, colour), mask)
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=90)
     name = f"lesion_{i + 1:04d}"
-    return {f"images/{name}.jpg": buffer.getvalue(), f"masks/{name}_mask.png": np.uint8(255 * mask)}
+    return {
+        f"images/{name}.jpg": encoded(picture, "JPEG", quality=90),
+        f"masks/{name}_mask.png": np.uint8(255 * mask),
+    }
 
 
 class _Skin:
@@ -82,8 +82,7 @@ class _Skin:
 
     def oval(self, x, y, a, b, angle=0.0):
         """Depth (H, W) below the rim of an ellipse with half axes a and b, negative outside."""
-        u, v = rotated(self.x - x, self.y - y, angle)
-        return np.float32((1 - np.hypot(u / a, v / b)) * np.sqrt(a * b))
+        return oval(self.x - x, self.y - y, a, b, angle)
 
     def strokes(self, width, curves):
         """Lines (H, W), 0..1, of `width` pixels through points x, y in pixels."""
@@ -101,7 +100,7 @@ class _Skin:
 def _lesion(skin, rng):
     """Mask (H, W) bool of a lesion, and the depth (H, W) below its rim, negative outside.
 
-    Its shape is that of up to three ovals that grew together, with a ragged border.
+    Its shape is the union of one to three ovals, with a ragged border.
     """
     size = rng.uniform(0.13, 0.42)
     depth = skin.oval(0, 0, *(size * rng.uniform([0.8, 0.65], [1.1, 1.0])), rng.uniform(0, 3))
@@ -120,9 +119,9 @@ def _lesion(skin, rng):
 
 
 def _outline(shape):
-    """The largest connected component of a shape (H, W) bool without holes, as uint8.
+    """The largest connected component of a shape (H, W) bool with its holes filled, as uint8.
 
-    So an expert outlines a lesion.
+    An expert would outline a lesion in this way.
     """
     _, components = cv2.connectedComponents(np.uint8(shape), connectivity=4)
     largest = np.bincount(components.ravel())[1:].argmax() + 1
@@ -133,7 +132,7 @@ def _outline(shape):
 
 
 def _rim(skin, rng, depth):
-    """What both kinds of lesion begin with: size, share of the lesion, patches and grain (H, W)."""
+    """What both kinds of lesion need: their size, and soft mask, patches and grain (H, W)."""
     size = max(float(depth.max()), 0.05)
     inside = edge(depth, rng.uniform(0.015, 0.3) * size + 0.008)
     patches = edge(skin.clouds(rng, 5) + rng.uniform(-0.3, 0.2), 0.4)
@@ -141,7 +140,7 @@ def _rim(skin, rng, depth):
 
 
 def _pale_lesion(skin, rng, depth):
-    """As `_brown_lesion`, of a lesion that is scarred or has no pigment: pale or pink."""
+    """As `_brown_lesion`, for a lesion that is scarred or has no pigment: pale or pink."""
     _, inside, patches, grain = _rim(skin, rng, depth)
     melanin = -rng.uniform(0.35, 0.75) * inside * (1 + 0.2 * grain)
     blood = inside * (rng.uniform(-0.2, 0.25) + 0.25 * patches + 0.1 * grain)
@@ -152,7 +151,7 @@ def _brown_lesion(skin, rng, depth):
     """Melanin and blood (H, W) that a lesion adds, and the share of deep, blue melanin."""
     size, inside, patches, grain = _rim(skin, rng, depth)
     strength = rng.uniform(0.35, 1.3)
-    # A brown net whose meshes widen to the rim, dots, and darker and redder parts.
+    # A brown net, dots, and darker and redder parts.
     net = 1 - np.minimum(1, np.abs(skin.clouds(rng, 30)) / 0.35)
     dots = edge(skin.clouds(rng, 45) - rng.uniform(0.55, 0.9), 0.3)
     dots = dots * edge(skin.clouds(rng, 5), 0.3)
@@ -187,7 +186,7 @@ def _hair(skin, rng):
 
 
 def _marks(skin, rng, picture):
-    """The picture (H, W, 3) with a ruler, marker ink and gel bubbles, each in some cases."""
+    """The picture (H, W, 3) with ruler, marker ink and gel bubbles, each only in some cases."""
     if rng.random() < 0.3:
         picture = blend(picture, np.float32(0.12), 0.8 * _ruler(skin, rng))
     if rng.random() < 0.2:
@@ -202,7 +201,7 @@ def _marks(skin, rng, picture):
 
 
 def _ruler(skin, rng):
-    """Marks (H, W) of millimetres along the left or the upper edge."""
+    """The millimetre marks (H, W) of a ruler along the left or the upper edge."""
     places = np.arange(rng.uniform(3, 8), max(skin.size), rng.uniform(8, 13))
     ticks = [
         np.array([[0, place], [22 if k % 5 == 0 else 12, place]]) for k, place in enumerate(places)
@@ -229,8 +228,8 @@ def _expose(skin, rng, colour, mask):
     light = 1 + slope[0] * skin.x + slope[1] * skin.y - vignette
     gain, tint = rng.uniform(0.75, 1.12), rng.uniform([0.95, 0.92, 0.85], [1.05, 1.02, 1.1])
     colour = colour * np.float32(gain * tint) * light[..., None]
-    tube = 2.0  # radius of the instrument's round view; outside the picture in most cases
-    if rng.random() < 0.4:  # it never cuts the lesion
+    tube = 2.0  # radius of the instrument's round view; 2 lies outside the picture
+    if rng.random() < 0.4:  # where it is visible, it never cuts the lesion
         tube = max(rng.uniform(0.75, 0.95), skin.radius[mask].max())
     colour = colour * np.clip((tube - skin.radius) / rng.uniform(0.02, 0.2) + 1, 0, 1)[..., None]
     shot = soften(colour, rng.uniform(0.4, 1.1))
