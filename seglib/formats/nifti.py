@@ -33,7 +33,7 @@ _MARGIN_BYTES = 1 << 20  # a file may hold this much more than its voxels: exten
 
 
 def open_file(path: str | Path) -> Any:
-    """The `nibabel` image of a NIfTI file with three axes; only its header is read.
+    """The `nibabel` image of a NIfTI file with three axes; `load` reads its voxels.
 
     Raises:
         DataError: no such file, not NIfTI, cut short, not three-dimensional, or in colour.
@@ -45,7 +45,8 @@ def open_file(path: str | Path) -> Any:
     try:
         image = nibabel.load(path)
         _check_size(path, image)
-        # A last axis of length 1 (a single time point or channel) adds nothing to the volume.
+        # A last axis of length 1 (a single time point or channel) adds nothing to the volume. To
+        # drop it, nibabel reads the voxels already here.
         while len(image.shape) > 3 and image.shape[-1] == 1:
             image = image.slicer[..., 0]
         _forget_unknown_units(image.header)

@@ -101,6 +101,7 @@ def to_images_and_masks(
     paired = _pair(
         Path(source_images), Path(source_masks or source_images), image_suffix, mask_suffix
     )
+    # An earlier image of the same name may have another suffix: it would become a second case.
     earlier = {file.stem: file.name for file in (output / "images").glob("*")}
 
     def convert(name: str) -> tuple[str, bool] | str:
@@ -299,7 +300,7 @@ def _write_image(image: Path, folder: Path, name: str, earlier: str | None) -> N
     elif not target.exists():
         with files.replacing(target) as partial:
             shutil.copyfile(image, partial)
-    elif not filecmp.cmp(image, target, shallow=False):
+    elif not filecmp.cmp(image, target, shallow=False):  # by content, not by size and time
         raise _is_taken(target, image.name)
 
 

@@ -70,6 +70,7 @@ def pair_classes(images: Path, folders: Mapping[str, Path | None]) -> pd.DataFra
     tables = {
         name: pair(images, [folder] if folder else [], name) for name, folder in folders.items()
     }
+    # All tables have the same images; each adds the column of its class to the first one.
     cases = next(iter(tables.values()))
     cases = cases.assign(**{name: table[name] for name, table in tables.items()})
     cases.attrs["notes"] = [note for table in tables.values() for note in table.attrs["notes"]]
@@ -96,6 +97,7 @@ def for_task(
             f"class; expected a folder a class, such as {source / class_names[0]}, or set "
             "task='multiclass' with the background as first class"
         )
+    # Left and right masks can be united as one structure, but not as a map of class numbers.
     united = cases[column].str.contains(UNION, regex=False)
     if united.any():
         names = ", ".join(Path(path).name for path in cases[column][united].iloc[0].split(UNION))

@@ -340,10 +340,35 @@ def _named_pairs(folder: Path, cfg: Any, notes: list[str]) -> list[Row]:
     paths = {path.name: path for path in pairing.subfolders(folder)}
     paths |= nifti_files(folder, whole_name=True)
     labels = [name for name in paths if _LABELS.fullmatch(nifti.stem(name))]
+    pairs, grids = _pair_labels(labels, paths, cfg, notes)
+    for label in labels:
+        if label in pairs.values():
+            continue
+        if paths[label].is_dir() and not volumes.organ_files(paths[label], cfg.class_names):
+            classes = ", ".join(cfg.class_names)
+            notes.append(f"{label}: no mask file of {classes}; expected such as liver.nii.gz")
+        else:
+            notes.append(f"{label}: no volume with its name and its grid")
+    rows = []
+    for name, label in pairs.items():
+        volume = nifti.stem(name)
+        patient = re.split(r"_ct(?=_|$)", volume)[0]
+        if volume == "ct":  # all cases call it so: only their folders tell them apart
+            volume = patient = folder.name
+        rows += volume_rows(volume, patient, paths[name], paths[label], cfg, notes, grids[name])
+    return rows
+
+
+def _pair_labels(
+    labels: list[str], paths: dict[str, Path], cfg: Any, notes: list[str]
+) -> tuple[dict[str, str], dict[str, volumes.Grid | None]]:
+    """Name of a volume -> name of its labels; and the grids of all volumes that were looked at.
+
+    Labels are paired by name first. Those that are left are paired by their grid, with a volume
+    whose name begins in the same way.
+    """
     grids: dict[str, volumes.Grid | None] = {}
-    pairs: dict[str, str] = {}  # name of the volume -> name of its labels
-    # Labels are paired by name first. Those that are left are paired by their grid, with a volume
-    # whose name begins in the same way.
+    pairs: dict[str, str] = {}
     for by_name in (True, False):
         for label in labels:
             for name in _candidates(label, paths, by_name):
@@ -357,22 +382,7 @@ def _named_pairs(folder: Path, cfg: Any, notes: list[str]) -> list[Row]:
                     pairs[name] = label
                     if not by_name:
                         notes.append(f"{label}: paired with {name}, whose grid it has")
-    for label in labels:
-        if label in pairs.values():
-            continue
-        if paths[label].is_dir() and not volumes.organ_files(paths[label], cfg.class_names):
-            classes = ", ".join(cfg.class_names)
-            notes.append(f"{label}: no mask file of {classes}; expected such as liver.nii.gz")
-        else:
-            notes.append(f"{label}: no volume with its name and its grid")
-    rows = []
-    for name, label in pairs.items():
-        volume = nifti.stem(name)
-        patient = re.split(r"_ct(?=_|$)", volume)[0]
-        if volume == "ct":
-            volume = patient = folder.name
-        rows += volume_rows(volume, patient, paths[name], paths[label], cfg, notes, grids[name])
-    return rows
+    return pairs, grids
 
 
 def _candidates(label: str, names: Iterable[str], by_name: bool) -> list[str]:
