@@ -15,7 +15,7 @@ def organ_volumes(report, cases: pd.DataFrame) -> pd.DataFrame:
     Args:
         report: of `evaluation.evaluate(..., grid="original")`, as only the voxels of the files have
             a known size.
-        cases: the case table with the columns of `SPACING`.
+        cases: the case table, with `volume`, `patient` and the columns of `SPACING`.
 
     Returns:
         A row for each volume and class: volume, patient, phase, class, true_voxels,
@@ -30,10 +30,11 @@ def organ_volumes(report, cases: pd.DataFrame) -> pd.DataFrame:
             f"the report's grid is {report.about['grid']!r}; "
             "evaluate with grid='original' to measure mL"
         )
-    columns = ["volume", *(name for name in ("phase", *SPACING) if name in cases)]
-    volumes = cases[columns].drop_duplicates("volume").set_index("volume")
-    counts = report.per_volume[["volume", "patient", "class", "n_true", "n_pred"]]
-    table = counts.join(volumes, on="volume")
+    keys = ["volume", "patient"]  # two patients may have volumes of the same name
+    columns = [*keys, *(name for name in ("phase", *SPACING) if name in cases)]
+    volumes = cases[columns].drop_duplicates(keys).set_index(keys)
+    counts = report.per_volume[[*keys, "class", "n_true", "n_pred"]]
+    table = counts.join(volumes, on=keys)
     table = table.rename(columns={"n_true": "true_voxels", "n_pred": "predicted_voxels"})
     spacing = table.reindex(columns=SPACING).apply(pd.to_numeric, errors="coerce")
     ml_per_voxel = spacing.prod(axis=1, skipna=False) / 1000

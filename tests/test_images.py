@@ -577,6 +577,18 @@ def test_a_colour_table_may_not_name_a_class_that_there_is_not(tmp_path):
         images.read_labels(path, {"255,0,0": 7}, 3, {})
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_labels_with_an_opaque_alpha_channel_are_read_and_others_refused(tmp_path, mode):
+    labels = bands(0, 1, 2)
+    picture = Image.fromarray(labels.astype(np.uint8)).convert(mode)
+    path = save(tmp_path / "m.png", np.array(picture))
+    np.testing.assert_array_equal(images.read_labels(path, "index", 3, {}).pixels, labels)
+    picture.putalpha(Image.fromarray((labels * 100).astype(np.uint8)))
+    path = save(tmp_path / "m.png", np.array(picture))
+    with pytest.raises(DataError, match=r"m\.png: the transparency of the labels varies"):
+        images.read_labels(path, "index", 3, {})
+
+
 def test_wrong_labels_are_refused(tmp_path):
     path = save(tmp_path / "m.png", bands(0, 1, 200).astype(np.uint8))
     with pytest.raises(DataError, match=r"m\.png: label numbers \[200\].*0\.\.2.*label_map"):

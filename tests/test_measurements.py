@@ -15,9 +15,11 @@ def report(per_volume, grid="original"):
     return types.SimpleNamespace(per_volume=table, about={"grid": grid})
 
 
-def cases(names, spacing=(1.5, 1.5, 10.0), phases=None):
+def cases(names, spacing=(1.5, 1.5, 10.0), phases=None, patients="p"):
     """Three slices a volume, as in a case table."""
-    table = pd.DataFrame({"volume": names}).assign(**dict(zip(measurements.SPACING, spacing)))
+    table = pd.DataFrame({"volume": names, "patient": patients}).assign(
+        **dict(zip(measurements.SPACING, spacing))
+    )
     if phases:
         table["phase"] = phases
     return table.loc[table.index.repeat(3)]
@@ -30,6 +32,13 @@ def test_millilitres_come_from_the_spacing():
     assert table["error_ml"].tolist() == pytest.approx([-4.5, -0.225])
     assert list(table["class"]) == ["liver", "spleen"]
     assert not set(measurements.SPACING) & set(table)
+
+
+def test_volumes_of_one_name_have_the_spacing_of_their_own_patient():
+    thick, thin = cases(["scan"]), cases(["scan"], (1.5, 1.5, 1.0), patients="q")
+    rows = [("scan", "p", "liver", 1000, 1000), ("scan", "q", "liver", 1000, 1000)]
+    table = measurements.organ_volumes(report(rows), pd.concat([thick, thin]))
+    assert table["true_ml"].tolist() == pytest.approx([22.5, 2.25])
 
 
 @pytest.mark.parametrize("spacing", [("", "", ""), (1.5, 1.5, "")])
@@ -65,7 +74,9 @@ def test_the_phase_outweighs_the_size():
 def test_patients_without_two_phases_and_empty_cavities():
     cavity = "left_ventricle"
     rows = [("a", "p", cavity, 40, 0), ("b", "q", cavity, 9, 0), ("c", "q", cavity, 5, 0)]
-    volumes = measurements.organ_volumes(report(rows), cases(["a", "b", "c"]))
+    volumes = measurements.organ_volumes(
+        report(rows), cases(["a", "b", "c"], patients=["p", "q", "q"])
+    )
     table = measurements.ejection_fractions(volumes)
     assert list(table["patient"]) == ["q"] and np.isnan(table["ef_predicted"].item())
 

@@ -259,11 +259,18 @@ def read_labels(
                 f"{n_classes}; set 'index' or a table of colours"
             )
         return Mask(_read_part(path, encoding).pixels, "threshold")
-    pixels, _, palette = read_pixels(path)
+    pixels, mode, palette = read_pixels(path)
     if isinstance(encoding, dict):
         labels = _by_colour(path, pixels, palette, encoding)
         _check_numbers(path, labels, n_classes)
         return Mask(labels, "table of colours")
+    if mode in ("LA", "RGBA"):
+        alpha, pixels = pixels[..., -1], pixels[..., :-1]
+        if alpha.min() != alpha.max():
+            raise DataError(
+                f"{path}: the transparency of the labels varies, and their numbers cannot be told "
+                "from it; save the file without transparency"
+            )
     if pixels.ndim == 3:
         if not (pixels[..., :3] == pixels[..., :1]).all():
             raise DataError(
