@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import files, tables
+from . import files, measurements, tables
 from .curves import HistogramROC, thin
 from .tables import IGNORE
 
@@ -360,9 +360,9 @@ def bland_altman(true: pd.Series, predicted: pd.Series, unit: str) -> Figure:
     error = pairs[:, 1] - pairs[:, 0]
     right.scatter(pairs.mean(axis=1), error, s=18, color=VERMILION)
     if len(pairs) > 1:
-        bias, half_width = error.mean(), 1.96 * error.std(ddof=1)
-        right.axhline(bias, color="0.6", linewidth=1)
-        for limit in (bias - half_width, bias + half_width):
+        agreement = measurements.bland_altman(true, predicted)
+        right.axhline(agreement["bias"], color="0.6", linewidth=1)
+        for limit in (agreement["low"], agreement["high"]):
             right.axhline(limit, color="0.6", linestyle="--", linewidth=1)
     right.set(xlabel=f"mean of both, {unit}", ylabel=f"predicted - true, {unit}")
     return _finished(figure)
