@@ -176,18 +176,39 @@ def warnings_of(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[s
     if image.min() == image.max():
         # The voxels of a volume are windowed by now, so that their value would tell nothing.
         alike = "all voxels are alike" if in_volume else f"every pixel is {image.min()}"
-        warnings[f"{alike}: nothing can be seen; export it again"] = "image"
-    exif = 1 if in_volume else images.exif_orientation(case["image"])
-    if exif > 1:
-        warnings[
-            f"EXIF orientation {exif}: viewers turn this picture, here its pixels are used as they "
-            "are stored, and its mask must lie over those; save both without the tag if it does not"
-        ] = "image"
+        warnings[f"{alike}: nothing can be seen; export it again"] = case["image"]
+    if not in_volume:
+        warnings |= _notes_of_pictures(case, cfg)
     if cfg.task == "multiclass":
         warning = _warning_of_labels(case, cfg, masks)
         if warning:
-            warnings[warning] = "labels"
-    return {text: os.path.basename(case[column]) for text, column in warnings.items()}
+            warnings[warning] = case["labels"]
+    return {text: os.path.basename(path) for text, path in warnings.items()}
+
+
+def _notes_of_pictures(case: dict, cfg) -> dict[str, str]:
+    """Note -> path, for what is odd about the picture files of a case.
+
+    A note that image and mask share is given for the image alone.
+    """
+    cells = [case.get(column) or "" for column in mask_columns(cfg)]
+    masks = [path for cell in cells for path in cell.split(images.UNION) if path]
+    masks = [path for path in masks if os.path.isfile(path)]
+    notes: dict[str, str] = {}
+    for path in (case["image"], *masks):
+        for text in images.notes_of(path):
+            notes.setdefault(text, path)
+    tag = images.orientation(case["image"])
+    for path in masks:
+        tag_of_mask = images.orientation(path)
+        if tag_of_mask != tag:
+            text = (
+                f"its orientation tag is {tag_of_mask} and that of its image is {tag} (1: not "
+                "turned), and viewers show them differently; here both are used as they are "
+                "stored: check that they lie on each other, and save both without the tag"
+            )
+            notes.setdefault(text, path)
+    return notes
 
 
 def _warning_of_labels(case: dict, cfg, masks: np.ndarray) -> str:

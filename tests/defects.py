@@ -826,7 +826,7 @@ DEFECTS = [
         "binary",
         lambda t: remask(mask(t), np.transpose) and turned_by_tag(picture(t), 6) and mask(t),
         "set aside",
-        "looks transposed.*EXIF.*save it turned",
+        "looks transposed.*orientation tag.*save it turned",
     ),
     Defect(
         "animated GIF",

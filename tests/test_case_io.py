@@ -169,8 +169,12 @@ def test_warnings_name_the_file(palm, tmp_path):
     exif[0x0112] = 6
     Image.fromarray(image).save(tmp_path / "turned.jpg", exif=exif)
     turned = {**case, "image": str(tmp_path / "turned.jpg")}
-    [(text, file)] = case_io.warnings_of(turned, cfg, image, masks).items()
+    (text, file), *others = case_io.warnings_of(turned, cfg, image, masks).items()
     assert text.startswith("EXIF orientation 6") and file == "turned.jpg"
+    # The masks lack the tag that the image has.
+    assert [
+        text.startswith("its orientation tag is 1 and that of its image is 6") for text, _ in others
+    ] == [True]
 
 
 def test_label_numbers_that_are_shifted_by_one(tmp_path):

@@ -5,7 +5,8 @@ Images always become RGB or grey, and sizes are always (height, width). What can
 
 - The numbers of a palette image are not the colours that one sees.
 - Of 12 or 16 bits a viewer shows only the upper 8.
-- Viewers turn a picture by its EXIF tag; the stored pixels, and the mask over them, are not turned.
+- Viewers turn a picture by its orientation tag (EXIF or TIFF). Here the pixels of every format are
+  used as they are stored, those of masks too, and a note says so (`notes_of`).
 - A mask may hold 0/1, 0/255, colours or transparency, have 0 as the structure, or have grey edges
   from JPEG or resizing.
 
@@ -65,13 +66,15 @@ def read_pixels(path: str | Path) -> tuple[np.ndarray, str, np.ndarray | None]:
     try:
         with Image.open(path) as picture:
             _check_single(path, picture)
+            turn_back = _TURN_BACK[_orientation(picture)] if picture.format == "TIFF" else None
             picture.load()
             palette = None
             if picture.mode == "P":
                 palette = _palette(picture)
             elif picture.mode in ("PA", "CMYK", "YCbCr", "LAB", "HSV"):
                 picture = picture.convert("RGB")
-            return np.asarray(picture), picture.mode, palette
+            pixels = np.asarray(picture)
+            return turn_back(pixels) if turn_back else pixels, picture.mode, palette
     except DataError:
         raise
     except Exception as error:  # Pillow's readers raise errors of a dozen kinds
@@ -82,15 +85,32 @@ def read_pixels(path: str | Path) -> tuple[np.ndarray, str, np.ndarray | None]:
         ) from error
 
 
-def exif_orientation(path: str | Path) -> int:
-    """How a viewer turns the picture before it shows it, by its EXIF tag, 1 to 8.
+def orientation(path: str | Path) -> int:
+    """How a viewer turns the picture before it shows it, by its EXIF or TIFF tag, 1 to 8.
 
-    1: not at all; 3: upside down; 5 to 8: on its side. `read_pixels` does not turn the pixels,
-    except for those of TIFF, which Pillow itself turns; for them the result is 1.
+    1: not at all; 3: upside down; 5 to 8: on its side. `read_pixels` never turns the pixels.
     """
     with Image.open(path) as picture:
-        value = 1 if picture.format == "TIFF" else picture.getexif().get(0x0112, 1)
-    return value if value in range(1, 9) else 1
+        return _orientation(picture)
+
+
+def notes_of(path: str | Path) -> tuple[str, ...]:
+    """What is odd about a picture file, and what was done about it; empty for most files.
+
+    Raises:
+        DataError: as `read_pixels`.
+    """
+    notes = []
+    with Image.open(path) as picture:
+        tag = _orientation(picture)
+        if tag > 1:
+            source = "TIFF" if picture.format == "TIFF" else "EXIF"
+            notes.append(
+                f"{source} orientation {tag}: viewers turn this picture, here its pixels are used "
+                "as they are stored; an image and its mask must be stored alike: save both without "
+                "the tag where they are not"
+            )
+    return tuple(notes)
 
 
 def read_image(
@@ -165,6 +185,25 @@ def as_channels(image: np.ndarray, channels: int) -> np.ndarray:
         f"the image has {n_channels} channels, the network takes {channels}; "
         f"set in_channels={n_channels}"
     )
+
+
+# Pillow turns TIFF pictures by their tag. What undoes that, by the number in the tag.
+_TURN_BACK = {
+    1: None,
+    2: lambda turned: turned[:, ::-1],
+    3: lambda turned: turned[::-1, ::-1],
+    4: lambda turned: turned[::-1],
+    5: lambda turned: turned.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda turned: turned[::-1, ::-1].swapaxes(0, 1),
+    8: lambda turned: np.rot90(turned, -1),
+}
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The orientation tag of an open picture, 1 where it has none or a senseless one."""
+    value = picture.getexif().get(0x0112, 1)
+    return value if value in _TURN_BACK else 1
 
 
 def _why_no_file(path: Path) -> str:
