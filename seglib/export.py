@@ -74,7 +74,8 @@ def to_onnx(
     """Write an ONNX file, checked against PyTorch with onnxruntime.
 
     Its input is `image` (batch, C, H, W) float32 from 0 to 1, RGB, in the size of the config; its
-    output is `probability` (batch, classes, H, W). It takes batches of any size.
+    output is `probability` (batch, classes, H, W). It takes batches of any size. It computes in
+    float32, whatever the precision of the training.
 
     Args:
         weights: a weights file, or a `Predictor`, whose temperature is then used as well.
@@ -295,6 +296,7 @@ def _facts(weights: Path, description: dict) -> dict[str, str]:
         "input": f"{cfg.in_channels} channels, {cfg.image_size} pixels ({cfg.resize})",
         "network": network,
         "trained on": "unknown" if trained_on is None else n_images,
+        "arithmetic of the training": description.get("precision") or "unknown",
         "validation Dice of the epoch kept": "unknown" if val_dice is None else f"{val_dice:.3f}",
         "weights": f"{weights.name}, sha256 {description.get('weights_sha256', 'unknown')}",
         "versions": ", ".join(shown),

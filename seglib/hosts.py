@@ -26,6 +26,9 @@ from .errors import ConfigError, DataError
 KAGGLE_INPUT, KAGGLE_WORKING = Path("/kaggle/input"), Path("/kaggle/working")
 COLAB_CONTENT, COLAB_DRIVE = Path("/content"), Path("/content/drive/MyDrive")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+CPU_INFO = Path("/proc/cpuinfo")
+# The names that torch and Linux give to the instructions of CPUs that multiply in bf16.
+BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16", "sve_bf16", "svebf16"}
 PHANTOM = "PHANTOM.txt"  # marks a synthetic tree, see `phantoms.write`
 MAX_FOLDERS = 5000  # how many folders are searched below one root
 MAX_SUBFOLDERS = 2000  # more subfolders than this must be cases: they are not searched
@@ -384,11 +387,16 @@ def choose_device(cfg_device: str = "auto", again: bool = False) -> str:
     )
 
 
-def choose_precision(device: Any, cfg_precision: str = "auto") -> str:
+def choose_precision(device: Any, cfg_precision: str = "auto", stored: str | None = None) -> str:
     """The arithmetic for a device ("cuda", "mps", "cpu"): "fp32", "bf16" or "fp16".
 
-    "auto": on CUDA bf16 from compute capability 8.0, else fp16; on MPS fp32; on a CPU bf16 if
-    `measure_cpu` finds it at least 10 % faster, else fp32.
+    "auto" is a rule on the hardware, never a timing, so that the same machine always chooses alike:
+    on CUDA bf16 from compute capability 8.0, else fp16; on MPS fp32; on a CPU bf16 where `cpu_bf16`
+    is true, else fp32.
+
+    Args:
+        stored: the precision that a network was trained in. "auto" takes it where the device
+            computes in it without emulation; elsewhere a warning says what is taken instead.
 
     Raises:
         ConfigError: an unknown precision, or one that the device cannot do.
@@ -400,89 +408,112 @@ def choose_precision(device: Any, cfg_precision: str = "auto") -> str:
             f"precision={cfg_precision!r}: {kind} takes 'auto' or {' or '.join(possible)}; "
             "set one of them"
         )
-    if kind == "cuda" and cfg_precision in ("auto", "bf16"):
-        return _cuda_precision(cfg_precision)
+    if cfg_precision == "bf16" and kind == "cuda" and not in_hardware("cuda", "bf16"):
+        warnings.warn(
+            f"precision='bf16': {_describe_gpu()} emulates it, slowly; 'fp16' is faster",
+            stacklevel=2,
+        )
     if cfg_precision != "auto":
         return cfg_precision
-    if kind != "cpu":
-        return "fp32"
-    seconds = measure_cpu()
-    return "bf16" if seconds["bf16"] and seconds["bf16"] <= 0.9 * seconds["fp32"] else "fp32"
+    if stored in possible and in_hardware(kind, stored):
+        return stored
+    without_bf16 = "fp16" if kind == "cuda" else "fp32"
+    chosen = "bf16" if in_hardware(kind, "bf16") else without_bf16
+    if stored and stored != chosen:
+        warnings.warn(
+            f"the network was trained in {stored}, which this {kind} does not compute in hardware: "
+            f"it computes in {chosen} here, and masks may differ in single pixels",
+            stacklevel=2,
+        )
+    return chosen
 
 
-def measure_cpu(
-    channels: int = 32, size: int = 64, batch: int = 2, repeats: int = 5, again: bool = False
-) -> dict[str, Any]:
-    """Time a training step of two 3x3 convolutions on the CPU; remembered until `again=True`.
+def in_hardware(kind: str, precision: str) -> bool:
+    """Whether a kind of device ("cuda", "mps", "cpu") computes in this precision without emulation.
 
-    Returns "fp32" and "bf16", the seconds of a step (best of `repeats`; bf16 is None where it does
-    not run), and the settings. It stops after about a second and leaves torch's random numbers
-    unchanged.
+    torch computes in bf16 on every CPU and every GPU, but where the instructions are missing it
+    converts each number, which is many times slower than fp32.
+    """
+    if precision == "fp32":
+        return True
+    if kind == "cuda":
+        import torch
+
+        # torch.cuda.is_bf16_supported() is True on a T4 too, where bf16 is emulated.
+        return precision == "fp16" or torch.cuda.get_device_capability()[0] >= 8
+    return kind == "cpu" and precision == "bf16" and cpu_bf16()
+
+
+def cpu_bf16() -> bool:
+    """Whether this CPU has bf16 instructions that torch uses, and that compute correctly.
+
+    The instructions are AVX512-BF16 and AMX-BF16 of x86 and the bf16 extensions of Arm. torch uses
+    them by oneDNN only, which its builds for macOS lack. The answer is remembered.
     """
     import torch
 
-    settings = {
-        "channels": channels,
-        "size": size,
-        "batch": batch,
-        "repeats": repeats,
-        "threads": torch.get_num_threads(),
-    }
-    key = ("cpu", *settings.values())
-    if key not in _probed or again:
-        _probed[key] = {**_time_step(channels, size, batch, repeats), **settings}
-    return dict(_probed[key])
-
-
-def _cuda_precision(cfg_precision: str) -> str:
-    """The precision of a GPU: "bf16" where it is asked for or in hardware, else "fp16"."""
-    import torch
-
-    # torch.cuda.is_bf16_supported() is True on a T4 too, where bf16 is emulated.
-    in_hardware = torch.cuda.get_device_capability()[0] >= 8
-    if cfg_precision == "bf16" and not in_hardware:
-        warnings.warn(
-            f"precision='bf16': {_describe_gpu()} emulates it, slowly; 'fp16' is faster",
-            stacklevel=3,
+    if "bf16" not in _probed:
+        has_instructions = bool(BF16_INSTRUCTIONS & _cpu_features())
+        _probed["bf16"] = (
+            has_instructions and torch.backends.mkldnn.is_available() and _bf16_agrees_with_fp32()
         )
-    return "bf16" if in_hardware or cfg_precision == "bf16" else "fp16"
+    return _probed["bf16"]
 
 
-def _time_step(channels: int, size: int, batch: int, repeats: int) -> dict[str, float | None]:
-    """Best seconds of a training step in "fp32" and "bf16"; bf16 None where it does not run."""
+def _cpu_features() -> set[str]:
+    """The names of this CPU's extensions; empty where neither torch nor the system lists them."""
     import torch
-    from torch import nn
 
-    with torch.random.fork_rng(devices=[]):
-        layers = []
-        for _ in range(2):
-            convolution = nn.Conv2d(channels, channels, 3, padding=1)
-            layers += [convolution, nn.BatchNorm2d(channels), nn.ReLU()]
-        image = torch.rand(batch, channels, size, size).to(memory_format=torch.channels_last)
-    net = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    if hasattr(torch.cpu, "get_capabilities"):
+        with contextlib.suppress(RuntimeError):
+            return {name for name, value in torch.cpu.get_capabilities().items() if value is True}
+    # Before torch had such a list: one function for x86, and Linux's own list of x86 and Arm.
+    features = set()
+    if getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
+        features.add("avx512_bf16")
+    with contextlib.suppress(OSError):
+        for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.lower().startswith(("flags", "features")):
+                features |= set(line.partition(":")[2].split())
+    return features
 
-    def step(precision: str) -> float:
-        begin = time.perf_counter()
-        bf16 = torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
-        with torch.enable_grad(), bf16:
-            loss = net(image).float().mean()
-        loss.backward()
-        return time.perf_counter() - begin
 
-    begin = time.perf_counter()
-    best: dict[str, float | None] = {"fp32": float("inf"), "bf16": None}
-    step("fp32")
-    # The first step in each precision is a warm-up, and shows whether bf16 runs at all.
-    with contextlib.suppress(RuntimeError):
-        step("bf16")
-        best["bf16"] = float("inf")
-    for _ in range(repeats):
-        # Alternately, so that the load of other programs slows both down.
-        best = {name: seconds and min(seconds, step(name)) for name, seconds in best.items()}
-        # Emulated bf16 may be a hundred times slower; then one round is enough to see it.
-        if time.perf_counter() - begin > 1:
-            break
-    return best
+def _bf16_agrees_with_fp32() -> bool:
+    """Whether convolutions on the CPU, and their gradients, are the same in bf16 as in fp32.
+
+    Dilated and depthwise convolutions have kernels of their own, which were wrong in some versions
+    of torch (pytorch#163347, #169688).
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)  # torch's own random numbers stay as they are
+    channels = 32
+    for options in ({"padding": 1}, {"padding": 2, "dilation": 2}, {"padding": 1, "groups": 32}):
+        with torch.inference_mode(False):
+            image = torch.randn(2, channels, 16, 16, generator=generator, requires_grad=True)
+            depth = channels // options.get("groups", 1)
+            weight = torch.randn(channels, depth, 3, 3, generator=generator, requires_grad=True)
+        try:
+            expected = _convolution_and_gradients(image, weight, options, bf16=False)
+            results = _convolution_and_gradients(image, weight, options, bf16=True)
+        except RuntimeError:  # no such kernel
+            return False
+        for result, reference in zip(results, expected):
+            # bf16 has 8 significant bits: each factor and each result is off by 0.4 % at most.
+            if not torch.dist(result, reference) <= 0.01 * torch.linalg.vector_norm(reference):
+                return False
+    return True
+
+
+def _convolution_and_gradients(image, weight, options: dict[str, int], bf16: bool) -> list:
+    """The output of a convolution, and the gradients of image and weight, float32."""
+    import torch
+
+    with torch.inference_mode(False), torch.enable_grad():
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            output = torch.nn.functional.conv2d(image, weight, **options)
+        gradients = torch.autograd.grad(output.float().square().sum(), [image, weight])
+    return [output.detach().float(), *gradients]
 
 
 def _describe_gpu() -> str:

@@ -82,10 +82,23 @@ class Predictor:
     weights: Path | None = None
     _tta = False
 
-    def __init__(self, model: torch.nn.Module, cfg, device: str = "auto", precision: str = "auto"):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        cfg,
+        device: str = "auto",
+        precision: str = "auto",
+        trained_in: str | None = None,
+    ):
+        """A predictor of a network in memory; `load` makes one from a weights file.
+
+        Args:
+            trained_in: the precision of the training, which `precision="auto"` then takes where
+                the device computes in it.
+        """
         self.config = cfg
         self.device = hosts.choose_device(device)
-        self.precision = hosts.choose_precision(self.device, precision)
+        self.precision = hosts.choose_precision(self.device, precision, trained_in)
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()
         self.table = data.normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
 
@@ -100,6 +113,8 @@ class Predictor:
         """From a weights file and the `.json` beside it; nothing in either is executed.
 
         Args:
+            precision: "auto" computes as in training, if the device can; see
+                `hosts.choose_precision`.
             model: the network, where `training.fit` was given one of your own. The weights go into
                 a copy of it.
 
@@ -120,7 +135,8 @@ class Predictor:
             )
         else:
             model = runs.network(cfg, pretrained=False, strict=False)
-        predictor = cls(runs.load_weights(path, model), cfg, device, precision)
+        trained_in = description.get("precision")
+        predictor = cls(runs.load_weights(path, model), cfg, device, precision, trained_in)
         predictor.trained_on = description.get("trained_on")
         predictor.weights = Path(path)
         return predictor

@@ -117,7 +117,8 @@ def save_weights(path: Path, model: torch.nn.Module, cfg, **facts: Any) -> Path:
     """Write `path` (state_dict only) and `<stem>.json`: config, classes, versions, sha256 of the
     weights, and `facts`, such as epoch and scores.
 
-    In the JSON, `network` and `loss` are null unless `facts` name those that were passed to `fit`.
+    In the JSON, `precision` is null unless `facts` name that of the training, and `network` and
+    `loss` unless they name those that were passed to `fit`.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with files.replacing(path) as partial:
@@ -127,6 +128,7 @@ def save_weights(path: Path, model: torch.nn.Module, cfg, **facts: Any) -> Path:
         "class_names": list(cfg.class_names),
         "mean": list(cfg.mean),
         "std": list(cfg.std),
+        "precision": None,
         "network": None,
         "loss": None,
         "versions": hosts.describe(),

@@ -308,11 +308,11 @@ def _inspect(cfg, batches: dict[str, DataLoader]) -> dict[str, Any]:
     """What a run records of machine and data; a resumed run keeps it, to be computed alike."""
     device = hosts.choose_device(cfg.device)
     precision = hosts.choose_precision(device, cfg.precision)
-    info = {"device": device, "precision": precision, "seconds": 0.0}
-    if device == "cpu" and cfg.precision == "auto":
-        info["precision_probe"] = hosts.measure_cpu()
     hashes = pd.concat([batches[part].dataset.cases["sha256"] for part in ("train", "val")])
-    return info | {
+    return {
+        "device": device,
+        "precision": precision,
+        "seconds": 0.0,
         "threads": torch.get_num_threads(),
         "workers": batches["train"].num_workers,
         "versions": hosts.describe(),
@@ -324,8 +324,20 @@ def _inspect(cfg, batches: dict[str, DataLoader]) -> dict[str, Any]:
 
 def _on_this_machine(info: dict[str, Any], cfg) -> dict[str, Any]:
     """The info of a run to be resumed; device and precision are new if the device has changed."""
-    device = hosts.choose_device(cfg.device)
+    device, begun_in = hosts.choose_device(cfg.device), info["precision"]
     if device == info["device"]:
+        if cfg.precision not in ("auto", begun_in):
+            warnings.warn(
+                f"precision={cfg.precision!r} has no effect: the run goes on in {begun_in}, in "
+                "which it was begun",
+                stacklevel=2,
+            )
+        if not hosts.in_hardware(device, begun_in):
+            warnings.warn(
+                f"the run goes on in {begun_in}, in which it was begun; this {device} only "
+                "emulates it, which may be many times slower",
+                stacklevel=2,
+            )
         return info
     precision = hosts.choose_precision(device, cfg.precision)
     warnings.warn(
@@ -732,7 +744,7 @@ def _save(training: Training) -> None:
 
 def _save_weights(training: Training, path: Path, **facts: Any) -> None:
     run = training.run
-    facts |= {name: run.info[name] for name in ("trained_on", "network", "loss")}
+    facts |= {name: run.info[name] for name in ("precision", "trained_on", "network", "loss")}
     runs.save_weights(path, training.network, run.config, epoch=training.state.epoch, **facts)
 
 

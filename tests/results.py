@@ -434,8 +434,8 @@ def _rows(system: str, name: str, run, what: str, report, mean: bool = True) -> 
 
 
 def precision(work_dir: str) -> list[dict]:
-    """Training images a second of the 31 M U-Net at 256x256 in float32 and in what the probe
-    chooses, by turns.
+    """Training images a second of the 31 M U-Net at 256x256 in float32 and in what `auto` chooses,
+    by turns.
     """
     size = {
         "image_size": 256,

@@ -20,7 +20,6 @@ from seglib import (
     config,
     data,
     evaluation,
-    hosts,
     layouts,
     metrics,
     phantoms,
@@ -510,12 +509,6 @@ def loaders_of(lung_run):
     return data.loaders(store, run.config)
 
 
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch):
-    """No test here depends on how fast the machine happens to be."""
-    monkeypatch.setattr(hosts, "measure_cpu", lambda *a, **kw: {"fp32": 1.0, "bf16": None})
-
-
 def test_original_grid_is_predict_against_the_files(lung_run):
     """As a reader would check it: predict each file, read both masks, ask scikit-learn."""
     run, store = lung_run
@@ -617,19 +610,11 @@ def test_validation_agrees_with_the_history(lung_run):
     assert report.table("accuracy")["value"].item() == pytest.approx(kept["val_accuracy"], abs=0.01)
 
 
-def test_scores_do_not_depend_on_the_speed_of_the_machine(lung_run, monkeypatch):
-    """On a CPU `auto` decides by a stop watch between float32 and bfloat16: a report must not, or
-    say which it was.
-    """
+def test_a_run_is_scored_in_the_precision_of_its_training(lung_run):
     run, _ = lung_run
-    found = []
-    for bf16 in (None, 0.1):
-        monkeypatch.setattr(
-            hosts, "measure_cpu", lambda *a, speed=bf16, **kw: {"fp32": 1.0, "bf16": speed}
-        )
-        found.append(evaluation.evaluate(run, loaders_of(lung_run)["test"]))
-    same = found[0].per_image.equals(found[1].per_image)
-    assert same or any("precision" in key for key in found[1].about)
+    report = evaluation.evaluate(run, loaders_of(lung_run)["test"])
+    assert report.about["precision"] == run.info["precision"] == "fp32"
+    assert evaluation.tuned(run, loaders_of(lung_run)["val"]).precision == "fp32"
 
 
 @pytest.mark.parametrize(

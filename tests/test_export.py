@@ -183,9 +183,13 @@ def row_of(card, name):
 )
 def test_the_card_names_the_settings_that_the_network_takes(tmp_path, preset, network):
     weights = weights_of(tmp_path, preset)
-    card = export.model_card(weights, runs.describe_weights(weights), "A card")
+    description = runs.describe_weights(weights)
+    card = export.model_card(weights, description, "A card")
     assert row_of(card, "network") == f"| network | {network} |"
     assert "| 0.500 |" in row_of(card, "validation Dice of the epoch kept")
+    assert "| unknown |" in row_of(card, "arithmetic of the training")
+    card = export.model_card(weights, {**description, "precision": "bf16"}, "A card")
+    assert "| bf16 |" in row_of(card, "arithmetic of the training")
 
 
 def tested_weights(tmp_path, lung_cfg):

@@ -2,6 +2,7 @@
 and that it takes networks and losses of the reader's own."""
 
 import copy
+import json
 import math
 import random
 import types
@@ -13,7 +14,7 @@ import sklearn.metrics
 import torch
 from torch import nn
 
-from seglib import config, data, losses, models, runs, training
+from seglib import config, data, hosts, inference, losses, models, runs, training
 from seglib.errors import ConfigError, DataError, SeglibError
 from tests.helpers import (
     TINY,
@@ -595,17 +596,53 @@ def test_a_run_killed_within_an_epoch_repeats_that_epoch(tiny, monkeypatch):
     assert_same_run(straight, resumed)
 
 
-def test_resume_reuses_what_was_probed(tiny, monkeypatch):
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_precision_is_stored_with_run_and_weights_and_used_again(tiny, monkeypatch, precision):
+    """By a resumed run and by a predictor, whatever the rule would choose on this machine."""
+    cfg, batches = tiny(epochs=2, precision=precision)
+    stop_after(1, monkeypatch, cfg, batches)
+    monkeypatch.setattr(hosts, "cpu_bf16", lambda: True)
+    run = training.fit(cfg.replace(precision="auto"), batches, resume=True)
+    assert run.info["precision"] == precision and len(run.history) == 2
+    assert json.loads((run.folder / "run.json").read_text())["precision"] == precision
+    for name in ("best_model.pth", "final_model.pth"):
+        assert runs.describe_weights(run.folder / name)["precision"] == precision
+    assert inference.Predictor.load(run.best, "cpu").precision == precision
+    assert run.info["seconds"] >= run.history["seconds"].sum()  # of both parts of the run
+    other = {"bf16": "fp32", "fp32": "bf16"}[precision]
+    assert inference.Predictor.load(run.best, "cpu", other).precision == other
+
+
+def test_weights_without_a_stored_precision_follow_the_rule(tiny, monkeypatch):
+    """Those of older versions, and of a machine that has what this one lacks."""
+    run = training.fit(*tiny(epochs=1, precision="bf16"))
+    monkeypatch.setattr(hosts, "cpu_bf16", lambda: False)
+    with pytest.warns(UserWarning, match="trained in bf16, .* computes in fp32 here, and masks"):
+        assert inference.Predictor.load(run.best, "cpu").precision == "fp32"
+    beside = run.best.with_suffix(".json")
+    description = json.loads(beside.read_text())
+    del description["precision"]
+    beside.write_text(json.dumps(description))
+    for has_bf16, precision in ((False, "fp32"), (True, "bf16")):
+        monkeypatch.setattr(hosts, "cpu_bf16", lambda has_bf16=has_bf16: has_bf16)
+        assert inference.Predictor.load(run.best, "cpu").precision == precision
+
+
+def test_resume_in_another_precision_has_no_effect_and_says_so(tiny, monkeypatch):
+    cfg, batches = tiny(epochs=2)
+    stop_after(1, monkeypatch, cfg, batches)
+    with pytest.warns(UserWarning, match="precision='bf16' has no effect: the run goes on in fp32"):
+        run = training.fit(cfg.replace(precision="bf16"), batches, resume=True)
+    assert run.info["precision"] == "fp32"
+
+
+def test_resume_on_a_processor_that_emulates_the_precision_says_so(tiny, monkeypatch):
     cfg, batches = tiny(epochs=2, precision="bf16")
     stop_after(1, monkeypatch, cfg, batches)
-
-    def no_probing(*args):
-        raise AssertionError("probed again")
-
-    monkeypatch.setattr(training, "_inspect", no_probing)
-    run = training.fit(cfg.replace(precision="auto"), batches, resume=True)
+    monkeypatch.setattr(hosts, "cpu_bf16", lambda: False)
+    with pytest.warns(UserWarning, match="the run goes on in bf16, .* this cpu only emulates it"):
+        run = training.fit(cfg, batches, resume=True)
     assert run.info["precision"] == "bf16" and len(run.history) == 2
-    assert 0 <= run.info["seconds"] - run.history["seconds"].sum() < 60  # both parts of the run
 
 
 def test_resume_where_there_is_nothing_starts_anew(tiny):

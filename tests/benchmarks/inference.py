@@ -74,7 +74,7 @@ def overhead(predictor: Predictor, flop: float, rounds: int = 9) -> list[dict]:
 
 
 def engines(weights: Path, onnx: Path, flop: float, rounds: int = 5) -> list[dict]:
-    """Float32 and what the probe chooses in PyTorch, each beside ONNX Runtime."""
+    """Float32 and what `auto` chooses in PyTorch, each beside ONNX Runtime."""
     session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
     timings = []
     for n in (1, 8):

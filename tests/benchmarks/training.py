@@ -70,14 +70,13 @@ def of_network(network: str, folder: str | Path, rounds: int) -> list[dict]:
                 children.call("training", "measure", contestant=contestant, folder=str(folder))
             )
     mine, side = measurements.pop(network), config.load(Path(folder) / "config.json").image_size
-    precisions = [one["precision"] for one in mine]  # each process chooses anew
-    precision = " or ".join(sorted(set(precisions)))
+    precision = mine[0]["precision"]  # chosen by a rule: the same in every process
     about = {
         "task": f"training an image, {network}, {side}x{side}, batch {BATCH}, {precision}",
         "seconds": statistics.median(one["seconds"] for one in mine),
         "rounds": rounds,
         "work": mine[0]["work"],
-        "limit": statistics.mode(precisions),
+        "limit": precision,
     }
     return [
         {
