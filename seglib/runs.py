@@ -4,7 +4,7 @@ Weights are a plain `state_dict` that `torch.load` opens with its safe default; 
 them says how to rebuild the network. Every file is written under a temporary name and renamed.
 """
 
-import hashlib
+import contextlib
 import json
 import random
 import warnings
@@ -19,10 +19,12 @@ import torch
 from . import config, files, hosts, models
 from .errors import ConfigError, DataError
 from .files import load_safely
+from .formats import images
 
 # Checkpoints after the last epoch and the one before it. If the last one is damaged, only one
 # epoch is lost.
 LAST, BEFORE = "last.ckpt", "before.ckpt"
+EARLIER = "earlier_weights"  # the key of a description that holds that of the weights before
 
 
 @dataclass
@@ -117,12 +119,14 @@ def save_weights(path: Path, model: torch.nn.Module, cfg, **facts: Any) -> Path:
     """Write `path` (state_dict only) and `<stem>.json`: config, classes, versions, sha256 of the
     weights, and `facts`, such as epoch and scores.
 
+    A process may be killed between the two files. The JSON is therefore written first, and holds
+    the description of the earlier weights as well until the new ones have replaced them: at every
+    moment `describe_weights` finds the one that belongs to the weights.
+
     In the JSON, `precision` is null unless `facts` name that of the training, and `network` and
     `loss` unless they name those that were passed to `fit`.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with files.replacing(path) as partial:
-        torch.save(state, partial)
     description = {
         "config": cfg.to_dict(),
         "class_names": list(cfg.class_names),
@@ -132,12 +136,22 @@ def save_weights(path: Path, model: torch.nn.Module, cfg, **facts: Any) -> Path:
         "network": None,
         "loss": None,
         "versions": hosts.describe(),
-        "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         **facts,
     }
-    text = json.dumps(description, indent=2, allow_nan=False)
-    files.write_text(path.with_suffix(".json"), text)
+    beside = path.with_suffix(".json")
+    with files.replacing(path) as partial:
+        torch.save(state, partial)
+        description["weights_sha256"] = images.sha256(partial)
+        with contextlib.suppress(DataError):  # there may be no earlier weights
+            description[EARLIER] = describe_weights(path)
+        _write_json(beside, description)
+    if description.pop(EARLIER, None):
+        _write_json(beside, description)
     return path
+
+
+def _write_json(path: Path, description: dict[str, Any]) -> None:
+    files.write_text(path, json.dumps(description, indent=2, allow_nan=False))
 
 
 def load_weights(path: str | Path, model: torch.nn.Module) -> torch.nn.Module:
@@ -172,7 +186,11 @@ def load_state(model: torch.nn.Module, state: Any, source: str) -> torch.nn.Modu
 
 
 def describe_weights(path: str | Path) -> dict[str, Any]:
-    """The JSON beside a weights file: config, class names, versions and scores."""
+    """The JSON beside a weights file: config, class names, versions and scores.
+
+    Raises:
+        DataError: a file is missing or damaged, or the JSON describes other weights.
+    """
     path = Path(path)
     if not path.is_file():
         raise DataError(
@@ -192,7 +210,17 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
         raise DataError(
             f"{beside}: not the description of weights ({error}); copy it again from the run"
         ) from error
-    return description
+    sha256 = images.sha256(path)
+    for candidate in (description, description.pop(EARLIER, {})):
+        # Descriptions of other programs may lack the sha256 of the weights.
+        if candidate and candidate.get("weights_sha256", sha256) == sha256:
+            return candidate
+    load_safely(path)  # a damaged file has an error of its own
+    raise DataError(
+        f"{path}: {beside.name} beside it describes other weights: their weights_sha256 begins "
+        f"with {description['weights_sha256'][:12]}, that of this file with {sha256[:12]}; copy "
+        "both files from one run, or write weights that you have changed with runs.save_weights"
+    )
 
 
 # ---- resume an interrupted training

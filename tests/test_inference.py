@@ -460,7 +460,12 @@ def test_weights_of_another_network_say_so(tmp_path):
     small, large = predictor_of("binary"), predictor_of("binary", base_channels=3)
     path = runs.save_weights(tmp_path / "weights.pth", small.model, small.config)
     runs.save_weights(tmp_path / "other.pth", large.model, large.config)
-    path.with_suffix(".json").write_text((tmp_path / "other.json").read_text())
+    description = json.loads((tmp_path / "other.json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(description))
+    with pytest.raises(DataError, match=r"weights\.pth: weights\.json beside it describes other"):
+        load(path)
+    del description["weights_sha256"]
+    path.with_suffix(".json").write_text(json.dumps(description))
     with pytest.raises(DataError, match=r"weights\.pth: weights of another network"):
         load(path)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from seglib import config, data, models, runs, training
+from seglib import config, data, export, models, runs, training
 from seglib.errors import ConfigError, DataError, SeglibError
 from seglib.inference import Predictor
 from tests.helpers import TINY, convolution, same_weights, stop_after
@@ -131,6 +131,62 @@ def test_a_finished_run_takes_five_times_its_weights(tiny):
 
 
 # ---- weights
+
+
+class Kill(BaseException):
+    """As SIGKILL, which no `except Exception` notices."""
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_weights_whose_writing_was_killed_have_their_own_description(tmp_path, monkeypatch, moment):
+    """Killed before or after each of the three renamings: the weights are the old ones with the
+    old description, or the new ones with the new one."""
+    cfg = config.preset("lung", "smoke", **TINY)
+    path = tmp_path / "best_model.pth"
+    networks = {epoch: runs.network(cfg) for epoch in (1, 2, 3)}
+    runs.save_weights(path, networks[1], cfg, epoch=1)
+    replace, calls = os.replace, []
+
+    def killed(source, target):
+        calls.append(target)
+        if len(calls) == moment // 2 + 1:
+            if moment % 2:
+                replace(source, target)
+            raise Kill
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        patch.setattr(os, "replace", killed)
+        runs.save_weights(path, networks[2], cfg, epoch=2)
+    epoch = runs.describe_weights(path)["epoch"]
+    assert epoch == (2 if moment >= 3 else 1)
+    assert same_weights(torch.load(path), networks[epoch].state_dict())
+    assert Predictor.load(path, "cpu", "fp32").weights == path
+    runs.save_weights(path, networks[3], cfg, epoch=3)  # and the next one is whole again
+    assert runs.describe_weights(path) == description(path) and description(path)["epoch"] == 3
+
+
+def test_weights_beside_the_description_of_others_are_refused(trained, tmp_path):
+    """One of the two files was copied from another run, or from another epoch."""
+    shutil.copy(trained.folder / "checkpoint_epoch_1.pth", tmp_path / "w.pth")
+    shutil.copy(trained.folder / "checkpoint_epoch_2.json", tmp_path / "w.json")
+    expected = description(tmp_path / "w.pth")["weights_sha256"][:12]
+    found = hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()[:12]
+    for call in (runs.describe_weights, Predictor.load):
+        with pytest.raises(
+            DataError, match=f"w.json .* with {expected}, .* with {found}; copy both"
+        ):
+            call(tmp_path / "w.pth")
+    with pytest.raises(DataError, match="describes other weights"):
+        export.kaggle_folder(tmp_path / "w.pth", tmp_path / "made", "me", "Lung U-Net")
+
+
+def test_a_description_without_sha256_is_taken_as_it_is(trained, tmp_path):
+    shutil.copy(trained.best, tmp_path / "w.pth")
+    facts = description(trained.best)
+    del facts["weights_sha256"]
+    (tmp_path / "w.json").write_text(json.dumps(facts))
+    assert runs.describe_weights(tmp_path / "w.pth") == facts
 
 
 def test_weights_open_with_plain_torch_and_hold_tensors_only(trained):
