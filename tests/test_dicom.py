@@ -127,18 +127,37 @@ def test_several_series_are_refused_and_can_be_named(tmp_path, stack):
         volumes.read_dicom(tmp_path / "s", series="1.9")
 
 
-def test_uneven_distances_are_noted(tmp_path, stack):
-    heights = [0, 2, 4, 6, 7]
+@pytest.mark.parametrize(
+    ("heights", "spacing_mm", "note"),
+    [
+        ([0, 2, 4, 6, 8], 2, None),
+        ([0, 2.01, 3.99, 6, 8], 2, None),  # rounded
+        ([0, 2, 4, 6.2, 8], 2, "slice distances vary: 1.8 to 2.2 mm; their mean, 2, is used"),
+        ([0, 2, 4, 6, 7], None, "uneven slice distances: 1 to 2 mm; volumes in mL are unknown"),
+        ([0, 2, 4, 8, 10], None, "uneven slice distances: 2 to 4 mm"),
+        # Each distance is close to the one before, but the last slices lie far from an even grid.
+        ([0, 2, 4.1, 6.6, 9.6], None, "uneven slice distances: 2 to 3 mm"),
+        ([8, 6, 4, 2, 0], 2, None),
+    ],
+)
+def test_one_slice_distance_or_none(tmp_path, stack, heights, spacing_mm, note):
     write_series(tmp_path / "s", stack, ImagePositionPatient=lambda k: [0, 0, heights[k]])
     volume = volumes.read_dicom(tmp_path / "s")
-    assert volume.spacing_mm[0] == 2 and "uneven slice distances: 1 to 2 mm" in volume.notes[0]
+    assert any(n.startswith(note) for n in volume.notes) if note else volume.notes == ()
+    if spacing_mm is None:
+        assert volume.spacing_mm is None
+    else:
+        # The spacing is that of the affine, which places the mask: their volumes agree.
+        voxel_mm3 = abs(np.linalg.det(volume.affine[:3, :3]))
+        assert np.prod(volume.spacing_mm) == pytest.approx(voxel_mm3)
+        assert volume.spacing_mm[0] == pytest.approx(spacing_mm)
 
 
 def test_missing_and_second_slices(tmp_path, stack):
     files = write_series(tmp_path / "s", stack)
     files[2].unlink()
     volume = volumes.read_dicom(tmp_path / "s")
-    assert len(volume.voxels) == 4 and volume.spacing_mm[0] == pytest.approx(2.5)
+    assert len(volume.voxels) == 4 and volume.spacing_mm is None
     assert "1 slices are missing between 1.dcm and 3.dcm (5 mm, else 2.5)" in volume.notes[0]
     shutil.copy(files[1], tmp_path / "s" / "copy.dcm")
     volume = volumes.read_dicom(tmp_path / "s")
@@ -150,21 +169,56 @@ def test_missing_and_second_slices(tmp_path, stack):
 
 
 def test_without_positions_the_numbers_count(tmp_path, stack):
-    files = write_series(tmp_path / "s", stack, number=lambda k: 5 - k)
-    edit_dicom(files[3], ImagePositionPatient=None)
+    files = write_series(tmp_path / "s", stack, number=lambda k: 15 - k, name="{}")
+    for file in files:
+        edit_dicom(file, ImagePositionPatient=None)
     volume = volumes.read_dicom(tmp_path / "s")
     np.testing.assert_array_equal(volume.voxels, stack[::-1] - 1024)
-    assert "InstanceNumber" in volume.notes[0]
+    assert "ordered by InstanceNumber" in volume.notes[0]
     assert volume.spacing_mm is None and not volume.grid.oriented
     for file in files:
         edit_dicom(file, SpacingBetweenSlices=3)
     assert volumes.read_dicom(tmp_path / "s").spacing_mm == pytest.approx((3, 0.5, 0.7))
+    for file in files:
+        edit_dicom(file, SpacingBetweenSlices=-3)
+    volume = volumes.read_dicom(tmp_path / "s")
+    assert volume.spacing_mm is None and "SpacingBetweenSlices is -3" in volume.notes[1]
+    edit_dicom(files[2], InstanceNumber=99)
+    assert "84 numbers between InstanceNumber 11 and 99" in volumes.read(tmp_path / "s").notes[1]
+
+
+@pytest.mark.parametrize(
+    ("number", "refusal"),
+    [
+        (lambda k: None, "order of the slices is not told.*5 of 5 files, such as 0.dcm, have no"),
+        (lambda k: k or None, "order of the slices is not told.*1 of 5 files, such as 0.dcm"),
+        (lambda k: k // 2, r"0.dcm, 1.dcm have the same InstanceNumber 0; restore them"),
+    ],
+)
+def test_an_order_that_is_not_told_is_refused(tmp_path, stack, number, refusal):
+    files = write_series(tmp_path / "s", stack, ImageOrientationPatient="")
+    for k, file in enumerate(files):
+        edit_dicom(file, ImagePositionPatient=None, InstanceNumber=number(k))
+    with pytest.raises(DataError, match=refusal):
+        volumes.read_dicom(tmp_path / "s")
+
+
+def test_a_slice_without_a_position_is_named(tmp_path, stack):
+    files = write_series(tmp_path / "s", stack)
+    edit_dicom(files[3], ImagePositionPatient=None)
+    with pytest.raises(DataError, match=r"3\.dcm: no ImagePositionPatient, as in 1 of 5 slices"):
+        volumes.read_dicom(tmp_path / "s")
 
 
 def test_one_slice(tmp_path, stack):
     write_series(tmp_path / "s", stack[:1])
     volume = volumes.read_dicom(tmp_path / "s")
     assert volume.spacing_mm == pytest.approx((5, 0.5, 0.7)) and "thickness" in volume.notes[0]
+    for k, thickness in enumerate((None, "", 0, -5)):
+        write_series(tmp_path / f"{k}", stack[:1], SliceThickness=thickness)
+        volume = volumes.read_dicom(tmp_path / f"{k}")
+        assert volume.spacing_mm is None
+        assert "one slice without SliceThickness: sizes in mm are unknown" in volume.notes
 
 
 def test_without_pixel_spacing_sizes_are_unknown(tmp_path, stack):

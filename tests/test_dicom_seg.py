@@ -289,9 +289,9 @@ def test_a_slice_that_is_gone_or_damaged(tmp_path):
     folder = series(tmp_path / "ct")
     grid = volumes.read_grid(folder)
     (folder / "2.dcm").write_bytes(b"nothing")
-    refused(tmp_path, random_masks(grid, "liver"), grid, r"2\.dcm: not readable .*copy it again")
+    refused(tmp_path, random_masks(grid, "liver"), grid, r"2\.dcm: not readable .*put it back")
     (folder / "2.dcm").unlink()
-    refused(tmp_path, random_masks(grid, "liver"), grid, r"2\.dcm: not readable .*copy it again")
+    refused(tmp_path, random_masks(grid, "liver"), grid, r"2\.dcm: not readable .*put it back")
 
 
 def test_a_failed_write_leaves_the_former_file(tmp_path, monkeypatch):

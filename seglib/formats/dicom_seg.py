@@ -119,7 +119,8 @@ def _header(file: str) -> Any:
         missing = ", ".join(name for name in REQUIRED if not header.get(name))
     except Exception as error:  # on damaged headers pydicom raises errors of many kinds
         raise DataError(
-            f"{file}: not readable ({type(error).__name__}: {error}); copy it again"
+            f"{file}: not readable ({type(error).__name__}: {error}), though the series was read: "
+            "a Segmentation refers to each of its files; put it back"
         ) from error
     if missing:
         raise DataError(
@@ -134,7 +135,13 @@ def _complete(headers: list[Any], grid: Grid) -> None:
     first = headers[0]
     for name in TYPE_2:
         first.setdefault(name, "")
-    if not first.get("SliceThickness"):
+    if not (first.get("SliceThickness") or 0) > 0:
+        if grid.spacing_mm is None:
+            raise DataError(
+                f"{grid.path}: no SliceThickness, and the slice distance is unknown; a DICOM "
+                "Segmentation says how thick its frames are: restore SliceThickness, or write "
+                "NIfTI instead"
+            )
         # The file's axis 0 counts slices; `spacing_mm` is in the order of the displayed axes.
         first.SliceThickness = grid.spacing_mm[int(grid.orientation[0, 0])]
     # highdicom wants equal directions; `dicom` has refused those that differ by more than rounding.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from . import dicom, images, nifti, orientation
+from . import dicom, dicom_values, images, nifti, orientation
 from .orientation import Grid
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -133,7 +133,7 @@ def read_dicom(
 ) -> Volume:
     """The one DICOM series of a folder or a list of files, as values (CT: HU).
 
-    See `dicom.open_series` for the order of the slices and `dicom.values` for corrections.
+    See `dicom.open_series` for the order of the slices and `dicom_values.read` for corrections.
 
     Args:
         series: SeriesInstanceUID to read where there are several.
@@ -148,7 +148,7 @@ def read_dicom(
     opened = dicom.open_series(source, series)
     path = source if isinstance(source, str | Path) else opened.files[0]
     grid = dicom.read_grid(path, opened, slice_axis, canonical)
-    array, notes = dicom.values(opened.files)
+    array, notes = dicom_values.read(opened.files)
     return Volume(np.ascontiguousarray(grid.display(array)), grid, tuple(notes))
 
 
