@@ -534,7 +534,7 @@ def black(image, mask, image_before, mask_before):
     assert image.min() == image.max()
 
 
-NOT_IMAGE = r"not readable as an image.*copy it again"
+CUT_SHORT = r"not readable as an image.*cut short.*copy it again"
 
 OTHER_GRID = (
     "labels of .* for a volume of .*make both on one grid|"
@@ -694,12 +694,16 @@ DEFECTS = [
         "inverted",
     ),
     # damaged files
-    Defect("PNG cut short", "lung", lambda t: cut(picture(t)), "set aside", NOT_IMAGE),
-    Defect("mask cut short", "lung", lambda t: cut(mask(t)), "set aside", NOT_IMAGE),
-    Defect("JPEG cut short", "binary", lambda t: cut(picture(t), 0.9), "set aside", NOT_IMAGE),
-    Defect("BMP cut short", "palm", lambda t: cut(mask(t)), "set aside", NOT_IMAGE),
+    Defect("PNG cut short", "lung", lambda t: cut(picture(t)), "set aside", CUT_SHORT),
+    Defect("mask cut short", "lung", lambda t: cut(mask(t)), "set aside", CUT_SHORT),
+    Defect("JPEG cut short", "binary", lambda t: cut(picture(t), 0.9), "set aside", CUT_SHORT),
+    Defect("BMP cut short", "palm", lambda t: cut(mask(t)), "set aside", CUT_SHORT),
     Defect(
-        "one byte of a PNG changed", "lung", lambda t: flip_byte(picture(t)), "set aside", NOT_IMAGE
+        "one byte of a PNG changed",
+        "lung",
+        lambda t: flip_byte(picture(t)),
+        "set aside",
+        "a PNG picture that cannot be decoded.*damaged",
     ),
     Defect(
         "image of zero bytes",
@@ -716,7 +720,7 @@ DEFECTS = [
         "lung",
         lambda t: replaced(picture(t), b"<html>404 not found</html>"),
         "set aside",
-        NOT_IMAGE,
+        "it is an HTML page; the download failed",
     ),
     Defect(
         "60000 x 60000 pixels in a tiny file",

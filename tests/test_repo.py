@@ -21,7 +21,8 @@ from tests.sources import MODULES, ROOT, imports, tree
 FLOORS = [
     ["__init__", "errors"],
     ["files", "fields", "tables", "presets"],
-    ["formats", "formats.images", "formats.orientation", "formats.dicom_headers"],
+    ["formats", "formats.signatures", "formats.orientation", "formats.dicom_headers"],
+    ["formats.images"],
     ["formats.dicom", "formats.dicom_values", "formats.nifti"],
     ["formats.volumes", "formats.dicom_seg"],
     ["config", "hosts", "memory"],

@@ -13,8 +13,10 @@ Images always become RGB or grey, and sizes are always (height, width). What can
 A mask is decoded where its meaning is unambiguous and refused where it is not.
 """
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,9 +26,11 @@ from PIL import Image, ImageFile
 from .. import files
 from ..errors import DataError
 from ..tables import IGNORE
+from . import signatures
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
 UNION = "|"  # a mask cell "left.png|right.png" means the union of both files
+_PILLOW_FORMATS = signatures.PICTURES | {"a TGA picture": "TGA"}
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey, ITU-R BT.601
 
 
@@ -55,34 +59,16 @@ def read_pixels(path: str | Path) -> tuple[np.ndarray, str, np.ndarray | None]:
         DataError: no such file, empty, not an image, truncated, several pictures, or too many
             pixels to be one.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: {_why_no_file(path)}")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty (0 bytes); copy or download it again")
-    # Another library may have switched this on; Pillow would then fill truncated files with grey.
-    if ImageFile.LOAD_TRUNCATED_IMAGES:
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with Image.open(path) as picture:
-            _check_single(path, picture)
-            turn_back = _TURN_BACK[_orientation(picture)] if picture.format == "TIFF" else None
-            picture.load()
-            palette = None
-            if picture.mode == "P":
-                palette = _palette(picture)
-            elif picture.mode in ("PA", "CMYK", "YCbCr", "LAB", "HSV"):
-                picture = picture.convert("RGB")
-            pixels = np.asarray(picture)
-            return turn_back(pixels) if turn_back else pixels, picture.mode, palette
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's readers raise errors of a dozen kinds
-        raise DataError(
-            f"{path}: not readable as an image ({type(error).__name__}: {error}); it may be cut "
-            "short or be another format than its suffix says: copy it again, or open and save it "
-            "anew"
-        ) from error
+    with _opened(path) as picture:
+        turn_back = _TURN_BACK[_orientation(picture)] if picture.format == "TIFF" else None
+        picture.load()
+        palette = None
+        if picture.mode == "P":
+            palette = _palette(picture)
+        elif picture.mode in ("PA", "CMYK", "YCbCr", "LAB", "HSV"):
+            picture = picture.convert("RGB")
+        pixels = np.asarray(picture)
+        return turn_back(pixels) if turn_back else pixels, picture.mode, palette
 
 
 def orientation(path: str | Path) -> int:
@@ -90,7 +76,7 @@ def orientation(path: str | Path) -> int:
 
     1: not at all; 3: upside down; 5 to 8: on its side. `read_pixels` never turns the pixels.
     """
-    with Image.open(path) as picture:
+    with _opened(path) as picture:
         return _orientation(picture)
 
 
@@ -101,7 +87,7 @@ def notes_of(path: str | Path) -> tuple[str, ...]:
         DataError: as `read_pixels`.
     """
     notes = []
-    with Image.open(path) as picture:
+    with _opened(path) as picture:
         tag = _orientation(picture)
         if tag > 1:
             source = "TIFF" if picture.format == "TIFF" else "EXIF"
@@ -204,6 +190,58 @@ def _orientation(picture: Image.Image) -> int:
     """The orientation tag of an open picture, 1 where it has none or a senseless one."""
     value = picture.getexif().get(0x0112, 1)
     return value if value in _TURN_BACK else 1
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """The open picture, whose pixels are not decoded yet.
+
+    Raises:
+        DataError: as `read_pixels`; errors of Pillow inside the context are turned into it too.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: {_why_no_file(path)}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty (0 bytes); copy or download it again")
+    # Another library may have switched this on; Pillow would then fill truncated files with grey.
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+    kind = signatures.kind_of(path)
+    if kind is None and path.suffix.lower() == ".tga":  # a format without a signature
+        kind = "a TGA picture"
+    if kind and kind not in _PILLOW_FORMATS:
+        raise DataError(
+            f"{path}: not readable as an image: it is {kind}; {signatures.advice_for(kind)}"
+        )
+    # Without their ends, these are decoded all the same where zeros stand in place of the rest.
+    if kind in ("a JPEG picture", "a WebP picture") and signatures.is_cut_short(path):
+        raise DataError(_why_unreadable(path, kind))
+    if kind is None:
+        raise DataError(
+            f"{path}: not readable as an image: its first bytes are those of no known format; "
+            "expected PNG, JPEG, TIFF, BMP or GIF: open it in the program that it comes from, and "
+            "save it as PNG"
+        )
+    try:
+        with Image.open(path, formats=[_PILLOW_FORMATS[kind]]) as picture:
+            _check_single(path, picture)
+            yield picture
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's readers raise errors of a dozen kinds
+        raise DataError(_why_unreadable(path, kind, error)) from error
+
+
+def _why_unreadable(path: Path, kind: str, error: Exception | None = None) -> str:
+    """The message for a picture that cannot be decoded."""
+    start = f"{path}: not readable as an image: {kind} that"
+    if error is None or signatures.is_cut_short(path):
+        return f"{start} is cut short (its end is missing); copy it again"
+    return (
+        f"{start} cannot be decoded ({type(error).__name__}: {error}); it is damaged, or of a "
+        "variant that is not supported: open it in another program, and save it as PNG"
+    )
 
 
 def _why_no_file(path: Path) -> str:
