@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -152,6 +153,13 @@ class Config:
     keep_split: bool = _setting(True, "keep the split that the tree itself has", "split")
     split_seed: int = _setting(
         0, "seed of the split: who is trained on, who is tested", "split", 0, resume="fixed"
+    )
+
+    patient_pattern: str | None = _setting(
+        None, "regular expression with a group `patient`, for names; none = judged", "split use"
+    )
+    patient_table: str | None = _setting(
+        None, "CSV file with the columns case and patient; none = patients by name", "split use"
     )
 
     # What training sees
@@ -304,6 +312,10 @@ class Config:
         _check_classes(self)
         _check_image(self)
         _check_patches(self)
+        if self.patient_pattern and self.patient_table:
+            raise ConfigError(
+                "patient_pattern and patient_table are both set; set one of the two to none"
+            )
         if self.val_split == 1 and self.test_split < 1:
             raise ConfigError(
                 "val_split: 1 leaves nothing to train on; give a share below 1, "
@@ -426,6 +438,8 @@ def check(name: str, value: Any) -> Any:
         _check_augment(coerced)
     if name in ("label_map", "mask_encoding") and isinstance(coerced, dict):
         _check_table(name, coerced)
+    if name == "patient_pattern" and coerced is not None:
+        _check_pattern(coerced)
     return coerced
 
 
@@ -456,6 +470,22 @@ def describe(name: str) -> str:
 
 def _height_width(sides: Any) -> tuple[int, int]:
     return (sides, sides) if isinstance(sides, int) else (sides[0], sides[1])
+
+
+def _check_pattern(pattern: str) -> None:
+    """Raise `ConfigError` where this is no regular expression, or one without group `patient`."""
+    try:
+        groups = re.compile(pattern).groupindex
+    except re.error as error:
+        raise ConfigError(
+            f"patient_pattern: {pattern!r} is no regular expression ({error}); expected one such "
+            "as '(?P<patient>[^_]+)_'"
+        ) from error
+    if "patient" not in groups:
+        raise ConfigError(
+            f"patient_pattern: {pattern!r} has no group called patient; expected one such as "
+            "'(?P<patient>[^_]+)_'"
+        )
 
 
 def _check_range(name: str, value: Any) -> None:

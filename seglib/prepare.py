@@ -32,6 +32,7 @@ from .case_io import (
 from .checks import DataReport
 from .errors import DataError
 from .formats import images, volumes
+from .layouts import patients
 
 # The columns on which the pixels of a case depend, besides those of its masks.
 PIXEL_COLUMNS = ("case", "image", "slice", "label_numbers", "annotated")
@@ -70,8 +71,10 @@ class Store:
         if self.checked is None:
             raise DataError(f"{self.folder}: a store made by hand; set its column 'split' by hand")
         cases, report = self.checked.without_duplicates()
+        cases = patients.of(cases, cfg)
         parts, notes = split(cases, cfg)
-        report = dataclasses.replace(report, notes=[*report.notes, *notes])
+        about = f"patients: {patients.sentence(cases)}"
+        report = dataclasses.replace(report, notes=[*report.notes, about, *notes])
         return dataclasses.replace(self, cases=cases.assign(split=parts), report=report)
 
     def export_png(self, folder: str | Path) -> Path:
@@ -136,7 +139,7 @@ def open_store(folder: str | Path) -> Store:
     folder = Path(folder)
     saved = stores.read(folder)
     cases = _parse_cases(folder / "cases.csv")
-    cases.attrs["notes"] = saved.info["notes"]
+    cases.attrs = {name: saved.info[name] for name in ("notes", "patients") if name in saved.info}
     cfg = config.from_dict(saved.info["config"])
     return _store(folder, cases, list(saved.facts.values()), saved.info, cfg).split(cfg)
 
@@ -297,7 +300,9 @@ def _store(folder: Path, cases: pd.DataFrame, facts: list[dict], info: dict, cfg
     was built or opened.
     """
     checked = checks.check(cases, facts, cfg)
+    attrs = checked.cases.attrs
     checked.cases = _parse_cases(io.StringIO(checked.cases.to_csv(index=False)))
+    checked.cases.attrs = attrs
     return Store(folder, checked.cases, checked.report, info, checked)
 
 
@@ -343,6 +348,7 @@ def _write(root: Path, cases: pd.DataFrame, keys: list[str], cfg, strict: bool) 
             "n_images": len(cases),
             "inverted": checked.inverted,
             "notes": cases.attrs["notes"],
+            "patients": cases.attrs.get("patients", {}),
             "config": cfg.to_dict(),
         }
         (folder / "store.json").write_text(json.dumps(info, indent=1), encoding="utf-8")

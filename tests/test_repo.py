@@ -26,7 +26,7 @@ FLOORS = [
     ["formats.dicom", "formats.dicom_values", "formats.nifti"],
     ["formats.volumes", "formats.dicom_seg"],
     ["config", "hosts", "memory"],
-    ["layouts.pairing", "encoders", "measurements", "curves", "updates"],
+    ["layouts.pairing", "layouts.patients", "encoders", "measurements", "curves", "updates"],
     ["phantoms.drawing"],
     ["phantoms.abdomen", "phantoms.chest", "phantoms.fundus", "phantoms.heart", "phantoms.skin"],
     ["phantoms", "layouts.volumes", "layouts.pictures", "layouts.convert"],

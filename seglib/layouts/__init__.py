@@ -15,6 +15,7 @@ import pandas as pd
 from .. import hosts, presets, tables
 from ..errors import DataError
 from ..formats.images import SUFFIXES
+from . import patients
 
 
 def scan(cfg: Any) -> pd.DataFrame:
@@ -22,7 +23,8 @@ def scan(cfg: Any) -> pd.DataFrame:
 
     Raises:
         DataError: no data (says where it looked and what is there), no image in it, masks that do
-            not fit the task, or a tree that can be read in several ways.
+            not fit the task, a tree that can be read in several ways, or `patient_pattern` or
+            `patient_table` names no patient of a case.
     """
     tree = _find(cfg)
     name, cases = _read(tree, cfg)
@@ -30,6 +32,10 @@ def scan(cfg: Any) -> pd.DataFrame:
         expected = ", ".join(SUFFIXES)
         raise DataError(f"{tree.folder}: no image found; expected files ending in {expected}")
     notes = list(cases.attrs.get("notes", []))
+    cases = patients.of(cases, cfg)
+    warning = cases.attrs.get("patients", {}).get("warning")
+    if warning:
+        notes.append(f"patients: {warning}")
     others = _trees_beside(tree.folder, cfg.replace(layout=name)) if cfg.data_root else []
     if others:
         notes.append(

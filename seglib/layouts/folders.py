@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import DataError
-from . import pairing
+from . import pairing, patients
 from .volumes import Row, case_table, nifti_files, numbers_are_classes, volume_rows
 
 # Names of the two folders; imagesTr and labelsTr are those of nnU-Net and of the Decathlon.
@@ -21,8 +21,7 @@ FOLDERS = (("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr"))
 # number of the slice first.
 SLICE_NAMES = (
     r"(?P<slice>\d+)_(?P<volume>[a-z]+_\d+)",  # 10019_spleen_3: slice 10019 of volume spleen_3
-    r"(?P<volume>(?P<patient>[A-Za-z]*\d+)_[A-Za-z]*\d+)_(?P<slice>\d+)",  # patient_series_slice
-    r"(?P<volume>.+)_(?P<slice>\d+)",  # 10002_425: slice 425 of case 10002
+    r"(?P<volume>.+)_(?P<slice>\d+)",  # 10004_21057_7: slice 7 of volume 10004_21057
 )
 
 
@@ -31,9 +30,7 @@ def scan_images_masks(root: str | Path, cfg: Any) -> pd.DataFrame:
 
     Masks match by stem, also with a suffix such as `_mask` or `_segmentation`. Each image has one
     mask file, or, for a network with several overlapping classes, one for each class in
-    `masks/<class>`. Every picture counts as a patient of its own, except that names which begin
-    with `patientNNN` share that patient. Where several pictures show one patient, set
-    `cases["patient"]` before the split.
+    `masks/<class>`. Patients are told apart by the names, see `patients.by_names`.
 
     Raises:
         DataError: no such folders, or a task that needs other masks.
@@ -42,22 +39,21 @@ def scan_images_masks(root: str | Path, cfg: Any) -> pd.DataFrame:
     folders = pairing.folders(root, depth=1)
     folders = [folder for folder in folders if folder == root or _split_of(folder, root)]
     rows, notes = _rows(folders, root, cfg, slice_names=False)
-    for row in rows:
-        match = re.match(r"patient\d+", row["patient"])
-        if match:
-            row["patient"] = match[0]
+    naming = patients.by_names(row["patient"] for row in rows)
     # Images of train, val and test may share their names: put the part before them.
     if len({row["case"] for row in rows}) < len(rows):
+        # Where each name is a patient of its own, the parts count anew, and 1 is another patient.
+        columns = ("case", "volume") if naming.how else ("case", "volume", "patient")
         for row in rows:
-            names = [name for name in ("case", "patient", "volume") if row.get(name)]
+            names = [name for name in columns if row.get(name)]
             row |= {name: f"{row['split']}_{row[name]}" for name in names}
-    return case_table(rows, notes, cfg)
+    return patients.judged(case_table(rows, notes, cfg))
 
 
 def scan_slices(root: str | Path, cfg: Any) -> pd.DataFrame:
     """Slices as pictures: `images` with `labels` (or `masks`), at the root or one level below.
 
-    The name tells patient, volume and number of a slice, see `SLICE_NAMES`:
+    The name tells volume and number of a slice, see `SLICE_NAMES`; volumes tell the patient:
     `<patient>_<series>_<slice>.png`, `<case>_<slice>.png` or `<slice>_<organ>_<case>.jpg`. The
     numbers in label maps are class numbers, as the RSNA competition has them (1 liver, 2 spleen
     ...), unless larger ones occur: see `volumes.numbers_are_classes`.
@@ -67,7 +63,14 @@ def scan_slices(root: str | Path, cfg: Any) -> pd.DataFrame:
     """
     root = Path(root)
     rows, notes = _rows(pairing.folders(root, depth=1), root, cfg, slice_names=True)
-    return case_table(rows, notes, cfg)
+    volumes = {row.get("volume") for row in rows}
+    if len(rows) > 1 and len(volumes) == 1 and None not in volumes:
+        notes.append(
+            f"patients: all {len(rows)} pictures were taken for slices of one volume, "
+            f"{volumes.pop()!r}, so that no patient is left for a test; if each is of a patient of "
+            'its own, set layout = "images_masks"'
+        )
+    return patients.judged(case_table(rows, notes, cfg))
 
 
 def _rows(
@@ -129,17 +132,17 @@ def _paired(images: Path, masks: Path, cfg: Any) -> pd.DataFrame:
 
 
 def _with_slice(row: Row) -> Row:
-    """The row with patient, volume and slice as the picture's name has them; else unchanged."""
-    matches = (re.fullmatch(pattern, row["case"]) for pattern in SLICE_NAMES)
+    """The row with volume and slice as the picture's name has them; else unchanged."""
+    patterns = SLICE_NAMES if patients.names_an_organ(row["case"]) else SLICE_NAMES[1:]
+    matches = (re.fullmatch(pattern, row["case"]) for pattern in patterns)
     match = next((match for match in matches if match), None)
     if match is None:
         return row
-    parts = match.groupdict()
-    volume, number = parts["volume"], int(parts["slice"])
+    volume, number = match["volume"], int(match["slice"])
     return {
         **row,
         "case": f"{volume}_{number:03d}",
-        "patient": parts.get("patient") or volume,
+        "patient": volume,
         "volume": volume,
         "slice": number,
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import DataError
-from . import pairing
+from . import pairing, patients
 
 # Folder of the X-rays and folder of the masks. The latter holds the masks, or the folders leftMask
 # and rightMask. The order decides where several pairs exist.
@@ -29,7 +29,7 @@ def scan_chest(
     """Chest X-rays: the Montgomery tree, the Shenzhen tree, or several below one root.
 
     The end of the stem is the finding: `_0` normal, `_1` tuberculosis. Left and right masks are
-    united. Names that differ only in the day of the X-ray belong to the same patient.
+    united. Patients are told apart by the names, see `patients.by_names`.
 
     Raises:
         DataError: no such tree, or a task that needs other masks.
@@ -44,19 +44,14 @@ def scan_chest(
     cases = _concatenate(tables)
     ending = cases["case"].str.extract(r"_([01])$")[0]
     cases["finding"] = ending.map({"0": "normal", "1": "tuberculosis"}).fillna("")
-    # Names in the COVID set end in the day: pneumococcal-pneumonia-day7, ...-admission.
-    cases["patient"] = (
-        cases["case"]
-        .str.replace(r"_[01]$", "", regex=True)
-        .str.replace(r"-(day-?\d+|admission|\d+-(hours|days))(-PA)?$", "", regex=True)
-    )
-    return pairing.for_task(cases, "mask", task, class_names, root)
+    cases["patient"] = cases["case"].str.replace(r"_[01]$", "", regex=True)
+    return patients.judged(pairing.for_task(cases, "mask", task, class_names, root))
 
 
 def scan_carvana(
     root: str | Path, task: str = "binary", class_names: Iterable[str] = ("structure",)
 ) -> pd.DataFrame:
-    """Carvana: `train` with `train_masks`. Every picture counts as a patient of its own.
+    """Carvana: `train` with `train_masks`. The 16 pictures of a car count as those of a patient.
 
     Raises:
         DataError: no such tree, or a task that needs other masks.
@@ -68,7 +63,8 @@ def scan_carvana(
             f"{root}: no Carvana tree; expected train and train_masks; "
             f"found {pairing.contents(root)}"
         )
-    return pairing.for_task(pairing.pair(images, [masks], "mask"), "mask", task, class_names, root)
+    cases = pairing.pair(images, [masks], "mask")
+    return patients.judged(pairing.for_task(cases, "mask", task, class_names, root))
 
 
 def scan_isic(
@@ -76,8 +72,8 @@ def scan_isic(
 ) -> pd.DataFrame:
     """ISIC: folders `ISIC…_Input` with `ISIC…_GroundTruth`, one or several parts.
 
-    The split comes from the folder's name, such as Training. Every picture counts as a patient of
-    its own.
+    The split comes from the folder's name, such as Training. Patients are told apart by the names,
+    see `patients.by_names`: the pictures of ISIC are each of a patient of its own.
 
     Raises:
         DataError: no such tree, or a task that needs other masks.
@@ -104,7 +100,7 @@ def scan_isic(
     # Parts may number their pictures alike.
     if cases["case"].duplicated().any():
         cases["case"] = cases["patient"] = cases["split"] + "_" + cases["case"]
-    return pairing.for_task(cases, "mask", task, class_names, root)
+    return patients.judged(pairing.for_task(cases, "mask", task, class_names, root))
 
 
 def scan_palm(
@@ -117,8 +113,8 @@ def scan_palm(
     The masks of a class lie in `Lesion Masks/<Class>` or `<Class> Masks`, in upper or lower case.
     An empty cell only says that there is no file: PALM has none where a lesion is absent, and none
     where nobody drew it. Training and Validation become train and val. The finding is the first
-    letter of the name: N (normal), H (high myopia) or P (pathological myopia). The tree does not
-    say which photographs show the same patient, so every photograph counts as a patient of its own.
+    letter of the name: N (normal), H (high myopia) or P (pathological myopia). Patients are told
+    apart by the names, see `patients.by_names`: those of PALM are each of a patient of its own.
 
     Raises:
         DataError: no such tree, one of `class_names` has no folder although others have, or the
@@ -157,7 +153,7 @@ def scan_palm(
     letter = cases["case"].str.extract(r"^([NHP])\d")[0]
     findings = {"N": "normal", "H": "high myopia", "P": "pathological myopia"}
     cases["finding"] = letter.map(findings).fillna("")
-    return cases
+    return patients.judged(cases)
 
 
 def _chest_tables(folder: Path) -> list[pd.DataFrame]:

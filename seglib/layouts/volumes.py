@@ -22,7 +22,7 @@ import pandas as pd
 from .. import hosts, presets
 from ..errors import DataError
 from ..formats import images, nifti, volumes
-from . import pairing
+from . import pairing, patients
 
 SPACING = ("spacing_slice_mm", "spacing_row_mm", "spacing_col_mm")
 # Columns that follow the masks in a table of volumes; a table of pictures has the first two.
@@ -61,8 +61,8 @@ def scan_rsna_dicom(root: str | Path, cfg: Any) -> pd.DataFrame:
             f"{root}: no RSNA tree; expected train_images with segmentations; "
             f"found {pairing.contents(root)}"
         )
-    patients = pairing.subfolders(images_folder)
-    series = {path.name: path for patient in patients for path in pairing.subfolders(patient)}
+    folders = pairing.subfolders(images_folder)
+    series = {path.name: path for folder in folders for path in pairing.subfolders(folder)}
     labels = nifti_files(labels_folder)
     label_numbers = numbers_are_classes(labels.values(), cfg)
     rows, notes = [], []
@@ -82,7 +82,7 @@ def scan_rsna_dicom(root: str | Path, cfg: Any) -> pd.DataFrame:
             f"{len(unlabelled)} series without a segmentation were left out: "
             f"{', '.join(unlabelled[:3])}{more}"
         )
-    return case_table(rows, notes, cfg)
+    return patients.stated(case_table(rows, notes, cfg), "by their folders in train_images")
 
 
 def scan_ct_seg(root: str | Path, cfg: Any) -> pd.DataFrame:
@@ -100,14 +100,14 @@ def scan_ct_seg(root: str | Path, cfg: Any) -> pd.DataFrame:
     root = Path(root)
     rows, notes = [], []
     for folder in pairing.folders(root, depth=2):
-        rows += _named_pairs(folder, cfg, notes)
+        rows += _named_pairs(folder, root, cfg, notes)
     if not rows:
         raise DataError(
             f"{root}: no CT with labels; expected *_ct.nii.gz with *_seg.nii.gz, or "
             f"<case>/ct.nii.gz with <case>/segmentations; found {pairing.contents(root)}"
             + "".join(f"; {note}" for note in notes[:3])
         )
-    return case_table(rows, notes, cfg)
+    return patients.judged(case_table(rows, notes, cfg))
 
 
 def scan_acdc(root: str | Path, cfg: Any) -> pd.DataFrame:
@@ -121,20 +121,20 @@ def scan_acdc(root: str | Path, cfg: Any) -> pd.DataFrame:
     """
     root = Path(root)
     folders = pairing.folders(root, depth=3)
-    patients = [folder for folder in folders if re.fullmatch(r"patient\d+", folder.name)]
-    if not patients:
+    patient_folders = [folder for folder in folders if re.fullmatch(r"patient\d+", folder.name)]
+    if not patient_folders:
         raise DataError(
             f"{root}: no ACDC tree; expected patient001/patient001_frame01.nii.gz with _gt; "
             f"found {pairing.contents(root)}"
         )
-    patients.sort(key=lambda folder: folder.name)
+    patient_folders.sort(key=lambda folder: folder.name)
     parts = {"training": "train", "testing": "test"}
-    has_test = any(folder.parent.name == "testing" for folder in patients)
+    has_test = any(folder.parent.name == "testing" for folder in patient_folders)
     rows, notes = [], []
-    for folder in hosts.progress(patients, desc="scan", leave=False):
+    for folder in hosts.progress(patient_folders, desc="scan", leave=False):
         split = parts.get(folder.parent.name, "") if has_test else ""
         rows += _acdc_patient(folder, split, cfg, notes)
-    return case_table(rows, notes, cfg)
+    return patients.stated(case_table(rows, notes, cfg), "by their folders")
 
 
 # ---- rows and the table
@@ -156,6 +156,7 @@ def volume_rows(
 
     Args:
         volume: its name.
+        patient: who it shows, or the name by which `patients.judged` finds out.
         image: a NIfTI file or the folder of a DICOM series.
         labels: a label map, or a folder with one mask file for each organ.
         notes: what is odd about the headers is appended to it.
@@ -335,7 +336,7 @@ def _acdc_info(path: Path) -> tuple[dict[int, str], str]:
 # ---- volumes and labels side by side
 
 
-def _named_pairs(folder: Path, cfg: Any, notes: list[str]) -> list[Row]:
+def _named_pairs(folder: Path, root: Path, cfg: Any, notes: list[str]) -> list[Row]:
     """The rows of volumes called `*_ct*` or `ct` in a folder that have labels called `*_seg*`."""
     paths = {path.name: path for path in pairing.subfolders(folder)}
     paths |= nifti_files(folder, whole_name=True)
@@ -352,9 +353,13 @@ def _named_pairs(folder: Path, cfg: Any, notes: list[str]) -> list[Row]:
     rows = []
     for name, label in pairs.items():
         volume = nifti.stem(name)
-        patient = re.split(r"_ct(?=_|$)", volume)[0]
+        case = re.split(r"_ct(?=_|$)", volume)[0]
         if volume == "ct":  # all cases call it so: only their folders tell them apart
-            volume = patient = folder.name
+            volume, case = folder.name, ""
+        # A patient may have a folder with several volumes.
+        patient = (folder.relative_to(root) / case).as_posix()
+        if patient == ".":
+            patient = folder.name
         rows += volume_rows(volume, patient, paths[name], paths[label], cfg, notes, grids[name])
     return rows
 
