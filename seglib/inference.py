@@ -535,10 +535,9 @@ class Predictor:
         return masks
 
     def _millilitres(self, mask: np.ndarray, grid: orientation.Grid) -> dict[str, float]:
-        voxel_ml = float(np.prod(grid.spacing_mm)) / 1000 if grid.spacing_mm else float("nan")
         task = self.config.task
         return {
-            name: np.count_nonzero(class_mask(mask, k, task)) * voxel_ml
+            name: np.count_nonzero(class_mask(mask, k, task)) * grid.voxel_ml
             for k, name in self.structures.items()
         }
 

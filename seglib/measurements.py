@@ -3,8 +3,12 @@
 Taught in `03_rsna_finetuning` (volumes) and `05_cardiac_aspp` (ejection fraction).
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+
+from .formats import orientation
 
 SPACING = ["spacing_row_mm", "spacing_col_mm", "spacing_slice_mm"]
 
@@ -36,8 +40,8 @@ def organ_volumes(report, cases: pd.DataFrame) -> pd.DataFrame:
     counts = report.per_volume[[*keys, "class", "n_true", "n_pred"]]
     table = counts.join(volumes, on=keys)
     table = table.rename(columns={"n_true": "true_voxels", "n_pred": "predicted_voxels"})
-    spacing = table.reindex(columns=SPACING).apply(pd.to_numeric, errors="coerce")
-    ml_per_voxel = spacing.prod(axis=1, skipna=False) / 1000
+    spacing = table.reindex(columns=SPACING).itertuples(index=False)
+    ml_per_voxel = np.array([orientation.voxel_ml(sides) for sides in spacing])
     table["true_ml"] = table["true_voxels"] * ml_per_voxel
     table["predicted_ml"] = table["predicted_voxels"] * ml_per_voxel
     table["error_ml"] = table["predicted_ml"] - table["true_ml"]
@@ -48,8 +52,8 @@ def ejection_fractions(volumes: pd.DataFrame, cavity: str = "left_ventricle") ->
     """Ejection fraction (EDV - ESV) / EDV of each patient in percent, true and predicted.
 
     The column `phase` says which volume is end diastole (ED) and which end systole (ES); where it
-    is empty, the volume with more true voxels is diastole. The fraction is computed from voxels, as
-    both volumes have the same spacing; only the millilitres need to know it.
+    is empty, the larger true volume is diastole. Where both spacings are unknown, they are taken to
+    be equal, so that the fraction of voxels counts; where one of them is known, it is NaN.
 
     Args:
         volumes: of `organ_volumes`. Patients with other than two volumes are left out.
@@ -67,18 +71,30 @@ def ejection_fractions(volumes: pd.DataFrame, cavity: str = "left_ventricle") ->
             pair = pair.sort_values("phase")  # ED comes before ES
         else:
             pair = pair.sort_values("true_voxels", ascending=False)
+            if pair["true_ml"].notna().all():
+                pair = pair.sort_values("true_ml", ascending=False, kind="stable")
         ed, es = pair.to_dict("records")
         row = {"patient": patient, "ed": ed["volume"], "es": es["volume"]}
         for source in ("true", "predicted"):
             row[f"edv_{source}_ml"] = ed[f"{source}_ml"]
             row[f"esv_{source}_ml"] = es[f"{source}_ml"]
         for source in ("true", "predicted"):
-            edv, esv = ed[f"{source}_voxels"], es[f"{source}_voxels"]
+            edv, esv = _in_one_unit(ed, es, source)
             row[f"ef_{source}"] = 100 * (edv - esv) / edv if edv else np.nan
         row["error"] = row["ef_predicted"] - row["ef_true"]
         rows.append(row)
     columns = "patient ed es edv_true_ml esv_true_ml edv_predicted_ml esv_predicted_ml".split()
     return pd.DataFrame(rows, columns=[*columns, "ef_true", "ef_predicted", "error"])
+
+
+def _in_one_unit(ed: dict[str, Any], es: dict[str, Any], source: str) -> tuple[float, float]:
+    """Both volumes in voxels where a voxel has one size, else in mL; NaN where neither is sure."""
+    voxels = ed[f"{source}_voxels"], es[f"{source}_voxels"]
+    ml = ed[f"{source}_ml"], es[f"{source}_ml"]
+    same_size = np.isclose(ml[0] * voxels[1], ml[1] * voxels[0])
+    if same_size or np.isnan(ml).all():
+        return voxels
+    return ml
 
 
 def bland_altman(true: pd.Series, predicted: pd.Series) -> dict[str, float]:

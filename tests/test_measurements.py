@@ -41,7 +41,17 @@ def test_volumes_of_one_name_have_the_spacing_of_their_own_patient():
     assert table["true_ml"].tolist() == pytest.approx([22.5, 2.25])
 
 
-@pytest.mark.parametrize("spacing", [("", "", ""), (1.5, 1.5, "")])
+@pytest.mark.parametrize(
+    "spacing",
+    [
+        ("", "", ""),
+        (1.5, 1.5, ""),
+        (1.5, 1.5, 0),
+        (1.5, 1.5, -10),
+        (1.5, np.nan, 10),
+        (1.5, 1.5, 1e9),
+    ],
+)
 def test_an_unknown_spacing_gives_voxels_only(spacing):
     rows = [("a", "p", "liver", 1000, 800)]
     table = measurements.organ_volumes(report(rows), cases(["a"], spacing))
@@ -63,6 +73,18 @@ def test_ejection_fraction(phases):
     assert row["ef_true"] == 60 and row["ef_predicted"] == pytest.approx(100 * 40 / 90)
     assert row["error"] == pytest.approx(100 * 40 / 90 - 60)
     assert row["edv_true_ml"] == pytest.approx(2.25)
+
+
+def test_two_phases_of_different_voxels():
+    """Their fraction is that of the millilitres; it is unknown where one of the sizes is."""
+    cavity = "left_ventricle"
+    rows = [("a", "p", cavity, 100, 100), ("b", "p", cavity, 120, 120)]
+    table = pd.concat([cases(["a"]), cases(["b"], (1.5, 1.5, 5.0))])
+    row = measurements.ejection_fractions(measurements.organ_volumes(report(rows), table)).iloc[0]
+    assert (row["ed"], row["es"]) == ("a", "b") and row["ef_true"] == pytest.approx(40)
+    table = pd.concat([cases(["a"]), cases(["b"], ("", "", ""))])
+    row = measurements.ejection_fractions(measurements.organ_volumes(report(rows), table)).iloc[0]
+    assert np.isnan(row["ef_true"]) and np.isnan(row["error"])
 
 
 def test_the_phase_outweighs_the_size():

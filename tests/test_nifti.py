@@ -11,6 +11,25 @@ from seglib.formats import nifti, volumes
 from tests.helpers import displayed, numbered_volume, save_nifti
 
 
+def simpleitk(path):
+    """The image of a file as SimpleITK reads it, without its messages."""
+    import SimpleITK
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    return SimpleITK.ReadImage(str(path))
+
+
+def edit_header(path, header=nibabel.Nifti1Header, **fields):
+    """Change fields of the header in a file as they are, without nibabel's corrections."""
+    content = bytearray(path.read_bytes())
+    block = np.frombuffer(content[: header.template_dtype.itemsize], header.template_dtype).copy()
+    for name, value in fields.items():
+        block[0][name] = value
+    content[: block.nbytes] = block.tobytes()
+    path.write_bytes(content)
+    return path
+
+
 def image_of(affine, zooms=None, shape=(4, 5, 6)):
     """An image of zeros; without an affine its header says nothing about a place in space."""
     image = nibabel.Nifti1Image(np.zeros(shape, np.int16), affine)
@@ -24,7 +43,7 @@ def test_unknown_spacing_is_unknown(tmp_path):
     for image in (image_of(np.eye(4)), image_of(None, (1, 1, 1))):
         volume = volumes.read_nifti(save_nifti(image, path), canonical=False)
         assert volume.spacing_mm is None and not volume.grid.oriented
-        assert volume.notes == ("spacing unknown: 1 x 1 x 1 without a geometry in the header",)
+        assert volume.notes == (nifti.NO_ORIENTATION, nifti.NO_SPACING)
     # One millimetre with a place in space is a measurement; sizes without a geometry are, too.
     moved = nibabel.affines.from_matvec(np.eye(3), (5, 0, 0))
     volume = volumes.read_nifti(save_nifti(image_of(moved), path))
@@ -34,12 +53,33 @@ def test_unknown_spacing_is_unknown(tmp_path):
     assert volume.spacing_mm == pytest.approx((10, 1.5, 1.5))
 
 
-@pytest.mark.parametrize(("unit", "mm"), [("meter", 1000), ("micron", 0.001), ("mm", 1)])
-def test_the_unit_of_the_header_counts(unit, mm):
-    image = image_of(np.diag([2, 3, 4, 1]))
+@pytest.mark.parametrize("unit", ["meter", "micron", "mm", "unknown"])
+def test_the_unit_of_the_header_counts(tmp_path, unit):
+    mm = {"meter": 1000, "micron": 0.001}.get(unit, 1)
+    affine = nibabel.affines.from_matvec(np.diag([2, 3, 4]) / mm, np.array([5, 6, 7]) / mm)
+    image = image_of(affine)
     image.header.set_xyzt_units(unit)
-    spacing = nifti.read_grid("a.nii", image).spacing_mm
-    assert spacing == pytest.approx((4 * mm, 3 * mm, 2 * mm))
+    path = save_nifti(image, tmp_path / "a.nii")
+    grid = volumes.read_grid(path)
+    itk = simpleitk(path)
+    assert grid.spacing_mm == pytest.approx(itk.GetSpacing()[::-1], rel=1e-5)
+    assert grid.spacing_mm == pytest.approx((4, 3, 2), rel=1e-5)
+    # Labels in another unit lie on it all the same.
+    labels = image_of(np.diag([1, 1, 1, 1 / mm]) @ affine * mm)
+    labels.header.set_xyzt_units("mm")
+    volumes.align(grid, save_nifti(labels, tmp_path / "seg.nii"))
+
+
+@pytest.mark.parametrize("unit", ["meter", "micron"])
+def test_a_unit_that_cannot_be_true(unit):
+    """0.8 mm that are called metres; the sizes of a picture from a microscope are none of a scan,
+    but possible."""
+    image = image_of(np.diag([0.8, 0.8, 3, 1]))
+    image.header.set_xyzt_units(unit)
+    grid = nifti.read_grid("a.nii", image)
+    assert (grid.spacing_mm is None) == (unit == "meter") == np.isnan(grid.voxel_ml)
+    if unit == "meter":
+        assert "800 x 800 x 3000 mm; expected 0.0001 to 100 mm" in grid.spacing_note
 
 
 def test_scaling_and_numbers(tmp_path):
@@ -127,3 +167,203 @@ def test_a_file_that_unpacks_to_more_than_it_declares(tmp_path):
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(3 << 20)))
     with pytest.raises(DataError, match=r"long\.nii\.gz: goes on behind the voxels"):
         volumes.read_nifti(path)
+
+
+# ---- sizes that a header does not state
+
+
+BAD_SIZES = [0, -3, np.nan, np.inf, -np.inf, 1e30]
+
+
+@pytest.mark.parametrize("size", BAD_SIZES)
+@pytest.mark.parametrize("codes", [(0, 0), (1, 0), (1, 2), (0, 2)], ids=str)
+def test_a_size_that_is_none_gives_no_millilitres(tmp_path, size, codes):
+    """A bad `pixdim` counts where the sform does not state the size."""
+    path = save_nifti(image_of(np.diag([0.8, 0.8, 3, 1])), tmp_path / "a.nii")
+    pixdim = [1, 0.8, 0.8, size, 0, 0, 0, 0]
+    edit_header(path, pixdim=pixdim, qform_code=codes[0], sform_code=codes[1])
+    try:
+        grid = volumes.read_grid(path)
+    except DataError as error:
+        assert str(path) in str(error) and "correct" in str(error)
+        return
+    if codes[1] and size != 1e30:  # that one is a number, which contradicts the sform
+        assert grid.spacing_mm == pytest.approx((3, 0.8, 0.8))
+    else:
+        assert grid.spacing_mm is None and np.isnan(grid.voxel_ml)
+        assert "spacing unknown" in grid.spacing_note
+
+
+def test_sizes_that_are_stated_without_a_position_count(tmp_path):
+    """The way to state a known spacing: `image.header.set_zooms`."""
+    image = image_of(np.eye(4))
+    image.header.set_zooms((0.8, 0.8, 3))
+    grid = volumes.read_grid(save_nifti(image, tmp_path / "a.nii"))
+    assert grid.spacing_mm == pytest.approx((3, 0.8, 0.8)) and not grid.oriented
+    assert grid.notes == (nifti.NO_ORIENTATION,)
+    assert grid.spacing_mm == pytest.approx(simpleitk(tmp_path / "a.nii").GetSpacing()[::-1])
+
+
+def test_an_array_that_simpleitk_wrote_without_geometry(tmp_path):
+    import SimpleITK
+
+    array = np.zeros((6, 5, 4), np.int16)
+    image = SimpleITK.GetImageFromArray(array)
+    SimpleITK.WriteImage(image, str(tmp_path / "a.nii.gz"))
+    assert volumes.read_grid(tmp_path / "a.nii.gz").spacing_mm is None
+    image.SetOrigin((3, 0, 0))  # now it has a place
+    SimpleITK.WriteImage(image, str(tmp_path / "a.nii.gz"))
+    assert volumes.read_grid(tmp_path / "a.nii.gz").spacing_mm == (1, 1, 1)
+
+
+# ---- two affines in one file
+
+
+def forms(sform, qform, codes=(2, 1)):
+    image = image_of(np.eye(4), shape=(24, 20, 11))
+    image.set_sform(sform, codes[0])
+    image.set_qform(qform, codes[1])
+    return image
+
+
+SFORM = np.array([[0.8, 0, 0, -9], [0, 0.8, 0, -7], [0, 0, 3, 5], [0, 0, 0, 1.0]])
+
+
+def test_affines_that_agree_are_not_noted(tmp_path):
+    for codes in ((2, 1), (2, 0), (0, 1), (4, 1)):
+        path = save_nifti(forms(SFORM, SFORM, codes), tmp_path / "a.nii")
+        grid = volumes.read_grid(path)
+        assert grid.notes == () and grid.spacing_mm == pytest.approx((3, 0.8, 0.8))
+    shifted = SFORM + np.array([[0, 0, 0, 0.3]] + [[0, 0, 0, 0]] * 3)  # less than half a voxel
+    assert volumes.read_grid(save_nifti(forms(SFORM, shifted), tmp_path / "a.nii")).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (np.diag([1, 1, 1, 1.0]) + np.eye(4, k=3) * 40, "up to 40 apart;"),
+        (np.diag([-1, -1, 1, 1.0]), "left and right may be swapped"),
+        (np.diag([-1, 1, 1, 1.0]), "MIRROR IMAGES"),
+    ],
+)
+def test_affines_that_differ_are_noted(tmp_path, change, word):
+    path = save_nifti(forms(SFORM, change @ SFORM), tmp_path / "a.nii")
+    grid = volumes.read_grid(path)
+    (note,) = grid.notes
+    assert word in note and "sform counts here" in note
+    np.testing.assert_allclose(grid.affine, SFORM)
+    assert grid.spacing_mm == pytest.approx((3, 0.8, 0.8))  # both say so
+
+
+def test_affines_of_different_size_leave_it_unknown(tmp_path):
+    """Such as the scan in mm, and the same stretched to a template's space."""
+    stretched = SFORM @ np.diag([1.2, 1.2, 1, 1])
+    path = save_nifti(forms(stretched, SFORM, (4, 1)), tmp_path / "a.nii")
+    grid = volumes.read_grid(path)
+    assert grid.spacing_mm is None and np.isnan(grid.voxel_ml)
+    assert "0.96 x 0.96 x 3 by the sform and 0.8 x 0.8 x 3 by pixdim" in grid.spacing_note
+
+
+# ---- masks
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("image_class", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_a_mask_has_the_header_of_its_image(tmp_path, suffix, image_class):
+    qform = np.diag([-1, -1, 1, 1]) @ SFORM
+    image = image_class(np.zeros((24, 20, 11, 1), np.int16), SFORM)
+    image.set_sform(SFORM, 2)
+    image.set_qform(qform, 1)
+    header = image.header
+    header.set_xyzt_units("mm", "sec")
+    header["descrip"], header["intent_name"], header["intent_code"] = b"x" * 80, b"z score", 5
+    header["cal_max"], header["aux_file"] = 900, b"hot"
+    header.set_slope_inter(2, -10)
+    source = save_nifti(image, tmp_path / f"image{suffix}")
+    grid = volumes.read_grid(source)
+    mask = np.zeros((24, 20, 11), np.uint8)
+    mask[3, 4, 5] = 7
+    nifti.write(tmp_path / f"mask{suffix}", mask, grid, source)
+    saved = nibabel.load(tmp_path / f"mask{suffix}")
+    original = nibabel.load(source)
+    assert type(saved) is image_class and saved.get_data_dtype() == np.uint8
+    assert saved.shape == (24, 20, 11)
+    for form in ("get_qform", "get_sform"):
+        np.testing.assert_array_equal(getattr(saved, form)(), getattr(original, form)())
+        assert getattr(saved, form)(coded=True)[1] == getattr(original, form)(coded=True)[1]
+    np.testing.assert_array_equal(saved.header["pixdim"][:4], original.header["pixdim"][:4])
+    assert saved.header["descrip"] == b"x" * 80
+    assert saved.header.get_xyzt_units() == ("mm", "sec")
+    assert saved.header.get_intent()[0] == "none"
+    assert (saved.header["cal_max"], saved.header["aux_file"]) == (0, b"")
+    np.testing.assert_array_equal(np.asarray(saved.dataobj), mask)
+
+
+@pytest.mark.parametrize("codes", [(0, 0), (1, 0), (0, 1), (1, 2), (2, 1)], ids=str)
+def test_itk_lays_the_mask_over_its_image(tmp_path, codes):
+    turned = nibabel.affines.from_matvec(nibabel.eulerangles.euler2mat(0.1, 0.2, 0.3)) @ SFORM
+    source = save_nifti(forms(SFORM, turned, codes), tmp_path / "image.nii.gz")
+    nifti.write(tmp_path / "mask.nii.gz", np.zeros((24, 20, 11)), volumes.read_grid(source), source)
+    image, mask = simpleitk(source), simpleitk(tmp_path / "mask.nii.gz")
+    for name in ("GetOrigin", "GetDirection", "GetSpacing", "GetSize"):
+        assert getattr(mask, name)() == getattr(image, name)()
+
+
+# ---- what a file is, by its content
+
+
+def test_a_wrong_suffix_does_not_matter(tmp_path):
+    plain = save_nifti(numbered_volume(), tmp_path / "plain.nii")
+    packed = save_nifti(numbered_volume(), tmp_path / "packed.nii.gz")
+    expected = volumes.read_nifti(plain)
+    copies = {"a.nii.gz": plain, "b.nii": packed, "blob": plain, "packed_blob": packed}
+    for name, source in copies.items():
+        path = tmp_path / name
+        path.write_bytes(source.read_bytes())
+        volume = volumes.read_nifti(path)
+        np.testing.assert_array_equal(volume.voxels, expected.voxels)
+        wrong = name != "blob"
+        assert any("against its name" in note for note in volume.notes) == wrong
+        nifti.write(tmp_path / "mask.nii.gz", np.zeros((7, 9, 5)), volume.grid, path)
+
+
+def test_files_that_stand_for_others(tmp_path):
+    link = tmp_path / "link.nii.gz"
+    link.symlink_to(tmp_path / "annex" / "SHA256E-s1--0")
+    with pytest.raises(DataError, match=r"link\.nii\.gz: a link to .*SHA256E-s1--0.*git annex get"):
+        volumes.read_nifti(link)
+    pointer = tmp_path / "lfs.nii.gz"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(DataError, match=r"lfs\.nii\.gz: a small text that stands for the data"):
+        volumes.read_nifti(pointer)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "cut short"),
+        (b"\x1f\x8b\x08\x00junk", "cut short"),
+        (b"<html>404</html>" * 50, "not a NIfTI file"),
+        (b"PK\x03\x04" + bytes(500), "not a NIfTI file"),
+    ],
+)
+def test_only_a_file_cut_short_is_to_be_copied_again(tmp_path, content, word):
+    path = tmp_path / "x.nii.gz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=word) as error:
+        volumes.read_nifti(path)
+    assert ("copy it again" in str(error.value)) == (word == "cut short")
+
+
+def test_the_header_alone_reads_no_voxel(tmp_path, monkeypatch):
+    """Also where a last axis of length 1 is dropped."""
+    path = save_nifti(image_of(SFORM, shape=(4, 5, 6, 1, 1)), tmp_path / "one.nii")
+    from nibabel.arrayproxy import ArrayProxy
+
+    def refuse(*_):
+        raise AssertionError("voxels were read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ArrayProxy, "_get_scaled", refuse)
+        assert volumes.read_grid(path).shape == (6, 5, 4)
+    assert volumes.read_nifti(path).voxels.shape == (6, 5, 4)

@@ -1,5 +1,7 @@
 """Volumes: labels land on the voxels of their image, and HU become eight bits; real CT."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import nibabel
@@ -9,7 +11,7 @@ import pytest
 
 from seglib import presets
 from seglib.errors import DataError
-from seglib.formats import volumes
+from seglib.formats import nifti, volumes
 from tests.helpers import (
     ORIENTATIONS,
     displayed,
@@ -187,8 +189,108 @@ def test_a_decoded_volume_carries_its_notes(tmp_path):
         assert volume.decoding_notes == (
             "1 voxels are not finite numbers; set to the minimum, -999",
         )
-        assert volume.grid.notes == () and volume.grid.spacing_note.startswith("spacing unknown")
-        assert volume.notes == (volume.grid.spacing_note, *volume.decoding_notes)
+        assert volume.grid.notes == (nifti.NO_ORIENTATION,)
+        assert volume.grid.spacing_note.startswith("spacing unknown")
+        texts = (*volume.grid.notes, volume.grid.spacing_note, *volume.decoding_notes)
+        assert volume.notes == texts
+
+
+def test_an_error_that_is_cached_keeps_no_arrays(tmp_path, monkeypatch):
+    """The traceback of an error would hold the local variables of all functions on its way."""
+    arrays = []
+
+    def read(path, **_):
+        array = np.zeros(1000)
+        arrays.append(weakref.ref(array))
+        raise DataError(f"{path}: no voxel is a finite number")
+
+    monkeypatch.setattr(volumes, "read", read)
+    cfg = rsna_config(tmp_path, tmp_path)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"ct\.nii: no voxel is a finite number"):
+            volumes.read_8_bit(tmp_path / "ct.nii", cfg)
+    gc.collect()
+    assert len(arrays) == 1 and arrays[0]() is None
+
+
+# ---- CT that is not in HU
+
+
+def ct_phantom(rng):
+    """HU of a trunk in air: soft tissue, a lung, a spine and the table's thin line."""
+    rows, columns = np.mgrid[:64, :64]
+    hu = np.where(np.hypot(rows - 32, columns - 32) < 27, 40, -1000)
+    hu[np.hypot(rows - 25, columns - 22) < 8] = -850
+    hu[np.hypot(rows - 46, columns - 32) < 4] = 600
+    return (hu + rng.normal(0, 15, (6, 64, 64))).round()
+
+
+NOT_HU = {
+    "intercept lost": (lambda hu: hu + 1024, "shifted by about 1024"),
+    "unsigned": (lambda hu: np.clip(hu + 1024, 0, None).astype(np.uint16), "shifted by about"),
+    "intercept twice": (lambda hu: hu - 1024, "far below air"),
+    "intercept twice, clipped": (lambda hu: np.maximum(hu, -1024) - 1024, "far below air"),
+    "0 to 1": (lambda hu: (hu - hu.min()) / np.ptp(hu), "scaled or standardised"),
+    "-1 to 1": (lambda hu: (hu - hu.min()) / np.ptp(hu) * 2 - 1, "scaled or standardised"),
+    "thousands": (lambda hu: hu / 1000, "scaled or standardised"),
+    "standardised": (lambda hu: (hu - hu.mean()) / hu.std(), "scaled or standardised"),
+    "8 bits": (lambda hu: np.clip((hu + 150) / 400, 0, 1) * 255, "picture of 8 bits"),
+    "ten times": (lambda hu: hu * 10, "far below air"),
+    "16 bits": (lambda hu: (hu - hu.min()) / np.ptp(hu) * 65535, "of them above 300"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_HU)
+def test_a_ct_that_is_not_in_hu_is_noted(tmp_path, name):
+    change, words = NOT_HU[name]
+    hu = change(ct_phantom(np.random.default_rng(0)))
+    image = nibabel.Nifti1Image(hu.T.astype(np.float32), np.diag([-0.8, -0.8, 5, 1]))
+    path = save_nifti(image, tmp_path / "ct.nii")
+    cfg = rsna_config(tmp_path, tmp_path, window_level=50, window_width=400)
+    (note,) = volumes.read_8_bit(path, cfg).decoding_notes
+    assert note.startswith("not in Hounsfield units") and words in note
+    without = cfg.replace(window_level=None, window_width=None, percentiles=(1, 99))
+    assert volumes.read_8_bit(path, without).decoding_notes == ()
+
+
+WINDOWS = [(50, 400), (40, 80), (100, 150), (-600, 1500), (400, 1800)]
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_parts_of_a_ct_in_hu_are_not_noted(window):
+    hu = ct_phantom(np.random.default_rng(0))
+    parts = {
+        "whole": hu,
+        "soft tissue alone": hu[:, 20:44, 36:56],
+        "lung": hu[:, 18:30, 16:28],
+        "spine": hu[:, 38:56, 22:44],
+        "contrast agent": np.where(hu > 0, hu + 120, hu)[:, 20:44, 36:56],
+        "air": hu[:, :6, :6],
+        "outside the field of view": np.where(hu < -900, -3024, hu),
+        "masked": np.where(hu > -200, hu, 0),
+        "one value": np.full((2, 8, 8), 40),
+    }
+    for name, part in parts.items():
+        assert volumes.not_in_hu(part, *window) == (), name
+
+
+def test_real_ct_is_in_hu(ct, real_series):
+    rng = np.random.default_rng(0)
+    scans = [volumes.read(ct / f"example_ct{name}.nii.gz").voxels for name in ("", "_sm")]
+    for voxels in (*scans, real_series.voxels):
+        for window in WINDOWS:
+            assert volumes.not_in_hu(voxels, *window) == ()
+        for _ in range(20):  # parts of it, with or without air
+            low = [int(rng.integers(0, n * 3 // 4)) for n in voxels.shape]
+            part = voxels[tuple(slice(a, a + n // 3) for a, n in zip(low, voxels.shape))]
+            assert volumes.not_in_hu(part, 50, 400) == ()
+        assert volumes.not_in_hu(voxels.astype(np.int32) + 1024, 50, 400)
+
+
+def test_real_amos_is_in_hu(real):
+    voxels = volumes.read(real("amos_ct") / "data" / "train" / "img").voxels
+    assert volumes.not_in_hu(voxels, 50, 400) == ()
+    assert volumes.not_in_hu(voxels + 1024, 50, 400)
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,12 @@ What can go wrong:
 
 - The voxels are stored numbers, which a slope and an intercept turn into values.
 - The header says twice where the voxels lie (qform and sform), or not at all; then the affine is a
-  guess of nibabel.
+  guess of nibabel. Where the two differ, the sform counts here, as in nibabel.
 - The spacing stands in the affine and in `pixdim`, whose default 1 looks like a measurement.
 - The unit may be metres or micrometres.
+- The axes may be left-handed, which those of a DICOM series never are: dcm2niix reverses its rows.
 - A file that was cut short can still open.
+- A name may say `.nii.gz` of a file that is not compressed, or have no suffix at all.
 
 `volumes` turns an image to the usual display. Taught in `03_rsna_finetuning` and
 `08_inference_and_deployment`.
@@ -27,76 +29,104 @@ from . import orientation
 from .orientation import Grid
 
 NO_SPACING = "spacing unknown: 1 x 1 x 1 without a geometry in the header"
+NO_ORIENTATION = (
+    "orientation unknown: no geometry in the header, so that left and right, up and down, are only "
+    "guessed; look at it, and correct the header"
+)
+ROWS_TURNED = (
+    "rows read from the last to the first, as its axes are left-handed (dcm2niix stores them so): "
+    "it is shown like its DICOM series"
+)
 MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # any other unit, or none, counts as millimetres
+# Fields of a header that a mask takes from its image: where the voxels lie, and what it is about.
+GEOMETRY = """qform_code sform_code quatern_b quatern_c quatern_d qoffset_x qoffset_y qoffset_z
+    srow_x srow_y srow_z xyzt_units dim_info descrip""".split()
 _MAX_GZIP_RATIO = 1032  # gzip compresses nothing by more than this factor
 _MARGIN_BYTES = 1 << 20  # a file may hold this much more than its voxels: extensions, padding
+_HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 and Analyze have 348
+_GZIP = b"\x1f\x8b"
+# qform and sform agree if their voxels have the same sizes up to 1 %, and lie at most half a voxel
+# apart.
+_MAX_SIZE_ERROR = 0.01
+_MAX_APART_VOXELS = 0.5
 
 
 def open_file(path: str | Path) -> Any:
     """The `nibabel` image of a NIfTI file with three axes; `load` reads its voxels.
 
+    What the file is, and whether it is compressed, is judged by its content. `image.extra` holds
+    "compressed", "n_bytes" (the size of the unpacked file that its header declares), "pixdim" (the
+    voxel sizes as they are in the file; nibabel corrects them, 0 to 1) and "notes".
+
     Raises:
         DataError: no such file, not NIfTI, cut short, not three-dimensional, or in colour.
     """
-    import nibabel
-
-    if not Path(path).is_file():
-        raise DataError(f"{path}: no such file; check the path")
+    start, compressed = _beginning(path)
+    image_class = _image_class(path, start)
     try:
-        image = nibabel.load(path)
-        _check_size(path, image)
-        # A last axis of length 1 (a single time point or channel) adds nothing to the volume. To
-        # drop it, nibabel reads the voxels already here.
-        while len(image.shape) > 3 and image.shape[-1] == 1:
-            image = image.slicer[..., 0]
+        header_class = image_class.header_class
+        header = header_class(start[: header_class.template_dtype.itemsize], check=False)
+        n_bytes = declared_bytes(header)
+        _check_size(path, header, n_bytes, compressed)
+        image = _opened(path, image_class, compressed, n_bytes)
         _forget_unknown_units(image.header)
     except DataError:
         raise
     except Exception as error:  # nibabel, gzip and zlib raise errors of their own
         raise DataError(
-            f"{path}: not a NIfTI file, or damaged ({type(error).__name__}: {error}); copy it again"
+            f"{path}: a damaged NIfTI file ({type(error).__name__}: {error}); "
+            "expected a valid header: write it anew"
         ) from error
-    if len(image.shape) != 3 or 0 in image.shape:
-        shape = "x".join(map(str, image.shape))
-        raise DataError(
-            f"{path}: {len(image.shape)}-D image of {shape}; expected one volume of three axes: "
-            "split it first"
-        )
-    if image.get_data_dtype().kind not in "iufb":
-        raise DataError(
-            f"{path}: voxels of type {image.get_data_dtype()}; expected one number a voxel"
-        )
-    return image
+    image.extra |= {
+        "compressed": compressed,
+        "n_bytes": n_bytes,
+        "pixdim": np.array(header["pixdim"][1:4], np.float64),
+        "notes": _notes_on_name(path, compressed),
+    }
+    _check_kind(path, image)
+    return _without_last_axes(image)
 
 
 def read_grid(
     path: str | Path, image: Any, slice_axis: int | None = None, canonical: bool = True
 ) -> Grid:
     """The grid of an opened file; the arguments are those of `volumes.read_nifti`."""
+    unit_mm, affine = _unit_mm(image), affine_mm(image)
     oriented = is_oriented(image)
-    if oriented:
-        distances = np.linalg.norm(image.affine[:3, :3], axis=0)
-    else:  # without a valid affine the voxel sizes in `pixdim` may still be right
-        distances = np.abs(np.array(image.header.get_zooms()[:3], np.float64))
+    sizes = _stated_sizes(image, oriented)
+    notes = list(image.extra.get("notes", ()))
     if canonical:
-        display = orientation.radiological(path, image.affine, slice_axis)
+        display = orientation.radiological(path, affine, slice_axis)
     else:
-        orientation.nearest_axes(path, image.affine)  # refuses an affine that is no geometry
-        display = _as_acquired(distances, slice_axis)
+        orientation.nearest_axes(path, affine)  # refuses an affine that is no geometry
+        left_handed = oriented and np.linalg.det(affine[:3, :3]) < 0
+        # Without a valid affine the sizes in `pixdim`, as nibabel corrects them, are used.
+        distances = np.abs(np.array(image.header.get_zooms()[:3], np.float64))
+        if oriented:
+            distances = np.linalg.norm(image.affine[:3, :3], axis=0)
+        display = _as_acquired(distances, slice_axis, left_handed)
+        notes += [ROWS_TURNED] if left_handed else []
+    notes += [] if oriented else [NO_ORIENTATION]
+    disagreement, spacing_note = _disagreement(image)
+    notes += disagreement
     spacing_mm = None
-    spacing = orientation.known_spacing(distances, stated=oriented)
-    if spacing is not None:
-        unit = MM_PER_UNIT.get(image.header.get_xyzt_units()[0], 1.0)
-        ordered = orientation.in_display_order(spacing, display)
-        spacing_mm = tuple(distance * unit for distance in ordered)
+    spacing = orientation.known_spacing(sizes, stated=oriented, unit_mm=unit_mm)
+    if spacing is None:
+        spacing_note = spacing_note or _why_unknown(sizes, unit_mm)
+    elif not spacing_note:
+        slices = int(np.argsort(display[:, 0])[0])
+        if oriented:
+            spacing = orientation.perpendicular_spacing(spacing, affine, slices)
+        spacing_mm = orientation.in_display_order(spacing, display)
     return Grid(
         path=str(path),
         shape=orientation.in_display_order(image.shape, display),
         spacing_mm=spacing_mm,
         orientation=display,
-        affine=image.affine,
+        affine=affine,
         oriented=oriented,
-        spacing_note="" if spacing_mm else NO_SPACING,
+        notes=tuple(notes),
+        spacing_note=spacing_note,
     )
 
 
@@ -108,8 +138,8 @@ def load(path: str | Path, image: Any) -> np.ndarray:
     """
     whole = image
     try:
-        if str(path).lower().endswith(".gz"):
-            whole = type(image).from_bytes(_unpacked(path, declared_bytes(image)))
+        if image.extra["compressed"]:
+            whole = type(image).from_bytes(_unpacked(path, image.extra["n_bytes"]))
         # `open_file` has dropped last axes of length 1, which the bytes still have.
         return np.asanyarray(whole.dataobj).reshape(image.shape)
     except DataError:
@@ -120,24 +150,30 @@ def load(path: str | Path, image: Any) -> np.ndarray:
         ) from error
 
 
-def declared_bytes(image: Any) -> int:
-    """The size of a file that holds what this header declares.
+def declared_bytes(header: Any) -> int:
+    """The size of a file that holds what this header, as it is in the file, declares.
 
     It is computed before anything is allocated, because a damaged header may declare any size.
     """
-    start = int(getattr(image.dataobj, "offset", 352))  # 352 bytes: the usual header
     # As float64, because the product of a damaged shape may overflow an integer.
-    n_voxels = int(np.prod(image.shape, dtype=np.float64))
-    return start + n_voxels * image.header.get_data_dtype().itemsize
+    n_voxels = int(np.prod(header.get_data_shape(), dtype=np.float64))
+    return int(header["vox_offset"]) + n_voxels * header.get_data_dtype().itemsize
+
+
+def affine_mm(image: Any) -> np.ndarray:
+    """(4, 4): index in the file's axes -> mm, whatever the unit of the header."""
+    affine = np.array(image.affine, np.float64)
+    affine[:3] *= _unit_mm(image)
+    return affine
 
 
 def is_oriented(image: Any) -> bool:
     """Whether the header says where the voxels lie.
 
-    An identity affine counts as "not": it is what programs write that know no position.
+    A grid that programs write which know no position counts as "not": see `is_default_grid`.
     """
     coded = any(int(image.header.get(code, 0)) > 0 for code in ("qform_code", "sform_code"))
-    return coded and not np.array_equal(image.affine, np.eye(4))
+    return coded and not orientation.is_default_grid(image.affine, image.shape[:3])
 
 
 def stem(path: str | Path) -> str:
@@ -148,23 +184,142 @@ def stem(path: str | Path) -> str:
 def write(path: Path, mask: np.ndarray, grid: Grid, source: str | Path) -> Path:
     """A mask (uint8, in the file's own axes) as NIfTI with the geometry of `grid`.
 
-    Where `source`, the volume that was segmented, is a NIfTI file, the mask gets its unit and the
-    codes of its affines; a DICOM series has millimetres. A failed write leaves no file.
+    Where `source`, the volume that was segmented, is a NIfTI file, the fields of `GEOMETRY` and the
+    voxel sizes are copied from its header, so that every program lays the mask over its image,
+    whichever of qform and sform it goes by. A DICOM series has millimetres. A failed write leaves
+    no file.
     """
     import nibabel
 
-    image = nibabel.Nifti1Image(mask.astype(np.uint8), grid.affine)
     if Path(source).is_file():
-        header = open_file(source).header
-        image.header.set_xyzt_units(header.get_xyzt_units()[0])
-        image.header.set_zooms(header.get_zooms()[:3])
-        image.set_qform(grid.affine, int(header.get("qform_code", 0)))
-        image.set_sform(grid.affine, int(header.get("sform_code", 0)))
+        original = open_file(source)
+        image = type(original)(mask.astype(np.uint8), original.affine)
+        for name in GEOMETRY:
+            image.header[name] = original.header[name]
+        image.header["pixdim"][:4] = original.header["pixdim"][:4]  # the first is the side (qfac)
     else:
+        image = nibabel.Nifti1Image(mask.astype(np.uint8), grid.affine)
         image.header.set_xyzt_units("mm")
+    image.header.set_slope_inter(1, 0)  # nibabel would write NaN, which some programs cannot read
     with files.replacing(path) as partial:
         nibabel.save(image, partial)
     return path
+
+
+# ---- opening
+
+
+def _beginning(path: str | Path) -> tuple[bytes, bool]:
+    """The first bytes of a file, unpacked, and whether it is compressed.
+
+    Raises:
+        DataError: no such file, a link to nothing, or a compressed file that cannot be unpacked.
+    """
+    if not os.path.isfile(path):
+        if os.path.islink(path):
+            raise DataError(
+                f"{path}: a link to {os.readlink(path)}, where no file is; fetch the data that it "
+                "stands for (such as by git annex get, or dvc pull)"
+            )
+        raise DataError(f"{path}: no such file; check the path")
+    with open(path, "rb") as file:
+        start = file.read(_HEADER_BYTES)
+    if not start.startswith(_GZIP):
+        return start, False
+    try:
+        with gzip.open(path) as file:
+            return file.read(_HEADER_BYTES), True
+    except Exception as error:  # gzip and zlib raise errors of their own
+        raise DataError(
+            f"{path}: cut short or damaged ({type(error).__name__}: {error}); copy it again"
+        ) from error
+
+
+def _image_class(path: str | Path, start: bytes) -> Any:
+    """The class of `nibabel` for a file that begins with these bytes.
+
+    Raises:
+        DataError: it is no NIfTI file.
+    """
+    import nibabel
+
+    sizes = [int.from_bytes(start[:4], order) for order in ("little", "big")]
+    if 348 in sizes and len(start) >= 348 and start[344:347] == b"n+1":
+        return nibabel.Nifti1Image
+    if 540 in sizes and len(start) >= 540 and start[4:7] == b"n+2":
+        return nibabel.Nifti2Image
+    raise DataError(f"{path}: {_what_else(path, start, sizes)}")
+
+
+def _what_else(path: str | Path, start: bytes, sizes: list[int]) -> str:
+    """What a file is that begins with these bytes and is no NIfTI file, and what to do."""
+    if not start or any(size in sizes and len(start) < size for size in (348, 540)):
+        return f"cut short: it holds {len(start)} bytes, less than a NIfTI header; copy it again"
+    if start.startswith((b"version https://git-lfs", b"/annex/objects", b"outs:")):
+        return (
+            "a small text that stands for the data (Git LFS, git-annex or DVC); fetch the data "
+            "itself, such as by git lfs pull"
+        )
+    if 348 in sizes or 540 in sizes:
+        return (
+            "a header of the Analyze format, or of NIfTI in two files (.hdr and .img); expected "
+            "one file: convert it, such as by nibabel.save(nibabel.load('x.hdr'), 'x.nii.gz')"
+        )
+    return (
+        f"not a NIfTI file (it begins with {start[:8]!r}); expected NIfTI (.nii or .nii.gz): "
+        "convert it, or give it its true suffix"
+    )
+
+
+def _opened(path: str | Path, image_class: Any, compressed: bool, n_bytes: int) -> Any:
+    """The image of a file, with voxels that are not read yet."""
+    from nibabel.fileholders import FileHolder
+
+    # nibabel unpacks a file or not by its suffix. Where that is wrong, it gets the content.
+    if compressed == _named_compressed(path):
+        return image_class.from_file_map({"image": FileHolder(str(path))})
+    content = _unpacked(path, n_bytes) if compressed else Path(path).read_bytes()
+    return image_class.from_bytes(content)
+
+
+def _named_compressed(path: str | Path) -> bool:
+    return str(path).lower().endswith(".gz")
+
+
+def _notes_on_name(path: str | Path, compressed: bool) -> list[str]:
+    """A note on a file whose suffix says that it is compressed, and it is not, or the reverse."""
+    if compressed == _named_compressed(path):
+        return []
+    truth = "is compressed" if compressed else "is not compressed"
+    return [f"its content {truth}, against its name; other programs may not open it: rename it"]
+
+
+def _check_kind(path: str | Path, image: Any) -> None:
+    """Refuse an image that is not one number at each point of a volume."""
+    shape = "x".join(map(str, image.shape))
+    if len(image.shape) < 3:
+        raise DataError(
+            f"{path}: {len(image.shape)}-D image of {shape}; expected one volume of three axes: "
+            "save it as a picture (PNG), or with a third axis of length 1"
+        )
+    if any(length != 1 for length in image.shape[3:]) or 0 in image.shape:
+        raise DataError(
+            f"{path}: {len(image.shape)}-D image of {shape}; expected one volume of three axes: "
+            "split it first"
+        )
+    if image.get_data_dtype().kind not in "iufb":
+        raise DataError(
+            f"{path}: voxels of type {image.get_data_dtype()}; expected one number a voxel"
+        )
+
+
+def _without_last_axes(image: Any) -> Any:
+    """The image without last axes of length 1 (a single time point or channel)."""
+    if len(image.shape) == 3:
+        return image
+    # Reshaping a proxy reads no voxel.
+    voxels = image.dataobj.reshape(image.shape[:3])
+    return type(image)(voxels, image.affine, image.header, extra=image.extra)
 
 
 def _forget_unknown_units(header: Any) -> None:
@@ -176,31 +331,123 @@ def _forget_unknown_units(header: Any) -> None:
         header["xyzt_units"] = space_unit
 
 
-def _as_acquired(distances: np.ndarray, slice_axis: int | None) -> np.ndarray:
-    """The orientation (3, 2) with slices along `slice_axis`, and no axis reversed.
+def _as_acquired(distances: np.ndarray, slice_axis: int | None, left_handed: bool) -> np.ndarray:
+    """The orientation (3, 2) with slices along `slice_axis`, as the scanner showed them.
 
     By default that is the axis of the largest spacing, the last of them where several are equal.
     Rows and columns are the later and the earlier of the other two axes, as SimpleITK shows them.
+
+    The axes (column, row, slice) of a DICOM series are right-handed, and SimpleITK keeps them.
+    dcm2niix reverses the rows, the second axis, which makes them left-handed: undone here.
     """
     if slice_axis is None:
         # 0.999: spacings that differ only by rounding are equal.
         slice_axis = int(np.flatnonzero(distances >= distances.max() * 0.999)[-1])
     row_axis, column_axis = [axis for axis in (2, 1, 0) if axis != slice_axis]
-    return orientation.as_stored((slice_axis, row_axis, column_axis))
+    display = orientation.as_stored((slice_axis, row_axis, column_axis))
+    if left_handed:
+        display[1, 1] = -1
+    return display
 
 
-def _check_size(path: str | Path, image: Any) -> None:
+# ---- what the header says
+
+
+def _unit_mm(image: Any) -> float:
+    return MM_PER_UNIT.get(image.header.get_xyzt_units()[0], 1.0)
+
+
+def _stated_sizes(image: Any, oriented: bool) -> np.ndarray:
+    """The voxel sizes that the header states, in its unit; they need not be valid."""
+    pixdim = np.asarray(image.extra.get("pixdim", image.header["pixdim"][1:4]), np.float64)
+    if not oriented:  # the sizes in `pixdim` may still be right
+        return pixdim
+    # The qform takes its sizes from `pixdim`; nibabel has put 1 for those that are none.
+    if int(image.header["sform_code"]) == 0 and not _are_sizes(pixdim):
+        return pixdim
+    return np.linalg.norm(image.affine[:3, :3], axis=0)
+
+
+def _are_sizes(numbers: np.ndarray) -> bool:
+    return bool(np.isfinite(numbers).all() and (numbers > 0).all())
+
+
+def _why_unknown(sizes: np.ndarray, unit_mm: float) -> str:
+    """Why these sizes of a voxel, in a unit, are no spacing."""
+    if (sizes == 1).all():
+        return NO_SPACING
+    text = " x ".join(f"{size * unit_mm:g}" for size in sizes)
+    return (
+        f"spacing unknown: the header says {text} mm; expected {orientation.MIN_SPACING_MM:g} to "
+        f"{orientation.MAX_SPACING_MM:g} mm: correct pixdim and its unit"
+    )
+
+
+def _disagreement(image: Any) -> tuple[list[str], str]:
+    """Notes where qform and sform differ, and why the spacing is unknown then, else ""."""
+    header, shape = image.header, image.shape[:3]
+    sform, qform = _form(header.get_sform, shape), _form(header.get_qform, shape)
+    if sform is None:
+        return [], ""
+    pixdim = np.asarray(image.extra.get("pixdim", header["pixdim"][1:4]), np.float64)
+    spacing_note = ""
+    # A `pixdim` of 1 x 1 x 1 without a qform is a default, and 0 states nothing.
+    if _are_sizes(pixdim) and (qform is not None or (pixdim != 1).any()):
+        sizes = np.linalg.norm(sform[:3, :3], axis=0)
+        if not np.allclose(sizes, pixdim, rtol=_MAX_SIZE_ERROR, atol=0):
+            by_sform, by_pixdim = (
+                " x ".join(f"{size:.4g}" for size in values) for values in (sizes, pixdim)
+            )
+            spacing_note = (
+                f"spacing unknown: a voxel has {by_sform} by the sform and {by_pixdim} by pixdim "
+                "and the qform; correct the header"
+            )
+    if qform is None:
+        return [], spacing_note
+    return _notes_on_forms(sform, qform, shape), spacing_note
+
+
+def _form(get: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The affine of the qform or the sform, where it says where the voxels lie, else None."""
+    try:
+        affine, code = get(coded=True)
+    except Exception:  # nibabel raises errors of its own on a quaternion that is none
+        return None
+    if not code or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        return None
+    return None if orientation.is_default_grid(affine, shape) else affine
+
+
+def _notes_on_forms(sform: np.ndarray, qform: np.ndarray, shape: tuple[int, ...]) -> list[str]:
+    """Notes on two affines of one file that do not put its voxels at one place."""
+    import nibabel
+
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
+    corners = np.column_stack([corners, np.ones(8)]).T
+    apart = np.linalg.norm(((sform - qform) @ corners)[:3], axis=0).max()
+    if apart <= _MAX_APART_VOXELS * np.linalg.norm(sform[:3, :3], axis=0).min():
+        return []
+    codes = ["".join(nibabel.aff2axcodes(affine)) for affine in (sform, qform)]
+    turned = ""
+    if np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0:
+        turned = f", AND ARE MIRROR IMAGES ({codes[0]} and {codes[1]}): left may be right"
+    elif codes[0] != codes[1]:
+        turned = f", and are turned ({codes[0]} and {codes[1]}): left and right may be swapped"
+    return [
+        f"sform and qform put its voxels up to {apart:.4g} apart{turned}; the sform counts here, "
+        "as in nibabel, while programs based on ITK may go by the qform; correct the header"
+    ]
+
+
+def _check_size(path: str | Path, header: Any, n_bytes: int, compressed: bool) -> None:
     """Refuse a file that cannot hold what its header declares, before the memory is asked for."""
     size = os.path.getsize(path)
-    capacity = size
-    if str(path).lower().endswith(".gz"):
-        capacity = size * _MAX_GZIP_RATIO
-    declared = declared_bytes(image)
-    if declared > capacity + _MARGIN_BYTES:
-        shape = "x".join(map(str, image.shape))
+    capacity = size * _MAX_GZIP_RATIO if compressed else size
+    if n_bytes > capacity + _MARGIN_BYTES:
+        shape = "x".join(map(str, header.get_data_shape()))
         raise DataError(
             f"{path}: cut short or damaged: its header declares {shape} voxels, "
-            f"{declared / 1e6:.0f} MB, and the file of {size / 1e6:.1f} MB cannot hold them; "
+            f"{n_bytes / 1e6:.0f} MB, and the file of {size / 1e6:.1f} MB cannot hold them; "
             "copy it again"
         )
 

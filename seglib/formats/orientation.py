@@ -15,6 +15,13 @@ import numpy as np
 
 from ..errors import DataError
 
+# Spacings outside this range are taken for a wrong header or a wrong unit. The smallest is that of
+# light microscopy; no scanner has voxels larger than 100 mm.
+MIN_SPACING_MM = 1e-4
+MAX_SPACING_MM = 100.0
+# Axes whose determinant is smaller by this share than the product of their lengths are oblique to
+# each other; float32 headers of perpendicular axes differ by less.
+_MAX_SHEAR = 1e-4
 # Patient axis along which the slices are stacked (0 left-right, 1 back-front, 2 foot-head) ->
 # directions in which slices, rows and columns are counted. Axial slices: from the feet up
 # (Superior), rows to the back (Posterior), columns to the patient's Left.
@@ -32,6 +39,7 @@ class Grid:
         path: the file or folder, for error messages.
         shape: (slices, rows, columns) as displayed.
         spacing_mm: distance between slices, rows and columns; None where unknown (`known_spacing`).
+            Their product is the volume of a voxel, also where the axes are not perpendicular.
         orientation: (3, 2), file axes -> displayed axes, as nibabel writes orientations.
         affine: (4, 4), index in the file's axes -> mm to the right, anterior, superior.
         oriented: False where the file does not say where its voxels lie; `affine` is a guess then.
@@ -55,6 +63,11 @@ class Grid:
     def file_shape(self) -> tuple[int, int, int]:
         """The shape of the array in the file's own axes."""
         return in_file_order(self.shape, self.orientation)
+
+    @property
+    def voxel_ml(self) -> float:
+        """The volume of a voxel in mL; NaN where the spacing is unknown."""
+        return voxel_ml(self.spacing_mm)
 
     @property
     def displayed_affine(self) -> np.ndarray:
@@ -82,22 +95,74 @@ class Grid:
 
 
 def known_spacing(
-    distances: Sequence[float], stated: bool = True
+    distances: Sequence[Any], stated: bool = True, unit_mm: float = 1.0
 ) -> tuple[float, float, float] | None:
     """The distances between voxels along the three axes where they are known, else None.
 
-    Only this function decides it, so that no volume in mL is ever computed from a guess.
+    Only this function decides it, so that no volume in mL is ever computed from a guess. Known are
+    three finite numbers from `MIN_SPACING_MM` to `MAX_SPACING_MM`.
 
     Args:
         distances: as the header has them; fewer than three, or zeros, where it has none.
         stated: False where a 1 in the header may be a measurement or only the default.
+        unit_mm: the unit of the distances in mm.
+
+    Returns:
+        The three distances in mm.
     """
-    if len(distances) != 3 or not all(distances):
+    try:
+        numbers = [float(distance) for distance in distances]
+    except (TypeError, ValueError):  # an empty cell of a table, or a missing value
         return None
     # Programs that do not know the spacing write exactly 1 x 1 x 1.
-    if not stated and all(distance == 1 for distance in distances):
+    if len(numbers) != 3 or (not stated and numbers == [1, 1, 1]):
         return None
-    return tuple(float(distance) for distance in distances)
+    spacing = tuple(number * unit_mm for number in numbers)
+    # A comparison with NaN is false.
+    if not all(MIN_SPACING_MM <= distance <= MAX_SPACING_MM for distance in spacing):
+        return None
+    return spacing
+
+
+def voxel_ml(spacing_mm: Sequence[Any] | None) -> float:
+    """The volume of a voxel in mL; NaN where its spacing is unknown (`known_spacing`)."""
+    spacing = None if spacing_mm is None else known_spacing(spacing_mm)
+    return float("nan") if spacing is None else float(np.prod(spacing)) / 1000
+
+
+def is_default_grid(affine: np.ndarray, shape: Sequence[int]) -> bool:
+    """Whether an affine is one that programs write which know neither spacing nor position.
+
+    That is voxels of 1 x 1 x 1 along the axes of the patient, with the first, the last or the
+    middle voxel of each axis at 0: the identity (nibabel), diag(-1, -1, 1) (SimpleITK), and both
+    after axes were swapped or reversed. A scan that truly has 1 mm and lies just so cannot be told
+    from them; one with any other position or rotation can.
+    """
+    steps, origin = affine[:3, :3], affine[:3, 3]
+    size = np.abs(steps)
+    if not np.allclose(np.sort(size, axis=0), np.sort(np.eye(3), axis=0), atol=1e-5):
+        return False
+    # Coordinates of the last voxel; `origin` has those of the first.
+    last = origin + steps @ (np.asarray(shape) - 1)
+    nearest_zero = np.abs([origin, last, (origin + last) / 2]).min(axis=0)
+    return bool((nearest_zero < 1e-3).all())
+
+
+def perpendicular_spacing(
+    spacing: Sequence[float], affine: np.ndarray, slice_axis: int
+) -> tuple[float, float, float]:
+    """The spacing along a file's axes, with the distance between the planes of its slices.
+
+    Where the axes are not perpendicular (a tilted gantry), the step from slice to slice is longer
+    than the distance between their planes. With that distance the product of the spacing is the
+    volume of a voxel, which is the determinant of the affine.
+    """
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    share = abs(np.linalg.det(affine[:3, :3] / sides))
+    result = [float(distance) for distance in spacing]
+    if share < 1 - _MAX_SHEAR:
+        result[slice_axis] *= share
+    return tuple(result)
 
 
 # ---- orientations

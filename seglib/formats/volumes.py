@@ -252,7 +252,7 @@ def align(grid: Grid, path: str | Path) -> np.ndarray:
     orientation.nearest_axes(path, image.affine)  # refuses an affine that is no geometry
     # Displayed index -> index in the label file. Where the grids coincide, this is a reordering of
     # the axes, up to rounding.
-    to_labels = np.linalg.solve(image.affine, grid.displayed_affine)
+    to_labels = np.linalg.solve(nifti.affine_mm(image), grid.displayed_affine)
     display = orientation.inverse(orientation.nearest_axes(path, to_labels))
     shape = orientation.in_display_order(image.shape, display)
     # Two displayed axes with the same nearest label axis: turned by 45 degrees or more.
@@ -345,6 +345,62 @@ def clip_percentiles(voxels: np.ndarray, low: float, high: float) -> np.ndarray:
     return window(voxels, (bottom + top) / 2, max(top - bottom, 1e-6))
 
 
+def not_in_hu(voxels: np.ndarray, level: float, width: float) -> tuple[str, ...]:
+    """A note on the values of a CT that cannot be Hounsfield units (HU), else ().
+
+    In HU, air is -1000, fat -100, soft tissue 0 to 100, and only bone and metal lie above 300. A
+    part of a scan may lack air, but soft tissue must lie where it should.
+
+    Args:
+        voxels: (S, H, W) values before the window.
+        level, width: of the window, for which too many values may be too bright.
+    """
+    low, high = float(voxels.min()), float(voxels.max())
+    if low == high:  # `case_io` tells of images without any contrast
+        return ()
+    text = _what_instead_of_hu(voxels, low, high, level + width / 2)
+    if not text:
+        return ()
+    return (
+        f"not in Hounsfield units, it seems: {text}. The window expects air at -1000, water at 0 "
+        "and bone above 300: convert the file (DICOM: RescaleSlope and RescaleIntercept), or set "
+        "window_level=None where it is no CT",
+    )
+
+
+def _what_instead_of_hu(voxels: np.ndarray, low: float, high: float, white: float) -> str:
+    """What the values are, if they are no HU; `white` is the upper end of the window."""
+    extent = f"values from {low:g} to {high:g}"
+    if max(-low, high) <= 20:  # the noise of a CT alone is wider
+        return f"{extent}, so they were scaled or standardised"
+    # Up to a million voxels show the shares well enough. An odd step does not follow the columns.
+    sample = voxels.ravel()[:: voxels.size // 1_000_000 * 2 + 1]
+
+    def share(above: float, up_to: float) -> float:
+        return float(((sample > above) & (sample <= up_to)).mean())
+
+    if low >= 0 and 200 <= high <= 255 and share(-1, 0) > 0.05:
+        return f"{extent}, {share(-1, 0):.0%} of them 0, so they are a picture of 8 bits"
+    has_air, bright = share(-np.inf, -250) > 0.001, share(500, np.inf)
+    if not has_air and bright > 0.02 and share(850, 1350) > bright / 2:
+        return (
+            f"{extent}, without air but {bright:.0%} above 500, most of that about 1000, so they "
+            "were shifted by about 1024 (the intercept was lost)"
+        )
+    # Many files have one value below air outside the field of view: the lowest.
+    too_low = float(((sample < -1300) & (sample > low)).mean())
+    if too_low > 0.02:
+        return f"{extent}, {too_low:.0%} far below air"
+    # A narrow window ends below tissue with contrast agent.
+    limit = max(white, 300)
+    saturated = share(limit, np.inf)
+    if saturated > (0.5 if has_air else 0.25):
+        return f"{extent}, {saturated:.0%} of them above {limit:g}"
+    if low < -1300 and share(-200, 300) < 0.005:
+        return f"{extent}, without soft tissue, so they were shifted (the intercept counted twice?)"
+    return ""
+
+
 def read_8_bit(path: str | Path, cfg) -> Volume:
     """A volume with uint8 voxels, by the window of `cfg`, or its percentiles where it has none.
 
@@ -356,12 +412,14 @@ def read_8_bit(path: str | Path, cfg) -> Volume:
 
     def convert() -> Volume:
         volume = read(path, **options(cfg))
+        notes = volume.decoding_notes
         if cfg.window_level is not None:
             voxels = window(volume.voxels, cfg.window_level, cfg.window_width)
+            notes += not_in_hu(volume.voxels, cfg.window_level, cfg.window_width)
         else:
             voxels = clip_percentiles(volume.voxels, *(cfg.percentiles or (0, 100)))
         voxels.flags.writeable = False
-        return Volume(voxels, volume.grid, volume.decoding_notes)
+        return Volume(voxels, volume.grid, notes)
 
     settings = (cfg.window_level, cfg.window_width, cfg.percentiles, *options(cfg).values())
     return _cache.get(("image", str(path), stamp(path), settings), convert)
@@ -412,15 +470,17 @@ class _Cache(threading.local):
     def get(self, key: Any, compute: Callable[[], Any]) -> Any:
         if key not in self.results:
             try:
-                self.results[key] = compute()
+                self.results[key] = compute(), ""
             except DataError as error:
-                self.results[key] = error
+                # Only the message: the traceback of an error holds the arrays of its functions.
+                self.results[key] = None, str(error)
             while len(self.results) > _CACHE_SIZE:
                 self.results.popitem(last=False)
         self.results.move_to_end(key)
-        if isinstance(self.results[key], DataError):
-            raise self.results[key]
-        return self.results[key]
+        result, problem = self.results[key]
+        if problem:
+            raise DataError(problem)
+        return result
 
 
 _cache = _Cache()

@@ -1,5 +1,6 @@
 """List folders, pair images with their masks by name, and name the mask columns for a task."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -135,8 +136,8 @@ def pictures(folder: Path) -> dict[str, Path]:
                 f"{file}: {by_stem[file.stem].name} has the same name before the suffix; keep one "
                 "of the two"
             )
-        # A broken link cannot be resolved; its own path is what the error message should name.
-        by_stem[file.stem] = file.resolve() if file.exists() else file.absolute()
+        # A link keeps its own path: the name of its target need not have a suffix.
+        by_stem[file.stem] = Path(os.path.abspath(file))
     return by_stem
 
 

@@ -11,6 +11,7 @@ applied.
 Only headers are read, and the numbers of a few label files.
 """
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -165,7 +166,7 @@ def volume_rows(
     """
     shared: Row = {
         "patient": patient,
-        "image": str(image.resolve()),
+        "image": os.path.abspath(image),  # a link keeps its own path, and so its suffix
         **_mask_cells(labels, cfg),
         "volume": volume,
         "annotated": ",".join(cfg.class_names),
@@ -230,7 +231,8 @@ def nifti_files(folder: Path, whole_name: bool = False) -> dict[str, Path]:
         file
         for file in sorted(folder.iterdir())
         if file.name.lower().endswith(volumes.SUFFIXES)
-        and file.is_file()
+        # A broken link is taken up, so that preparation says what is wrong with it.
+        and (file.is_file() or file.is_symlink())
         and not file.name.startswith(".")
     ]
     return {file.name if whole_name else nifti.stem(file.name): file for file in files}
@@ -276,11 +278,11 @@ def _mask_cells(labels: Path, cfg: Any) -> dict[str, str]:
         DataError: a multilabel network cannot use a label map.
     """
     if cfg.task == "multiclass":
-        return {"labels": str(labels.resolve())}
+        return {"labels": os.path.abspath(labels)}
     if labels.is_dir():
         organs = volumes.organ_files(labels, cfg.class_names)
         return {
-            name: images.UNION.join(str(file.resolve()) for file in organs.get(name, ()))
+            name: images.UNION.join(os.path.abspath(file) for file in organs.get(name, ()))
             for name in cfg.class_names
         }
     if cfg.task == "multilabel":
@@ -288,7 +290,7 @@ def _mask_cells(labels: Path, cfg: Any) -> dict[str, str]:
             f"{labels}: one label map, but a multilabel network needs a mask file a class; set "
             "task='multiclass' with the background as first class"
         )
-    return {cfg.class_names[0]: str(labels.resolve())}
+    return {cfg.class_names[0]: os.path.abspath(labels)}
 
 
 # ---- ACDC
@@ -382,7 +384,7 @@ def _pair_labels(
                 if name not in grids:
                     grids[name] = _grid(paths[name], cfg, notes)
                 # A volume that has the right name but cannot be read is kept: preparation says why.
-                unreadable = by_name and grids[name] is None and paths[name].is_file()
+                unreadable = by_name and grids[name] is None and not paths[name].is_dir()
                 if unreadable or _fits(grids[name], paths[label], cfg):
                     pairs[name] = label
                     if not by_name:
@@ -410,7 +412,7 @@ def _grid(path: Path, cfg: Any, notes: list[str]) -> volumes.Grid | None:
     try:
         return volumes.read_grid(path, **volumes.options(cfg))
     except DataError as error:
-        if path.is_file():
+        if not path.is_dir():
             notes.append(f"left out: {error}")
         return None
 
