@@ -75,10 +75,18 @@ def test_values(tmp_path, stack):
 def test_monochrome1_is_inverted(tmp_path, stack, signed):
     stored = stack - 2048 if signed else stack
     inverted = -1 - stored if signed else 4095 - stored
-    write_series(tmp_path / "s", inverted, signed=signed, PhotometricInterpretation="MONOCHROME1")
+    tags = {"PhotometricInterpretation": "MONOCHROME1", "Modality": "DX"}
+    write_series(tmp_path / "s", inverted, signed=signed, **tags)
     volume = volumes.read_dicom(tmp_path / "s")
     np.testing.assert_array_equal(volume.voxels, stored - 1024)
-    assert any("MONOCHROME1" in note for note in volume.notes)
+    assert any("MONOCHROME1: values inverted" in note for note in volume.notes)
+
+
+def test_monochrome1_does_not_turn_hounsfield_units_round(tmp_path, stack):
+    write_series(tmp_path / "s", stack, PhotometricInterpretation="MONOCHROME1")
+    volume = volumes.read_dicom(tmp_path / "s")
+    np.testing.assert_array_equal(volume.voxels, stack - 1024)
+    assert "MONOCHROME1 (a setting of the display) not applied" in volume.notes[0]
 
 
 def test_missing_signs_are_added_only_where_the_series_shows_none(tmp_path):

@@ -5,6 +5,7 @@ mosaics and masks are refused by their name; reports, plans and other objects be
 skipped and named. `dicom` orders and places the slices, `dicom_values` decodes their values.
 """
 
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -163,19 +164,26 @@ def check_numbers(path: Path, header: Any) -> None:
         except Exception:  # the conversion of a damaged value fails in many ways
             value, valid = "no number", False
         if not valid:
-            raise DataError(
-                f"{path}: {name} is {value}; expected {expected} finite; the header is damaged: "
-                "correct it, or take the file out of the folder"
-            )
+            remedy = advice(path, "the header is damaged: correct it, or take the file out")
+            raise DataError(f"{path}: {name} is {value}; expected {expected} finite; {remedy}")
 
 
-def is_cut_short(path: Path) -> bool:
+def advice(path: Path, otherwise: str) -> str:
+    """What to do with a file that is not readable: to copy it again helps only where it ends early.
+
+    Args:
+        otherwise: what to do with a file that is whole.
+    """
+    return "the file is cut short: copy it again" if _is_cut_short(path) else otherwise
+
+
+def _is_cut_short(path: Path) -> bool:
     """Whether a file ends inside an element, so that a part of it must be missing."""
     import pydicom
 
     try:
         data = pydicom.dcmread(path)
-    except EOFError:
+    except (EOFError, struct.error):
         return True
     except Exception:  # damaged otherwise
         return False
@@ -183,8 +191,11 @@ def is_cut_short(path: Path) -> bool:
     if not len(data):
         return True
     last = data.get_item(max(data.keys()))
-    length = getattr(last, "length", None)  # elements that were converted have none
-    return length not in (None, 0xFFFFFFFF) and len(last.value or b"") < length
+    length = getattr(last, "length", 0xFFFFFFFF)  # elements that were converted have none
+    if length == 0xFFFFFFFF:  # the length is not given, but ends with a mark
+        return False
+    # Bytes behind the last element are a beginning of the next one.
+    return last.value_tell + length != path.stat().st_size
 
 
 def difference(slices: Sequence[SliceFile], names: Sequence[str]) -> str:
@@ -220,18 +231,20 @@ def _header(path: Path) -> Any:
             return "not DICOM"
         raise DataError(f"{path}: not a DICOM file: {_kind_of_other(path)}") from error
     except Exception as error:  # on damaged headers pydicom raises errors of many kinds
-        advice = "correct it, or take the file out of the folder"
-        if is_cut_short(path):
-            advice = "the file is cut short: copy it again"
         problem = f"damaged DICOM header ({type(error).__name__}: {error})"
-        raise DataError(f"{path}: {problem}; {advice}") from error
+        remedy = advice(path, "correct it, or take the file out of the folder")
+        raise DataError(f"{path}: {problem}; {remedy}") from error
     kind = getattr(sop_class, "name", "")  # a damaged UID may be a list, which has no name
     # Reports and presentation states are stored as "... Storage" as well.
     if kind.endswith("Storage") and "Image" not in kind:
         return kind
     check_numbers(path, header)
     if not header.get("Rows") or not header.get("Columns"):
-        raise DataError(f"{path}: {kind or 'a DICOM file'} {_without_size(path)}")
+        remedy = advice(path, "take it out of the folder, or export it again from its archive")
+        raise DataError(
+            f"{path}: {kind or 'a DICOM file'} without rows or columns, so without an image; "
+            f"{remedy}"
+        )
     return header
 
 
@@ -252,16 +265,6 @@ def _kind_of_other(path: Path) -> str:
     )
 
 
-def _without_size(path: Path) -> str:
-    """Why an image file has no Rows and Columns, and what to do, for an error message."""
-    if is_cut_short(path):
-        return "without rows or columns; it is cut short: copy it again"
-    return (
-        "without rows or columns, so without an image; take it out of the folder, or export it "
-        "again from its archive"
-    )
-
-
 def _check_grey(file: SliceFile) -> None:
     """Refuse an image whose stored numbers are not the grey values of one slice.
 
@@ -270,7 +273,8 @@ def _check_grey(file: SliceFile) -> None:
     """
     problem = _unlike_a_slice(file.header) or _unlike_values(file.header)
     if problem:
-        raise DataError(f"{file.path}: {problem}")
+        # Where the header ends early, the attribute that is missed may stand in the lost part.
+        raise DataError(f"{file.path}: {advice(file.path, problem)}")
 
 
 def _unlike_a_slice(header: Any) -> str:
@@ -302,7 +306,7 @@ def _unlike_values(header: Any) -> str:
             f"{to_pictures}"
         )
     if n_samples > 1 or str(interpretation).startswith(("RGB", "YBR", "HSV", "ARGB", "CMYK")):
-        return f"a colour image ({interpretation}); expected grey values: {to_pictures}"
+        return f"a colour image ({interpretation}); expected grey values; {to_pictures}"
     if interpretation not in ("MONOCHROME1", "MONOCHROME2"):
         return (
             f"PhotometricInterpretation is {interpretation}; expected MONOCHROME1 or MONOCHROME2, "
@@ -316,7 +320,7 @@ def _unlike_values(header: Any) -> str:
     bits = int(floats(header.get("BitsAllocated")).sum())
     if bits not in (8, 16, 32):
         kind = " (a mask)" if bits == 1 else ""
-        return f"{bits} bits for each pixel{kind}; expected 8, 16 or 32"
+        return f"{bits} bits for each pixel{kind}; expected 8, 16 or 32: convert it to NIfTI"
     if header.get("PixelRepresentation") is None:
         return (
             "no PixelRepresentation: whether its numbers have signs is unknown; correct the header"

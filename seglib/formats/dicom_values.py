@@ -1,8 +1,8 @@
 """The values of DICOM slices: pixels decoded, corrected, rescaled, without their padding.
 
 Stored numbers become values (CT: Hounsfield units, HU) by a slope and an intercept that may differ
-from slice to slice, or by a table. In MONOCHROME1 high numbers are dark. Headers may be wrong about
-signs and bits. Padding, the frame that scanners put around the patient, is no value at all.
+from slice to slice, or by a table. In MONOCHROME1 high values are shown dark. Headers may be wrong
+about signs and bits. Padding, the frame that scanners put around the patient, is no value at all.
 
 `dicom_headers` has refused what holds no grey values. Taught in `03_rsna_finetuning`.
 """
@@ -25,6 +25,9 @@ DECODERS = {
     "1.2.840.10008.1.2.4.5": "pylibjpeg-libjpeg (GPL; the extra 'gpl')",  # JPEG
     "1.2.840.10008.1.2.4.7": "pylibjpeg-libjpeg (GPL; the extra 'gpl')",  # JPEG lossless
 }
+# Modalities whose values have a unit, HU and Bq/mL. In MONOCHROME1 they are shown the other way
+# round, but mean the same.
+WITH_UNIT = ("CT", "PT")
 # RescaleType of values that are Hounsfield units; where it is missing, the standard means HU.
 HOUNSFIELD = ("", "HU", "HU_MOD")
 _FLOATS = ("FloatPixelData", "DoubleFloatPixelData")
@@ -48,10 +51,11 @@ def read(files: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """The values of the files' pixels, (files, rows, columns) int16 or float32, and notes.
 
     Stored numbers become values by RescaleSlope and RescaleIntercept (CT: HU) or the Modality LUT;
-    MONOCHROME1 is inverted so that higher is brighter. Display settings (VOI LUT, windows) are not
-    applied. Numbers that contradict their header are corrected where the whole series proves it,
-    see `_corrected`. Padding (PixelPaddingValue) becomes the smallest value of the patient, so that
-    it takes no part in any scaling. The notes say so.
+    MONOCHROME1 is inverted so that higher is brighter, but for CT and PET, whose values have a
+    unit. Display settings (VOI LUT, windows) are not applied. Numbers that contradict their header
+    are corrected where the whole series proves it, see `_corrected`. Padding (PixelPaddingValue)
+    becomes the smallest value of the patient, so that it takes no part in any scaling. The notes
+    say so.
 
     Raises:
         DataError: a file is damaged, or no decoder for its compression is installed (names the
@@ -88,8 +92,10 @@ def read(files: Sequence[str]) -> tuple[np.ndarray, list[str]]:
 def _notes_on_scale(headers: Sequence[Any]) -> list[str]:
     """What the headers say about the meaning of the values that a reader may not expect."""
     notes = []
-    if any(h.PhotometricInterpretation == "MONOCHROME1" for h in headers):
+    if any(_is_inverted(h) for h in headers):
         notes.append("MONOCHROME1: values inverted, so that higher is brighter")
+    elif any(h.PhotometricInterpretation == "MONOCHROME1" for h in headers):
+        notes.append("MONOCHROME1 (a setting of the display) not applied to values with a unit")
     if any(h.get("VOILUTSequence") for h in headers):
         notes.append("VOI LUT (a setting of the display) not applied")
     if any(h.get("RealWorldValueMappingSequence") for h in headers):
@@ -162,12 +168,10 @@ def _not_decoded(path: Path, error: BaseException, package: str) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     reason = "; ".join(lines[1:] or lines)
     problem = f"{path}: pixels not readable ({type(error).__name__}: {reason})"
-    short = dicom_headers.is_cut_short(path) or "less than expected" in reason
-    if short:
-        return f"{problem}; the file is cut short: copy it again"
+    otherwise = "the file is damaged: export it again from its archive"
     if package:
-        return f"{problem}; if other files open, it is damaged, else install {package}"
-    return f"{problem}; the file is damaged: export it again from its archive"
+        otherwise = f"if other files open, it is damaged, else install {package}"
+    return f"{problem}; {dicom_headers.advice(path, otherwise)}"
 
 
 def _decoder_package(syntax: str) -> str:
@@ -314,7 +318,7 @@ def _rescaled(path: str, plane: np.ndarray, header: Any, bits_stored: int) -> np
     """Stored numbers -> values: int16 where all are whole and fit, else float32."""
     signed = plane.dtype.kind == "i"
     plane = plane.astype(np.int64)
-    is_inverted = header.PhotometricInterpretation == "MONOCHROME1"
+    is_inverted = _is_inverted(header)
     if header.get("ModalityLUTSequence"):
         scaled, whole = _looked_up(path, plane, header, is_inverted), True
     else:
@@ -327,6 +331,12 @@ def _rescaled(path: str, plane: np.ndarray, header: Any, bits_stored: int) -> np
         whole = slope.is_integer() and intercept.is_integer()
     fits = scaled.min() >= -32768 and scaled.max() <= 32767
     return scaled.astype(np.int16 if whole and fits else np.float32)
+
+
+def _is_inverted(header: Any) -> bool:
+    """Whether high numbers of an image mean dark, and are no measurement."""
+    is_dark = header.PhotometricInterpretation == "MONOCHROME1"
+    return is_dark and header.get("Modality") not in WITH_UNIT
 
 
 def _number(value: Any, default: float) -> float:

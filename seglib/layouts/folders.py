@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from ..errors import DataError
-from . import numbers, pairing, patients
-from .volumes import Row, case_table, nifti_files, volume_rows
+from . import pairing, patients
+from .volumes import Row, case_table, nifti_files, numbers_are_classes, volume_rows
 
 # Names of the two folders; imagesTr and labelsTr are those of nnU-Net and of the Decathlon.
 FOLDERS = (("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr"))
@@ -56,7 +56,7 @@ def scan_slices(root: str | Path, cfg: Any) -> pd.DataFrame:
     The name tells volume and number of a slice, see `SLICE_NAMES`; volumes tell the patient:
     `<patient>_<series>_<slice>.png`, `<case>_<slice>.png` or `<slice>_<organ>_<case>.jpg`. The
     numbers in label maps are class numbers, as the RSNA competition has them (1 liver, 2 spleen
-    ...), unless larger ones occur: see `numbers`.
+    ...), unless larger ones occur: see `volumes.numbers_are_classes`.
 
     Raises:
         DataError: no such folders, two slices of one name, or a task that needs other masks.
@@ -112,7 +112,7 @@ def _pictures(
     if cfg.task == "multiclass":
         label_files = [row["labels"] for row in rows if row["labels"]]
         shared = {
-            "label_numbers": numbers.of_files(label_files, cfg, documented=True),
+            "label_numbers": numbers_are_classes(label_files, cfg),
             "annotated": ",".join(cfg.class_names),
         }
         rows = [{**row, **shared} for row in rows]
@@ -151,7 +151,7 @@ def _with_slice(row: Row) -> Row:
 def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) -> list[Row]:
     """One row for each slice of the NIfTI volumes that have labels of the same name."""
     volumes, labels = nifti_files(images), nifti_files(masks)
-    shared = {"split": split, "label_numbers": numbers.of_files(labels.values(), cfg)}
+    shared = {"split": split, "label_numbers": numbers_are_classes(labels.values(), cfg)}
     rows = []
     for name, path in volumes.items():
         # nnU-Net numbers the channels of its images: case_0000 belongs to the labels "case".
