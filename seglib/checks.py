@@ -137,7 +137,7 @@ def check(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> Checked:
     Raises:
         DataError: no case can be used; names the first problem.
     """
-    facts = _spread_over_volumes(cases["image"], facts)
+    facts = _spread_over_volumes(cases["image"], _with_problems(cases, facts))
     readable = np.array(["problem" not in fact for fact in facts])
     problems = [
         _problem(fact["case"], fact["file"], fact["problem"], "set aside")
@@ -164,7 +164,8 @@ def check(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> Checked:
     columns = {
         name: [fact[name] for fact in chosen] for name in ("height", "width", "sha256", "row")
     }
-    table = cases[usable].assign(**columns).reset_index(drop=True)
+    table = cases[usable].drop(columns="problem", errors="ignore")
+    table = table.assign(**columns).reset_index(drop=True)
     hashes = pd.Series([fact["pixels"] for fact in chosen], dtype=object)
     report = DataReport(fact_table(decoded, mask_columns(cfg)), problem_table(problems), notes)
     return Checked(table, hashes, report, inverted)
@@ -206,6 +207,16 @@ def first_problem(problems: pd.DataFrame) -> DataError:
 
 def _problem(case: str, file: str, text: str, action: str) -> dict[str, Any]:
     return {"case": case, "file": file, "problem": text, "action": action, "set_aside": True}
+
+
+def _with_problems(cases: pd.DataFrame, facts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The facts, with the problems that the scan found, in the column `problem` of the cases."""
+    if "problem" not in cases:
+        return facts
+    return [
+        {"case": case, "file": image, "problem": f"{image}: {text}"} if text else fact
+        for case, image, text, fact in zip(cases["case"], cases["image"], cases["problem"], facts)
+    ]
 
 
 def _spread_over_volumes(paths: Iterable[str], facts: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -344,7 +344,7 @@ _HINTS = typing.get_type_hints(Config)
 # Columns of the case table, which no class may be called.
 RESERVED = set(
     """case patient split image labels row volume slice finding phase height width sha256
-    annotated label_numbers spacing_row_mm spacing_col_mm spacing_slice_mm""".split()
+    annotated label_numbers problem spacing_row_mm spacing_col_mm spacing_slice_mm""".split()
 )
 
 

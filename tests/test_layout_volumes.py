@@ -50,7 +50,8 @@ def test_dicom_tree(tmp_path, stack):
     spacing = cases[["spacing_slice_mm", "spacing_row_mm", "spacing_col_mm"]].iloc[0].tolist()
     assert spacing == pytest.approx([2.5, 0.5, 0.7])
     notes = "\n".join(cases.attrs["notes"])
-    assert "77.nii.gz: no series" in notes and "1 series without a segmentation" in notes
+    assert "segmentations/77.nii.gz: labels without a volume" in notes
+    assert "300/11: volume without labels" in notes
     assert "taken as class numbers" in notes and (cases["label_numbers"] == "class").all()
     store = prepare.build(cases, cfg)
     assert len(store.cases) == 15 and store.report.problems.empty
@@ -163,7 +164,9 @@ def test_pairs_by_name_and_by_grid(tmp_path):
         ("c_ct_arterial.nii", "c_seg_arterial.nii", "c"),
     }
     notes = "\n".join(cases.attrs["notes"])
-    assert "d_seg.nii: paired with d_ct_low.nii" in notes and "e_seg.nii: no volume" in notes
+    assert "d_seg.nii: paired with d_ct_low.nii" in notes
+    assert "own/e_seg.nii: labels without a volume" in notes
+    assert "own/d_ct.nii: volume without labels" in notes
 
 
 def test_nifti_in_images_and_labels(tmp_path):
@@ -173,7 +176,7 @@ def test_nifti_in_images_and_labels(tmp_path):
     save_nifti(labels_like(numbered_volume(), truth), tmp_path / "t" / "labels" / "p1.nii.gz")
     cfg = rsna_config(tmp_path / "t", tmp_path)
     cases = layouts.scan(cfg)
-    assert len(cases) == 5 and "p2.nii.gz: no label map" in "\n".join(cases.attrs["notes"])
+    assert len(cases) == 5 and "images/p2.nii.gz: volume without labels" in cases.attrs["notes"]
     for case, (_, labels) in truth_of(prepare.build(cases, cfg), cfg).items():
         np.testing.assert_array_equal(labels, displayed(truth)[int(case[-3:])])
 

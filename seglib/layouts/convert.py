@@ -35,13 +35,18 @@ class Pairing(NamedTuple):
     without_mask: list[str]
     left_out: list[str]
 
+    @property
+    def united(self) -> list[str]:
+        """The names of images with several mask files."""
+        return [name for name, (_, mask_files) in self.pairs.items() if len(mask_files) > 1]
+
 
 class Conversion(NamedTuple):
     """What `to_images_and_masks` did.
 
     Attributes:
         pairs: the number of pairs that are in the output now.
-        without_mask, left_out: as in `Pairing`.
+        without_mask, left_out, united: as in `Pairing`.
         decoded: how their masks were decoded -> how many of them.
         inverted: the number of masks that look inverted.
         problems: a message for each pair that was left out.
@@ -50,6 +55,7 @@ class Conversion(NamedTuple):
     pairs: int
     without_mask: list[str]
     left_out: list[str]
+    united: list[str]
     decoded: dict[str, int]
     inverted: int
     problems: list[str]
@@ -61,6 +67,7 @@ class Conversion(NamedTuple):
             f"images with mask: {self.pairs}",
             f"images without mask, left out: {_examples(self.without_mask)}",
             f"masks without image, or of another suffix, left out: {_examples(self.left_out)}",
+            f"images with several mask files, which were united: {_examples(self.united)}",
             f"masks decoded by: {decoded}",
         ]
         if self.inverted:
@@ -91,7 +98,8 @@ def to_images_and_masks(
             the mask is the union of all files in `<name>/masks` below it.
         image_suffix: what follows the name in image files: "_image", or ".jpg" to take files of
             one format.
-        mask_suffix: the same for masks; None: what the names of all masks share.
+        mask_suffix: the same for masks; None: what the names of all masks share. Masks that differ
+            only in a number behind it are united.
         encoding, inverted: how masks are read, see `images.read_mask`.
 
     Raises:
@@ -125,6 +133,7 @@ def to_images_and_masks(
         pairs=len(masks),
         without_mask=paired.without_mask,
         left_out=paired.left_out,
+        united=paired.united,
         decoded=dict(Counter(decoding for decoding, _ in masks)),
         inverted=sum(looks_inverted for _, looks_inverted in masks),
         problems=problems,
@@ -188,15 +197,19 @@ def _pair_by_name(
             raise DataError(f"{folder}: no picture here; found {pairing.contents(folder)}")
     if mask_suffix is None:
         mask_suffix = _common_suffix(_by_name(pictures, image_suffix), masks, same_folder)
-    masks_by_name = _by_name(masks, mask_suffix)
+    ending, _, _ = mask_suffix.partition(".")
+    masks_by_name = _masks_by_name(masks, mask_suffix)
     if same_folder:
         # Without an image suffix, the masks would otherwise count as images too.
         pictures = [file for file in pictures if file not in set(masks_by_name.values())]
     images_by_name = _by_name(pictures, image_suffix)
+    matched = pairing.masks_by_image(
+        images_by_name, masks_by_name, suffixes=[ending], others_matter=False
+    )
     pairs = {
-        name: (image, [masks_by_name[name]])
+        name: (image, matched.of_image[name])
         for name, image in images_by_name.items()
-        if name in masks_by_name
+        if name in matched.of_image
     }
     if not pairs:
         example = pictures[0].name if pictures else "none"
@@ -209,7 +222,8 @@ def _pair_by_name(
     unused_masks = [file.name for file in masks if file not in used]
     without_mask = [image.name for name, image in images_by_name.items() if name not in pairs]
     if same_folder:  # Image_01L_2ndHO.png is another mask of Image_01L, not an image
-        without_mask = [name for name in without_mask if _owner(Path(name).stem, pairs) is None]
+        owners = pairing.Owners(pairs)
+        without_mask = [name for name in without_mask if owners.of(Path(name).stem)[0] is None]
     left_out = [name for name in unused_masks if name not in without_mask]
     return Pairing(pairs, without_mask, left_out)
 
@@ -220,14 +234,19 @@ def _common_suffix(names: Iterable[str], masks: list[Path], same_folder: bool) -
     Raises:
         DataError: there is none, or more than one.
     """
-    names, counts = set(names), Counter()
+    owners, counts = pairing.Owners(names), Counter()
+    if same_folder:  # x_mask_1 belongs to x, not to x_mask
+        owners = pairing.Owners(name for name in names if not owners.of(name, whole=False)[0])
     for mask in masks:
         # In a shared folder the image of exactly that name is the file itself.
-        owner = _owner(mask.stem, names, whole_name=not same_folder)
+        owner, suffix = owners.of(mask.stem, whole=not same_folder)
         if owner is not None:
-            counts[mask.stem.removeprefix(owner)] += 1
-    if len(counts) == 1:
-        return next(iter(counts))
+            counts[suffix] += 1
+    # Where an image has several mask files, they are numbered.
+    unnumbered = {pairing.without_number(suffix) for suffix in counts}
+    for candidates in (set(counts), unnumbered):
+        if len(candidates) == 1 and (candidates != {""} or not same_folder):
+            return candidates.pop()
     suffixes = ", ".join(f"{suffix!r} ({n})" for suffix, n in counts.most_common(5))
     suffixes = suffixes or f"names such as {masks[0].name}"
     raise DataError(
@@ -237,18 +256,21 @@ def _common_suffix(names: Iterable[str], masks: list[Path], same_folder: bool) -
     )
 
 
-def _owner(stem: str, names: Iterable[str], whole_name: bool = False) -> str | None:
-    """The longest of `names` with which `stem` begins; None where a digit follows it.
-
-    The digit, because 10 is not a mask of image 1. `whole_name` also allows the name that is equal
-    to the stem.
+def _masks_by_name(masks: list[Path], suffix: str) -> dict[str, Path]:
+    """Name without the suffix of the format -> file, of masks that end in `suffix` or a number
+    behind it.
     """
-    longest = len(stem) if whole_name else len(stem) - 1
-    for end in range(longest, 0, -1):
-        if stem[:end] in names:
-            followed_by_digit = stem[end : end + 1].isdigit()
-            return None if followed_by_digit else stem[:end]
-    return None
+    ending, dot, kind = suffix.partition(".")
+    by_name: dict[str, Path] = {}
+    for path in masks:
+        endings = (path.stem, pairing.without_number(path.stem))
+        has_ending = any(pairing.folded(e).endswith(pairing.folded(ending)) for e in endings)
+        if not has_ending or (dot and path.suffix.lower() != f".{kind}".lower()):
+            continue
+        if path.stem in by_name:
+            raise _same_name(path, by_name[path.stem])
+        by_name[path.stem] = path
+    return by_name
 
 
 def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:
@@ -263,12 +285,16 @@ def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:
         if not full_name.endswith(suffix) or not name:
             continue
         if name in by_name:
-            raise DataError(
-                f"{path}: {by_name[name].name} has the same name before the suffix; name the files "
-                f"to take by image_suffix and mask_suffix, for example {path.suffix!r}"
-            )
+            raise _same_name(path, by_name[name])
         by_name[name] = path
     return by_name
+
+
+def _same_name(path: Path, other: Path) -> DataError:
+    return DataError(
+        f"{path}: {other.name} has the same name before the suffix; name the files "
+        f"to take by image_suffix and mask_suffix, for example {path.suffix!r}"
+    )
 
 
 def _pictures(folder: Path) -> list[Path]:

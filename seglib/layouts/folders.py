@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from ..errors import DataError
+from ..formats import nifti, volumes
 from . import pairing, patients
-from .volumes import Row, case_table, nifti_files, numbers_are_classes, volume_rows
+from .volumes import Row, case_table, half_pairs, nifti_files, numbers_are_classes, volume_rows
 
 # Names of the two folders; imagesTr and labelsTr are those of nnU-Net and of the Decathlon.
 FOLDERS = (("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr"))
@@ -63,11 +64,11 @@ def scan_slices(root: str | Path, cfg: Any) -> pd.DataFrame:
     """
     root = Path(root)
     rows, notes = _rows(pairing.folders(root, depth=1), root, cfg, slice_names=True)
-    volumes = {row.get("volume") for row in rows}
-    if len(rows) > 1 and len(volumes) == 1 and None not in volumes:
+    names = [row.get("volume") for row in rows if not volumes.is_volume(row["image"])]
+    if len(names) > 1 and names[0] and len(set(names)) == 1:
         notes.append(
-            f"patients: all {len(rows)} pictures were taken for slices of one volume, "
-            f"{volumes.pop()!r}, so that no patient is left for a test; if each is of a patient of "
+            f"patients: all {len(names)} pictures were taken for slices of one volume, "
+            f"{names[0]!r}, so that no patient is left for a test; if each is of a patient of "
             'its own, set layout = "images_masks"'
         )
     return patients.judged(case_table(rows, notes, cfg))
@@ -150,19 +151,49 @@ def _with_slice(row: Row) -> Row:
 
 def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) -> list[Row]:
     """One row for each slice of the NIfTI volumes that have labels of the same name."""
-    volumes, labels = nifti_files(images), nifti_files(masks)
+    labels = nifti_files(masks)
+    by_label = _first_channels(nifti_files(images), labels, notes)
     shared = {"split": split, "label_numbers": numbers_are_classes(labels.values(), cfg)}
-    rows = []
-    for name, path in volumes.items():
-        # nnU-Net numbers the channels of its images: case_0000 belongs to the labels "case".
-        label_name = name if name in labels else name.removesuffix("_0000")
-        label = labels.pop(label_name, None)
-        if label is None:
-            notes.append(f"{path.name}: no label map of that name in {masks.name}")
-            continue
-        rows += volume_rows(name, name, path, label, cfg, notes, **shared)
-    notes += [
-        f"{label.name}: labels with no volume of that name in {images.name}"
-        for label in labels.values()
-    ]
+    matched = pairing.masks_by_image(by_label, labels)
+    rows, alone = [], []
+    for key, path in by_label.items():
+        files, columns = matched.of_image.get(key, []), dict(shared)
+        if len(files) > 1:
+            names = ", ".join(file.name for file in files)
+            columns["problem"] = f"several label files ({names}) cannot be united; keep one of them"
+        elif key in matched.unclear:
+            columns["problem"] = matched.unclear[key]
+            files = [masks]  # none of the files is read
+        if files:
+            name = nifti.stem(path.name)
+            rows += volume_rows(name, name, path, files[0], cfg, notes, **columns)
+        else:
+            alone.append(path)
+    notes += half_pairs(alone, matched.without_image)
     return rows
+
+
+def _first_channels(
+    files: dict[str, Path], labels: dict[str, Path], notes: list[str]
+) -> dict[str, Path]:
+    """The volumes by the name of their labels, without the further channels of nnU-Net.
+
+    nnU-Net numbers the channels of its images: case_0000, case_0001 belong to the labels "case".
+    """
+    result, others = {}, []
+    for name, path in files.items():
+        channel = re.fullmatch(r"(.+)_(\d{4})", name)
+        case = channel[1] if channel else name
+        if name in labels or case not in labels or case in files:
+            result[name] = path
+        elif channel[2] == "0000":
+            result[case] = path
+        else:
+            others.append(path)
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    if others:
+        names = ", ".join(path.name for path in others[:3])
+        notes.append(
+            f"{names}{more}: further channels are left out, as only the first one (_0000) is read"
+        )
+    return result

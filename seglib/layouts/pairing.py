@@ -2,8 +2,10 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -11,6 +13,10 @@ from ..errors import DataError
 from ..formats.images import SUFFIXES, UNION
 
 MASK_SUFFIXES = ("", "_mask", "_segmentation", "_masks", "_seg", "-mask")
+# What numbers the mask files of one image: _1, 2, (3) behind the image's name and the suffix.
+_NUMBER = re.compile(r"(?P<suffix>.*?)(?P<number>[-_ ]?\d+| ?\(\d+\))")
+# Words that may be joined to a number at the end of an image's name: 01mask.
+_MASK_WORDS = ("mask", "seg", "label", "gt", "annot", "truth")
 # Name of a folder -> the part of the split that it holds.
 SPLITS = {
     "train": "train",
@@ -22,44 +28,232 @@ SPLITS = {
 }
 
 
-def pair(images: Path, mask_folders: Iterable[Path], column: str) -> pd.DataFrame:
+class Masks(NamedTuple):
+    """Which mask files belong to which image.
+
+    Attributes:
+        of_image: name of the image -> its mask files, of which several are parts of one mask.
+        unclear: name of the image -> why its mask is not clear.
+        without_image: the other files.
+    """
+
+    of_image: dict[str, list[Path]]
+    unclear: dict[str, str]
+    without_image: list[Path]
+
+
+def pair(
+    images: Path, mask_folders: Iterable[Path], column: str, all_masked: bool = True
+) -> pd.DataFrame:
     """The case table of one folder of pictures; `column` receives the mask files.
 
-    Each of `mask_folders` is searched for the image's stem, alone or with one of `MASK_SUFFIXES`.
-    Masks from several folders are united; where one folder lacks its file, the cell is empty.
-    `attrs["notes"]` lists what could not be paired.
+    In each of `mask_folders`, `masks_by_image` finds the files of an image. Those of several
+    folders are united; where one folder lacks its file, the cell is empty. `attrs["notes"]` lists
+    what could not be paired. Where the mask of an image is not clear, the cell is empty, and the
+    column `problem` says why. `all_masked`: every image should have a mask, so that those without
+    are noted.
     """
     image_files = pictures(images)
-    masks_by_folder = [pictures(folder) for folder in mask_folders]
-    rows, notes, used = [], [], set()
+    folders = [masks_by_image(image_files, pictures(folder)) for folder in mask_folders]
+    rows, notes, incomplete, unclear = [], [], [], []
     for stem, image in image_files.items():
-        masks = []
-        for files in masks_by_folder:
-            name = next((stem + suffix for suffix in MASK_SUFFIXES if stem + suffix in files), None)
-            if name is not None:
-                used.add(files[name])
-                masks.append(files[name])
-        if 0 < len(masks) < len(masks_by_folder):
+        groups = [masks.of_image[stem] for masks in folders if stem in masks.of_image]
+        problem = next((masks.unclear[stem] for masks in folders if stem in masks.unclear), "")
+        if problem:
+            unclear.append(f"{image.name}: {problem}")
+        elif 0 < len(groups) < len(folders):
             notes.append(
-                f"{image.name}: only {len(masks)} of its {len(masks_by_folder)} masks exist "
-                f"({masks[0].parent.name})"
+                f"{image.name}: only {len(groups)} of its {len(folders)} masks exist "
+                f"({groups[0][0].parent.name})"
             )
-            masks = []  # with an incomplete union, a part of the structure would be background
-        rows.append(
-            {
-                "case": stem,
-                "patient": stem,
-                "split": "",
-                "image": str(image),
-                column: UNION.join(map(str, masks)),
-            }
-        )
-    for files in masks_by_folder:
-        unused = [path for path in files.values() if path not in used]
-        notes += [f"{path.parent.name}/{path.name}: mask without an image" for path in unused]
-    cases = pd.DataFrame(rows, columns=["case", "patient", "split", "image", column])
+            incomplete.append(stem)
+        # With an incomplete union, a part of the structure would be background.
+        if len(groups) < len(folders):
+            groups = []
+        files = [str(file) for group in groups for file in group]
+        row = {"case": stem, "patient": stem, "split": "", "image": str(image)}
+        rows.append({**row, column: UNION.join(files), "problem": problem})
+    without_mask = [
+        image_files[row["case"]]
+        for row in rows
+        if folders and not row[column] and not row["problem"] and row["case"] not in incomplete
+    ]
+    if unclear:
+        notes.append(f"{len(unclear)} images of which no mask is used, such as {unclear[0]}")
+    notes += _united(folders)
+    if all_masked:
+        notes += halves(without_mask, "image without a mask", "images without a mask")
+    for masks in folders:
+        notes += halves(masks.without_image, "mask without an image", "masks without an image")
+        notes += _other_zeros(masks.without_image, without_mask)
+    cases = pd.DataFrame(rows, columns=["case", "patient", "split", "image", column, "problem"])
+    if not cases["problem"].any():
+        cases = cases.drop(columns="problem")
     cases.attrs["notes"] = notes
     return cases
+
+
+def masks_by_image(
+    images: Iterable[str],
+    masks: Mapping[str, Path],
+    suffixes: Iterable[str] = MASK_SUFFIXES,
+    others_matter: bool = True,
+) -> Masks:
+    """Which mask files belong to which image, by their names.
+
+    A mask is called as its image, with one of `suffixes`; upper and lower case, the form of accents
+    and spaces at the end do not matter. Files that differ only in a number behind it are parts of
+    one mask. Where other files begin with the name of an image that has a mask, such as those of a
+    second reader, it is not clear which of them is the mask.
+
+    Args:
+        images: the names of the images, without the suffix of the format.
+        masks: name without the suffix of the format -> file.
+        others_matter: whether a file with another suffix makes the mask of its image unclear.
+    """
+    owners = Owners(images)
+    owner_of = {name: owners.of(name) for name in masks}
+    whole_names = {image for image, rest in owner_of.values() if not rest}
+    # Image -> suffix -> its files; the image's name alone has the suffix "".
+    groups: dict[str, dict[str, list[Path]]] = {}
+    without_image = []
+    for name, file in masks.items():
+        image, rest = owner_of[name]
+        suffix = _suffix(rest, suffixes)
+        # A mask image_3 alone, or beside images called so, is that of another image.
+        is_another = rest and not suffix and (image not in whole_names or owners.numbered(image))
+        if image is None or is_another:
+            without_image.append(file)
+        else:
+            groups.setdefault(image, {}).setdefault(suffix, []).append(file)
+    of_image, unclear = {}, {}
+    for image, by_suffix in groups.items():
+        usual = [suffix for suffix in by_suffix if suffix in suffixes]
+        files = [file for group in by_suffix.values() for file in group]
+        if len(usual) == 1 and (len(by_suffix) == 1 or not others_matter):
+            of_image[image] = by_suffix.pop(usual[0])
+            without_image += [file for group in by_suffix.values() for file in group]
+        elif usual:
+            unclear[image] = _unclear(files)
+        else:
+            without_image += files
+    return Masks(of_image, unclear, without_image)
+
+
+class Owners:
+    """Finds the image to whose name the name of another file begins with."""
+
+    def __init__(self, names: Iterable[str]):
+        self.by_key: dict[str, list[str]] = {}
+        for name in names:
+            self.by_key.setdefault(folded(name), []).append(name)
+        # What stands before a number at the end of the names.
+        numbered = [re.fullmatch(r"(.+)[-_ ]\d+", key) for key in self.by_key]
+        self.beginnings = {match[1] for match in numbered if match}
+
+    def of(self, name: str, whole: bool = True) -> tuple[str | None, str]:
+        """The image with the longest name, and what follows it in `name`; None where there is none.
+
+        An image's name never ends inside a number or a word: 10 is no mask of image 1. `whole`: the
+        image may have the very same name.
+        """
+        key = folded(name)
+        for end in range(len(key) if whole else len(key) - 1, 0, -1):
+            rest = key[end:]
+            candidates = self.by_key.get(key[:end].rstrip(), ())
+            if not candidates or not _is_boundary(key[end - 1], rest):
+                continue
+            if len(candidates) > 1:  # names that differ in case only
+                candidates = [other for other in candidates if name.startswith(other)]
+            if len(candidates) == 1:
+                written = name[len(name) - len(rest) :]
+                return candidates[0], (written if folded(written) == rest.strip() else rest).strip()
+        return None, ""
+
+    def numbered(self, name: str) -> bool:
+        """Whether another image is called so with a number behind it."""
+        return folded(name) in self.beginnings
+
+
+def _is_boundary(last: str, rest: str) -> bool:
+    """Whether neither a number nor a word goes on in `rest`, which follows the character `last`."""
+    if not rest or not rest[0].isalnum():
+        return True
+    return last.isdigit() and rest.startswith(_MASK_WORDS)
+
+
+def begins_with(name: str, beginning: str) -> bool:
+    """Whether a name begins so, and no number or word goes on behind it."""
+    return (
+        bool(beginning)
+        and name.startswith(beginning)
+        and _is_boundary(beginning[-1], name[len(beginning) :])
+    )
+
+
+def folded(name: str) -> str:
+    """A form of a name that is the same in upper and lower case and for all forms of accents."""
+    return unicodedata.normalize("NFC", name).casefold().strip()
+
+
+def halves(files: Iterable[Path], one: str, many: str) -> list[str]:
+    """A note that counts the files whose other half is missing, and names the first three."""
+    names = [f"{file.parent.name}/{file.name}" for file in files]
+    if not names:
+        return []
+    if len(names) == 1:
+        return [f"{names[0]}: {one}"]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return [f"{', '.join(names[:3])}{more}: {len(names)} {many}"]
+
+
+def without_number(suffix: str) -> str:
+    """What follows an image's name in the name of its mask, without a number at the end."""
+    match = _NUMBER.fullmatch(suffix)
+    return match["suffix"] if match else suffix
+
+
+def _suffix(rest: str, suffixes: Iterable[str]) -> str:
+    """The one of `suffixes` that `rest` is, also with a number behind it; else `rest` itself."""
+    texts = (folded(rest), folded(without_number(rest)))
+    return next((suffix for suffix in suffixes if folded(suffix) in texts), rest)
+
+
+def _unclear(files: list[Path]) -> str:
+    """Why the mask of an image is not clear."""
+    names = ", ".join(file.name for file in files)
+    return (
+        f"which file is its mask is not clear: {names}; move the others away, or write the masks "
+        "anew by prepare --source_images ... --mask_suffix with what follows the image's name"
+    )
+
+
+def _united(folders: list[Masks]) -> list[str]:
+    """A note on images that have several mask files in one folder."""
+    groups = [files for masks in folders for files in masks.of_image.values() if len(files) > 1]
+    if not groups:
+        return []
+    names = ", ".join(file.name for file in groups[0])
+    return [f"{len(groups)} images with several numbered mask files, which are united: {names}"]
+
+
+def _other_zeros(masks: list[Path], images: list[Path]) -> list[str]:
+    """A note on masks whose names differ from those of images only in zeros before a number."""
+    by_number = {_without_zeros(image.stem): image for image in images}
+    for mask in masks:
+        stem = _without_zeros(mask.stem)
+        key = next((stem[: -len(end)] for end in MASK_SUFFIXES[1:] if stem.endswith(end)), stem)
+        if key in by_number:
+            image = by_number[key]
+            return [
+                f"{mask.name} was not taken for the mask of {image.name}: their numbers have not "
+                "the same zeros in front; rename one kind of files where they belong together"
+            ]
+    return []
+
+
+def _without_zeros(name: str) -> str:
+    return re.sub(r"(?<!\d)0+(?=\d)", "", folded(name))
 
 
 def pair_classes(images: Path, folders: Mapping[str, Path | None]) -> pd.DataFrame:
@@ -69,10 +263,13 @@ def pair_classes(images: Path, folders: Mapping[str, Path | None]) -> pd.DataFra
         folders: class -> folder of its masks; None: no mask exists.
     """
     tables = {
-        name: pair(images, [folder] if folder else [], name) for name, folder in folders.items()
+        name: pair(images, [folder] if folder else [], name, all_masked=False)
+        for name, folder in folders.items()
     }
     # All tables have the same images; each adds the column of its class to the first one.
     cases = next(iter(tables.values()))
+    # Where the mask of one class is not clear, the others are still good.
+    cases = cases.drop(columns="problem", errors="ignore")
     cases = cases.assign(**{name: table[name] for name, table in tables.items()})
     cases.attrs["notes"] = [note for table in tables.values() for note in table.attrs["notes"]]
     return cases
@@ -100,12 +297,16 @@ def for_task(
         )
     # Left and right masks can be united as one structure, but not as a map of class numbers.
     united = cases[column].str.contains(UNION, regex=False)
-    if united.any():
-        names = ", ".join(Path(path).name for path in cases[column][united].iloc[0].split(UNION))
-        raise DataError(
-            f"{source}: several mask files an image ({names}), but a multiclass network needs one "
+    for row in cases.index[united]:
+        paths = [Path(path) for path in cases.at[row, column].split(UNION)]
+        names = ", ".join(path.name for path in paths)
+        text = (
+            f"several mask files an image ({names}), but a multiclass network needs one "
             "label map an image; set task='binary', or write the label maps"
         )
+        if len({path.parent for path in paths}) > 1:
+            raise DataError(f"{source}: {text}")
+        cases.loc[row, [column, "problem"]] = ["", text]
     return cases.rename(columns={column: "labels"})
 
 

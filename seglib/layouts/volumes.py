@@ -40,6 +40,7 @@ COLUMNS = (
 )
 # File name of labels without suffix: a_seg, a_seg_arterial, seg, segmentation, segmentations.
 _LABELS = re.compile(r".*_seg(_.*)?|seg|segmentations?")
+_VOLUME = re.compile(r"(.*_)?ct(_.*)?")
 # So many label files are read to find out what their numbers mean.
 _SAMPLED_FILES = 8
 
@@ -69,20 +70,16 @@ def scan_rsna_dicom(root: str | Path, cfg: Any) -> pd.DataFrame:
     rows, notes = [], []
     for name, path in hosts.progress(labels.items(), desc="scan", leave=False):
         if name not in series:
-            notes.append(f"segmentations/{path.name}: no series of that number in train_images")
             continue
         patient = series[name].parent.name
         volume = f"{patient}_{name}"
         rows += volume_rows(
             volume, patient, series[name], path, cfg, notes, label_numbers=label_numbers
         )
-    unlabelled = [name for name in series if name not in labels]
-    if unlabelled:
-        more = f" and {len(unlabelled) - 3} more" if len(unlabelled) > 3 else ""
-        notes.append(
-            f"{len(unlabelled)} series without a segmentation were left out: "
-            f"{', '.join(unlabelled[:3])}{more}"
-        )
+    notes += half_pairs(
+        [path for name, path in series.items() if name not in labels],
+        [path for name, path in labels.items() if name not in series],
+    )
     return patients.stated(case_table(rows, notes, cfg), "by their folders in train_images")
 
 
@@ -205,6 +202,9 @@ def case_table(rows: list[Row], notes: list[str], cfg: Any) -> pd.DataFrame:
     if cfg.task == "multiclass":
         columns += optional
     cases = pd.DataFrame([{**dict.fromkeys(columns, ""), **row} for row in rows], columns=columns)
+    problems = [row.get("problem", "") for row in rows]
+    if any(problems):
+        cases["problem"] = problems
     duplicates = cases[cases["case"].duplicated(keep=False)].sort_values("case")
     if len(duplicates):
         first, second = duplicates["image"].iloc[:2]
@@ -223,6 +223,14 @@ def case_table(rows: list[Row], notes: list[str], cfg: Any) -> pd.DataFrame:
         )
     cases.attrs["notes"] = notes
     return cases
+
+
+def half_pairs(volumes_alone: list[Path], labels_alone: list[Path]) -> list[str]:
+    """Notes on volumes without labels and on labels without a volume, which are left out."""
+    return [
+        *pairing.halves(volumes_alone, "volume without labels", "volumes without labels"),
+        *pairing.halves(labels_alone, "labels without a volume", "labels without a volume"),
+    ]
 
 
 def nifti_files(folder: Path, whole_name: bool = False) -> dict[str, Path]:
@@ -299,13 +307,13 @@ def _mask_cells(labels: Path, cfg: Any) -> dict[str, str]:
 def _acdc_patient(folder: Path, split: str, cfg: Any, notes: list[str]) -> list[Row]:
     """The rows of one patient, who has a volume for each labelled frame."""
     phases, group = _acdc_info(folder / "Info.cfg")
-    files, rows = nifti_files(folder), []
+    files, rows, unlabelled = nifti_files(folder), [], []
     for name, path in files.items():
         frame = re.fullmatch(r".*_frame(\d+)", name)
         if not frame:
             continue
         if f"{name}_gt" not in files:
-            notes.append(f"{path.name}: no labels ({name}_gt.nii.gz); left out")
+            unlabelled.append(path)
             continue
         labels = files[f"{name}_gt"]
         rows += volume_rows(
@@ -320,10 +328,12 @@ def _acdc_patient(folder: Path, split: str, cfg: Any, notes: list[str]) -> list[
             finding=group,
             label_numbers=numbers_are_classes([labels], cfg),
         )
-    for name, path in files.items():
-        if name.endswith("_gt") and name.removesuffix("_gt") not in files:
-            volume = path.name.replace("_gt", "")
-            notes.append(f"{path.name}: labels with no volume {volume} beside them")
+    labels_alone = [
+        path
+        for name, path in files.items()
+        if name.endswith("_gt") and name.removesuffix("_gt") not in files
+    ]
+    notes += half_pairs(unlabelled, labels_alone)
     return rows
 
 
@@ -344,14 +354,27 @@ def _named_pairs(folder: Path, root: Path, cfg: Any, notes: list[str]) -> list[R
     paths |= nifti_files(folder, whole_name=True)
     labels = [name for name in paths if _LABELS.fullmatch(nifti.stem(name))]
     pairs, grids = _pair_labels(labels, paths, cfg, notes)
+    labels_alone, unclear = [], {}
     for label in labels:
         if label in pairs.values():
             continue
+        owner = next((n for n in _candidates(label, pairs, by_name=False)), None)
         if paths[label].is_dir() and not volumes.organ_files(paths[label], cfg.class_names):
             classes = ", ".join(cfg.class_names)
             notes.append(f"{label}: no mask file of {classes}; expected such as liver.nii.gz")
+        elif owner and _fits(grids[owner], paths[label], cfg):
+            unclear[owner] = (
+                f"which labels are its own is not clear: {pairs[owner]} or {label}; move one away"
+            )
         else:
-            notes.append(f"{label}: no volume with its name and its grid")
+            labels_alone.append(paths[label])
+    others = [name for name in paths if name not in pairs and name not in labels]
+    volumes_alone = [
+        paths[name]
+        for name in others
+        if _VOLUME.fullmatch(nifti.stem(name)) or (labels and paths[name].is_file())
+    ]
+    notes += half_pairs(volumes_alone, labels_alone)
     rows = []
     for name, label in pairs.items():
         volume = nifti.stem(name)
@@ -362,7 +385,10 @@ def _named_pairs(folder: Path, root: Path, cfg: Any, notes: list[str]) -> list[R
         patient = (folder.relative_to(root) / case).as_posix()
         if patient == ".":
             patient = folder.name
-        rows += volume_rows(volume, patient, paths[name], paths[label], cfg, notes, grids[name])
+        problem = {"problem": unclear[name]} if name in unclear else {}
+        rows += volume_rows(
+            volume, patient, paths[name], paths[label], cfg, notes, grids[name], **problem
+        )
     return rows
 
 
@@ -378,30 +404,42 @@ def _pair_labels(
     pairs: dict[str, str] = {}
     for by_name in (True, False):
         for label in labels:
+            if label in pairs.values():
+                continue
+            fitting = []
             for name in _candidates(label, paths, by_name):
-                if name in pairs or name in labels or label in pairs.values():
+                if name in pairs or name in labels:
                     continue
                 if name not in grids:
                     grids[name] = _grid(paths[name], cfg, notes)
                 # A volume that has the right name but cannot be read is kept: preparation says why.
-                unreadable = by_name and grids[name] is None and not paths[name].is_dir()
+                unreadable = by_name and grids[name] is None and paths[name].is_file()
                 if unreadable or _fits(grids[name], paths[label], cfg):
-                    pairs[name] = label
-                    if not by_name:
-                        notes.append(f"{label}: paired with {name}, whose grid it has")
+                    fitting.append(name)
+            if fitting and (by_name or len(fitting) == 1):
+                pairs[fitting[0]] = label
+            if fitting and not by_name:
+                if len(fitting) > 1:
+                    notes.append(
+                        f"{label}: not paired, as it has the grid of several volumes "
+                        f"({', '.join(fitting)}); name it after one of them"
+                    )
+                else:
+                    notes.append(f"{label}: paired with {fitting[0]}, whose grid it has")
     return pairs, grids
 
 
 def _candidates(label: str, names: Iterable[str], by_name: bool) -> list[str]:
     """The names of the volumes to which labels may belong, by the whole name or its beginning."""
-    stem = nifti.stem(label)
+    stem = pairing.folded(nifti.stem(label))
+    stems = {name: pairing.folded(nifti.stem(name)) for name in names}
     if by_name and "_seg" in stem:
         wanted = (stem.replace("_seg", "_ct"), stem.replace("_seg", ""))
-        return [name for name in names if nifti.stem(name) in wanted]
+        return [name for name, other in stems.items() if other in wanted]
     if by_name:
-        return [name for name in names if nifti.stem(name) == "ct"]
+        return [name for name, other in stems.items() if other == "ct"]
     beginning = stem.split("_seg")[0] if "_seg" in stem else "ct"
-    return [name for name in names if nifti.stem(name).startswith(beginning)]
+    return [name for name, other in stems.items() if pairing.begins_with(other, beginning)]
 
 
 def _grid(path: Path, cfg: Any, notes: list[str]) -> volumes.Grid | None:
