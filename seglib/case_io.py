@@ -198,9 +198,9 @@ def _notes_of_pictures(case: dict, cfg) -> dict[str, str]:
     for path in (case["image"], *masks):
         for text in images.notes_of(path):
             notes.setdefault(text, path)
-    tag = images.orientation(case["image"])
+    tag = images.exif_orientation(case["image"])
     for path in masks:
-        tag_of_mask = images.orientation(path)
+        tag_of_mask = images.exif_orientation(path)
         if tag_of_mask != tag:
             text = (
                 f"its orientation tag is {tag_of_mask} and that of its image is {tag} (1: not "

@@ -447,7 +447,7 @@ def _sizes_differ(case: dict, mask_file: str, image_shape: tuple, mask_shape: tu
         hint = "; it looks transposed"
         is_picture = not volumes.is_volume(case["image"])
         # 5 to 8: viewers turn the picture on its side, and the mask may have been drawn over that.
-        if is_picture and images.orientation(case["image"]) > 4:
+        if is_picture and images.exif_orientation(case["image"]) > 4:
             hint += (
                 " (the image has an orientation tag, by which viewers turn it: "
                 "save it turned, without the tag)"

@@ -22,6 +22,8 @@ FLOORS = [
     ["__init__", "errors"],
     ["files", "fields", "tables", "presets"],
     ["formats", "formats.signatures", "formats.orientation", "formats.dicom_headers"],
+    ["formats.tiff"],
+    ["formats.codecs"],
     ["formats.images"],
     ["formats.dicom", "formats.dicom_values", "formats.nifti"],
     ["formats.volumes", "formats.dicom_seg"],

@@ -1,7 +1,7 @@
 """Pictures: reading, decoding masks, resizing and writing. Taught in `01_data_preparation`.
 
-Pillow alone reads every picture: it knows palettes, GIF and 16 bits, and refuses truncated files.
-Images always become RGB or grey, and sizes are always (height, width). What can go wrong:
+`codecs` reads the files. Images always become RGB or grey, and sizes are always (height, width).
+What can go wrong:
 
 - The numbers of a palette image are not the colours that one sees.
 - Of 12 or 16 bits a viewer shows only the upper 8.
@@ -13,24 +13,20 @@ Images always become RGB or grey, and sizes are always (height, width). What can
 A mask is decoded where its meaning is unambiguous and refused where it is not.
 """
 
-import contextlib
 import hashlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image
 
 from .. import files
 from ..errors import DataError
 from ..tables import IGNORE
-from . import signatures
+from . import codecs
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
 UNION = "|"  # a mask cell "left.png|right.png" means the union of both files
-_PILLOW_FORMATS = signatures.PICTURES | {"a TGA picture": "TGA"}
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey, ITU-R BT.601
 
 
@@ -49,35 +45,16 @@ class Mask(NamedTuple):
 
 
 def read_pixels(path: str | Path) -> tuple[np.ndarray, str, np.ndarray | None]:
-    """The pixels as they are stored, Pillow's mode, and the palette.
-
-    Returns:
-        (H, W) or (H, W, C); the mode, for example "RGB", "P" (palette) or "I;16"; (256, 3) uint8
-        for a palette, else None.
-
-    Raises:
-        DataError: no such file, empty, not an image, truncated, several pictures, or too many
-            pixels to be one.
-    """
-    with _opened(path) as picture:
-        turn_back = _TURN_BACK[_orientation(picture)] if picture.format == "TIFF" else None
-        picture.load()
-        palette = None
-        if picture.mode == "P":
-            palette = _palette(picture)
-        elif picture.mode in ("PA", "CMYK", "YCbCr", "LAB", "HSV"):
-            picture = picture.convert("RGB")
-        pixels = np.asarray(picture)
-        return turn_back(pixels) if turn_back else pixels, picture.mode, palette
+    """The pixels of a picture file, the mode, and the palette: see `codecs.read`."""
+    return codecs.read(path)
 
 
-def orientation(path: str | Path) -> int:
+def exif_orientation(path: str | Path) -> int:
     """How a viewer turns the picture before it shows it, by its EXIF or TIFF tag, 1 to 8.
 
     1: not at all; 3: upside down; 5 to 8: on its side. `read_pixels` never turns the pixels.
     """
-    with _opened(path) as picture:
-        return _orientation(picture)
+    return codecs.header(path).orientation
 
 
 def notes_of(path: str | Path) -> tuple[str, ...]:
@@ -86,17 +63,7 @@ def notes_of(path: str | Path) -> tuple[str, ...]:
     Raises:
         DataError: as `read_pixels`.
     """
-    notes = []
-    with _opened(path) as picture:
-        tag = _orientation(picture)
-        if tag > 1:
-            source = "TIFF" if picture.format == "TIFF" else "EXIF"
-            notes.append(
-                f"{source} orientation {tag}: viewers turn this picture, here its pixels are used "
-                "as they are stored; an image and its mask must be stored alike: save both without "
-                "the tag where they are not"
-            )
-    return tuple(notes)
+    return codecs.header(path).notes
 
 
 def read_image(
@@ -171,106 +138,6 @@ def as_channels(image: np.ndarray, channels: int) -> np.ndarray:
         f"the image has {n_channels} channels, the network takes {channels}; "
         f"set in_channels={n_channels}"
     )
-
-
-# Pillow turns TIFF pictures by their tag. What undoes that, by the number in the tag.
-_TURN_BACK = {
-    1: None,
-    2: lambda turned: turned[:, ::-1],
-    3: lambda turned: turned[::-1, ::-1],
-    4: lambda turned: turned[::-1],
-    5: lambda turned: turned.swapaxes(0, 1),
-    6: np.rot90,
-    7: lambda turned: turned[::-1, ::-1].swapaxes(0, 1),
-    8: lambda turned: np.rot90(turned, -1),
-}
-
-
-def _orientation(picture: Image.Image) -> int:
-    """The orientation tag of an open picture, 1 where it has none or a senseless one."""
-    value = picture.getexif().get(0x0112, 1)
-    return value if value in _TURN_BACK else 1
-
-
-@contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """The open picture, whose pixels are not decoded yet.
-
-    Raises:
-        DataError: as `read_pixels`; errors of Pillow inside the context are turned into it too.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: {_why_no_file(path)}")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty (0 bytes); copy or download it again")
-    # Another library may have switched this on; Pillow would then fill truncated files with grey.
-    if ImageFile.LOAD_TRUNCATED_IMAGES:
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-    kind = signatures.kind_of(path)
-    if kind is None and path.suffix.lower() == ".tga":  # a format without a signature
-        kind = "a TGA picture"
-    if kind and kind not in _PILLOW_FORMATS:
-        raise DataError(
-            f"{path}: not readable as an image: it is {kind}; {signatures.advice_for(kind)}"
-        )
-    # Without their ends, these are decoded all the same where zeros stand in place of the rest.
-    if kind in ("a JPEG picture", "a WebP picture") and signatures.is_cut_short(path):
-        raise DataError(_why_unreadable(path, kind))
-    if kind is None:
-        raise DataError(
-            f"{path}: not readable as an image: its first bytes are those of no known format; "
-            "expected PNG, JPEG, TIFF, BMP or GIF: open it in the program that it comes from, and "
-            "save it as PNG"
-        )
-    try:
-        with Image.open(path, formats=[_PILLOW_FORMATS[kind]]) as picture:
-            _check_single(path, picture)
-            yield picture
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's readers raise errors of a dozen kinds
-        raise DataError(_why_unreadable(path, kind, error)) from error
-
-
-def _why_unreadable(path: Path, kind: str, error: Exception | None = None) -> str:
-    """The message for a picture that cannot be decoded."""
-    start = f"{path}: not readable as an image: {kind} that"
-    if error is None or signatures.is_cut_short(path):
-        return f"{start} is cut short (its end is missing); copy it again"
-    return (
-        f"{start} cannot be decoded ({type(error).__name__}: {error}); it is damaged, or of a "
-        "variant that is not supported: open it in another program, and save it as PNG"
-    )
-
-
-def _why_no_file(path: Path) -> str:
-    if path.is_dir():
-        return "a folder, not a file; rename it, or put the file in its place"
-    if path.is_symlink():
-        return "a link that leads nowhere; copy the file itself"
-    if os.path.lexists(path):
-        return "not a plain file; copy the file itself"
-    return "no such file; check the path and the spelling of its suffix"
-
-
-def _check_single(path: Path, picture: Image.Image) -> None:
-    """Refuse files of several frames or pages."""
-    # Phones write MPO files: the photograph, and behind it a preview or a second view.
-    n_pictures = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
-    if n_pictures > 1:
-        raise DataError(
-            f"{path}: a file of {n_pictures} pictures (frames or pages); expected one: split it, "
-            "a file each"
-        )
-
-
-def _palette(picture: Image.Image) -> np.ndarray:
-    """The colours (256, 3) uint8 of a palette image; black where the palette is shorter."""
-    colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    palette = np.zeros((256, 3), np.uint8)
-    palette[: len(colours)] = colours
-    return palette
 
 
 # ---- masks

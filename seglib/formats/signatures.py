@@ -130,9 +130,9 @@ def advice_for(kind: str) -> str:
         return f"fetch the file itself: {tool.get(kind, 'dvc pull')}"
     if "DICOM" in kind:
         return "keep its name's suffix .dcm and give the folder of its series, or save it as PNG"
-    if "NIfTI" in kind:
+    if kind.startswith("a NIfTI"):
         return "name it .nii or .nii.gz, so that it is read as a volume"
-    if "volume" in kind or "Analyze" in kind:
+    if "volume" in kind:
         return "save it as NIfTI (.nii.gz), for example with 3D Slicer or SimpleITK"
     if "HTML" in kind or "XML" in kind or "zeros" in kind:
         return "the download failed; open the address in a browser, and download the file again"

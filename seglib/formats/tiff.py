@@ -1,0 +1,304 @@
+"""TIFF files: which of the pictures in a file is meant, and its pixels without loss.
+
+A TIFF file may hold any number type, several pages, thumbnails and channels of unknown meaning.
+Pillow reads 8 bits of it rightly; everything deeper is read by tifffile, and by OpenCV where
+tifffile lacks the decoder of a compression. What none of them reads is refused by name.
+"""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import tifffile
+from PIL import Image
+
+from ..errors import DataError
+
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # values of the tag SampleFormat
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = range(4)  # of PhotometricInterpretation
+_CHANNELS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1}
+_REDUCED, _MASK = 1, 4  # bits of NewSubfileType: a smaller copy, a transparency mask
+_ASSOCIATED_ALPHA = 1  # a value of ExtraSamples: colours are multiplied by the transparency
+_ALPHA = (_ASSOCIATED_ALPHA, 2, 999)  # 999: written by an old CorelDRAW
+
+
+class Layout(NamedTuple):
+    """How the picture of a TIFF file is stored.
+
+    Attributes:
+        page: its number among the pages of the file; None where it lies in a sub-directory.
+        bits: bits a channel.
+        deep: whether Pillow would lose something of it, so that `read` must decode it.
+        photometric: the tag PhotometricInterpretation; 0 is white in number 0.
+        orientation: the tag Orientation, 1 where it is missing.
+        palette: (N, 3) uint8, or None.
+        notes: what was left out of the file.
+    """
+
+    page: int | None
+    bits: int
+    deep: bool
+    photometric: int
+    orientation: int
+    palette: np.ndarray | None
+    notes: tuple[str, ...]
+
+
+def layout(path: str | Path) -> Layout:
+    """How the picture of a TIFF file is stored; no pixels are read.
+
+    Raises:
+        DataError: cut short, damaged, several pictures, or number types that are not read.
+    """
+    with _opened(path) as tiff:
+        page, notes = _the_picture(path, tiff)
+        _check(path, page)
+        notes = (*notes, *_left_out_channels(path, page))
+        tag = page.tags.get(274)
+        return Layout(
+            page=page.index if isinstance(page.index, int) else None,
+            bits=int(page.bitspersample),
+            deep=_is_deep(page, tiff),
+            photometric=int(page.photometric),
+            orientation=int(tag.value) if tag and isinstance(tag.value, int) else 1,
+            palette=None if page.colormap is None else colour_map(page.colormap),
+            notes=notes,
+        )
+
+
+def read(path: str | Path) -> tuple[np.ndarray, str]:
+    """The pixels of a picture that is `deep`, as they are stored, with black in number 0.
+
+    Returns:
+        (H, W) or (H, W, C), and the mode: "L", "LA", "RGB", "RGBA" or "P" (palette).
+
+    Raises:
+        DataError: as `layout`, or a compression that is not read.
+    """
+    with _opened(path) as tiff:
+        page, _ = _the_picture(path, tiff)
+        _check(path, page)
+        pixels = _decoded(path, page)  # (H, W, C)
+        n_colours = _CHANNELS[int(page.photometric)]
+        if page.photometric == _WHITE_IS_ZERO:
+            pixels = pixels.copy()
+            pixels[..., 0] = _inverted(pixels[..., 0], int(page.bitspersample))
+        colours = pixels[..., :n_colours]
+        if _has_alpha(page):
+            alpha = pixels[..., n_colours]
+            if page.extrasamples and page.extrasamples[0] == _ASSOCIATED_ALPHA:
+                colours = _divided_by_alpha(colours, alpha)
+            return np.dstack([colours, alpha]), "LA" if n_colours == 1 else "RGBA"
+        if n_colours == 3:
+            return colours, "RGB"
+        return colours[..., 0], "P" if page.photometric == _PALETTE else "L"
+
+
+def colour_map(table: np.ndarray) -> np.ndarray:
+    """A TIFF colour map (3, N) of 16 bits as (N, 3) uint8.
+
+    Some programs write 8-bit numbers into it. As libtiff does, they are taken for what they are
+    where no number of the map needs more.
+    """
+    table = np.asarray(table).T
+    return (table if table.max() < 256 else table >> 8).astype(np.uint8)
+
+
+def _opened(path: str | Path) -> tifffile.TiffFile:
+    # tifffile logs what is odd about a file to the screen; what matters is refused or noted here.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+    return tifffile.TiffFile(path)
+
+
+def _the_picture(
+    path: str | Path, tiff: tifffile.TiffFile
+) -> tuple[tifffile.TiffPage, tuple[str, ...]]:
+    """The one picture of a file that is neither a smaller copy nor a mask, and a note on others."""
+    pages = [page.aspage() for page in tiff.pages]
+    whole = [page for page in pages if not _subfile(page) & (_REDUCED | _MASK)]
+    if not whole:  # raw files of cameras begin with a preview and keep the picture below it
+        below = [sub.aspage() for page in pages for sub in (page.pages or ())]
+        whole = [page for page in below if not _subfile(page) & (_REDUCED | _MASK)] or pages[:1]
+    n_pictures = len(whole)
+    if n_pictures == 1 and tiff.is_imagej:
+        # ImageJ writes large stacks as one page, which the other slices follow without tags.
+        n_pictures = int((tiff.imagej_metadata or {}).get("images", 1))
+    if n_pictures == 1:
+        n_pictures = int(whole[0].imagedepth)
+    if n_pictures != 1:
+        raise DataError(f"{path}: {_several(tiff, whole, n_pictures)}")
+    n_others = len(pages) - len(whole) + sum(len(page.pages or ()) for page in pages)
+    notes = ()
+    if n_others > 0:
+        what = "a smaller copy or mask" if n_others == 1 else f"{n_others} smaller copies or masks"
+        notes = (f"the file also holds {what} of the picture; the picture in full size is used",)
+    return whole[0], notes
+
+
+def _subfile(page: tifffile.TiffPage) -> int:
+    return int(page.subfiletype or 0)
+
+
+def _several(tiff: tifffile.TiffFile, pages: list[tifffile.TiffPage], n_pictures: int) -> str:
+    """The message for a file of several pictures: how many of which kind and size."""
+    kinds = {
+        "slices of a whole-slide image (Aperio)": tiff.is_svs,
+        "parts of a whole-slide image (Hamamatsu)": tiff.is_ndpi,
+        "parts of a whole-slide image (Leica)": tiff.is_scn,
+        "slices or channels of an ImageJ stack": tiff.is_imagej,
+        "slices or channels of an OME-TIFF": tiff.is_ome,
+        "pictures of a Zeiss LSM file": tiff.is_lsm,
+    }
+    kind = next((kind for kind, applies in kinds.items() if applies), "pages of a TIFF")
+    sizes = [f"{page.imagelength}x{page.imagewidth}" for page in pages]
+    sizes = list(dict.fromkeys(sizes))
+    listed = ", ".join(sizes[:3]) + (", …" if len(sizes) > 3 else "")
+    return (
+        f"a file of {n_pictures} pictures ({kind}, {listed}); expected one: split it, a file each "
+        "(ImageJ: Image > Stacks > Stack to Images)"
+    )
+
+
+def _check(path: str | Path, page: tifffile.TiffPage) -> None:
+    """Refuse what is cut short, too large, or of a number type or meaning that is not read."""
+    size = Path(path).stat().st_size
+    segments = zip(page.dataoffsets, page.databytecounts)
+    if any(offset + n_bytes > size for offset, n_bytes in segments):
+        raise DataError(
+            f"{path}: not readable as an image: a TIFF picture that is cut short (its end is "
+            "missing); copy it again"
+        )
+    n_pixels = int(page.imagelength) * int(page.imagewidth)
+    if n_pixels > 2 * (Image.MAX_IMAGE_PIXELS or n_pixels):
+        raise DataError(
+            f"{path}: {n_pixels} pixels, more than a picture has; cut it into parts, or save a "
+            "smaller copy"
+        )
+    if not n_pixels or not page.dataoffsets:
+        raise DataError(f"{path}: a TIFF file without pixels; export it again")
+    sample_format, photometric = int(page.sampleformat), int(page.photometric)
+    names = {4: "undefined", 5: "complex integers", 6: "complex numbers"}
+    numbers = names.get(sample_format)
+    if numbers is None and page.dtype is None:
+        numbers = f"of {page.bitspersample} bits a channel"
+    if numbers is None and sample_format == _FLOAT and photometric == _WHITE_IS_ZERO:
+        numbers = "floats of which small ones are white (WhiteIsZero)"
+    if numbers is None and photometric not in _CHANNELS and not _is_byte(page):
+        numbers = f"of {page.bitspersample} bits in the colours {page.photometric.name}"
+    if numbers:
+        raise DataError(
+            f"{path}: a TIFF picture whose numbers are {numbers}; expected integers or floats in "
+            "grey or RGB: open it in the program that it comes from, and save it as such"
+        )
+
+
+def _is_byte(page: tifffile.TiffPage) -> bool:
+    return page.bitspersample <= 8 and page.sampleformat == _UNSIGNED
+
+
+def _is_deep(page: tifffile.TiffPage, tiff: tifffile.TiffFile) -> bool:
+    """Whether Pillow would change or refuse the pixels."""
+    if page.bitspersample == 12:  # grey of 12 bits, which tifffile alone does not unpack
+        return not (tiff.byteorder == "<" and page.photometric == _BLACK_IS_ZERO)
+    if not _is_byte(page) or not isinstance(page.index, int):
+        return True
+    # Pillow does not open big TIFF files of this byte order.
+    return tiff.is_bigtiff and tiff.byteorder == ">"
+
+
+def _has_alpha(page: tifffile.TiffPage) -> bool:
+    n_extra = page.samplesperpixel - _CHANNELS[int(page.photometric)]
+    if not page.extrasamples:  # RGB with a fourth channel that the file does not explain
+        return n_extra == 1 and page.photometric == _RGB
+    return n_extra > 0 and page.extrasamples[0] in _ALPHA
+
+
+def _left_out_channels(path: str | Path, page: tifffile.TiffPage) -> tuple[str, ...]:
+    """A note on channels that are neither colour nor transparency.
+
+    Raises:
+        DataError: grey with several such channels, each of which may be the picture.
+    """
+    if int(page.photometric) not in _CHANNELS:
+        return ()
+    n_colours = _CHANNELS[int(page.photometric)]
+    n_unknown = page.samplesperpixel - n_colours - _has_alpha(page)
+    if n_unknown < 0:
+        raise DataError(
+            f"{path}: {page.samplesperpixel} channels, but its colours need {n_colours}; "
+            "export it again"
+        )
+    if not n_unknown:
+        return ()
+    if n_colours == 1 and page.samplesperpixel > 1 and not _has_alpha(page):
+        raise DataError(
+            f"{path}: {page.samplesperpixel} channels of which the file does not say what they "
+            "are; expected grey or RGB: save the channel that is meant, or the picture as RGB"
+        )
+    return (f"{n_unknown} channels beside the colours are left out",)
+
+
+def _decoded(path: str | Path, page: tifffile.TiffPage) -> np.ndarray:
+    """The numbers of a page as they are stored, (H, W, C)."""
+    try:
+        stored = page.asarray(squeeze=False)  # (planes, depth, H, W, channels of a plane)
+    except (ValueError, NotImplementedError, ImportError) as error:
+        # tifffile has no decoder for the compression or the number of bits.
+        pixels = _decoded_by_opencv(path, page)
+        if pixels is None:
+            raise DataError(
+                f"{path}: a TIFF picture of {page.bitspersample} bits a channel, "
+                f"{page.samplesperpixel} channels and the compression {page.compression.name}, "
+                "which is not read; save it without compression, or install imagecodecs "
+                "(pip install imagecodecs)"
+            ) from error
+        return pixels
+    planes, _, height, width, channels = stored.shape
+    return np.moveaxis(stored[:, 0], 0, -2).reshape(height, width, planes * channels)
+
+
+def _decoded_by_opencv(path: str | Path, page: tifffile.TiffPage) -> np.ndarray | None:
+    """The same, or None where OpenCV does not read such files without a change."""
+    in_one_plane = page.planarconfig == 1 or page.samplesperpixel == 1
+    if not in_one_plane or page.samplesperpixel not in (1, 3, 4) or page.index != 0:
+        return None
+    content = np.fromfile(path, np.uint8)
+    tag = page.tags.get(274)
+    if tag:
+        # OpenCV would turn the pixels by their tag: here it reads 1, in the file's byte order.
+        one = np.array([1], f"{page.parent.byteorder}u2").view(np.uint8)
+        content[tag.valueoffset : tag.valueoffset + 2] = one
+    try:
+        pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    expected = (page.imagelength, page.imagewidth, page.samplesperpixel)
+    if pixels is None or pixels.dtype != page.dtype or pixels.size != np.prod(expected):
+        return None
+    pixels = pixels.reshape(expected)
+    return pixels if pixels.shape[2] == 1 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+
+
+def _inverted(grey: np.ndarray, bits: int) -> np.ndarray:
+    """Grey of which number 0 is white, so that 0 is black."""
+    if grey.dtype.kind == "i":
+        return ~grey  # -1 minus the number: the smallest and the largest change places
+    return np.array(2**bits - 1, grey.dtype) - grey
+
+
+def _divided_by_alpha(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours (H, W, C) that were multiplied by the transparency (H, W), as they were before.
+
+    Black where a pixel is wholly transparent, since its colour is lost.
+    """
+    if colours.dtype.kind == "f":
+        largest = 1.0
+    else:
+        largest = np.iinfo(colours.dtype).max
+    share = np.where(alpha > 0, alpha, 1)[..., None] / largest
+    divided = np.where(alpha[..., None] > 0, colours / share, 0)
+    if colours.dtype.kind != "f":
+        divided = np.rint(np.clip(divided, 0, largest))
+    return divided.astype(colours.dtype)
