@@ -4,6 +4,7 @@ Here too, the facts of a case are computed that `checks` needs: hashes, notes, a
 """
 
 import hashlib
+import json
 import os
 from typing import Any
 
@@ -55,7 +56,7 @@ def notes_of(case: Any, cfg) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def read_mask(case: Any, name: str, cfg, inverted: bool) -> images.Mask:
-    """The mask of one class of a case, (H, W) of 0 and 1.
+    """The mask of one class of a case, (H, W) of 0 and 1, and 255 = ignored.
 
     For a volume the mask files are NIfTI label maps, which are united.
 
@@ -65,13 +66,16 @@ def read_mask(case: Any, name: str, cfg, inverted: bool) -> images.Mask:
     """
     files = case[name].split(images.UNION)
     if not volumes.is_volume(files[0]):
-        return images.read_mask(case[name], cfg.mask_encoding, inverted)
-    planes = []
+        return images.read_mask(case[name], cfg.mask_encoding, inverted, *_label_map(case, cfg))
+    planes, drawn = [], []
     for path in files:
         labels = volumes.read_labels(case["image"], path, cfg)
-        planes.append(_structure(path, _slice(case, labels), int(labels.max()), cfg))
-    pixels = np.bitwise_or.reduce(planes)
-    return images.Mask(1 - pixels if inverted else pixels, "label numbers")
+        plane, number = _structure(path, _slice(case, labels), int(labels.max()), case, cfg)
+        planes.append(plane)
+        if number:
+            drawn.append((os.path.basename(os.path.dirname(path)), 0, number))
+    pixels = images.unite(planes, inverted)
+    return images.Mask(pixels, "label numbers", drawn=tuple(drawn))
 
 
 def read_truth(
@@ -92,8 +96,24 @@ def read_truth(
     Raises:
         DataError: a mask that cannot be read, or masks of different sizes.
     """
+    masks, planes = read_masks(case, cfg, inverted, shape)
+    annotated = [mask is not None for mask in masks]
     if cfg.task == "multiclass":
-        return _read_label_map(case, cfg)
+        annotated = _annotated(case, cfg)
+    decodings = [mask.decoding if mask else "" for mask in masks]
+    return planes, annotated, decodings, [inverted_flags(mask) for mask in masks]
+
+
+def read_masks(
+    case: Any, cfg, inverted: dict[str, bool], shape: tuple[int, int]
+) -> tuple[list[images.Mask | None], np.ndarray]:
+    """The masks of a case as they were decoded, None without a file, and as one array (H, W, K).
+
+    Arguments and errors are those of `read_truth`.
+    """
+    if cfg.task == "multiclass":
+        mask = _read_label_map(case, cfg)
+        return [mask], mask.pixels[..., None]
     masks: list[images.Mask | None] = []
     for name in cfg.class_names:
         has_mask = bool(case[name])
@@ -110,10 +130,7 @@ def read_truth(
             f"expected one for all classes: {sizes}"
         )
     blank = np.full(shapes.pop() if shapes else shape, images.IGNORE, np.uint8)
-    planes = np.stack([mask.pixels if mask else blank for mask in masks], axis=-1)  # (H, W, K)
-    annotated = [mask is not None for mask in masks]
-    decodings = [mask.decoding if mask else "" for mask in masks]
-    return planes, annotated, decodings, [_inverted_flags(mask) for mask in masks]
+    return masks, np.stack([mask.pixels if mask else blank for mask in masks], axis=-1)
 
 
 def content(case: dict, image: np.ndarray) -> tuple[str, str]:
@@ -233,35 +250,49 @@ def _warning_of_labels(case: dict, cfg, masks: np.ndarray) -> str:
     return ""
 
 
-def _read_label_map(
-    case: Any, cfg
-) -> tuple[np.ndarray, list[bool], list[str], list[tuple[bool, bool]]]:
-    """`read_truth` for the task multiclass: one plane of class numbers."""
+def _read_label_map(case: Any, cfg) -> images.Mask:
+    """The class numbers (H, W) of a case; pixels of classes that are not annotated are ignored."""
     if not case["labels"]:
         raise DataError(
             f"{case['case']}: no label map; a multiclass image without labels cannot be used"
         )
     mask = _read_labels(case, cfg)
-    annotated = [True] * cfg.n_classes
     if "annotated" in case:
-        names = str(case["annotated"]).split(",")
-        annotated = [name in names for name in cfg.class_names]
         # A pixel of a class that is not annotated may belong to any of those, so it is ignored.
-        mask.pixels[~np.isin(mask.pixels, np.flatnonzero(annotated))] = images.IGNORE
-    return mask.pixels[..., None], annotated, [mask.decoding], [(False, False)]
+        annotated = np.flatnonzero(_annotated(case, cfg))
+        mask.pixels[~np.isin(mask.pixels, annotated)] = images.IGNORE
+    return mask
 
 
-def _structure(path: str, plane: np.ndarray, largest: int, cfg) -> np.ndarray:
-    """One slice of a label map as 0 and 1; `largest` is the largest number in its volume.
+def _annotated(case: Any, cfg) -> list[bool]:
+    """For each class of a label map whether it is annotated in this case; by default all are."""
+    if "annotated" not in case:
+        return [True] * cfg.n_classes
+    names = str(case["annotated"]).split(",")
+    return [name in names for name in cfg.class_names]
+
+
+def _structure(
+    path: str, plane: np.ndarray, largest: int, case: Any, cfg
+) -> tuple[np.ndarray, int]:
+    """One slice of a label map as 0 and 1, and the one number that the file has beside 0.
+
+    That number is 0 where a setting says which numbers are meant, or in a slice without any.
+
+    Args:
+        largest: the largest number in its volume.
 
     Raises:
         DataError: there are several numbers, and no setting says which are the structure.
     """
-    if cfg.label_map:
-        return images.map_numbers(path, plane, 2, cfg.label_map).pixels
+    label_map, complete = _label_map(case, cfg)
+    if label_map:
+        return images.map_numbers(path, plane, 2, label_map, complete).pixels, 0
     foreground = plane > 0
-    if cfg.mask_encoding in ("index", "threshold") or (plane[foreground] == largest).all():
-        return foreground.astype(np.uint8)
+    if cfg.mask_encoding in ("index", "threshold"):
+        return foreground.astype(np.uint8), 0
+    if (plane[foreground] == largest).all():
+        return foreground.astype(np.uint8), largest if foreground.any() else 0
     raise DataError(
         f"{path}: several label numbers up to {largest}, but the mask of one class has one; set "
         f"label_map, for example {{'{largest}': 1}}, or mask_encoding='index', which takes all "
@@ -269,19 +300,39 @@ def _structure(path: str, plane: np.ndarray, largest: int, cfg) -> np.ndarray:
     )
 
 
+def _label_map(case: Any, cfg) -> tuple[dict[str, int], bool]:
+    """Number in the file -> class, {} where both are the same; and whether it names all numbers.
+
+    The cell `label_numbers` says where it comes from: see `layouts.numbers`.
+    """
+    cell = case.get("label_numbers", "")
+    if cell == "class":
+        return {}, False
+    if cell:
+        return json.loads(cell), True
+    if cfg.task != "multiclass" and not set(cfg.label_map.values()) <= {0, 1, images.IGNORE}:
+        # That of a preset, for several classes; of volumes it is an error as before.
+        is_picture = not volumes.is_volume(case["image"])
+        return ({}, False) if is_picture else (cfg.label_map, False)
+    return cfg.label_map, False
+
+
 def _read_labels(case: Any, cfg) -> images.Mask:
     """The label map of a case as class numbers (H, W)."""
-    label_map = {} if case.get("label_numbers") == "class" else cfg.label_map
+    label_map, complete = _label_map(case, cfg)
+    path, n_classes = case["labels"], cfg.n_classes
     if not volumes.is_volume(case["image"]):
-        return images.read_labels(case["labels"], cfg.mask_encoding, cfg.n_classes, label_map)
-    labels = volumes.read_labels(case["image"], case["labels"], cfg)
+        return images.read_labels(path, cfg.mask_encoding, n_classes, label_map, complete)
+    labels = volumes.read_labels(case["image"], path, cfg)
     plane = _slice(case, labels)
-    if os.path.isdir(case["labels"]):
+    if os.path.isdir(path):
         # A copy, because cached volumes are read-only and the caller may change the pixels.
         return images.Mask(plane.copy(), "a mask file an organ")
-    if cfg.mask_encoding == "threshold" and cfg.n_classes == 2:
+    if cfg.mask_encoding == "threshold" and n_classes == 2:
         return images.Mask((plane > 0).astype(np.uint8), "above 0")
-    return images.map_numbers(case["labels"], plane, cfg.n_classes, label_map)
+    # The whole volume decides what 255 means in its slices; most volumes have none.
+    of_volume = labels if n_classes == 2 and (plane == images.IGNORE).any() else None
+    return images.map_numbers(path, plane, n_classes, label_map, complete, of_volume)
 
 
 def _slice(case: Any, volume: np.ndarray) -> np.ndarray:
@@ -299,7 +350,7 @@ def _slice(case: Any, volume: np.ndarray) -> np.ndarray:
     return volume[int(number)]
 
 
-def _inverted_flags(mask: images.Mask | None) -> tuple[bool, bool]:
+def inverted_flags(mask: images.Mask | None) -> tuple[bool, bool]:
     """Whether a mask, and its negative, look inverted."""
     if mask is None:
         return False, False

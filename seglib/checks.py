@@ -6,13 +6,14 @@ together can show; it reads no file. Taught in `01_data_preparation`.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from . import meanings
 from .case_io import TURNS, mask_columns
 from .errors import DataError
 from .formats import volumes
@@ -34,11 +35,15 @@ class DataReport:
         problems: one row for each problem: case, file, problem, action, and whether the image was
             set aside.
         notes: sentences about the data as a whole.
+        undecided: those of the notes that ask what masks mean, because two settings would read
+            them differently. The store holds one of both readings, but `data.loaders` refuses it
+            until the config says which one is meant.
     """
 
     facts: pd.DataFrame
     problems: pd.DataFrame
     notes: list[str]
+    undecided: list[str] = field(default_factory=list)
 
     @property
     def set_aside(self) -> list[str]:
@@ -57,7 +62,9 @@ class DataReport:
             if column.startswith("share "):
                 rows += self._summary_of(column.removeprefix("share "))
         rows += [("problems", len(self.problems)), ("images set aside", len(self.set_aside))]
-        rows += [("note", note) for note in self.notes]
+        rows += [("undecided", question) for question in self.undecided]
+        notes = [note for note in self.notes if note not in self.undecided]
+        rows += [("note", note) for note in _merged(notes)]
         return pd.DataFrame(rows, columns=["checked", "found"])
 
     def _summary_of(self, column: str) -> list[tuple[str, str]]:
@@ -94,12 +101,16 @@ class Checked:
             `split` is that of the tree.
         pixel_hashes: one for each row of `cases`; the same for equal images.
         inverted: class -> whether 0 is its structure in the files.
+        class_names: the classes, without a background.
+        classes: one set for each row of `cases`: the classes that its masks contain.
     """
 
     cases: pd.DataFrame
     pixel_hashes: pd.Series
     report: DataReport
     inverted: dict[str, bool]
+    class_names: tuple[str, ...]
+    classes: list[set[str]]
 
     def without_duplicates(self) -> tuple[pd.DataFrame, DataReport]:
         """The cases with one image of each group of equal ones; the report names the others.
@@ -123,7 +134,31 @@ class Checked:
             problems.append(_problem(copy["case"], copy["image"], text, "set aside; remove one"))
         cases = self.cases.loc[sorted(first.index)].reset_index(drop=True)
         table = pd.concat([self.report.problems, problem_table(problems)], ignore_index=True)
-        return cases, DataReport(self.report.facts, table, self.report.notes)
+        return cases, replace(self.report, problems=table)
+
+    def classes_without_masks(self, cases: pd.DataFrame, parts: pd.Series) -> list[str]:
+        """Notes on the classes that occur in no mask, in all cases and in single parts of the
+        split: nothing is learned about them there, or nothing is scored.
+
+        Args:
+            cases: rows of `cases`; parts: train, val or test for each of them.
+        """
+        present = pd.Series(self.classes, index=self.cases["case"])[cases["case"]]
+        everywhere = set().union(*present)
+        missing = [name for name in self.class_names if name not in everywhere]
+        notes = []
+        if missing and everywhere:
+            notes.append(
+                f"no mask contains {', '.join(missing)}: nothing can be learned about "
+                f"{'it' if len(missing) == 1 else 'them'}; if masks should, their numbers or "
+                "colours mean something else"
+            )
+        for part in ("train", "val", "test"):
+            of_part = [names for names, name in zip(present, parts) if name == part]
+            lacking = [n for n in self.class_names if n in everywhere - set().union(*of_part)]
+            if of_part and lacking:
+                notes.append(f"{part}: no mask of this part contains {', '.join(lacking)}")
+        return notes
 
 
 def check(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> Checked:
@@ -153,10 +188,16 @@ def check(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> Checked:
     # A scan has put the notes on headers among its own; a table that was made by hand has no notes.
     notes = [*scan_notes, *_notes_of_files(files, decoded, with_headers=not scan_notes)]
     notes += _warnings(files, decoded) + _empty_classes(decoded, inverted, cfg)
+    meaning = meanings.judge(cases, facts, cfg)
+    notes = [*meaning.undecided, *notes, *meaning.notes]
+    problems += [
+        _problem(case, path, text, "set aside; correct the file, or set what the message says")
+        for case, path, text in meaning.set_aside
+    ]
     if cfg.mask_inverted == "auto" and cfg.task != "multiclass":
         notes += _inverted_classes(decoded, inverted)
         problems += _odd_polarity(cases[readable], decoded, inverted)
-    # Masks of odd polarity are problems too.
+    # Masks of odd polarity or meaning are problems too.
     usable = readable & ~cases["case"].isin([problem["case"] for problem in problems])
     if not usable.any():
         raise first_problem(problem_table(problems))
@@ -167,8 +208,23 @@ def check(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> Checked:
     table = cases[usable].drop(columns="problem", errors="ignore")
     table = table.assign(**columns).reset_index(drop=True)
     hashes = pd.Series([fact["pixels"] for fact in chosen], dtype=object)
-    report = DataReport(fact_table(decoded, mask_columns(cfg)), problem_table(problems), notes)
-    return Checked(table, hashes, report, inverted)
+    report = DataReport(
+        fact_table(decoded, mask_columns(cfg)),
+        problem_table(problems),
+        notes,
+        meaning.undecided,
+    )
+    names = cfg.class_names[1:] if cfg.task == "multiclass" else cfg.class_names
+    classes = [_classes_in(fact, cfg) for fact in chosen]
+    return Checked(table, hashes, report, inverted, names, classes)
+
+
+def _classes_in(fact: dict[str, Any], cfg) -> set[str]:
+    """The names of the classes that the masks of a case contain, without the background."""
+    masks = fact["masks"]
+    if cfg.task == "multiclass":
+        return {cfg.class_names[number] for number in masks[0]["classes"]}
+    return {name for name, mask in zip(cfg.class_names, masks) if 1 in mask["classes"]}
 
 
 def polarity(facts: list[dict[str, Any]], cfg) -> dict[str, bool]:
@@ -277,6 +333,19 @@ def _warnings(paths: Iterable[str], facts: list[dict[str, Any]]) -> list[str]:
             if all(text in fact["warnings"] for fact in slices):
                 names.setdefault(text, []).append(name)
     return [f"{_listed(files)}: {text}" for text, files in names.items()]
+
+
+def _merged(notes: list[str], most: int = 12) -> list[str]:
+    """At most `most` notes for the summary: those that differ only in the file become one."""
+    files: dict[str, list[str]] = {}  # text -> names of files
+    for note in notes:
+        name, colon, text = note.partition(": ")
+        files.setdefault(text if colon else note, []).append(name if colon else "")
+    merged = [f"{_listed(names)}: {text}" if names[0] else text for text, names in files.items()]
+    if len(merged) > most:
+        n_more = len(merged) - most + 1
+        merged = [*merged[: most - 1], f"and {n_more} more; all are in report.notes"]
+    return merged
 
 
 def _listed(names: list[str]) -> str:

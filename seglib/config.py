@@ -310,6 +310,7 @@ class Config:
         for name in FIELDS:  # again, as dictionaries can be changed in place
             check(name, getattr(self, name))
         _check_classes(self)
+        _check_class_numbers(self)
         _check_image(self)
         _check_patches(self)
         if self.patient_pattern and self.patient_table:
@@ -581,6 +582,34 @@ def _check_classes(cfg: Config) -> None:
             f"loss: {cfg.loss!r} does not fit the task {cfg.task!r}; "
             f"choose from {', '.join(fitting)}"
         )
+
+
+def _check_class_numbers(cfg: Config) -> None:
+    """Raise `ConfigError` for more classes than a label map holds, or for a number of no class."""
+    is_multiclass = cfg.task == "multiclass"
+    n_classes = cfg.n_classes if is_multiclass else 2  # each mask holds 0 and 1
+    if n_classes > tables.IGNORE:
+        raise ConfigError(
+            f"class_names: {n_classes} classes, but a label map has the numbers 0 to 254, as 255 "
+            "marks ignored pixels; name at most 255, with the background"
+        )
+    if cfg.task == "multilabel":
+        return  # it has no label maps
+    of_preset = presets.PRESETS[cfg.preset].full.get("label_map")
+    for name in ("mask_encoding", "label_map"):
+        table = getattr(cfg, name)
+        # The table of a preset has the numbers of its own classes.
+        if not isinstance(table, dict) or (name == "label_map" and table == of_preset):
+            continue
+        for key, number in table.items():
+            if number >= n_classes and number != tables.IGNORE:
+                classes = ", ".join(f"{k} {n}" for k, n in enumerate(cfg.class_names))
+                if not is_multiclass:
+                    classes = "0 no, 1 yes"
+                raise ConfigError(
+                    f"{name}: {number} of {key!r} is no class of the task {cfg.task!r} "
+                    f"({classes}; 255 ignored); correct it, or class_names"
+                )
 
 
 def _check_image(cfg: Config) -> None:

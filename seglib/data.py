@@ -130,7 +130,12 @@ def loaders(store, cfg) -> dict[str, DataLoader]:
 
     A part may be empty. Only the training part is shuffled and augmented, both by `cfg.seed`. After
     an edit of this module make new loaders: running workers keep the code that they started with.
+
+    Raises:
+        DataError: what the masks mean is undecided, see `DataReport.undecided`.
     """
+    if store.report.undecided:
+        raise DataError("\n".join(store.report.undecided))
     # Threads of OpenCV can deadlock in forked workers, and they take cores from the network.
     cv2.setNumThreads(0)
     result = {}

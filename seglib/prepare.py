@@ -22,12 +22,16 @@ from . import checks, config, hosts, stores
 from .case_io import (
     content,
     edge_agreement,
+    inverted_flags,
     mask_columns,
     notes_of,
     read_image,
     read_mask,
-    read_truth,
+    read_masks,
     warnings_of,
+)
+from .case_io import (
+    read_truth as read_truth,  # notebooks read the truth of single cases
 )
 from .checks import DataReport
 from .errors import DataError
@@ -73,6 +77,7 @@ class Store:
         cases, report = self.checked.without_duplicates()
         cases = patients.of(cases, cfg)
         parts, notes = split(cases, cfg)
+        notes += self.checked.classes_without_masks(cases, parts)
         about = f"patients: {patients.sentence(cases)}"
         report = dataclasses.replace(report, notes=[*report.notes, about, *notes])
         return dataclasses.replace(self, cases=cases.assign(split=parts), report=report)
@@ -391,6 +396,8 @@ def _decode_case(
         facts = _read_case(case, cfg, inverted, picture_out, mask_out)
     except (DataError, FileNotFoundError) as error:  # a file may vanish after it was read
         facts = {"problem": str(error), "file": _named_file(case, str(error))}
+        if isinstance(error, images.NumbersError):
+            facts["numbers"] = {str(number): count for number, count in error.numbers.items()}
     return {"case": case["case"], **facts}
 
 
@@ -410,21 +417,15 @@ def _read_case(
             f"{case['image']}: no mask exists for this image; "
             "it can be neither learned from nor scored"
         )
-    masks, _, decodings, inverted_flags = read_truth(case, cfg, inverted, image.shape[:2])
+    decoded, masks = read_masks(case, cfg, inverted, image.shape[:2])
     if masks.shape[:2] != image.shape[:2]:
         raise DataError(_sizes_differ(case, case[columns[0]], image.shape, masks.shape))
     picture_out[:] = images.fit_image(image, cfg.height_width, cfg.resize)
     mask_facts = []
-    for k, decoding in enumerate(decodings):
+    for k, mask in enumerate(decoded):
         plane = masks[..., k]  # (H, W)
         mask_out[..., k] = images.fit_mask(plane, cfg.height_width, cfg.resize)
-        mask_facts.append(
-            {
-                "decoding": decoding,
-                "share": _foreground_share(plane),
-                "looks_inverted": inverted_flags[k],
-            }
-        )
+        mask_facts.append(_facts_of_mask(mask, plane))
     sha256, pixels = content(case, image)
     header_notes, decoding_notes = notes_of(case, cfg)
     return {
@@ -459,6 +460,20 @@ def _sizes_differ(case: dict, mask_file: str, image_shape: tuple, mask_shape: tu
     )
 
 
+def _facts_of_mask(mask: images.Mask | None, plane: np.ndarray) -> dict[str, Any]:
+    """What `checks` needs to know about a mask; `plane` (H, W) uint8 is what was made of it."""
+    present = np.flatnonzero(np.bincount(plane.ravel(), minlength=256))
+    numbers = mask.numbers if mask and mask.numbers else {}
+    return {
+        "decoding": mask.decoding if mask else "",
+        "share": _foreground_share(plane),
+        "looks_inverted": inverted_flags(mask),
+        "classes": [int(number) for number in present if number not in (0, images.IGNORE)],
+        "numbers": {str(number): count for number, count in numbers.items()},
+        "drawn": mask.drawn if mask else (),
+    }
+
+
 def _foreground_share(mask: np.ndarray) -> float:
     """The foreground's share of the pixels that count; NaN where all of them are ignored."""
     valid = mask != images.IGNORE
@@ -476,7 +491,10 @@ def _invert_masks(
                 continue
             mask = read_mask(case, name, cfg, True).pixels
             masks[fact["row"], ..., k] = images.fit_mask(mask, cfg.height_width, cfg.resize)
-            fact["masks"][k]["share"] = float(mask.mean())
+            fact["masks"][k] |= {
+                "share": _foreground_share(mask),
+                "classes": [1] if (mask == 1).any() else [],
+            }
 
 
 def _named_file(case: dict, message: str) -> str:

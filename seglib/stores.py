@@ -22,7 +22,7 @@ import pandas as pd
 
 from .errors import DataError
 
-VERSION = 3  # raise it when the format of stores changes: older ones are then left to `prune`
+VERSION = 4  # raise it when the format of stores changes: older ones are then left to `prune`
 ARRAYS = ("images", "masks")
 # A folder without any of these files is not a store, and `prune` must not touch it.
 FILES = {"store.json", "facts.json", "cases.csv", "images.npy", "masks.npy"}

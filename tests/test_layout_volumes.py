@@ -1,5 +1,6 @@
 """Trees of volumes: which files form a case, in which order, with which labels."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -174,7 +175,7 @@ def test_nifti_in_images_and_labels(tmp_path):
     for name in ("p1_0000.nii.gz", "p2.nii.gz"):
         save_nifti(numbered_volume(), tmp_path / "t" / "images" / name)
     save_nifti(labels_like(numbered_volume(), truth), tmp_path / "t" / "labels" / "p1.nii.gz")
-    cfg = rsna_config(tmp_path / "t", tmp_path)
+    cfg = rsna_config(tmp_path / "t", tmp_path, label_map={})
     cases = layouts.scan(cfg)
     assert len(cases) == 5 and "images/p2.nii.gz: volume without labels" in cases.attrs["notes"]
     for case, (_, labels) in truth_of(prepare.build(cases, cfg), cfg).items():
@@ -265,7 +266,22 @@ def test_real_ct_to_store(ct, tmp_path):
         "example_ct_sm": 30,
         "example_ct_dicom": 20,
     }
-    assert "annotated" not in cases and "label_numbers" not in cases
+    assert "annotated" not in cases
+    # The tool itself wrote the names of its 117 numbers into the headers.
+    cells = cases.groupby("volume")["label_numbers"].first()
+    assert cells["example_ct"] == ""  # a mask file an organ
+    for name in ("example_ct_sm", "example_ct_dicom"):
+        table = json.loads(cells[name])
+        assert len(table) == 118
+        assert {int(number): label for number, label in table.items() if label} == {
+            5: 1,
+            1: 2,
+            3: 3,
+            2: 4,
+            18: 5,
+            19: 5,
+            20: 5,
+        }
     pair = cases.groupby("volume")["labels"].first().map(lambda p: Path(p).name).to_dict()
     assert pair == {
         "example_ct": "example_seg",

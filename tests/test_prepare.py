@@ -1121,6 +1121,10 @@ def test_real_covid_busi_and_spleen(real, tmp_path):
         cfg = config.preset(
             preset, "smoke", data_root=str(real(name)), work_dir=str(tmp_path / name)
         )
+        if name == "busi":  # green is benign, red malignant
+            with pytest.raises(DataError, match=r"14 masks of \(0, 255, 0\).*8 masks of \(255"):
+                prepare.build(layouts.scan(cfg), cfg)
+            cfg.mask_encoding = {"0,255,0": 1, "255,0,0": 1}
         store = prepare.build(layouts.scan(cfg), cfg)
         assert (len(store.cases), store.report.set_aside) == (n, []), (
             store.report.problems.to_string()

@@ -58,7 +58,7 @@ def test_a_bad_volume_is_set_aside_and_a_copy_found(tmp_path):
     save_nifti(labels_like(numbered_volume(), noise % 6), root / "d_seg.nii.gz")
     (root / "e_ct.nii.gz").write_bytes(b"junk")
     shutil.copy(root / "c_seg.nii.gz", root / "e_seg.nii.gz")
-    cfg = rsna_config(root, tmp_path)
+    cfg = rsna_config(root, tmp_path, label_map={})
     cases = layouts.scan(cfg)
     assert any("left out" in note and "e_ct.nii.gz" in note for note in cases.attrs["notes"])
     store = prepare.build(cases, cfg)

@@ -14,6 +14,7 @@ A mask is decoded where its meaning is unambiguous and refused where it is not.
 """
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,25 +24,42 @@ from PIL import Image
 from .. import files
 from ..errors import DataError
 from ..tables import IGNORE
-from . import codecs
+from . import codecs, legends
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
 UNION = "|"  # a mask cell "left.png|right.png" means the union of both files
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey, ITU-R BT.601
 
 
+# What a mask file holds at a pixel: a number, or (red, green, blue).
+Value = float | tuple[float, ...]
+
+
 class Mask(NamedTuple):
     """A decoded mask.
 
     Attributes:
-        pixels: (H, W) uint8, 0 and 1, or class numbers.
+        pixels: (H, W) uint8, 0 and 1, or class numbers; 255 = ignored.
         decoding: how the file was understood, for the report, such as "values 0/255".
         looks_inverted: whether 0 and 1 look swapped, because the border is foreground.
+        numbers: of a label map, the numbers in the file and how many pixels have each.
+        drawn: of a mask that "auto" decoded, for each of its files (name of its folder, value of
+            the background, value of the structure); see `normal`. Without files that are empty.
     """
 
     pixels: np.ndarray
     decoding: str
     looks_inverted: bool = False
+    numbers: dict[int, int] | None = None
+    drawn: tuple[tuple[str, Value, Value], ...] = ()
+
+
+class NumbersError(DataError):
+    """A label map holds numbers that are no classes; `numbers` is that of `Mask`."""
+
+    def __init__(self, message: str, numbers: dict[int, int]):
+        super().__init__(message)
+        self.numbers = numbers
 
 
 def read_pixels(path: str | Path) -> tuple[np.ndarray, str, np.ndarray | None]:
@@ -143,33 +161,61 @@ def as_channels(image: np.ndarray, channels: int) -> np.ndarray:
 # ---- masks
 
 
-def read_mask(paths: str, encoding: str | dict[str, int] = "auto", inverted: bool = False) -> Mask:
+def read_mask(
+    paths: str,
+    encoding: str | dict[str, int] = "auto",
+    inverted: bool = False,
+    label_map: dict[str, int] | None = None,
+    complete: bool = False,
+) -> Mask:
     """The mask of one class, (H, W) uint8 of 0 and 1; several files joined by `|` are united.
 
     Args:
         paths: one path, or several joined by `|`.
         encoding: "auto" decodes what is unambiguous; "threshold" takes what is above half of the
             range (127 of 255); "index" takes what is above 0; a table of colours
-            `{"255,0,0": 1}` takes the colours whose number is not 0.
+            `{"255,0,0": 1}` takes the colours whose number is 1, and ignores those of 255.
         inverted: True where 0 is the structure.
+        label_map: number in the file -> 0 or 1, or 255 = ignored; it counts before "auto" and
+            "index".
+        complete: see `map_numbers`.
 
     Raises:
         DataError: unreadable, ambiguous, or parts of different sizes.
     """
-    parts = [_read_part(path, encoding) for path in paths.split(UNION)]
+    parts = []
+    for path in paths.split(UNION):
+        if label_map and encoding in ("auto", "index"):
+            parts.append(read_labels(path, encoding, 2, label_map, complete))
+        else:
+            parts.append(_read_part(path, encoding))
     shapes = {part.pixels.shape for part in parts}
     if len(shapes) > 1:
         raise DataError(
             f"{paths}: the parts of one mask have different sizes {sorted(shapes)}; they must agree"
         )
-    planes = [part.pixels for part in parts]
     decoding = " + ".join(dict.fromkeys(part.decoding for part in parts))
     if inverted:
-        # Before the union: the structures are united, not the backgrounds.
-        planes = [1 - plane for plane in planes]
         decoding += ", inverted"
-    pixels = np.bitwise_or.reduce(planes)
-    return Mask(pixels, decoding, looks_inverted(pixels))
+    pixels = unite([part.pixels for part in parts], inverted)
+    drawn = tuple(dict.fromkeys(value for part in parts for value in part.drawn))
+    return Mask(pixels, decoding, looks_inverted(pixels), drawn=drawn)
+
+
+def unite(planes: list[np.ndarray], inverted: bool = False) -> np.ndarray:
+    """The union of the masks (H, W) of one class; a pixel that one part knows is not ignored.
+
+    Args:
+        inverted: whether 0 is the structure in each of them. They are inverted before the union:
+            the structures are united, not the backgrounds.
+    """
+    if inverted:
+        planes = [np.where(plane == IGNORE, plane, plane == 0).astype(np.uint8) for plane in planes]
+    if len(planes) == 1:
+        return planes[0]
+    structure = np.any([plane == 1 for plane in planes], axis=0)
+    unknown = np.any([plane == IGNORE for plane in planes], axis=0)
+    return np.where(structure, 1, np.where(unknown, IGNORE, 0)).astype(np.uint8)
 
 
 def looks_inverted(pixels: np.ndarray) -> bool:
@@ -178,20 +224,23 @@ def looks_inverted(pixels: np.ndarray) -> bool:
     A true structure may fill most of the image, but rarely touches all of its border.
     """
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return bool(border.mean() > 0.8)
+    return bool((border == 1).mean() > 0.8)
 
 
 def read_labels(
-    path: str, encoding: str | dict[str, int], n_classes: int, label_map: dict[str, int]
+    path: str,
+    encoding: str | dict[str, int],
+    n_classes: int,
+    label_map: dict[str, int],
+    complete: bool = False,
 ) -> Mask:
-    """A label map, (H, W) uint8 of class numbers; 255 stays 255 = ignored.
+    """A label map, (H, W) uint8 of class numbers; 255 = ignored.
 
     Args:
         encoding: "auto" and "index" take the numbers in the file; a table of colours such as
             `{"255,0,255": 3}` takes those of the table; "threshold", with one class beside the
             background, takes what is above half of the range (127 of 255).
-        label_map: number in the file -> class; numbers that it lacks become background. Where it
-            is empty, the numbers are the classes.
+        label_map, complete: see `map_numbers`.
 
     Raises:
         DataError: unreadable, colours without a table, or numbers that are no classes.
@@ -206,7 +255,7 @@ def read_labels(
     pixels, mode, palette = read_pixels(path)
     if isinstance(encoding, dict):
         labels = _by_colour(path, pixels, palette, encoding)
-        _check_numbers(path, labels, n_classes)
+        _check_numbers(path, _counted(labels)[1], n_classes, {})
         return Mask(labels, "table of colours")
     if mode in ("LA", "RGBA"):
         alpha, pixels = pixels[..., -1], pixels[..., :-1]
@@ -217,40 +266,142 @@ def read_labels(
             )
     if pixels.ndim == 3:
         if not (pixels[..., :3] == pixels[..., :1]).all():
-            raise DataError(
-                f"{path}: the labels are colours ({_colours(pixels)}); give mask_encoding a table "
-                'such as {"0,255,255": 1}'
-            )
+            advice = legends.colour_advice(path)
+            raise DataError(f"{path}: the labels are colours ({_colours(pixels)}); {advice}")
         pixels = pixels[..., 0]
-    return map_numbers(path, pixels, n_classes, label_map)
+    bits = _grey_bits(path, mode)
+    numbers = _stored_numbers(path, pixels, bits, label_map)
+    mask = map_numbers(path, numbers, n_classes, label_map, complete)
+    if bits == 8:
+        return mask
+    return mask._replace(decoding=f"{mask.decoding}, {bits} bit{'s' if bits > 1 else ''} a pixel")
 
 
-def map_numbers(path: str, numbers: np.ndarray, n_classes: int, label_map: dict[str, int]) -> Mask:
-    """The numbers of a label map -> class numbers, as in `read_labels`.
+def map_numbers(
+    path: str,
+    numbers: np.ndarray,
+    n_classes: int,
+    label_map: dict[str, int],
+    complete: bool = False,
+    of_volume: np.ndarray | None = None,
+) -> Mask:
+    """The numbers of a label map -> class numbers; 255 = ignored.
+
+    255 is what `label_map` says. Where that is silent, 255 is ignored, as most programs mean it,
+    except in a map of 0 and 255 without any other number where there are two classes: 255 is the
+    second one then. Several files together may show that this is wrong: see `checks`.
 
     Args:
         path: names the file in errors.
+        numbers: (H, W), whole numbers.
+        label_map: number in the file -> class; numbers that it lacks become background. Where it
+            is empty, the numbers are the classes.
+        complete: True: a number that `label_map` lacks is an error.
+        of_volume: for a slice, the numbers of its whole volume, which decide about 255.
+
+    Raises:
+        DataError: numbers that are no whole numbers, or no classes.
     """
-    labels = numbers.astype(np.int64)
-    decoding = "label numbers"
-    if label_map:
-        table = {IGNORE: IGNORE} | {int(number): label for number, label in label_map.items()}
-        # Translate the few different numbers instead of every pixel.
-        present, inverse = np.unique(labels, return_inverse=True)
-        classes = [table.get(number, 0) for number in present.tolist()]
-        labels = np.array(classes)[inverse].reshape(labels.shape)
-        decoding = "label numbers by label_map"
-    _check_numbers(path, labels, n_classes)
-    return Mask(labels.astype(np.uint8), decoding)
+    numbers = whole_numbers(path, numbers)
+    present, count_of = _counted(numbers)
+    others = count_of.keys() - {0, IGNORE}
+    if of_volume is not None:
+        others = set(np.unique(of_volume).tolist()) - {0, IGNORE}
+    is_class = n_classes == 2 and not label_map and not others
+    table = {IGNORE: 1 if is_class else IGNORE}
+    table |= {int(number): label for number, label in label_map.items()}
+    if complete:
+        unnamed = sorted(set(count_of) - {0} - {int(number) for number in label_map})
+        if unnamed:
+            raise NumbersError(
+                f"{path}: label numbers {unnamed[:8]} have no name in the list of labels beside "
+                "the data; correct the file or that list, or set label_map",
+                count_of,
+            )
+    classes = [table.get(number, 0 if label_map else number) for number in count_of]
+    _check_numbers(path, classes, n_classes, count_of)
+    # Translate the few different numbers instead of every pixel.
+    labels = np.array(classes, np.uint8)[np.searchsorted(present, numbers)]
+    decoding = "label numbers by label_map" if label_map else "label numbers"
+    if is_class and IGNORE in count_of:
+        decoding = "label numbers 0/255"
+    return Mask(labels, decoding, numbers=count_of)
 
 
-def _check_numbers(path: str, labels: np.ndarray, n_classes: int) -> None:
-    wrong = sorted(set(np.unique(labels).tolist()) - {*range(n_classes), IGNORE})
+def _counted(numbers: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
+    """The different numbers, rising, and how many pixels have each."""
+    if numbers.dtype == np.uint8:  # faster than sorting all pixels
+        totals = np.bincount(numbers.ravel(), minlength=256)
+        present = np.flatnonzero(totals)
+        counts = totals[present]
+    else:
+        present, counts = np.unique(numbers, return_counts=True)
+    return present, dict(zip(present.tolist(), counts.tolist()))
+
+
+def whole_numbers(path: str | Path, numbers: np.ndarray) -> np.ndarray:
+    """Labels as integers; floats may differ from whole numbers by at most 0.001.
+
+    Raises:
+        DataError: they differ by more, or are not finite.
+    """
+    if numbers.dtype.kind != "f":
+        return numbers
+    whole = np.empty(numbers.shape, np.int32)
+    for i, plane in enumerate(numbers):  # plane by plane, to save memory
+        rounded = np.rint(plane)
+        if not np.isfinite(plane).all() or np.abs(rounded - plane).max() > 1e-3:
+            raise DataError(
+                f"{path}: labels are not whole numbers; were they resampled with interpolation?"
+            )
+        whole[i] = rounded
+    return whole
+
+
+def _check_numbers(
+    path: str, classes: Iterable[int], n_classes: int, numbers: dict[int, int]
+) -> None:
+    """Raise `NumbersError` where one of the numbers in a label map is no class."""
+    wrong = sorted(set(classes) - {*range(n_classes), IGNORE})
     if wrong:
-        raise DataError(
+        raise NumbersError(
             f"{path}: label numbers {wrong[:8]} are not among the classes 0..{n_classes - 1}; "
-            "set label_map, for example {'200': 1}"
+            f"set label_map, for example {{'{wrong[0]}': 1}}, or class_names",
+            numbers,
         )
+
+
+def _grey_bits(path: str, mode: str) -> int:
+    """The bits of a grey pixel where the file stores less than 8, which are shown as 0..255."""
+    if mode == "1":
+        return 1
+    bits = codecs.header(path).bits if mode == "L" else 8
+    return bits if bits < 8 else 8
+
+
+def _stored_numbers(
+    path: str, pixels: np.ndarray, bits: int, label_map: dict[str, int]
+) -> np.ndarray:
+    """The numbers of a label map of less than 8 bits, which readers stretch to 0..255.
+
+    Class 3 of 2 bits is shown as 255. But programs that make files smaller also store an 8-bit map
+    of 0, 85, 170 and 255 in 2 bits: where `label_map` names these numbers, they are meant.
+    """
+    if bits == 8:
+        return pixels
+    factor = 255 // (2**bits - 1)
+    stored = pixels.astype(np.uint8) // (1 if bits == 1 else factor)
+    present = set(np.unique(stored).tolist()) - {0}
+    named = {int(number) for number in label_map}
+    as_stored = present <= named or not named
+    as_shown = {number * factor for number in present} <= named
+    if as_stored and as_shown and named and present:
+        raise DataError(
+            f"{path}: {bits} bits a pixel: label_map names both the numbers stored in the file, "
+            f"{sorted(present)}, and those that viewers show, "
+            f"{sorted(number * factor for number in present)}; take one of them out"
+        )
+    return stored * np.uint8(factor) if as_shown and named else stored
 
 
 def _read_part(path: str, encoding: str | dict[str, int]) -> Mask:
@@ -258,9 +409,16 @@ def _read_part(path: str, encoding: str | dict[str, int]) -> Mask:
     pixels, mode, palette = read_pixels(path)
     if isinstance(encoding, dict):
         labels = _by_colour(path, pixels, palette, encoding)
-        return Mask((labels > 0).astype(np.uint8), "table of colours")
+        if not np.isin(labels, (0, 1, IGNORE)).all():
+            raise DataError(
+                f"{path}: its colours have several class numbers in the mask_encoding table "
+                f"{encoding}, but the mask of one class takes 0, 1 and 255 = ignored; set "
+                "task='multiclass' with the background as first class, or give every colour of "
+                "the structure the number 1"
+            )
+        return Mask(labels, "table of colours")
     if mode == "1":
-        return Mask(pixels.astype(np.uint8), "1 bit")
+        return _drawn(path, Mask(pixels.astype(np.uint8), "1 bit"), 0, 255)
     if encoding == "index":
         return Mask((_brightest(pixels) > 0).astype(np.uint8), encoding)
     if encoding == "threshold":
@@ -283,6 +441,28 @@ def _read_part(path: str, encoding: str | dict[str, int]) -> Mask:
             return _auto_grey(path, pixels[..., 0])
         return _auto_colour(path, pixels)
     return _auto_grey(path, pixels)
+
+
+def _drawn(path: str, mask: Mask, background: Value, structure: Value) -> Mask:
+    """The mask with the values that the file has at its background and at its structure."""
+    if not mask.pixels.any():
+        return mask
+    return mask._replace(drawn=((Path(path).parent.name, background, structure),))
+
+
+def normal(value: np.ndarray | np.generic | float, dtype: np.dtype | None = None) -> Value:
+    """A value in a mask file as `Mask.drawn` has it.
+
+    Grey is a number, a colour (red, green, blue). White is 255, which is also the largest number
+    of other integer types. Numbers are ints; a float is an estimate, as of a JPEG, or a fraction.
+    """
+    if np.ndim(value) == 1:
+        colour = tuple(np.asarray(value).tolist())
+        return colour[0] if len(set(colour)) == 1 else colour
+    number = np.asarray(value).item()
+    if dtype is not None and dtype.kind in "iu" and number == np.iinfo(dtype).max:
+        return 255
+    return int(number) if number == int(number) else number
 
 
 def _brightest(pixels: np.ndarray) -> np.ndarray:
@@ -322,7 +502,8 @@ def _auto_palette(path: str, pixels: np.ndarray, palette: np.ndarray) -> Mask:
             "mask_encoding='index' takes every number above 0",
         )
     if len(present) == 1:  # an empty or a full mask
-        return Mask((pixels > 0).astype(np.uint8), "palette index")
+        mask = Mask((pixels > 0).astype(np.uint8), "palette index")
+        return _drawn(path, mask, 0, _shown(palette, present[0], 0))
     background, structure = present
     brightness = palette[present].astype(int).sum(axis=1)
     if brightness[0] > brightness[1]:
@@ -331,7 +512,15 @@ def _auto_palette(path: str, pixels: np.ndarray, palette: np.ndarray) -> Mask:
             f"its palette shows number {structure} darker than number {background}",
             "mask_encoding='index'",
         )
-    return Mask((pixels > background).astype(np.uint8), "palette index")
+    mask = Mask((pixels > background).astype(np.uint8), "palette index")
+    return _drawn(path, mask, normal(palette[background]), _shown(palette, structure, background))
+
+
+def _shown(palette: np.ndarray, structure: int, background: int) -> Value:
+    """The colour of a palette's number; the number itself where the background has that colour."""
+    if (palette[structure] == palette[background]).all():
+        return int(structure)
+    return normal(palette[structure])
 
 
 def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
@@ -342,7 +531,9 @@ def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
     if len(values) <= 2:
         background = values[0] if len(values) == 2 else 0
         shown = "/".join(f"{value:g}" for value in values)
-        return Mask((grey > background).astype(np.uint8), f"{prefix}values {shown}")
+        mask = Mask((grey > background).astype(np.uint8), f"{prefix}values {shown}")
+        structure = normal(values[-1], grey.dtype)
+        return _drawn(path, mask, normal(background), structure)
     top = float(values[-1])
     if top <= 40:  # such small values are class numbers, not the bright side of a grey mask
         shown = ", ".join(f"{value:g}" for value in values[:8])
@@ -371,7 +562,9 @@ def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
             f"areas of {len(values)} values ({shown})",
             "mask_encoding='index' takes all above 0",
         )
-    return Mask((scaled > 127).astype(np.uint8), f"{prefix}grey edges, cut at 127")
+    mask = Mask((scaled > 127).astype(np.uint8), f"{prefix}grey edges, cut at 127")
+    level = np.median(grey[scaled > 127]) * (1 if top <= 255 else 255 / top)
+    return _drawn(path, mask, 0, float(np.rint(level)))
 
 
 def _auto_colour(path: str, pixels: np.ndarray) -> Mask:
@@ -382,7 +575,10 @@ def _auto_colour(path: str, pixels: np.ndarray) -> Mask:
     hues = strong / strong.max(axis=1, keepdims=True)
     one_hue = bool((np.abs(hues - np.median(hues, axis=0)) < 0.5).all())
     if one_hue and (brightest < brightest.max() / 8).any():
-        return _auto_grey(path, brightest, "one colour on black, ")
+        mask = _auto_grey(path, brightest, "one colour on black, ")
+        exact = len(np.unique(strong, axis=0)) == 1
+        colour = np.median(strong, axis=0).round().astype(int if exact else float)
+        return _drawn(path, mask, 0, normal(colour))
     raise _ambiguous(
         path,
         f"several colours ({_colours(pixels)})",

@@ -300,26 +300,11 @@ def _size(shape: tuple[int, ...]) -> str:
 def _read_label_map(grid: Grid, path: str | Path) -> np.ndarray:
     """The numbers of a label file (S, H, W) on the displayed slices of `grid`."""
     display = align(grid, path)
-    numbers = _whole_numbers(path, read_numbers(path))
+    numbers = images.whole_numbers(path, read_numbers(path))
     if numbers.min() < 0:
         raise DataError(f"{path}: label {numbers.min():g} is negative; expected 0, 1, 2 …")
     dtype = np.uint8 if numbers.max() < 256 else np.int32
     return np.ascontiguousarray(orientation.reorient(numbers, display)).astype(dtype)
-
-
-def _whole_numbers(path: str | Path, numbers: np.ndarray) -> np.ndarray:
-    """Labels as integers; floats may differ from whole numbers by at most 0.001."""
-    if numbers.dtype.kind != "f":
-        return numbers
-    whole = np.empty(numbers.shape, np.int32)
-    for i, plane in enumerate(numbers):  # plane by plane, to save memory
-        rounded = np.rint(plane)
-        if not np.isfinite(plane).all() or np.abs(rounded - plane).max() > 1e-3:
-            raise DataError(
-                f"{path}: labels are not whole numbers; were they resampled with interpolation?"
-            )
-        whole[i] = rounded
-    return whole
 
 
 # ---- eight bits

@@ -13,8 +13,8 @@ import pandas as pd
 
 from ..errors import DataError
 from ..formats import nifti, volumes
-from . import pairing, patients
-from .volumes import Row, case_table, half_pairs, nifti_files, numbers_are_classes, volume_rows
+from . import numbers, pairing, patients
+from .volumes import Row, case_table, half_pairs, nifti_files, volume_rows
 
 # Names of the two folders; imagesTr and labelsTr are those of nnU-Net and of the Decathlon.
 FOLDERS = (("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr"))
@@ -57,7 +57,7 @@ def scan_slices(root: str | Path, cfg: Any) -> pd.DataFrame:
     The name tells volume and number of a slice, see `SLICE_NAMES`; volumes tell the patient:
     `<patient>_<series>_<slice>.png`, `<case>_<slice>.png` or `<slice>_<organ>_<case>.jpg`. The
     numbers in label maps are class numbers, as the RSNA competition has them (1 liver, 2 spleen
-    ...), unless larger ones occur: see `volumes.numbers_are_classes`.
+    ...), unless larger ones occur: see `numbers`.
 
     Raises:
         DataError: no such folders, two slices of one name, or a task that needs other masks.
@@ -113,7 +113,7 @@ def _pictures(
     if cfg.task == "multiclass":
         label_files = [row["labels"] for row in rows if row["labels"]]
         shared = {
-            "label_numbers": numbers_are_classes(label_files, cfg),
+            "label_numbers": numbers.of_files(label_files, cfg, documented=True),
             "annotated": ",".join(cfg.class_names),
         }
         rows = [{**row, **shared} for row in rows]
@@ -153,7 +153,7 @@ def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) 
     """One row for each slice of the NIfTI volumes that have labels of the same name."""
     labels = nifti_files(masks)
     by_label = _first_channels(nifti_files(images), labels, notes)
-    shared = {"split": split, "label_numbers": numbers_are_classes(labels.values(), cfg)}
+    shared = {"split": split, "label_numbers": numbers.of_files(labels.values(), cfg)}
     matched = pairing.masks_by_image(by_label, labels)
     rows, alone = [], []
     for key, path in by_label.items():

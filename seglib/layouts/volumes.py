@@ -4,9 +4,8 @@ There is one row for each slice. Columns beside those of `layouts`: volume, slic
 displayed order), phase, finding, height, width, spacing_row_mm, spacing_col_mm, spacing_slice_mm
 ("" where unknown). For the task multiclass, `labels` names a label map or a folder with one mask
 file for each organ, and there are two more columns where they differ from their default:
-`annotated` names the classes that are labelled (by default all), and `label_numbers` is "class"
-where the numbers in the file are class numbers already, so that `cfg.label_map` must not be
-applied.
+`annotated` names the classes that are labelled (by default all), and `label_numbers` says what the
+numbers in the file mean, where it is not `cfg.label_map` that says so, see `numbers`.
 
 Only headers are read, and the numbers of a few label files.
 """
@@ -17,13 +16,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from .. import hosts, presets
+from .. import hosts
 from ..errors import DataError
 from ..formats import images, nifti, volumes
-from . import pairing, patients
+from . import numbers, pairing, patients
 
 SPACING = ("spacing_slice_mm", "spacing_row_mm", "spacing_col_mm")
 # Columns that follow the masks in a table of volumes; a table of pictures has the first two.
@@ -41,8 +39,6 @@ COLUMNS = (
 # File name of labels without suffix: a_seg, a_seg_arterial, seg, segmentation, segmentations.
 _LABELS = re.compile(r".*_seg(_.*)?|seg|segmentations?")
 _VOLUME = re.compile(r"(.*_)?ct(_.*)?")
-# So many label files are read to find out what their numbers mean.
-_SAMPLED_FILES = 8
 
 Row = dict[str, Any]
 
@@ -51,7 +47,7 @@ def scan_rsna_dicom(root: str | Path, cfg: Any) -> pd.DataFrame:
     """RSNA: `train_images/<patient>/<series>/<n>.dcm` with `segmentations/<series>.nii[.gz]`.
 
     Series without a segmentation are left out. The numbers in the files are class numbers, as in
-    the competition (1 liver, 2 spleen ...), see `numbers_are_classes`.
+    the competition (1 liver, 2 spleen ...), see `numbers`.
 
     Raises:
         DataError: no such tree, or a task that needs other masks.
@@ -66,7 +62,7 @@ def scan_rsna_dicom(root: str | Path, cfg: Any) -> pd.DataFrame:
     folders = pairing.subfolders(images_folder)
     series = {path.name: path for folder in folders for path in pairing.subfolders(folder)}
     labels = nifti_files(labels_folder)
-    label_numbers = numbers_are_classes(labels.values(), cfg)
+    label_numbers = numbers.of_files(labels.values(), cfg, documented=True)
     rows, notes = [], []
     for name, path in hosts.progress(labels.items(), desc="scan", leave=False):
         if name not in series:
@@ -199,8 +195,9 @@ def case_table(rows: list[Row], notes: list[str], cfg: Any) -> pd.DataFrame:
     has_volumes = any("volume" in row for row in rows)
     columns += COLUMNS if has_volumes else COLUMNS[:2]
     optional = {"annotated": ",".join(cfg.class_names), "label_numbers": ""}
-    if cfg.task == "multiclass":
-        columns += optional
+    if cfg.task != "multiclass":
+        del optional["annotated"]
+    columns += optional
     cases = pd.DataFrame([{**dict.fromkeys(columns, ""), **row} for row in rows], columns=columns)
     problems = [row.get("problem", "") for row in rows]
     if any(problems):
@@ -212,15 +209,11 @@ def case_table(rows: list[Row], notes: list[str], cfg: Any) -> pd.DataFrame:
             f"{second}: the same case {duplicates['case'].iloc[0]!r} as {first}; rename one, or "
             "scan them one by one"
         )
-    if cfg.task == "multiclass":
-        # A column that holds only its default says nothing.
-        defaults = [name for name, value in optional.items() if (cases[name] == value).all()]
-        cases = cases.drop(columns=defaults)
+    # A column that holds only its default says nothing.
+    defaults = [name for name, value in optional.items() if (cases[name] == value).all()]
+    cases = cases.drop(columns=defaults)
     if "label_numbers" in cases:
-        notes.append(
-            f"labels: numbers 0 to {cfg.n_classes - 1} are taken as class numbers, not as "
-            "TotalSegmentator's (label_map)"
-        )
+        notes += numbers.notes(cases["label_numbers"], cfg)
     cases.attrs["notes"] = notes
     return cases
 
@@ -244,39 +237,6 @@ def nifti_files(folder: Path, whole_name: bool = False) -> dict[str, Path]:
         and not file.name.startswith(".")
     ]
     return {file.name if whole_name else nifti.stem(file.name): file for file in files}
-
-
-def numbers_are_classes(labels: Iterable[str | Path], cfg: Any) -> str:
-    """The cell `label_numbers`: "class" where the files hold class numbers already, else "".
-
-    The `label_map` of a preset translates the numbers of one source of its data. Files of another
-    source hold class numbers, which that table would turn into wrong organs. They are recognised
-    by their small numbers. A `label_map` that the user set is never overruled.
-    """
-    paths = [str(path) for path in labels]
-    default = presets.PRESETS[cfg.preset].full.get("label_map")
-    applies = default and cfg.label_map == default and cfg.mask_encoding in ("auto", "index")
-    if cfg.task != "multiclass" or not applies or not paths:
-        return ""
-    chosen = np.unique(np.linspace(0, len(paths) - 1, _SAMPLED_FILES).astype(int))
-    if volumes.is_volume(paths[0]):
-        chosen = chosen[:1]  # one volume shows nearly all numbers, and takes a second to read
-    larger = labelled = 0
-    for index in chosen:
-        try:
-            numbers = _numbers(paths[index])
-        except DataError:
-            continue  # preparation reports it
-        foreground = (numbers > 0) & (numbers != images.IGNORE)
-        labelled += int(foreground.sum())
-        larger += int((foreground & (numbers >= cfg.n_classes)).sum())
-    # Up to 1 % of larger numbers are taken as errors of single files, which are set aside later.
-    return "" if larger > labelled / 100 else "class"
-
-
-def _numbers(path: str) -> np.ndarray:
-    """The numbers of a label map, a volume or a picture."""
-    return volumes.read_numbers(path) if volumes.is_volume(path) else images.read_pixels(path)[0]
 
 
 def _mask_cells(labels: Path, cfg: Any) -> dict[str, str]:
@@ -326,7 +286,7 @@ def _acdc_patient(folder: Path, split: str, cfg: Any, notes: list[str]) -> list[
             split=split,
             phase=phases.get(int(frame[1]), ""),
             finding=group,
-            label_numbers=numbers_are_classes([labels], cfg),
+            label_numbers=numbers.of_files([labels], cfg),
         )
     labels_alone = [
         path
@@ -385,9 +345,11 @@ def _named_pairs(folder: Path, root: Path, cfg: Any, notes: list[str]) -> list[R
         patient = (folder.relative_to(root) / case).as_posix()
         if patient == ".":
             patient = folder.name
-        problem = {"problem": unclear[name]} if name in unclear else {}
+        columns = {"problem": unclear[name]} if name in unclear else {}
+        if not paths[label].is_dir():
+            columns["label_numbers"] = numbers.of_files([paths[label]], cfg)
         rows += volume_rows(
-            volume, patient, paths[name], paths[label], cfg, notes, grids[name], **problem
+            volume, patient, paths[name], paths[label], cfg, notes, grids[name], **columns
         )
     return rows
 

@@ -1,0 +1,160 @@
+"""What files beside a data set, and the headers of label maps, say about numbers and colours.
+
+- `dataset.json` of nnU-Net and of the Medical Segmentation Decathlon: names of label numbers.
+- The label table that TotalSegmentator writes into the header of its label maps.
+- `labelmap.txt` of CVAT (colours) and `_classes.csv` of Roboflow (numbers): only for advice.
+"""
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel
+
+from ..errors import DataError
+
+DATASET_JSON, LABELMAP, CLASSES_CSV = "dataset.json", "labelmap.txt", "_classes.csv"
+LEVELS = 3  # a legend lies in the folder of the labels, or up to two levels above it
+MAX_BYTES = 20_000_000  # the largest dataset.json that is read: it lists every case of its set
+BACKGROUND = "background"
+_LABEL = re.compile(r'<Label\s[^>]*?Key="(\d+)"[^>]*>\s*(?:<!\[CDATA\[(.*?)\]\]>|([^<]*))', re.S)
+
+
+class Legend(NamedTuple):
+    """The names of label numbers.
+
+    Attributes:
+        source: the file that says so.
+        numbers: name -> its label numbers, with the background.
+        ignored: the number of pixels that nothing is known about; None: there is none.
+    """
+
+    source: Path
+    numbers: dict[str, tuple[int, ...]]
+    ignored: int | None = None
+
+
+def beside(labels: str | Path, name: str) -> Path | None:
+    """The file of that name in the folder of a label file, or up to two levels above it."""
+    for folder in list(Path(labels).absolute().parents)[:LEVELS]:
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def of_data_set(labels: str | Path) -> Legend | None:
+    """What the `dataset.json` beside a label file says; None where there is none with labels.
+
+    Its labels are `{"1": "spleen"}` (the Decathlon, nnU-Net 1), `{"spleen": 1}` or
+    `{"tumour": [1, 2]}` (nnU-Net 2, with "ignore" for pixels that are not annotated).
+
+    Raises:
+        DataError: the file cannot be read, or its labels have none of these forms.
+    """
+    path = beside(labels, DATASET_JSON)
+    if path is None:
+        return None
+    if path.stat().st_size > MAX_BYTES:
+        raise DataError(
+            f"{path}: {path.stat().st_size / 1e6:.0f} MB; expected a list of labels of at most "
+            f"{MAX_BYTES / 1e6:.0f} MB; set label_map and rename the file"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path}: not readable as JSON ({error}), and it may say what the label numbers mean; "
+            "correct it, or set label_map"
+        ) from error
+    labels_of = content.get("labels") if isinstance(content, dict) else None
+    if not isinstance(labels_of, dict) or not labels_of:
+        return None  # a file of that name of another program
+    numbers: dict[str, tuple[int, ...]] = {}
+    for key, value in labels_of.items():
+        entry = _entry(key, value)
+        if entry is None:
+            raise DataError(
+                f'{path}: its labels have the entry {key!r}: {value!r}; expected "1": "spleen", '
+                '"spleen": 1 or "tumour": [1, 2]; correct it, or set label_map'
+            )
+        numbers[entry[0]] = (*numbers.get(entry[0], ()), *entry[1])
+    ignored = numbers.pop("ignore", (None,))[0]
+    return Legend(path, numbers, ignored)
+
+
+def _entry(key: str, value: Any) -> tuple[str, tuple[int, ...]] | None:
+    """Name and numbers of an entry of `labels`, whichever of both is its key; None for neither."""
+    if isinstance(value, str):
+        return (value, (int(key),)) if key.isdecimal() else None
+    numbers = value if isinstance(value, list) else [value]
+    if numbers and all(type(number) is int and number >= 0 for number in numbers):
+        return key, tuple(numbers)
+    return None
+
+
+def in_header(labels: str | Path) -> Legend | None:
+    """The label table in the header of a NIfTI file, as TotalSegmentator writes it; else None."""
+    try:
+        extensions = nibabel.load(labels).header.extensions
+    except Exception:  # not readable: preparation says why
+        return None
+    numbers: dict[str, tuple[int, ...]] = {}
+    for extension in extensions:
+        content = extension.get_content()
+        text = content if isinstance(content, str) else bytes(content).decode("utf-8", "replace")
+        for number, name, plain in _LABEL.findall(text if "LabelTable" in text else ""):
+            name = (name or plain).strip()
+            numbers[name] = (*numbers.get(name, ()), int(number))
+    return Legend(Path(labels), {BACKGROUND: (0,), **numbers}) if numbers else None
+
+
+def colour_advice(labels: str | Path) -> str:
+    """The setting that reads label maps of colours; from a `labelmap.txt` beside them, if any."""
+    path = beside(labels, LABELMAP)
+    colours = _colours_of(path) if path else {}
+    if colours:
+        names = [name for name in colours.values() if name != BACKGROUND]
+        table = {colour: names.index(name) + 1 for colour, name in colours.items() if name in names}
+        return (
+            f"{path} names them: set class_names={(BACKGROUND, *names)} and "
+            f"mask_encoding={json.dumps(table)}"
+        )
+    return 'give mask_encoding a table such as {"0,255,255": 1}' + numbers_advice(labels)
+
+
+def numbers_advice(labels: str | Path) -> str:
+    """What the lists beside a label map call its numbers, as the end of a message; "" for none."""
+    path = beside(labels, CLASSES_CSV)
+    names: dict[str, str] = {}
+    if path:
+        rows = csv.reader(_text(path).splitlines())
+        names = {row[0].strip(): row[1].strip() for row in rows if len(row) > 1}
+        names = {number: name for number, name in names.items() if number.isdecimal()}
+    if not names:
+        path = beside(labels, DATASET_JSON)
+        legend = of_data_set(labels) if path else None
+        numbers = legend.numbers if legend else {}
+        names = {str(number): name for name, all_of in numbers.items() for number in all_of}
+    if not names:
+        return ""
+    listed = ", ".join(f"{number} {name}" for number, name in list(names.items())[:8])
+    return f"; {path} names the numbers {listed}"
+
+
+def _colours_of(path: Path) -> dict[str, str]:
+    """ "red,green,blue" -> name, of a `labelmap.txt`: lines `name:255,0,0:parts:actions`."""
+    colours = {}
+    for line in _text(path).splitlines():
+        name, _, rest = line.partition(":")
+        colour = rest.split(":")[0].replace(" ", "")
+        if not line.startswith("#") and re.fullmatch(r"\d{1,3},\d{1,3},\d{1,3}", colour):
+            colours[colour] = name.strip()
+    return colours
+
+
+def _text(path: Path) -> str:
+    """The beginning of a text file."""
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        return file.read(100_000)
