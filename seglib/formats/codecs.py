@@ -174,7 +174,7 @@ def _notes_of_colours(picture: Image.Image) -> list[str]:
     if picture.mode == "CMYK" and picture.format == "JPEG":
         notes.append("its colours are CMYK, for printing; they are converted to RGB")
     if picture.mode in ("LA", "RGBA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        notes.append("it has transparency, which an image is read without")
+        notes.append(tiff.TRANSPARENCY)
     profile = picture.info.get("icc_profile") or b""
     # The name of a profile is ASCII, or has two bytes a letter.
     if profile and not any(name in profile for name in (b"sRGB", b"s\0R\0G\0B", b"IEC61966-2")):

@@ -22,6 +22,8 @@ _CHANNELS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1}
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType: a smaller copy, a transparency mask
 _ASSOCIATED_ALPHA = 1  # a value of ExtraSamples: colours are multiplied by the transparency
 _ALPHA = (_ASSOCIATED_ALPHA, 2, 999)  # 999: written by an old CorelDRAW
+# The note on a channel of transparency.
+TRANSPARENCY = "it has transparency, which an image is read without"
 
 
 class Layout(NamedTuple):
@@ -56,11 +58,14 @@ def layout(path: str | Path) -> Layout:
         page, notes = _the_picture(path, tiff)
         _check(path, page)
         notes = (*notes, *_left_out_channels(path, page))
+        deep = _is_deep(page, tiff)
+        if deep and _has_alpha(page):
+            notes = (*notes, TRANSPARENCY)
         tag = page.tags.get(274)
         return Layout(
             page=page.index if isinstance(page.index, int) else None,
             bits=int(page.bitspersample),
-            deep=_is_deep(page, tiff),
+            deep=deep,
             photometric=int(page.photometric),
             orientation=int(tag.value) if tag and isinstance(tag.value, int) else 1,
             palette=None if page.colormap is None else colour_map(page.colormap),
@@ -262,7 +267,9 @@ def _decoded(path: str | Path, page: tifffile.TiffPage) -> np.ndarray:
 def _decoded_by_opencv(path: str | Path, page: tifffile.TiffPage) -> np.ndarray | None:
     """The same, or None where OpenCV does not read such files without a change."""
     in_one_plane = page.planarconfig == 1 or page.samplesperpixel == 1
-    if not in_one_plane or page.samplesperpixel not in (1, 3, 4) or page.index != 0:
+    # Numbers of 10 and 14 bits are stretched by OpenCV.
+    whole_bytes = page.bitspersample == 8 * page.dtype.itemsize
+    if not (in_one_plane and whole_bytes) or page.samplesperpixel not in (1, 3, 4) or page.index:
         return None
     content = np.fromfile(path, np.uint8)
     tag = page.tags.get(274)
