@@ -12,11 +12,12 @@ import math
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import config, fields, presets
+from . import config, effects, fields, presets
 from .errors import ConfigError, DataError, SeglibError
 
 # The settings that evaluate and predict take: folders and device, and how a network is used.
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         args = parse([_with_underscores(argument) for argument in argv])
+        effects.refuse(args.function.__name__, args.given, args)
         args.function(args)
         return 0
     except (SeglibError, OSError) as error:
@@ -57,7 +59,9 @@ def prepare(args: argparse.Namespace) -> None:
     """Bring another layout into images/ + masks/, or check and resize a preset's data."""
     if args.source_images or args.source_masks:
         return _convert(args)
-    store = _store(_config(args))
+    cfg = _config(args)
+    store, cfg = _store(cfg, wants_test_part=_wants_test_part(cfg, args))
+    _tell(args, cfg, store.cases)
     if args.export:
         print(f"exported to {store.export_png(args.export)}")
 
@@ -74,12 +78,19 @@ def train(args: argparse.Namespace) -> None:
     from . import data, hosts, training
 
     cfg = _config(args)
+    folder = Path(args.checkpoint_dir or _run_folder(cfg))
+    begun = folder / "config.json"
+    goes_on = args.resume and "test_split" not in args.given and begun.is_file()
+    if goes_on:
+        cfg = cfg.replace(test_split=config.load(begun).test_split)
     state = training.processes(hosts.choose_device(cfg.device))
     output = sys.stdout if state.is_main_process else io.StringIO()
     with state.main_process_first(), contextlib.redirect_stdout(output):
-        store = _store(cfg)
+        wants_test_part = not goes_on and _wants_test_part(cfg, args)
+        store, cfg = _store(cfg, wants_test_part)
+        _tell(args, cfg, store.cases)
+        _warn_of_a_long_training(cfg)
     batches = data.loaders(store, cfg)
-    folder = Path(args.checkpoint_dir or _run_folder(cfg))
     run = training.fit(cfg, batches, resume=args.resume, folder=folder)
     best = run.history[run.history["best"].astype(bool)].iloc[-1]
     score = "no validation images"
@@ -87,6 +98,8 @@ def train(args: argparse.Namespace) -> None:
         score = f"{cfg.monitor} {best[cfg.monitor]:.4f}"
     epoch = f"epoch {best['epoch']:.0f} of {len(run.history)}"
     state.print(f"best weights: {run.best} ({epoch}, {score})")
+    if len(batches["test"].dataset):
+        state.print(f"next: python -m seglib evaluate --model_path {run.best}")
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -98,37 +111,39 @@ def evaluate(args: argparse.Namespace) -> None:
     if hasattr(args, "data_root"):  # options of settings are absent unless the user gave them
         cfg = cfg.replace(test_split=1.0, val_split=0.0, keep_split=False)
         part = "all cases given"
-    batches = data.loaders(_store(cfg), cfg)
+    store, _ = _store(cfg)
+    batches = data.loaders(store, cfg)
     loader = batches["test"] if len(batches["test"].dataset) else batches["val"]
     report = evaluation.evaluate(predictor, loader, grid="original", part=part)
     report.about["weights"] = str(weights)
     print(report.text())
     print(f"report: {report.save(args.output_dir)}")
+    _tell(args, cfg, loader.dataset.cases, predictor)
+    _warn_of_training_images(report, cfg)
 
 
 def predict(args: argparse.Namespace) -> None:
     """Write masks of an image or of a folder of images."""
     from .formats import volumes
 
-    if bool(args.image_path) == bool(args.image_dir) or (args.mask_path and args.image_dir):
+    if bool(args.image_path) == bool(args.image_dir):
         raise ConfigError(
             "give --image_path FILE (and --mask_path FILE, where there is a truth), "
             "or --image_dir FOLDER"
         )
-    if args.dicom_seg and not (args.image_path and Path(args.image_path).is_dir()):
-        raise ConfigError("dicom_seg: give the folder of one DICOM series as --image_path")
     predictor, _ = _predictor(args)
-    failures: list[str] = []
     if args.image_dir:
-        failures = _predict_folder(predictor, args)
-    elif volumes.is_volume(args.image_path):
-        volume = predictor.predict_volume(args.image_path, args.output_dir, dicom=args.dicom_seg)
-        _print_millilitres(Path(args.image_path).name, volume.millilitres)
+        problems = _predict_folder(predictor, args)
     else:
-        _predict_image(predictor, Path(args.image_path), args)
+        problems = []
+        is_volume = volumes.is_volume(args.image_path)
+        write = _predict_volume if is_volume else _predict_image
+        write(predictor, Path(args.image_path), args)
+        now = effects.Situation(predictor.config, not is_volume, is_volume)
+        _print_told(args, now, predictor)
     print(f"results in {args.output_dir}")
-    if failures:
-        raise DataError("\n".join(["not predicted:", *failures]))
+    if problems:
+        raise DataError("\n".join(["not predicted:", *problems]))
 
 
 def export(args: argparse.Namespace) -> None:
@@ -147,7 +162,9 @@ def export(args: argparse.Namespace) -> None:
         )
     if args.kaggle:
         title = args.title or f"seglib {weights.parent.name}"
-        data_set = export.kaggle_folder(weights, folder / "kaggle", args.kaggle, title)
+        report = args.report or export.report_of(weights)
+        data_set = export.kaggle_folder(weights, folder / "kaggle", args.kaggle, title, report)
+        print(f"scores on the model card: {report or 'none, as there is no report of evaluate'}")
         print(f"{data_set}: next  kaggle datasets create -p {data_set}")
 
 
@@ -185,17 +202,87 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     return {name: config.parse(name, text) for name, text in texts.items()}
 
 
-def _store(cfg: config.Config):
-    """Scan and prepare the data of a config; prints the report of its checks."""
+def _store(cfg: config.Config, wants_test_part: bool = False) -> tuple[Any, config.Config]:
+    """Scan and prepare the data of a config; prints the report of its checks.
+
+    Args:
+        wants_test_part: set patients aside for a test, as many as suit the data.
+
+    Returns:
+        The store, and the config, which then has the `test_split` that was chosen.
+    """
     from . import layouts, prepare
 
-    store = prepare.build(layouts.scan(cfg), cfg)
+    store, note = prepare.build(layouts.scan(cfg), cfg), ""
+    if wants_test_part:
+        test_split, note = prepare.test_split_for(store, cfg)
+        cfg = cfg.replace(test_split=test_split)
+        store = store.split(cfg)
     print(store.report)
     for row in store.report.problems.itertuples():
         print(f"{row.problem}: {row.action}")
     parts = ", ".join(f"{n} {part}" for part, n in store.cases["split"].value_counts().items())
     print(f"store: {store.folder} ({parts})")
-    return store
+    if note:
+        print(note)
+    return store, cfg
+
+
+def _wants_test_part(cfg: config.Config, args: argparse.Namespace) -> bool:
+    """Whether nobody has decided how many patients are tested: the user, a file, or the preset."""
+    decided = set(args.given) | (config.names_in(args.config) if args.config else set())
+    return cfg.test_split == 0 and "test_split" not in decided
+
+
+def _tell(args: argparse.Namespace, cfg: config.Config, cases: Any, predictor: Any = None) -> None:
+    """Print a line for each option that has no effect on these cases."""
+    is_slice = [bool(name) for name in cases["volume"]] if "volume" in cases else [False]
+    now = effects.Situation(cfg, not all(is_slice), any(is_slice))
+    _print_told(args, now, predictor)
+
+
+def _print_told(args: argparse.Namespace, now: effects.Situation, predictor: Any) -> None:
+    """Print a line for each option that has no effect in this situation."""
+    from . import inference
+
+    lines = effects.told(args.function.__name__, args.given, now)
+    if predictor and predictor.tta and not predictor.flips:
+        lines.append(inference.NO_FLIPS)
+    for line in lines:
+        print(f"NOTE: {line}")
+
+
+def _warn_of_a_long_training(cfg: config.Config) -> None:
+    """Say before a training in the full size on a CPU that it is not meant for one."""
+    from . import hosts
+
+    if cfg.size == "full" and hosts.choose_device(cfg.device) == "cpu":
+        print(
+            "NOTE: size full is meant for a GPU; on a CPU it takes hours, even for few images. "
+            "--size small trains on a laptop in minutes"
+        )
+
+
+def _warn_of_training_images(report: Any, cfg: config.Config) -> None:
+    """Say how many of the scored images the network was trained on, and what to do about it."""
+    if "seen" not in report.per_image:
+        return
+    cases = report.per_image.groupby("case")["seen"].any()
+    n_seen = int(cases.sum())
+    if not n_seen:
+        return
+    print(
+        f"WARNING: the network was trained on {n_seen} of these {len(cases)} images, so that the "
+        "scores above are too good and are no test."
+    )
+    new = report.per_image[~report.per_image["seen"] & report.per_image["annotated"]]
+    if len(new):
+        n_new = new["case"].nunique()
+        print(f"WARNING: the {n_new} other images have a mean Dice of {new['dice'].mean():.3f}.")
+    advice = "this training had no test part: train with --test_split 0.2, or score other images"
+    if cfg.test_split:
+        advice = "evaluate without --data_dir scores the test part of the training alone"
+    print(f"WARNING: {advice}.")
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -252,7 +339,7 @@ def _predictor(args: argparse.Namespace):
     best ones. Settings of use and place are taken from the arguments, then from --config; without
     it, those of use are as trained, and those of place have this machine's defaults.
     """
-    from . import inference
+    from . import inference, runs
 
     settings = _settings(args)
     places = {name: settings[name] for name in ("work_dir", "local") if name in settings}
@@ -264,9 +351,10 @@ def _predictor(args: argparse.Namespace):
     if args.model_path:
         weights = Path(args.model_path)
     elif args.config or "preset" in settings:
-        folder = _run_folder(base)
+        folders = dict.fromkeys([_run_folder(base), runs.folder_of(base)])
         # Notebooks run in the folder notebooks/, so that their runs lie below it.
-        weights = _find_weights(base.checkpoint_name, [folder, Path("notebooks") / folder])
+        roots = [*folders, *(Path("notebooks") / folder for folder in folders)]
+        weights = _find_weights(base.checkpoint_name, roots)
     else:
         weights = _find_weights("best*.pth", places.get("work_dir"))
 
@@ -274,15 +362,25 @@ def _predictor(args: argparse.Namespace):
     changes |= {name: value for name, value in settings.items() if name in USE}
     predictor = inference.Predictor.load(weights, changes["device"], changes["precision"])
     predictor.config = predictor.config.replace(**changes)
-    for option in inference.OPTIONS:
-        setattr(predictor, option, getattr(args, option))
+    if "preset" in settings and predictor.config.preset != base.preset:
+        raise ConfigError(
+            f"preset: {base.preset!r}, but {weights} were trained as "
+            f"{predictor.config.preset!r}; leave --preset out, weights know theirs"
+        )
+    with warnings.catch_warnings():
+        # Printed at the end, where it is seen; see `_print_told`.
+        warnings.filterwarnings("ignore", "tta has no effect")
+        for option in inference.OPTIONS:
+            setattr(predictor, option, getattr(args, option))
     machine = f"on {predictor.device} in {predictor.precision}"
     print(f"weights: {weights}, {predictor.config.preset}, {machine}")
     return predictor, weights
 
 
 def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
-    """Write masks of all files of a folder; returns the error messages of those that failed."""
+    """Write masks of all files of a folder; returns why files failed or were left out."""
+    from .formats import volumes
+
     results = predictor.predict_folder(
         args.image_dir,
         args.output_dir,
@@ -291,15 +389,29 @@ def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
         probability=args.show_probability,
         tiled=args.tiled,
     )
-    n_done, failed = len(results["done"]), results["failed"]
-    print(f"{n_done} of {n_done + len(failed)} images predicted")
-    for name, millilitres in results["millilitres"].items():
-        _print_millilitres(name, millilitres)
-    return list(failed.values())
+    failed, left_out = results["failed"], results["left_out"]
+    n_done = len(results["done"])
+    print(f"{n_done} of {n_done + len(failed) + len(left_out)} images predicted")
+    _print_results(results["millilitres"], results["notes"])
+    if results["no_image"]:
+        names = ", ".join(results["no_image"][:5])
+        print(f"{len(results['no_image'])} others are no images, such as {names}")
+    n_volumes = sum(map(volumes.is_volume, results["done"]))
+    now = effects.Situation(predictor.config, n_volumes < n_done, n_volumes > 0)
+    _print_told(args, now, predictor)
+    return [*failed.values(), *(f"{name}: {reason}" for name, reason in left_out.items())]
+
+
+def _predict_volume(predictor, path: Path, args: argparse.Namespace) -> None:
+    """The mask of one volume; prints its millilitres, and what is odd about it."""
+    volume = predictor.predict_volume(path, args.output_dir, dicom=args.dicom_seg)
+    _print_results({path.name: volume.millilitres}, {path.name: volume.notes})
 
 
 def _predict_image(predictor, file: Path, args: argparse.Namespace) -> None:
     """Mask, overlay and panels of one image, and its scores where there is a truth."""
+    from .formats import images
+
     image = predictor.read(file)
     prediction = predictor.predict_tiled(image) if args.tiled else predictor.predict(image)
     truth = None
@@ -316,6 +428,7 @@ def _predict_image(predictor, file: Path, args: argparse.Namespace) -> None:
         probability=args.show_probability,
         truth=truth,
     )
+    _print_results({}, {file.name: images.notes_of(file)})
 
 
 def _read_truth(path: str, image: Path, cfg: config.Config, shape: tuple[int, ...]):
@@ -352,10 +465,34 @@ def _print_scores(mask, truth, cfg: config.Config) -> None:
         print(f"{name}: Dice {scores['dice']:.4f}, IoU {scores['iou']:.4f}")
 
 
-def _print_millilitres(file_name: str, millilitres: dict[str, float]) -> None:
-    """The volumes of a file's structures; NaN where the spacing is unknown."""
+def _print_results(
+    millilitres: dict[str, dict[str, float]], notes: dict[str, tuple[str, ...]]
+) -> None:
+    """Print the volumes of structures, and the notes below the name of each file.
+
+    A note that more than three files have is printed once, with their number.
+    """
+    files_of: dict[str, list[str]] = {}
+    for name, texts in notes.items():
+        for text in dict.fromkeys(texts):
+            files_of.setdefault(text, []).append(name)
+    for name in dict.fromkeys([*millilitres, *notes]):
+        own = [text for text, names in files_of.items() if name in names and len(names) <= 3]
+        if name in millilitres:
+            print(f"{name}: {_sizes(millilitres[name])}")
+        elif own:
+            print(f"{name}:")
+        for text in own:
+            print(f"  {text}")
+    for text, names in files_of.items():
+        if len(names) > 3:
+            print(f"{len(names)} files, such as {names[0]}: {text}")
+
+
+def _sizes(millilitres: dict[str, float]) -> str:
+    """The volumes of the structures of a file, which are NaN where the voxel size is unknown."""
     sizes = [f"{name} {ml:.1f} mL" for name, ml in millilitres.items() if not math.isnan(ml)]
-    print(f"{file_name}: {', '.join(sizes) or 'spacing unknown, so no mL'}")
+    return ", ".join(sizes) or "no mL, as the size of its voxels is unknown"
 
 
 # ---- arguments
@@ -389,9 +526,16 @@ def _flag(text: str) -> dict[str, Any]:
 
 WEIGHTS = {"--model_path": _value("FILE", "weights (default the newest best ones)")}
 PREDICTION = {  # the options of a predictor, `inference.OPTIONS`
-    "--tta": _flag("mean over the flips that the network was trained with"),
+    "--tta": {
+        "metavar": "FLIPS",
+        "nargs": "?",
+        "const": True,
+        "default": False,
+        "help": "mean over flipped views: alone, the flips that the network was trained with; "
+        "or hflip, vflip or hflip,vflip, where a mirrored image of your data is as plausible",
+    },
     "--tta_rotation": _value("DEGREES", "mean with two views turned by so much", 0.0),
-    "--min_component_size": _value("N", "remove connected components of fewer pixels", 0),
+    "--min_component_size": _value("N", "remove connected components of fewer pixels or voxels", 0),
     "--keep_largest_component": _flag("keep the largest connected component of each class"),
     "--fill_holes": _flag("fill what a class encloses"),
 }
@@ -455,15 +599,15 @@ COMMANDS = (
                 "FILE", "one image, a NIfTI volume, or the folder of a DICOM series"
             ),
             "--image_dir": _value("DIR", "a folder of images or NIfTI volumes"),
-            "--mask_path": _value("FILE", "the truth of the one image: prints Dice and IoU"),
+            "--mask_path": _value("FILE", "the truth of the one picture: prints Dice and IoU"),
             "--output_dir": _value("DIR", "receives the masks", "predictions"),
-            "--save_overlay": _flag("also NAME_overlay.png"),
+            "--save_overlay": _flag("of pictures also NAME_overlay.png"),
             "--dicom_seg": _flag("of a DICOM series also NAME_mask.dcm, a Segmentation"),
             "--tiled": _flag("pictures at their own resolution, in tiles of the trained size"),
-            "--show_probability": _flag("the probabilities in NAME_visualization.png"),
+            "--show_probability": _flag("the probabilities in NAME_visualization.png of pictures"),
             **PREDICTION,
         },
-        fields=("preset", *USE),
+        fields=effects.PREDICT,
     ),
     Command(
         export,
@@ -472,6 +616,11 @@ COMMANDS = (
             "--output_dir": _value("DIR", "receives the files", "exported"),
             "--kaggle": _value("NAME", "your Kaggle user name: also DIR/kaggle, to be published"),
             "--title": _value("TEXT", "of the Kaggle data set, 6 to 50 letters"),
+            "--report": _value(
+                "DIR",
+                "output folder of evaluate, for the scores on the model card (default: evaluation "
+                "or evaluation_results, beside the weights or here, if of these weights)",
+            ),
         },
     ),
     Command(
@@ -521,8 +670,32 @@ def parse(argv: list[str]) -> argparse.Namespace:
         subparser = subparsers.choices[args.command]
         options = re.findall(r"--\w+", subparser.format_help())
         near = fields.nearest(name, options) if name.startswith("-") else ""
+        if name.removeprefix("--") in _field_options():
+            near = ": a setting that has no effect there"
         raise ConfigError(f"{args.command} takes no {name!r}{near}; see {subparser.prog} --help")
+    args.given = _given(args)
     return args
+
+
+def _given(args: argparse.Namespace) -> list[str]:
+    """The options, as names without dashes, that the user gave with another value than the default.
+
+    Options of settings are absent from `args` unless the user gave them.
+    """
+    command = next(command for command in COMMANDS if command.function is args.function)
+    names = [name for name in config.FIELDS if hasattr(args, name)]
+    for option, arguments in command.options.items():
+        name = option.split()[0].lstrip("-")
+        flag_default = False if arguments.get("action") else None
+        if getattr(args, name) != arguments.get("default", flag_default):
+            names.append(name)
+    return names
+
+
+def _field_options() -> set[str]:
+    """The names of all settings, as options without their dashes."""
+    aliases = (name.lstrip("-") for names in FIELD_ALIASES.values() for name in names)
+    return {*config.FIELDS, *aliases}
 
 
 def _with_underscores(argument: str) -> str:

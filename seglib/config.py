@@ -395,6 +395,11 @@ def load(path: str | Path, **overrides: Any) -> Config:
     return from_dict(values)
 
 
+def names_in(path: str | Path) -> set[str]:
+    """The fields that a config file sets itself; the others have the values of its preset."""
+    return set(fields.read(Path(path), _HINTS))
+
+
 def from_dict(values: Mapping[str, Any]) -> Config:
     """The config of saved values, which hold at least `preset`; older versions' values also fit.
 

@@ -419,8 +419,10 @@ def _about(
         "images": int(per_image["case"].nunique()),
         "patients": int(per_image["patient"].nunique()),
         "precision": predictor.precision,
-        "weights": getattr(run, "best", Path("in memory")).name,
+        "weights": (predictor.weights or Path("in memory")).name,
     }
+    if predictor.weights_sha256:
+        about["weights_sha256"] = predictor.weights_sha256[:16]
     if predictor.config.task == "multiclass":
         about["threshold"] = "none, the likeliest class"
     for option in OPTIONS:

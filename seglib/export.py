@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import re
 import shutil
 import statistics
@@ -202,7 +203,8 @@ def kaggle_folder(
         owner: your Kaggle user name.
         title: 6 to 50 characters; the address of the data set is derived from it.
         report: of `evaluation.evaluate`, or the folder where it was saved, for the scores on the
-            card; by default the folder `evaluation` beside the weights, if it is of these.
+            card; by default a folder `evaluation` or `evaluation_results` beside the weights or in
+            the current folder, if it is of these weights.
         licence: one of Kaggle's names, for example "CC0-1.0"; the licence of the training data may
             restrict the choice.
 
@@ -222,7 +224,7 @@ def kaggle_folder(
         raise DataError(
             f"{folder}: exists already; choose a new folder, so that nothing is overwritten"
         )
-    card = model_card(weights, description, title, report or _report_beside(weights))
+    card = model_card(weights, description, title, report or report_of(weights))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".kaggle_", dir=folder.parent) as scratch:
         partial = Path(scratch) / "data_set"
@@ -247,16 +249,35 @@ def _file_of(weights: str | Path | Predictor) -> Path:
     return weights.weights
 
 
-def _report_beside(weights: Path) -> Path | None:
-    """The report in the folder `evaluation` beside the weights, if it is of these weights.
+def report_of(weights: str | Path) -> Path | None:
+    """The newest report of a weights file, beside it or in the current folder; None without one.
 
-    A report older than the weights belongs to earlier ones, which a resumed run has replaced.
+    It lies in a folder `evaluation` or `evaluation_results`.
     """
-    path = weights.parent / "evaluation" / reports.JSON
-    if not path.is_file() or path.stat().st_mtime < weights.stat().st_mtime:
-        return None
-    same = Path(str(reports.read(path).about.get("weights"))).name == weights.name
-    return path if same else None
+    weights = Path(weights)
+    sha256 = runs.describe_weights(weights).get("weights_sha256")
+    folders = [weights.parent, Path()]
+    paths = [
+        folder / name / reports.JSON
+        for folder in folders
+        for name in ("evaluation", "evaluation_results")
+    ]
+    fitting = [path for path in paths if path.is_file() and _is_of(path, weights, sha256)]
+    return max(fitting, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _is_of(report: Path, weights: Path, sha256: str | None) -> bool:
+    """Whether a saved report is of these weights.
+
+    Reports of older versions do not have the checksum of their weights. They must name the file,
+    lie beside it and be newer: an older report is of weights that a resumed run has replaced.
+    """
+    about = reports.read(report).about
+    if about.get("weights_sha256") and sha256:
+        return sha256.startswith(about["weights_sha256"])
+    same_name = Path(str(about.get("weights"))).name == weights.name
+    is_beside = report.parent.parent == weights.parent
+    return same_name and is_beside and report.stat().st_mtime >= weights.stat().st_mtime
 
 
 # ---- the model card
@@ -319,20 +340,41 @@ def _scores(source: Any) -> list[str]:
     """Lines with the headline scores of a report, except those of pixels."""
     if source is None:
         return ["No test is reported. The validation Dice above chose the weights: it is too good."]
-    test = reports.read(source)
+    report = reports.read(source)
     headlines = [name for name, metric in tables.METRICS.items() if metric.headline]
-    rows = test.summary[test.summary["metric"].isin(headlines)]
+    rows = report.summary[report.summary["metric"].isin(headlines)]
     numbers = ["value", "low", "high"]
     rows = rows.astype(dict.fromkeys(numbers, float))  # a saved report has null for NaN
     lines = [
-        f"{test.about['title']}, grid {test.about['grid']}; "
+        f"{report.about['title']}, grid {report.about['grid']}; "
         "interval: 95 % bootstrap over patients.",
+        *_limits_of_the_test(report),
         "",
         "| class | metric | average | value | interval | n |",
         "|---|---|---|---|---|---|",
     ]
     for _, row in rows[rows["average"] != "pixels"].iterrows():
-        value, low, high = (f"{row[name]:.3f}" for name in numbers)
-        cells = [row["class"], row["metric"], row["average"], value, f"{low} to {high}", row["n"]]
+        value = "–" if math.isnan(row["value"]) else f"{row['value']:.3f}"
+        interval = "–"
+        if not (math.isnan(row["low"]) or math.isnan(row["high"])):
+            interval = f"{row['low']:.3f} to {row['high']:.3f}"
+        cells = [row["class"], row["metric"], row["average"], value, interval, row["n"]]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
+
+
+def _limits_of_the_test(report: reports.SavedReport) -> list[str]:
+    """Sentences on what makes the scores of a report better than those of a test would be."""
+    if str(report.about.get("part")).startswith("validation"):
+        return ["", "These images chose the weights: the scores are too good, and are no test."]
+    if "seen" not in report.per_image:
+        return ["", "It is not known whether the network was trained on some of these images."]
+    by_case = report.per_image.groupby("case")["seen"].any()
+    n_seen = int(by_case.sum())
+    if not n_seen:
+        return []
+    return [
+        "",
+        f"The network was trained on {n_seen} of these {len(by_case)} images: the scores are too "
+        "good, and are no test.",
+    ]

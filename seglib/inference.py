@@ -15,12 +15,17 @@ import torch
 from scipy import ndimage
 
 from . import config, data, hosts, memory, metrics, plots, runs
-from .errors import DataError
-from .formats import dicom_seg, images, nifti, orientation, volumes
+from .errors import ConfigError, DataError
+from .formats import dicom_seg, images, inputs, nifti, orientation, volumes
 
 # The attributes of a predictor that change its masks; all are off by default.
 OPTIONS = ("tta", "tta_rotation", "min_component_size", "keep_largest_component", "fill_holes")
 FLIP_AXES = {"hflip": 3, "vflip": 2}  # augmentation -> axis of a batch (N, C, H, W)
+NO_FLIPS = (
+    "tta has no effect: the network was trained without flips, so that there is nothing to "
+    "average. Where a mirrored image of your data is as plausible as the original, name the flips: "
+    "hflip, vflip or hflip,vflip"
+)
 READ_AHEAD = 4  # pictures of a folder that are read before the network needs them
 
 
@@ -40,11 +45,13 @@ class VolumePrediction(NamedTuple):
 
     `mask` uint8 as displayed, (S, H, W), or (C, S, H, W) for multilabel. `grid` brings it back into
     the file's axes. `millilitres` maps a class to its volume, NaN where the spacing is unknown.
+    `notes` say what is odd about the file, and what was done about it.
     """
 
     mask: np.ndarray
     grid: orientation.Grid
     millilitres: dict[str, float]
+    notes: tuple[str, ...] = ()
 
 
 class Predictor:
@@ -55,7 +62,9 @@ class Predictor:
     predictions and evaluations; `evaluation.compare` tells whether it improves them.
 
     Attributes:
-        tta: test-time augmentation, the mean over the flips that the network was trained with.
+        tta: test-time augmentation, the mean over flipped views. True: the flips that the network
+            was trained with; "hflip", "vflip" or "hflip,vflip": these, where you know that a
+            mirrored image of your data is as plausible as the original.
         tta_rotation: degrees; the mean also includes two views, turned by this angle to the left
             and to the right.
         min_component_size: connected components of fewer pixels (volumes: voxels) are removed from
@@ -69,6 +78,7 @@ class Predictor:
         trained_on: first 16 characters of the hashes of the images that the weights were trained
             with, or None.
         weights: the file that the weights were loaded from, or None.
+        weights_sha256: the checksum in the JSON beside the file, or None.
     """
 
     tta_rotation = 0.0
@@ -80,7 +90,8 @@ class Predictor:
     chosen: dict[str, str] = {}
     trained_on: list[str] | None = None
     weights: Path | None = None
-    _tta = False
+    weights_sha256: str | None = None
+    _tta: bool | str = False
 
     def __init__(
         self,
@@ -139,24 +150,25 @@ class Predictor:
         predictor = cls(runs.load_weights(path, model), cfg, device, precision, trained_in)
         predictor.trained_on = description.get("trained_on")
         predictor.weights = Path(path)
+        predictor.weights_sha256 = description.get("weights_sha256")
         return predictor
 
     @property
-    def tta(self) -> bool:
-        """Test-time augmentation: the mean over the flips that the network was trained with."""
+    def tta(self) -> bool | str:
+        """Test-time augmentation: False, True (the flips of the training), or names of flips."""
         return self._tta
 
     @tta.setter
-    def tta(self, active: bool) -> None:
-        self._tta = active
-        if active and not self.flips:
-            text = "tta has no effect: there is no flip (hflip, vflip) in the training augmentation"
-            warnings.warn(text, stacklevel=2)
+    def tta(self, flips: bool | str) -> None:
+        self._tta = flips if isinstance(flips, bool) else _flip_names(flips)
+        if flips and not self.flips:
+            warnings.warn(NO_FLIPS, stacklevel=2)
 
     @property
     def flips(self) -> list[tuple[int, ...]]:
-        """Axes of a batch that each view of `tta` flips: the flips of the training augmentation."""
-        axes = [axis for name, axis in FLIP_AXES.items() if name in self.config.augment]
+        """Axes of a batch that each view of `tta` flips."""
+        names = self.tta.split(",") if isinstance(self.tta, str) else self.config.augment
+        axes = [axis for name, axis in FLIP_AXES.items() if name in names]
         flips = [(axis,) for axis in axes]
         if len(axes) == 2:
             flips.append((2, 3))
@@ -443,42 +455,43 @@ class Predictor:
         wait for files.
 
         Returns:
-            {"done": [file names], "failed": {name: reason}, "millilitres": {volume: {class: mL}}}
-        """
-        files = _pictures_and_volumes(Path(folder))
-        names = _output_names(files)
-        predict = self.predict_tiled if tiled else self.predict
-        result: dict[str, Any] = {"done": [], "failed": {}, "millilitres": {}}
+            A dict: `done`, a list of file names; `failed`, name -> reason; `millilitres`, name of a
+            volume -> {class: mL}; `notes`, name -> what is odd about the file; `left_out`, name ->
+            reason, of images of other kinds and of sub folders with images; `no_image`, the names
+            of all other files.
 
-        def read(file: Path) -> np.ndarray | None:
-            return None if volumes.is_volume(file) else self.read(file)
+        Raises:
+            DataError: no such folder, or there is nothing in it that can be predicted.
+        """
+        content = inputs.read(folder, output)
+        names = _output_names(content.files)
+        predict = self.predict_tiled if tiled else self.predict
+        result: dict[str, Any] = {"done": [], "failed": {}, "millilitres": {}, "notes": {}}
+        result |= {"left_out": content.left_out, "no_image": content.no_image}
+
+        def read(file: Path) -> tuple[np.ndarray, tuple[str, ...]] | None:
+            return None if volumes.is_volume(file) else (self.read(file), images.notes_of(file))
 
         with memory.keep_freed_memory(), ThreadPoolExecutor(2) as pool:
             writes: deque[Future] = deque()
-            progress = hosts.progress(files, desc="predict", leave=False)
+            progress = hosts.progress(content.files, desc="predict", leave=False)
             for file, picture in _read_ahead(pool, read, progress):
                 try:
                     if volumes.is_volume(file):
                         target = Path(output) / f"{names[file]}_mask.nii.gz"
                         prediction = self.predict_volume(file, target)
                         result["millilitres"][file.name] = prediction.millilitres
+                        notes = prediction.notes
                     else:
-                        image = picture.result()
-                        write = functools.partial(
-                            self.write,
-                            predict(image),
-                            image,
-                            output,
-                            name=names[file],
-                            overlay=overlay,
-                            panels=panels,
-                            probability=probability,
-                        )
+                        image, notes = picture.result()
+                        arguments = (output, names[file], overlay, panels, probability)
+                        write = functools.partial(self.write, predict(image), image, *arguments)
                         if panels:  # matplotlib must draw in this thread
                             write()
                         else:
                             writes.append(pool.submit(write))
                     result["done"].append(file.name)
+                    result["notes"] |= {file.name: notes} if notes else {}
                 except DataError as error:
                     result["failed"][file.name] = str(error)
                 while len(writes) > READ_AHEAD:
@@ -515,7 +528,7 @@ class Predictor:
         grid = volume.grid
         masks = self._predict_slices(volume.voxels, batch_size)
         mask = self.cleaned(np.moveaxis(np.stack(masks), 0, -3))
-        prediction = VolumePrediction(mask, grid, self._millilitres(mask, grid))
+        prediction = VolumePrediction(mask, grid, self._millilitres(mask, grid), volume.notes)
         if output is not None:
             self._write_volume(prediction, path, Path(output), dicom)
         return prediction
@@ -544,7 +557,7 @@ class Predictor:
     def _write_volume(
         self, prediction: VolumePrediction, source: str | Path, output: Path, dicom: bool
     ) -> None:
-        mask, grid, _ = prediction
+        mask, grid = prediction.mask, prediction.grid
         name = nifti.stem(source)
         is_file = output.name.lower().endswith(volumes.SUFFIXES)
         target = output if is_file else output / f"{name}_mask.nii.gz"
@@ -558,6 +571,17 @@ class Predictor:
             task = self.config.task
             segments = {n: class_mask(mask, k, task) for k, n in self.structures.items()}
             dicom_seg.write(target.parent / f"{name}_mask.dcm", segments, grid)
+
+
+def _flip_names(text: str) -> str:
+    """Names of flips, checked and in one form: "hflip", "vflip" or "hflip,vflip"."""
+    names = {name.strip() for name in text.split(",")} - {""}
+    unknown = sorted(names - set(FLIP_AXES))
+    if unknown or not names:
+        raise ConfigError(
+            f"tta: {text!r} is not allowed; expected True, or flips: hflip, vflip or hflip,vflip"
+        )
+    return ",".join(name for name in FLIP_AXES if name in names)
 
 
 def class_plane(mask: np.ndarray, index: int, task: str) -> np.ndarray:
@@ -600,17 +624,6 @@ def clean(
             keep &= np.arange(len(sizes)) == sizes.argmax()
         mask = keep[components]
     return ndimage.binary_fill_holes(mask) if fill_holes else mask
-
-
-def _pictures_and_volumes(folder: Path) -> list[Path]:
-    """The files of a folder that can be predicted, sorted; hidden files are left out."""
-    suffixes = (*images.SUFFIXES, *volumes.SUFFIXES)
-    files = sorted(f for f in folder.glob("[!.]*") if f.name.lower().endswith(suffixes))
-    if not files:
-        raise DataError(
-            f"{folder}: no picture or volume here; expected files ending in {', '.join(suffixes)}"
-        )
-    return files
 
 
 def _output_names(files: list[Path]) -> dict[Path, str]:

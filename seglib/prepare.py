@@ -187,6 +187,34 @@ def split(cases: pd.DataFrame, cfg) -> tuple[pd.Series, list[str]]:
     return parts, notes
 
 
+def test_split_for(store: Store, cfg) -> tuple[float, str]:
+    """The `test_split` that suits a store for which nobody has chosen one, and a sentence on it.
+
+    A fifth of the patients, and up to five of them where that is at most a quarter: from five
+    patients on a report has intervals. 0 for fewer than six patients, and where the tree has a test
+    part of its own.
+    """
+    cases = store.checked.without_duplicates()[0]
+    tree_parts = set(cases["split"]) - {""} if cfg.keep_split else set()
+    if "test" in tree_parts:
+        return 0.0, ""
+    drawn_from = cases["split"].isin(["train", ""]) if cfg.keep_split else cases["split"].notna()
+    n_patients = cases.loc[drawn_from, "patient"].nunique()
+    n_test = max(round(n_patients / 5), min(5, n_patients // 4))
+    n_val = 0 if "val" in tree_parts or cfg.val_split <= 1 else int(cfg.val_split)
+    if n_patients < 6 or n_patients - n_test - n_val < 1:
+        return 0.0, (
+            f"split: {n_patients} patients are too few for a test part. The score of validation "
+            "chose the weights, so it is no test: score other images before you trust it"
+        )
+    note = (
+        f"split: {n_test} of {n_patients} patients are the test part, which training never sees; "
+        "`evaluate` without --data_dir scores it (--test_split 0 trains on all)"
+    )
+    # A number up to 1 means a share.
+    return (n_test if n_test > 1 else n_test / n_patients), note
+
+
 def _part_size(part: str, wanted: float, n_patients: int, n_left: int) -> tuple[int, list[str]]:
     """The number of patients for a part, and notes where that is not what was `wanted`."""
     notes = []

@@ -2,8 +2,10 @@
 
 import builtins
 import json
+import math
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -192,7 +194,7 @@ def test_the_card_names_the_settings_that_the_network_takes(tmp_path, preset, ne
     assert "| bf16 |" in row_of(card, "arithmetic of the training")
 
 
-def tested_weights(tmp_path, lung_cfg):
+def evaluated_weights(tmp_path, lung_cfg):
     """(weights, report): an untrained network, and its scores on all phantoms."""
     cfg = lung_cfg.replace(val_split=0.0, test_split=1.0)
     weights = weights_of(tmp_path / "run", "lung", scores={"val_dice": 0.9658579601740509})
@@ -205,7 +207,7 @@ def tested_weights(tmp_path, lung_cfg):
 
 @pytest.mark.usefixtures("no_warnings")
 def test_the_card_quotes_the_report_beside_the_weights(tmp_path, lung_cfg):
-    weights, report = tested_weights(tmp_path, lung_cfg)
+    weights, report = evaluated_weights(tmp_path, lung_cfg)
     report.save(weights.parent / "evaluation")
     folder = export.kaggle_folder(weights, tmp_path / "kaggle", "me", "Lung U-Net")
     card = (folder / "README.md").read_text()
@@ -215,10 +217,65 @@ def test_the_card_quotes_the_report_beside_the_weights(tmp_path, lung_cfg):
     description = runs.describe_weights(weights)
     assert export.model_card(weights, description, "Lung U-Net", report) == card
 
-    later = (weights.parent / "evaluation" / "evaluation_report.json").stat().st_mtime + 10
-    os.utime(weights, (later, later))  # as a resumed run leaves better weights
+    weights_of(weights.parent, "lung", base_channels=5)  # as a resumed run leaves other weights
     again = export.kaggle_folder(weights, tmp_path / "again", "me", "Lung U-Net")
     assert "No test is reported" in (again / "README.md").read_text()
+
+
+def test_a_report_of_an_older_version_counts_where_it_is_newer_than_the_weights(tmp_path, lung_cfg):
+    weights, report = evaluated_weights(tmp_path, lung_cfg)
+    del report.about["weights_sha256"]
+    path = report.save(weights.parent / "evaluation") / "evaluation_report.json"
+    assert export.report_of(weights) == path
+    later = path.stat().st_mtime + 10
+    os.utime(weights, (later, later))
+    assert export.report_of(weights) is None
+
+
+def test_the_report_that_evaluate_leaves_in_the_current_folder_is_found(
+    tmp_path, lung_cfg, monkeypatch
+):
+    weights, report = evaluated_weights(tmp_path, lung_cfg)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert export.report_of(weights) is None
+    report.save("evaluation_results")
+    assert export.report_of(weights) == Path("evaluation_results/evaluation_report.json")
+
+
+def test_the_card_has_no_number_where_there_is_no_interval(tmp_path, lung_cfg):
+    weights, report = evaluated_weights(tmp_path, lung_cfg)
+    report.summary.loc[report.summary["metric"] == "iou", ["low", "high"]] = math.nan
+    report.save(weights.parent / "evaluation")
+    card = export.model_card(weights, runs.describe_weights(weights), "A card", report)
+    assert "nan" not in card.lower()
+    cells = [line.split(" | ") for line in card.splitlines() if " | iou | per image" in line]
+    assert cells and all(cell[4] == "–" for cell in cells)
+
+
+@pytest.mark.parametrize(
+    "part, seen, words",
+    [
+        ("test", False, None),
+        ("test", None, "not known whether"),
+        ("all cases given", True, "trained on 2 of these 16 images"),
+        ("validation, used for model choice", False, "chose the weights"),
+    ],
+)
+def test_the_card_says_what_makes_scores_too_good(tmp_path, lung_cfg, part, seen, words):
+    weights, report = evaluated_weights(tmp_path, lung_cfg)
+    report.about["part"] = part
+    if seen is None:
+        report.per_image = report.per_image.drop(columns="seen", errors="ignore")
+    else:
+        report.per_image["seen"] = [seen, seen] + [False] * (len(report.per_image) - 2)
+    report.save(tmp_path / "saved")
+    card = export.model_card(weights, runs.describe_weights(weights), "A card", tmp_path / "saved")
+    section = card.split("## Scores")[1].split("## Use")[0]
+    if words is None:
+        assert "too good" not in section and "known" not in section
+    else:
+        assert words in section
 
 
 # ---- networks of one's own, and predictors

@@ -1,0 +1,264 @@
+"""Options of the command line that cannot act on what they are given: refused, or told in one line.
+
+An option that is ignored silently looks like one that worked. `REFUSED` holds what the command line
+alone shows; `TOLD` needs the config, which may come from a file or from weights, or the data.
+"""
+
+from argparse import Namespace
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import config, hosts, tables
+from .errors import ConfigError
+
+# The settings on which a prepared store depends; `prepare` ignores all others.
+PREPARE = {"preset", "size", "task", "class_names", "data_root", "layout", "work_dir", "local"}
+PREPARE |= {*config.fields_that("store"), *config.fields_that("split")}
+# The settings that are used where other people's folders are converted.
+CONVERT = {"preset", "size", "mask_encoding", "mask_inverted"}
+# The settings of use and place that say how data sets are found and scored: predict has none.
+OF_DATA_SETS = ("data_root", "layout", "patient_pattern", "patient_table")
+OF_DATA_SETS += ("batch_size", "num_workers", "bootstrap")
+PREDICT = (
+    "preset",
+    *(
+        name
+        for name in (*config.fields_that("place"), *config.fields_that("use"))
+        if name not in OF_DATA_SETS
+    ),
+)
+
+
+class Refused(NamedTuple):
+    """Options of a command that need something else in the command line.
+
+    `acts(args)` tells whether they can act; `reason` completes "--option: ...".
+    """
+
+    command: str
+    options: Collection[str]
+    acts: Callable[[Namespace], Any]
+    reason: str
+
+
+class Situation(NamedTuple):
+    """What a command works with: the config in use, and the kinds of images that there are."""
+
+    cfg: Any
+    has_pictures: bool
+    has_volumes: bool
+
+
+class Told(NamedTuple):
+    """Options of some commands that act in some situations only; `reason` says why they do not."""
+
+    commands: Collection[str]
+    options: Collection[str]
+    acts: Callable[[Situation], Any]
+    reason: str
+
+
+def _is_volume(args: Namespace) -> bool:
+    from .formats import volumes
+
+    return bool(args.image_path) and volumes.is_volume(args.image_path)
+
+
+OF_EVERY_NETWORK = ("task", "class_names", "architecture")
+OF_PICTURES = ("tiled", "save_overlay", "show_probability")
+REFUSED = (
+    *(
+        Refused(
+            command,
+            ["min_component_size"],
+            lambda args: args.min_component_size > 1,
+            "components of fewer pixels or voxels are removed; expected 2 or more",
+        )
+        for command in ("evaluate", "predict")
+    ),
+    *(
+        Refused(
+            command,
+            ["tta_rotation"],
+            lambda args: abs(args.tta_rotation) <= 180,  # False for NaN
+            "degrees by which two views are turned; expected up to 180",
+        )
+        for command in ("evaluate", "predict")
+    ),
+    Refused(
+        "predict",
+        ["mask_path"],
+        lambda args: args.image_path and not _is_volume(args),
+        "the truth of one picture; score volumes and folders with evaluate",
+    ),
+    Refused(
+        "predict",
+        OF_PICTURES,
+        lambda args: not _is_volume(args),
+        "acts on pictures, and --image_path is a volume; leave it out",
+    ),
+    Refused(
+        "predict",
+        ["dicom_seg"],
+        lambda args: args.image_path and Path(args.image_path).is_dir(),
+        "give the folder of one DICOM series as --image_path",
+    ),
+    Refused(
+        "predict",
+        ["slice_axis"],
+        lambda args: not args.image_path or _is_volume(args),
+        "cuts volumes into slices, and --image_path is a picture; leave it out",
+    ),
+    Refused(
+        "predict",
+        ["mask_encoding", "mask_inverted", "label_map"],
+        lambda args: args.mask_path,
+        "says how the file of --mask_path is read; give both, or none",
+    ),
+    Refused(
+        "predict",
+        ["work_dir", "local"],
+        lambda args: not args.model_path,
+        "says where weights are looked for, and --model_path names them; give one of the two",
+    ),
+    Refused(
+        "prepare",
+        ["source_masks", "output", "image_suffix", "mask_suffix"],
+        lambda args: args.source_images,
+        "converts other people's folders; give --source_images as well",
+    ),
+    Refused(
+        "prepare",
+        ["export"],
+        lambda args: not args.source_images,
+        "writes the resized data of --data_dir; with --source_images the images go to --output",
+    ),
+    Refused(
+        "prepare",
+        [name for name in config.FIELDS if name not in CONVERT],
+        lambda args: not args.source_images,
+        "has no effect where --source_images are converted; give it to train",
+    ),
+    Refused(
+        "export",
+        ["title", "report"],
+        lambda args: args.kaggle,
+        "goes into the Kaggle data set; give --kaggle YOUR_NAME as well",
+    ),
+)
+TOLD = (
+    Told(
+        ["train", "evaluate", "predict"],
+        ["threshold"],
+        lambda now: now.cfg.task != "multiclass",
+        "the task is multiclass, where the likeliest class wins",
+    ),
+    Told(
+        ["prepare"],
+        [name for name in config.FIELDS if name not in PREPARE],
+        lambda now: False,
+        "prepared pixels do not depend on it; give it to train or evaluate",
+    ),
+    Told(
+        ["train"],
+        ["patience"],
+        lambda now: now.cfg.early_stopping or now.cfg.scheduler == "plateau",
+        "it needs --early_stopping or --scheduler plateau",
+    ),
+    Told(
+        ["train"],
+        ["encoder_weights"],
+        lambda now: _takes(tables.ARCHITECTURES[now.cfg.architecture], "encoder"),
+        "this network has no pretrained encoder; --architecture smp_unet has one",
+    ),
+    Told(
+        ["train"],
+        ["sync_batch_norm", "cudnn_benchmark"],
+        lambda now: hosts.choose_device(now.cfg.device) == "cuda",
+        "it acts on NVIDIA GPUs, and this training runs on none",
+    ),
+    Told(
+        ["prepare", "train", "evaluate", "predict"],
+        ["slice_axis"],
+        lambda now: now.has_volumes,
+        "it acts on volumes, and there are only pictures",
+    ),
+    Told(
+        ["prepare", "train"],
+        ["window_level", "window_width"],
+        lambda now: now.has_volumes,
+        "it acts on volumes, and there are only pictures",
+    ),
+    Told(
+        ["prepare", "train"],
+        ["percentiles"],
+        lambda now: now.has_pictures or now.cfg.window_level is None,
+        "the window of --window_level is used instead",
+    ),
+    Told(
+        ["prepare", "train", "evaluate"],
+        ["label_map"],
+        lambda now: now.cfg.task == "multiclass" or now.has_volumes,
+        "it translates the numbers of label maps, and there are none",
+    ),
+    Told(
+        ["prepare", "train", "evaluate"],
+        ["mask_inverted"],
+        lambda now: now.cfg.task != "multiclass",
+        "label maps hold class numbers, not a structure and its background",
+    ),
+    Told(
+        ["predict"],
+        OF_PICTURES,
+        lambda now: now.has_pictures,
+        "it acts on pictures, and there are only volumes",
+    ),
+)
+
+
+def refuse(command: str, options: Collection[str], args: Namespace) -> None:
+    """Raise `ConfigError` for the first of the user's options that cannot act in this line.
+
+    Args:
+        options: the names that the user gave, without dashes.
+    """
+    for rule in REFUSED:
+        for name in rule.options:
+            if rule.command == command and name in options and not rule.acts(args):
+                raise ConfigError(f"{name}: {rule.reason}")
+
+
+def told(command: str, options: Collection[str], now: Situation) -> list[str]:
+    """A line for each of the user's options that has no effect in this situation."""
+    reasons = [
+        (name, rule.reason)
+        for rule in TOLD
+        for name in rule.options
+        if command in rule.commands and name in options and not rule.acts(now)
+    ]
+    if command == "train":
+        reasons += _unused_settings(options, now.cfg)
+    return [f"--{name} has no effect: {reason}" for name, reason in reasons]
+
+
+def _unused_settings(options: Collection[str], cfg: Any) -> list[tuple[str, str]]:
+    """Settings of networks and losses that those of the config do not take."""
+    of_networks = [*config.fields_that("network")]
+    of_losses = ["loss_weights", "focal_gamma", "missing_normalisation"]
+    reasons = []
+    for names, entry, text in (
+        (of_networks, tables.ARCHITECTURES[cfg.architecture], f"architecture {cfg.architecture!r}"),
+        (of_losses, tables.LOSSES[cfg.loss], f"loss {cfg.loss!r}"),
+    ):
+        reasons += [
+            (name, f"the {text} has no such setting")
+            for name in names
+            if name in options and name not in OF_EVERY_NETWORK and not _takes(entry, name)
+        ]
+    return reasons
+
+
+def _takes(entry: Any, name: str) -> bool:
+    """Whether the code of an entry of `tables` takes a setting."""
+    return name in tables.parameters(entry.build)

@@ -1,0 +1,170 @@
+"""Which files of a folder can be predicted, and what the others are: no image is left out silently.
+
+An image of another format, or one in a sub folder, is left out with a reason. What is clearly no
+image (a README, a table, hidden files) is only named.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import DataError
+from . import dicom, images, signatures, volumes
+
+# Suffixes of pictures that are read, although data sets rarely have them.
+RARE_SUFFIXES = (".webp", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".jfif", ".jpe", ".dib")
+# Words in the kinds of `signatures` that are images.
+IMAGE_WORDS = re.compile("picture|volume|DICOM|microscope|FITS|HDF5|netCDF|MATLAB|NumPy|Photoshop")
+BY_SUFFIX = "by its suffix"
+# Suffixes of images whose kind the first bytes may not tell (`BY_SUFFIX`), or tell wrongly.
+IMAGE_SUFFIXES = {
+    ".dcm": f"DICOM {BY_SUFFIX}",
+    ".mha": f"a volume {BY_SUFFIX}",
+    ".mhd": f"a volume {BY_SUFFIX}",
+    ".nrrd": f"a volume {BY_SUFFIX}",
+    ".mgz": "a FreeSurfer volume",
+    ".mgh": "a FreeSurfer volume",
+    ".mnc": "a MINC volume",
+    ".img": f"a volume {BY_SUFFIX}",
+    ".hdr": f"the header of a volume {BY_SUFFIX}",
+    ".raw": "voxels or pixels without a header",
+    ".zraw": "voxels or pixels without a header",
+    ".svs": "a whole-slide image",
+    ".ndpi": "a whole-slide image",
+    ".mrxs": "a whole-slide image",
+    ".scn": "a whole-slide image",
+    ".vsi": "a whole-slide image",
+    ".lif": "microscope pictures",
+    ".oib": "a microscope picture",
+    ".heic": f"a HEIC picture {BY_SUFFIX}",
+}
+DICOM_FILE = "a DICOM file"
+MAX_FILES = 1000  # how many files of a sub folder are looked at
+
+
+class Inputs(NamedTuple):
+    """The content of a folder.
+
+    Attributes:
+        files: the pictures and NIfTI volumes, sorted.
+        left_out: name -> reason, of images that are not predicted.
+        no_image: the names of all others.
+    """
+
+    files: list[Path]
+    left_out: dict[str, str]
+    no_image: list[str]
+
+
+def read(folder: str | Path, output: str | Path | None = None) -> Inputs:
+    """Sort the content of a folder by what it is.
+
+    Args:
+        output: a sub folder that receives results, which is not looked into.
+
+    Raises:
+        DataError: there is no picture and no NIfTI volume; says what there is instead.
+    """
+    folder = Path(folder)
+    inputs = Inputs([], {}, [])
+    for path in sorted(folder.glob("*")):
+        if output is not None and path.resolve() == Path(output).resolve():
+            continue
+        if path.name.startswith("."):
+            inputs.no_image.append(path.name)
+        elif can_be_predicted(path):
+            inputs.files.append(path)
+        else:
+            reason = _reason_of_folder(path) if path.is_dir() else _reason_of_file(path)
+            if reason:
+                inputs.left_out[path.name] = reason
+            else:
+                inputs.no_image.append(path.name)
+    if not inputs.files:
+        raise DataError(f"{folder}: {_why_nothing(folder, inputs)}")
+    return inputs
+
+
+def can_be_predicted(path: Path) -> bool:
+    """Whether a file is a picture or a NIfTI volume."""
+    name = path.name.lower()
+    if name.endswith((*images.SUFFIXES, *volumes.SUFFIXES)):
+        return True
+    is_picture = name.endswith(RARE_SUFFIXES) and path.is_file()
+    return is_picture and signatures.kind_of(path) in signatures.PICTURES
+
+
+def _kind_of_image(path: Path) -> str:
+    """What an image file is, as its content says, or else its suffix; "" where it is no image."""
+    kind = signatures.kind_of(path) or ""
+    by_suffix = IMAGE_SUFFIXES.get(path.suffix.lower(), "")
+    if path.name.upper() == "DICOMDIR":  # only a list of the DICOM files beside it
+        return ""
+    if by_suffix.endswith(BY_SUFFIX):
+        return kind or by_suffix
+    return by_suffix or (kind if IMAGE_WORDS.search(kind) else "")
+
+
+def _reason_of_file(path: Path) -> str:
+    """Why an image file is not predicted; "" where it is no image."""
+    kind = _kind_of_image(path)
+    if kind in signatures.PICTURES:
+        return f"{kind} by its content, under a name of another kind: rename it"
+    return f"{kind}: {_advice(kind)}" if kind else ""
+
+
+def _advice(kind: str) -> str:
+    if kind == DICOM_FILE:
+        return "give the folder of its series as --image_path, or save it as PNG"
+    if ".hdr" in kind:
+        return "save it as NIfTI (.nii.gz), for example with 3D Slicer or SimpleITK"
+    return signatures.advice_for(kind)
+
+
+def _reason_of_folder(folder: Path) -> str:
+    """Why a sub folder with images is not predicted; "" where it holds none."""
+    paths = [path for _, path in zip(range(MAX_FILES), folder.rglob("[!.]*"))]
+    files = [path for path in paths if path.is_file()]
+    n_images = sum(map(can_be_predicted, files))
+    n_dicom = sum(_kind_of_image(path) == DICOM_FILE for path in files)
+    if n_images:
+        return f"a folder with pictures or volumes ({n_images}): give it as --image_dir"
+    if n_dicom:
+        return f"a folder with DICOM files ({n_dicom}): give each series as --image_path"
+    reasons = list(filter(None, map(_reason_of_file, files)))
+    return f"a folder with {_counted(reasons)}" if reasons else ""
+
+
+def _why_nothing(folder: Path, inputs: Inputs) -> str:
+    """What a folder without pictures and NIfTI volumes holds instead, and what to do."""
+    suffixes = ", ".join((*images.SUFFIXES, *volumes.SUFFIXES))
+    if not folder.is_dir():
+        what = "a file; give it as --image_path" if folder.exists() else "no such folder"
+        return f"no picture or volume here ({what}); expected a folder of files in {suffixes}"
+    n_dicom = sum(reason.startswith(DICOM_FILE) for reason in inputs.left_out.values())
+    if n_dicom:
+        return _about_dicom(folder, n_dicom)
+    text = f"no picture or volume here; expected files ending in {suffixes}"
+    return f"{text}; there is {_counted(inputs.left_out.values())}" if inputs.left_out else text
+
+
+def _about_dicom(folder: Path, n_files: int) -> str:
+    """What to do with a folder of DICOM files."""
+    try:
+        n_slices = len(dicom.open_series(folder).files)
+    except DataError as error:
+        return (
+            f"{n_files} DICOM files, but not one series ({error}); give each series a folder of "
+            "its own, and that folder as --image_path"
+        )
+    return (
+        f"the slices of one DICOM series ({n_slices}), which are one volume; give the folder as "
+        "--image_path (in Python: predict_volume)"
+    )
+
+
+def _counted(reasons: Iterable[str]) -> str:
+    """The most frequent reasons, with how many files each has."""
+    return "; ".join(f"{n} x {reason}" for reason, n in Counter(reasons).most_common(3))

@@ -1,0 +1,132 @@
+"""Which files of a folder are predicted, and what is said of all others."""
+
+import zipfile
+
+import nibabel
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from seglib.errors import DataError
+from seglib.formats import inputs
+from tests.helpers import write_picture, write_series
+
+GREY = np.random.default_rng(0).integers(0, 255, (20, 24), np.uint8)
+# Name -> a word that must be in the reason; written by `write_file`.
+IMAGES = {
+    "slice.dcm": "DICOM",
+    "slice_without_suffix": "DICOM",
+    "IM000001": "DICOM",
+    "v.mha": "MetaImage",
+    "v.mhd": "MetaImage",
+    "v.raw": "without a header",
+    "v.nrrd": "NRRD",
+    "pair.hdr": ".hdr",
+    "pair.img": ".hdr",
+    "array.npy": "NumPy",
+    "array.npz": "NumPy",
+    "matlab.mat": "MATLAB",
+    "brain.mgz": "FreeSurfer",
+    "slide.svs": "whole-slide",
+    "photo.heic": "HEIC",
+    "no_suffix_png": "PNG",
+    "picture.dat": "PNG",
+}
+NO_IMAGES = ("README.md", "table.csv", "Thumbs.db", ".DS_Store", "._a.png", "masks.zip", "DICOMDIR")
+PREDICTED = ("a.png", "b.JPG", "c.tif", "d.webp", "e.jp2", "f.ppm", "g.nii", "h.NII.GZ")
+
+
+VOLUME = np.repeat(GREY[None], 3, axis=0)
+META = b"ObjectType = Image\nNDims = 3\nDimSize = 24 20 3\nElementType = MET_UCHAR\n"
+CONTENTS = {
+    "v.mha": META + b"ElementDataFile = LOCAL\n" + VOLUME.tobytes(),
+    "v.mhd": META + b"ElementDataFile = v.raw\n",
+    "v.raw": VOLUME.tobytes(),
+    "v.nrrd": b"NRRD0004\ntype: uchar\ndimension: 3\n\n" + VOLUME.tobytes(),
+    "photo.heic": b"\0\0\0\x18ftypheic" + bytes(40),
+    "Thumbs.db": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(2000),
+    "README.md": b"no image",
+    "table.csv": b"case,patient",
+    ".DS_Store": b"no image",
+}
+FORMATS = {"slide.svs": "TIFF", "no_suffix_png": "PNG", "picture.dat": "PNG", "._a.png": "PNG"}
+
+
+def write_file(path, dicom):
+    """A small file of the kind that its name says."""
+    name = path.name
+    if name in CONTENTS:
+        path.write_bytes(CONTENTS[name])
+    elif name in ("slice.dcm", "slice_without_suffix", "IM000001", "DICOMDIR"):
+        path.write_bytes(dicom.read_bytes())
+    elif name.endswith((".hdr", ".img")):
+        nibabel.save(nibabel.Nifti1Pair(VOLUME, np.eye(4)), path)
+    elif name == "brain.mgz":
+        nibabel.save(nibabel.MGHImage(VOLUME, np.eye(4)), path)
+    elif name.lower().endswith((".nii", ".nii.gz")):
+        nibabel.save(nibabel.Nifti1Image(VOLUME, np.eye(4)), path)
+    elif name == "array.npz":
+        np.savez(path, GREY)
+    elif name == "array.npy":
+        np.save(path, GREY)
+    elif name == "matlab.mat":
+        scipy.io.savemat(path, {"a": GREY})
+    elif name == "masks.zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.png", b"")
+    else:
+        Image.fromarray(GREY).save(path, FORMATS.get(name))
+
+
+@pytest.fixture(scope="module")
+def dicom(tmp_path_factory):
+    """One slice of a series."""
+    folder = tmp_path_factory.mktemp("series")
+    write_series(folder, np.zeros((2, 8, 6), np.int16))
+    return sorted(folder.iterdir())[0]
+
+
+def test_every_file_is_predicted_left_out_with_its_kind_or_no_image(tmp_path, dicom):
+    for name in (*IMAGES, *NO_IMAGES, *PREDICTED):
+        write_file(tmp_path / name, dicom)
+    content = inputs.read(tmp_path)
+    assert sorted(path.name for path in content.files) == sorted(PREDICTED)
+    assert sorted(content.no_image) == sorted(NO_IMAGES)
+    assert set(content.left_out) == set(IMAGES)
+    for name, word in IMAGES.items():
+        assert word in content.left_out[name], name
+        assert "copy it again" not in content.left_out[name]
+
+
+def test_sub_folders_are_named_by_what_they_hold(tmp_path, dicom):
+    write_picture(tmp_path / "a.png", GREY)
+    write_picture(tmp_path / "pictures" / "deep" / "a.png", GREY)
+    write_picture(tmp_path / "results" / "a_mask.png", GREY)
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "1").write_bytes(dicom.read_bytes())
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("nothing")
+    content = inputs.read(tmp_path, tmp_path / "results")
+    assert set(content.left_out) == {"pictures", "series"}
+    assert "--image_dir" in content.left_out["pictures"]
+    assert "--image_path" in content.left_out["series"]
+    assert content.no_image == ["texts"]
+
+
+def test_a_series_given_as_a_folder_of_pictures_is_told_so(tmp_path):
+    write_series(tmp_path / "one", np.zeros((3, 8, 6), np.int16))
+    with pytest.raises(DataError, match=r"one DICOM series \(3\).*--image_path"):
+        inputs.read(tmp_path / "one")
+    write_series(tmp_path / "other", np.zeros((2, 8, 6), np.int16))
+    for path in (tmp_path / "other").iterdir():
+        path.rename(tmp_path / "one" / f"other_{path.name}")
+    with pytest.raises(DataError, match="not one series"):
+        inputs.read(tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", ["nothing", "file.png"])
+def test_no_folder_is_an_error(tmp_path, name):
+    write_picture(tmp_path / "file.png", GREY)
+    with pytest.raises(DataError, match=f"{name}: no picture or volume here"):
+        inputs.read(tmp_path / name)
