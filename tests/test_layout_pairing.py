@@ -128,6 +128,15 @@ def test_the_union_is_that_of_all_parts(tmp_path):
     assert share["y"] == pytest.approx(masks[0].mean() / 255)
 
 
+def test_masks_of_an_unusual_name_are_told(tmp_path):
+    folders_of(tmp_path, ["x1.png", "x2.png"], ["x1_OD.png", "x2_OD.png"])
+    cfg = binary_config(tmp_path, work_dir=str(tmp_path / "work"))
+    with pytest.raises(
+        DataError, match=r"no mask of its name; found x1_OD\.png.*--mask_suffix _OD"
+    ):
+        prepare.build(layouts.scan(cfg), cfg)
+
+
 def test_other_zeros_in_front_are_told(tmp_path):
     folders_of(tmp_path, ["1.png", "2.png"], ["001_mask.png", "2.png"])
     notes = notes_of(layouts.scan(binary_config(tmp_path)))

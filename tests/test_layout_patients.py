@@ -12,6 +12,7 @@ from seglib.layouts import patients
 from tests.helpers import (
     binary_config,
     command,
+    edit_dicom,
     labels_like,
     notes_of,
     numbered_volume,
@@ -19,6 +20,7 @@ from tests.helpers import (
     rsna_config,
     save_nifti,
     write_picture,
+    write_series_and_labels,
 )
 
 PEOPLE = range(1, 7)
@@ -351,3 +353,33 @@ def test_real_names(real):
     assert (cases["patient"] == cases["case"].str[:5]).all()
     spleens = layouts.scan(binary_config(real("msd_spleen_ct")))
     assert spleens["patient"].str.fullmatch(r"spleen_\d+").all()
+
+
+def test_a_folder_for_each_patient(tmp_path):
+    for k, person in enumerate("ABCD"):
+        for j in (1, 2):
+            pictures_of(tmp_path / f"P{person}{k}", "binary", [f"{k}{j}"])
+    cfg = rsna_config(tmp_path, tmp_path, layout="slices")
+    patient = layouts.scan(cfg).set_index("case")["patient"].str.split("/").str[0]
+    assert {patient[f"{k}1"] for k in range(4)} == {"PA0", "PB1", "PC2", "PD3"}
+    assert all(patient[f"{k}1"] == patient[f"{k}2"] for k in range(4))
+
+
+def test_the_patient_id_of_dicom_is_sure(tmp_path, stack):
+    ids = {"x": "p 7", "y": "p 7", "z": "p 8"}
+    for k, (name, patient_id) in enumerate(ids.items()):
+        write_series_and_labels(tmp_path / "t" / name, np.roll(stack, k, axis=2))
+        for file in (tmp_path / "t" / name / "ct").iterdir():
+            edit_dicom(file, PatientID=patient_id)
+    volumes_of(
+        tmp_path / "t", lambda name, label: f"{name}_{'seg' if label else 'ct'}.nii.gz", ["w"]
+    )
+    cases = layouts.scan(rsna_config(tmp_path / "t", tmp_path))
+    assert dict(zip(cases["volume"], cases["patient"])) == {**ids, "w_ct": "w"}
+    assert "by the PatientID of DICOM; of other files" in patients.sentence(cases)
+    # Anonymised files all have the same one, which says nothing.
+    for name in ids:
+        for file in (tmp_path / "t" / name / "ct").iterdir():
+            edit_dicom(file, PatientID="ANON")
+    cases = layouts.scan(rsna_config(tmp_path / "t", tmp_path))
+    assert cases["patient"].nunique() == 4

@@ -146,6 +146,19 @@ def read(where: Any, paths: list[Path], series: str | None, notes: list[str]) ->
     return slices
 
 
+def patient_id(source: Any) -> str:
+    """The PatientID of the first file of a series that is DICOM; "" where it has none."""
+    import pydicom
+
+    for path in paths_of(source):
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
+        except Exception:  # pydicom raises many kinds on damaged files, which `read` reports
+            continue
+        return str(header.get("PatientID") or "").strip()
+    return ""
+
+
 def floats(value: Any) -> np.ndarray:
     """The numbers of an attribute as an array; empty where it is absent or empty."""
     if value is None or value == "":

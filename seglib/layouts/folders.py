@@ -64,6 +64,11 @@ def scan_slices(root: str | Path, cfg: Any) -> pd.DataFrame:
     """
     root = Path(root)
     rows, notes = _rows(pairing.folders(root, depth=1), root, cfg, slice_names=True)
+    # Where the names say nothing, a folder for each patient may.
+    in_folders = [f"{row['folder']}/{row['patient']}" for row in rows]
+    if not patients.by_names(row["patient"] for row in rows).how:
+        if all(row["folder"] for row in rows) and patients.by_names(in_folders).how:
+            rows = [{**row, "patient": name} for row, name in zip(rows, in_folders)]
     names = [row.get("volume") for row in rows if not volumes.is_volume(row["image"])]
     if len(names) > 1 and names[0] and len(set(names)) == 1:
         notes.append(
@@ -87,9 +92,10 @@ def _rows(
         has_pair = True
         images, masks = pairs[0]
         split = _split_of(folder, root)
-        pictures = _pictures(images, masks, cfg, notes, slice_names)
-        rows += [{**row, "split": split} for row in pictures]
-        rows += _volumes(images, masks, cfg, notes, split)
+        cases = _pictures(images, masks, cfg, notes, slice_names)
+        cases += _volumes(images, masks, cfg, notes, split)
+        name = "" if folder == root else folder.name
+        rows += [{**row, "split": split, "folder": name} for row in cases]
     if not has_pair:
         raise DataError(
             f"{root}: no pair of folders images and masks, or images and labels; "

@@ -79,7 +79,7 @@ def pair(
         if folders and not row[column] and not row["problem"] and row["case"] not in incomplete
     ]
     if unclear:
-        notes.append(f"{len(unclear)} images of which no mask is used, such as {unclear[0]}")
+        notes.append(f"images of which no mask is used: {len(unclear)}, such as {unclear[0]}")
     notes += _united(folders)
     if all_masked:
         notes += halves(without_mask, "image without a mask", "images without a mask")
@@ -133,8 +133,8 @@ def masks_by_image(
         if len(usual) == 1 and (len(by_suffix) == 1 or not others_matter):
             of_image[image] = by_suffix.pop(usual[0])
             without_image += [file for group in by_suffix.values() for file in group]
-        elif usual:
-            unclear[image] = _unclear(files)
+        elif others_matter:
+            unclear[image] = _unclear(files) if usual else _unusual(files, list(by_suffix))
         else:
             without_image += files
     return Masks(of_image, unclear, without_image)
@@ -228,13 +228,25 @@ def _unclear(files: list[Path]) -> str:
     )
 
 
+def _unusual(files: list[Path], suffixes: list[str]) -> str:
+    """Why none of the files that begin with an image's name is taken for its mask."""
+    names = ", ".join(file.name for file in files)
+    usual = ", ".join(filter(None, MASK_SUFFIXES))
+    return (
+        f"no mask of its name; found {names}, expected the image's name alone or with {usual}; "
+        f"rename them, or write images and masks anew by prepare --source_images ... --mask_suffix "
+        f"{suffixes[0]}"
+    )
+
+
 def _united(folders: list[Masks]) -> list[str]:
     """A note on images that have several mask files in one folder."""
     groups = [files for masks in folders for files in masks.of_image.values() if len(files) > 1]
     if not groups:
         return []
     names = ", ".join(file.name for file in groups[0])
-    return [f"{len(groups)} images with several numbered mask files, which are united: {names}"]
+    n_images = "1 image" if len(groups) == 1 else f"{len(groups)} images"
+    return [f"{n_images} with several numbered mask files, which are united: {names}"]
 
 
 def _other_zeros(masks: list[Path], images: list[Path]) -> list[str]:

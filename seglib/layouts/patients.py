@@ -11,7 +11,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,6 +139,26 @@ def stated(cases: pd.DataFrame, how: str, warning: str = "") -> pd.DataFrame:
     return cases
 
 
+def identified(cases: pd.DataFrame, ids: Mapping[str, str]) -> pd.DataFrame:
+    """The case table with the PatientID of DICOM as the patient of volumes that have one.
+
+    Where all have the same one, it says nothing: anonymised files have.
+
+    Args:
+        ids: volume -> PatientID, "" where there is none.
+    """
+    patient_ids = pd.Series([ids.get(v, "") for v in cases["volume"]], cases.index, dtype=object)
+    if len(set(patient_ids) - {""}) < 2:
+        return cases
+    how = cases.attrs["patients"]["how"]
+    others = f"; of other files {how or 'each is of a patient of its own'}"
+    attrs = dict(cases.attrs)
+    cases = cases.assign(patient=cases["patient"].where(patient_ids == "", patient_ids))
+    cases.attrs = attrs
+    how = "by the PatientID of DICOM" + (others if (patient_ids == "").any() else "")
+    return stated(cases, how, attrs["patients"]["warning"] if others in how else "")
+
+
 def of(cases: pd.DataFrame, cfg: Any) -> pd.DataFrame:
     """The case table with the patients of `patient_pattern` or `patient_table`, where one is set.
 
@@ -169,7 +189,7 @@ def sentence(cases: pd.DataFrame) -> str:
     if "volume" in cases and (cases["volume"] != "").all():
         units, n_units = "volumes", len(cases[["patient", "volume"]].drop_duplicates())
     n_patients = cases["patient"].nunique()
-    if n_patients == n_units and not how:
+    if n_patients == n_units > 1 and not how:
         return f"{_count(n_units, units)}, each of a patient of its own"
     how = how or "as the case table has them"
     return f"{_count(n_units, units)} of {_count(n_patients, 'patients')}, {how}"
@@ -339,7 +359,7 @@ def _by_pattern(cases: pd.DataFrame, pattern: str) -> list[str]:
         raise DataError(
             f"patient_pattern: {pattern!r} finds no patient in {len(missing)} of "
             f"{len(set(names))} names ({_listed(missing)}); it is searched in the name of the "
-            "picture without its suffix, or of the volume; correct it, or set patient_table"
+            "picture without its suffix, or of the volume; correct it, set patient_table, or none"
         )
     return patients
 

@@ -20,7 +20,7 @@ import pandas as pd
 
 from .. import hosts
 from ..errors import DataError
-from ..formats import images, nifti, volumes
+from ..formats import dicom_headers, images, nifti, volumes
 from . import numbers, pairing, patients
 
 SPACING = ("spacing_slice_mm", "spacing_row_mm", "spacing_col_mm")
@@ -95,13 +95,15 @@ def scan_ct_seg(root: str | Path, cfg: Any) -> pd.DataFrame:
     rows, notes = [], []
     for folder in pairing.folders(root, depth=2):
         rows += _named_pairs(folder, root, cfg, notes)
+    series = {row["volume"]: row["image"] for row in rows if Path(row["image"]).is_dir()}
+    ids = {volume: dicom_headers.patient_id(folder) for volume, folder in series.items()}
     if not rows:
         raise DataError(
             f"{root}: no CT with labels; expected *_ct.nii.gz with *_seg.nii.gz, or "
             f"<case>/ct.nii.gz with <case>/segmentations; found {pairing.contents(root)}"
             + "".join(f"; {note}" for note in notes[:3])
         )
-    return patients.judged(case_table(rows, notes, cfg))
+    return patients.identified(patients.judged(case_table(rows, notes, cfg)), ids)
 
 
 def scan_acdc(root: str | Path, cfg: Any) -> pd.DataFrame:
