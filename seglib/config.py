@@ -19,6 +19,8 @@ from .errors import ConfigError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+LARGEST = 2**63 - 1  # of torch's integers
+
 # What a setting can affect; it may affect several of these.
 AFFECTS = {
     "store": "the pixels and masks of the store",
@@ -152,7 +154,12 @@ class Config:
     )
     keep_split: bool = _setting(True, "keep the split that the tree itself has", "split")
     split_seed: int = _setting(
-        0, "seed of the split: who is trained on, who is tested", "split", 0, resume="fixed"
+        0,
+        "seed of the split: who is trained on, who is tested",
+        "split",
+        0,
+        LARGEST,
+        resume="fixed",
     )
 
     patient_pattern: str | None = _setting(
@@ -225,7 +232,12 @@ class Config:
     accumulate: int = _setting(1, "steps whose gradients make one update", "run updates", 1, 4096)
     clip: float = _setting(0.0, "largest gradient norm, 0 = not clipped", "run", 0)
     seed: int = _setting(
-        0, "seed of the initial weights, the order and the augmentation", "run", 0, resume="fixed"
+        0,
+        "seed of the initial weights, the order and the augmentation",
+        "run",
+        0,
+        LARGEST,
+        resume="fixed",
     )
 
     # Which weights are kept, and when training ends
@@ -313,6 +325,7 @@ class Config:
         _check_class_numbers(self)
         _check_image(self)
         _check_patches(self)
+        _check_checkpoint_name(self.checkpoint_name)
         if self.patient_pattern and self.patient_table:
             raise ConfigError(
                 "patient_pattern and patient_table are both set; set one of the two to none"
@@ -540,30 +553,36 @@ def _check_augment(augment: dict[str, Any]) -> None:
             raise ConfigError(
                 f"augment: the probability of {name!r} is {p!r}; expected a number from 0 to 1"
             )
-        allowed = ("p", *tables.AUGMENTATIONS[name].parameters)
+        augmentation = tables.AUGMENTATIONS[name]
+        allowed = ("p", *augmentation.parameters)
         for parameter, setting in parameters.items():
             if parameter not in allowed:
                 raise ConfigError(
                     f"augment: {name!r} has no parameter {parameter!r}; it takes {allowed}"
                 )
-            expected = _expected_instead(parameter, setting)
+            limits = augmentation.ranges.get(parameter, (-math.inf, math.inf))
+            expected = _expected_instead(parameter, setting, *limits)
             if expected:
                 raise ConfigError(
                     f"augment: {parameter!r} of {name!r} is {setting!r}; expected {expected}"
                 )
 
 
-def _expected_instead(parameter: str, value: Any) -> str:
+def _expected_instead(parameter: str, value: Any, low: float, high: float) -> str:
     """What a parameter of an augmentation takes; empty if `value` is allowed."""
     if parameter == "fill":
         return "" if value in (0, "random_uniform") else "0 or 'random_uniform'"
     numbers, n, expected = [value], 1, "a number"
     if parameter == "scale":
         numbers, n, expected = value, 2, "two numbers"
+    if (low, high) != (-math.inf, math.inf):
+        expected += f" of at least {low:g}" if high == math.inf else f" from {low:g} to {high:g}"
     fits = isinstance(numbers, (list, tuple)) and len(numbers) == n
     if fits and all(type(v) in (int, float) and math.isfinite(v) for v in numbers):
-        return ""
-    return expected
+        fits = all(low <= v <= high for v in numbers)
+    else:
+        fits = False
+    return "" if fits else expected
 
 
 def _check_classes(cfg: Config) -> None:
@@ -630,6 +649,18 @@ def _check_image(cfg: Config) -> None:
         raise ConfigError("window_level and window_width belong together: set both, or neither")
     if cfg.percentiles and cfg.percentiles[0] >= cfg.percentiles[1]:
         raise ConfigError(f"percentiles: {cfg.percentiles} must rise")
+
+
+def _check_checkpoint_name(name: str) -> None:
+    """Raise `ConfigError` for a name that another file of the run has, or that is none."""
+    file_name = Path(name).name
+    is_taken = file_name == "final_model.pth" or file_name.startswith("checkpoint_epoch_")
+    is_taken |= Path(file_name).suffix in (".json", ".csv", ".png", ".ckpt")
+    if is_taken or not Path(file_name).suffix:
+        raise ConfigError(
+            f"checkpoint_name: {name!r} is not allowed; expected the name of a file that ends in "
+            ".pth, other than final_model.pth and checkpoint_epoch_N.pth"
+        )
 
 
 def _check_patches(cfg: Config) -> None:

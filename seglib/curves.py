@@ -110,6 +110,27 @@ def cross_entropy(score: np.ndarray, negative: np.ndarray, positive: np.ndarray)
     return divide(total, (negative + positive).sum(-1))
 
 
+def _checked(
+    prob: np.ndarray, target: np.ndarray, valid: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of the pixels that are not ignored, and whether each of them is positive."""
+    counted = target != IGNORE if valid is None else valid & (target != IGNORE)
+    if not counted.all():
+        prob, target = prob[counted], target[counted]
+    positive = target == 1
+    if not (positive | (target == 0)).all():
+        raise ValueError(
+            f"targets: found {np.unique(target)[:9]}; expected 0, 1 and {IGNORE} = ignored"
+        )
+    # Both comparisons are false for NaN.
+    if len(prob) and not (prob.min() >= 0 and prob.max() <= 1):
+        nan, low, high = np.isnan(prob).sum(), np.fmin.reduce(prob), np.fmax.reduce(prob)
+        raise ValueError(
+            f"scores: found {nan} NaN, the rest {low:g} to {high:g}; expected [0, 1]; use sigmoid"
+        )
+    return prob, positive
+
+
 class HistogramROC:
     """Scores of one class, counted in bins so fine that no pixel is needed again.
 
@@ -138,7 +159,7 @@ class HistogramROC:
 
         Raises:
             ValueError: the shapes differ, a score is NaN or outside [0, 1], or a target is none of
-                0, 1, 255.
+                0, 1, 255. Then no pixel is counted.
         """
         arrays = [array for array in (prob, target, valid) if array is not None]
         shapes = [tuple(np.shape(array)) for array in arrays]
@@ -150,29 +171,19 @@ class HistogramROC:
         if target.dtype == bool:
             target = target.view(np.uint8)  # bool is slow to compare with numbers
         valid = None if valid is None else _flat(valid).astype(bool)
+        chunks = []
         for start in range(0, len(prob), CHUNK):
             part = slice(start, start + CHUNK)
-            self._count(prob[part], target[part], None if valid is None else valid[part])
+            chunks.append(
+                _checked(prob[part], target[part], None if valid is None else valid[part])
+            )
+        # Only now, so that an error in a later chunk leaves nothing of the earlier ones.
+        for chunk in chunks:
+            self._count(*chunk)
         return self
 
-    def _count(self, prob: np.ndarray, target: np.ndarray, valid: np.ndarray | None) -> None:
-        """Count up to `CHUNK` pixels."""
-        counted = target != IGNORE if valid is None else valid & (target != IGNORE)
-        if not counted.all():
-            prob, target = prob[counted], target[counted]
-        if not len(prob):
-            return
-        positive = target == 1
-        if not (positive | (target == 0)).all():
-            raise ValueError(
-                f"targets: found {np.unique(target)[:9]}; expected 0, 1 and {IGNORE} = ignored"
-            )
-        if not (prob.min() >= 0 and prob.max() <= 1):  # both comparisons are false for NaN
-            nan, low, high = np.isnan(prob).sum(), np.fmin.reduce(prob), np.fmax.reduce(prob)
-            raise ValueError(
-                f"scores: found {nan} NaN, the rest {low:g} to {high:g}; "
-                "expected [0, 1]; use sigmoid"
-            )
+    def _count(self, prob: np.ndarray, positive: np.ndarray) -> None:
+        """Count up to `CHUNK` pixels: their scores, and whether each is positive."""
         prob = prob.astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0
         bins = _bins(prob)
         self._reserve(len(bins))

@@ -145,9 +145,8 @@ def describe() -> dict[str, Any]:
         "cores": n_cores(),
     }
     facts |= dict.fromkeys(["threads", "memory_gb", "device", "gpu", *PACKAGES])
-    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        facts["memory_gb"] = round(memory / 2**30, 1)
+    memory = memory_bytes()
+    facts["memory_gb"] = memory and round(memory / 2**30, 1)
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             facts[name] = importlib.metadata.version(name)
@@ -339,7 +338,14 @@ def offer_drive() -> bool:
     return COLAB_DRIVE.is_dir()
 
 
-# ---- cores, device, precision
+# ---- cores, memory, device, precision
+
+
+def memory_bytes() -> int | None:
+    """The main memory of this machine; None where the system does not tell it, as on Windows."""
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
 
 
 def n_cores() -> int:

@@ -203,12 +203,19 @@ class Predictor:
 
         Where the GPU's memory is too small for the batch, its halves are computed one after the
         other.
+
+        Raises:
+            DataError: it is too small for a single image.
         """
         try:
             return self._mean_of_views(batch)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             if len(batch) == 1:
-                raise
+                height, width = batch.shape[-2:]
+                raise DataError(
+                    f"out of memory with one image of {height}x{width} pixels; end what else uses "
+                    f"the {self.device}, or set device='cpu'"
+                ) from error
         # Outside `except`, so that the error no longer holds the tensors of the failed attempt.
         halves = batch.split(math.ceil(len(batch) / 2))
         return torch.cat([self.probabilities(half) for half in halves])

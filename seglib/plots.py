@@ -35,7 +35,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.4) -> np.nda
     """The image with its mask in the class colours, (H, W, 3) uint8.
 
     Args:
-        image: (H, W), (H, W, 1) or (H, W, 3) uint8.
+        image: (H, W) or (H, W, C) uint8, see `as_rgb`.
         mask: (H, W) of 0 and class numbers, or (K, H, W) of 0/1; 255 is not coloured.
     """
     result = as_rgb(image).astype(np.float32)
@@ -51,15 +51,15 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.4) -> np.nda
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """(H, W), (H, W, 1) or (H, W, 3) -> (H, W, 3)."""
+    """(H, W) or (H, W, C) -> (H, W, 3): the first three channels, or the first one as grey."""
     planes = image.reshape(*image.shape[:2], -1)
-    return np.repeat(planes, 3, axis=2) if planes.shape[2] == 1 else planes
+    return planes[..., :3] if planes.shape[2] >= 3 else np.repeat(planes[..., :1], 3, axis=2)
 
 
 def grid(
     pictures: Sequence[np.ndarray], titles: Sequence[str] = (), columns: int = 4, side: float = 2.4
 ) -> Figure:
-    """Pictures (H, W), (H, W, 1) or (H, W, 3) uint8 side by side, `side` inches each."""
+    """Pictures (H, W) or (H, W, C) uint8 side by side, `side` inches each; see `as_rgb`."""
     rows = math.ceil(len(pictures) / columns)
     columns = min(columns, len(pictures))
     size = (side * columns, (side + 0.25) * rows)
@@ -68,7 +68,7 @@ def grid(
         axis.axis("off")
     padded_titles = itertools.chain(titles, itertools.repeat(""))
     for axis, picture, title in zip(axes.flat, pictures, padded_titles):
-        axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
+        axis.imshow(as_rgb(picture), vmin=0, vmax=255)
         axis.set_title(title, fontsize=9)
     figure.tight_layout()
     return figure

@@ -224,8 +224,17 @@ def _part_size(part: str, wanted: float, n_patients: int, n_left: int) -> tuple[
             "20 % are set aside instead"
         )
         wanted = 0.2
+    if not n_left:
+        notes.append(f"split: no patient is left for the {part} part")
+        return 0, notes
     if wanted > 1:
-        return min(n_left, int(wanted)), notes
+        count = min(n_left, int(wanted))
+        if count == n_left:
+            notes.append(
+                f"split: {part}_split={wanted:g} takes all {n_left} patients that are left; none "
+                "stays for training"
+            )
+        return count, notes
     count = min(n_left, max(1, round(wanted * n_left)))
     if wanted < 1 and count == n_left:
         notes.append(

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import config, files, hosts, models
+from . import config, files, hosts, models, tables
 from .errors import ConfigError, DataError
 from .files import load_safely
 from .formats import images
@@ -108,11 +108,52 @@ def network(cfg, pretrained: bool = True, strict: bool = True) -> torch.nn.Modul
         pretrained: False where other weights are loaded into it at once, so that no encoder weights
             are read or downloaded in vain.
         strict: see `models.build`.
+
+    Raises:
+        ConfigError: images or patches are smaller than the network's poolings allow, its weights
+            take more memory than there is, or as in `models.build`.
     """
+    _check_sides(cfg)
     settings = cfg.settings
     if not pretrained:
         settings["encoder_weights"] = "none"
+    _check_memory(cfg.architecture, settings)
     return models.build(strict=strict, **settings)
+
+
+def _check_memory(architecture: str, settings: dict[str, Any]) -> None:
+    """Refuse a network whose weights alone take more than the memory of this machine.
+
+    Building it would make the system end this process, without a message.
+    """
+    parameters = tables.parameters(tables.ARCHITECTURES[architecture].build)
+    if "base_channels" not in parameters:
+        return
+    # torch's `meta` device knows the shapes of the weights and does not store them.
+    with torch.device("meta"):
+        n_bytes = 4 * models.n_parameters(models.build(strict=False, **settings))
+    available = hosts.memory_bytes()
+    if available and n_bytes > available:
+        raise ConfigError(
+            f"base_channels: the weights of this network take {n_bytes / 2**30:.0f} GB, this "
+            f"machine has {available / 2**30:.0f} GB; set a smaller base_channels (now "
+            f"{settings['base_channels']}) or a smaller depth"
+        )
+
+
+def _check_sides(cfg) -> None:
+    """Refuse images or patches of which the poolings would leave less than a pixel."""
+    poolings = tables.ARCHITECTURES[cfg.architecture].poolings
+    remedy = "or choose another architecture"
+    if isinstance(poolings, str):
+        remedy = f"or a smaller {poolings}"
+        poolings = getattr(cfg, poolings)
+    for name, sides in (("image_size", cfg.height_width), ("patch_size", cfg.patch_height_width)):
+        if sides and min(sides) < 2**poolings:
+            raise ConfigError(
+                f"{name}: {getattr(cfg, name)} is too small for {cfg.architecture}, which halves "
+                f"the image {poolings} times; set sides of at least {2**poolings}, {remedy}"
+            )
 
 
 def save_weights(path: Path, model: torch.nn.Module, cfg, **facts: Any) -> Path:

@@ -51,20 +51,24 @@ class Augmentation(NamedTuple):
 
     `build` returns a transform of albumentations. It receives what its parameters name of
     `albumentations` (the module), `p` (the probability) and the entry's own `parameters`, as far as
-    `cfg.augment` gives them.
+    `cfg.augment` gives them. `ranges` maps a parameter to its smallest and its largest value.
     """
 
     build: str | Callable
     parameters: tuple[str, ...] = ()
+    ranges: Mapping[str, tuple[float, float]] = {}
 
 
 class Architecture(NamedTuple):
     """A network.
 
-    `build` returns an `nn.Module`; it receives the settings that its parameters name.
+    `build` returns an `nn.Module`; it receives the settings that its parameters name. `poolings` is
+    how often it halves an image whose sides must stay at least one pixel long: a number, or the
+    name of the setting that tells it.
     """
 
     build: str | Callable
+    poolings: int | str = 0
 
 
 class Metric(NamedTuple):
@@ -181,16 +185,20 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "vflip": Augmentation("data:vflip"),
     "rot90": Augmentation("data:rot90"),
     "rotate": Augmentation("data:rotate", ("limit",)),
-    "affine": Augmentation("data:affine", ("scale", "translate", "rotate")),
+    "affine": Augmentation("data:affine", ("scale", "translate", "rotate"), {"scale": (0.01, 100)}),
     "brightness_contrast": Augmentation("data:brightness_contrast", ("brightness", "contrast")),
-    "gauss_noise": Augmentation("data:gauss_noise", ("std",)),
-    "grid_distortion": Augmentation("data:grid_distortion", ("limit",)),
-    "coarse_dropout": Augmentation("data:coarse_dropout", ("holes", "size", "fill")),
+    "gauss_noise": Augmentation("data:gauss_noise", ("std",), {"std": (0, 1)}),
+    "grid_distortion": Augmentation("data:grid_distortion", ("limit",), {"limit": (-1, 1)}),
+    "coarse_dropout": Augmentation(
+        "data:coarse_dropout",
+        ("holes", "size", "fill"),
+        {"holes": (1, math.inf), "size": (0, 1)},
+    ),
 }
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "unet": Architecture("models:UNet"),
-    "aspp": Architecture("models:ASPPNet"),
+    "unet": Architecture("models:UNet", poolings="depth"),
+    "aspp": Architecture("models:ASPPNet", poolings=4),
     "smp_unet": Architecture("encoders:smp_unet"),
 }
 

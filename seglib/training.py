@@ -1,6 +1,7 @@
 """`fit`: the training loop on Accelerate, with checkpoints, resume and history. Taught in
 `04_lung_segmentation`."""
 
+import copy
 import inspect
 import math
 import random
@@ -146,7 +147,7 @@ def _set_up(
 ) -> Training:
     """Check everything, make or load what is trained, and prepare the run folder."""
     if not len(batches["train"].dataset):
-        raise DataError("the training part is empty; lower val_split or test_split, or add images")
+        raise DataError(_explain_empty(cfg, batches))
     folder = Path(folder) if folder else runs.folder_of(cfg)
     checkpoint = runs.load_checkpoint(folder) if resume else None
     info = _of_first_process(_run_info(cfg, batches, model, loss, checkpoint))
@@ -155,19 +156,32 @@ def _set_up(
     loss = losses.build(cfg.loss, **cfg.settings) if loss is None else loss
     updates.check_loss(loss, cfg.accumulate, accelerator.num_processes, state.n_splits)
     if model is not None:
-        _check_output(model.to(accelerator.device), cfg)
-    if accelerator.is_main_process:
-        if checkpoint is None:
-            runs.move_aside(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        _check_output(model.to(accelerator.device), cfg, cfg.height_width)
     history = pd.DataFrame(state.history)
     run = Run(folder=folder, config=cfg, history=history, info=info, model=model)
 
     seed_everything(cfg.seed)
     training = _prepare(run, batches, loss, state, accelerator, new=checkpoint is None)
+    # Only now, as what is refused must leave an old run in its place; `init_from` may lie there.
+    if accelerator.is_main_process:
+        if checkpoint is None:
+            runs.move_aside(folder)
+        folder.mkdir(parents=True, exist_ok=True)
     if checkpoint:
         _restore(training, checkpoint)
     return training
+
+
+def _explain_empty(cfg, batches: dict[str, DataLoader]) -> str:
+    """Text of the error where no image is left for training: where they all are."""
+    patients = [
+        f"{batches[part].dataset.cases['patient'].nunique()} {part}" for part in ("val", "test")
+    ]
+    return (
+        f"the training part is empty: with val_split={cfg.val_split:g} and "
+        f"test_split={cfg.test_split:g} the patients are {' and '.join(patients)}; lower "
+        "val_split or test_split, or add images"
+    )
 
 
 def _prepare(
@@ -181,6 +195,7 @@ def _prepare(
     """Network, optimizer, schedule and loaders, on the device and wrapped for it."""
     cfg = run.config
     network = _network(run, batches["train"].dataset, new)
+    _check_network(network, cfg, batches["train"])
     if cfg.sync_batch_norm:
         network = _synchronised(network, accelerator)
     network = network.to(memory_format=torch.channels_last)  # for oneDNN and tensor cores
@@ -253,8 +268,8 @@ def _check_arguments(model: Any, loss: Any) -> None:
 
 
 @torch.no_grad()
-def _check_output(model: nn.Module, cfg) -> None:
-    """Refuse a network whose output is not (1, n_classes, H, W) for one black image.
+def _check_output(model: nn.Module, cfg, sides: tuple[int, int]) -> None:
+    """Refuse a network whose output is not (1, n_classes, H, W) for one black image (H, W).
 
     The network computes in evaluation mode, so that batch norm keeps its running means. `fit` seeds
     the random numbers afterwards.
@@ -262,8 +277,8 @@ def _check_output(model: nn.Module, cfg) -> None:
     name = type(model).__name__
     if not models.n_parameters(model):
         raise ConfigError(f"model: {name} has no parameter to train")
-    image = torch.zeros(1, cfg.in_channels, *cfg.height_width)
-    expected = (1, cfg.n_classes, *cfg.height_width)
+    image = torch.zeros(1, cfg.in_channels, *sides)
+    expected = (1, cfg.n_classes, *sides)
     modes = [(module, module.training) for module in model.modules()]
     try:
         logits = model.eval()(image.to(next(model.parameters()).device))
@@ -282,6 +297,37 @@ def _check_output(model: nn.Module, cfg) -> None:
             f"logits of shape {expected}, a channel for each of {', '.join(cfg.class_names)}, "
             "before sigmoid or softmax"
         )
+
+
+def _check_network(network: nn.Module, cfg, loader: DataLoader) -> None:
+    """Refuse images, patches or batches that are too small for the network.
+
+    Tried with a copy of it on torch's `meta` device, which computes no values.
+    """
+    n, batch_size = len(loader.dataset), loader.batch_size
+    last = 0 if loader.drop_last else n % batch_size
+    has_batch_of_one = 1 in (min(n, batch_size), last)
+    sides = cfg.patch_height_width or cfg.height_width
+    try:
+        meta_network = copy.deepcopy(network).to("meta")
+        # Batch norm needs more than one value per channel in training only.
+        meta_network.train(has_batch_of_one)
+        meta_network(torch.empty(1, cfg.in_channels, *sides, device="meta"))
+    except Exception as error:  # a network may also fail because it does not run on `meta`
+        if not updates.is_of_batch_norm(error):
+            _check_output(network, cfg, sides)
+            return
+        reason = f"batch_size={batch_size}" if n > 1 else "one training image"
+        name = "patch_size" if cfg.patch_size else "image_size"
+        has_depth = tables.ARCHITECTURES[cfg.architecture].poolings == "depth"
+        depth = f" (depth={cfg.depth})" if has_depth else ""
+        raise ConfigError(
+            f"batch_size: with {reason} a batch has one image, and of its {sides[0]}x{sides[1]} "
+            f"pixels a single one is left at the deepest level of the network{depth}, which batch "
+            "norm cannot normalise; "
+            + ("add images, or set" if n == 1 else "set a batch_size of 2 or more,")
+            + f" a larger {name} or a network that is less deep"
+        ) from error
 
 
 def _run_info(

@@ -105,6 +105,11 @@ def share(loss: Callable, logits: Tensor, batch: Batch, total: Tensor | None) ->
     return value
 
 
+def is_of_batch_norm(error: Exception) -> bool:
+    """Whether this is torch's refusal to normalise a single value per channel in training."""
+    return isinstance(error, ValueError) and "more than 1 value per channel" in str(error)
+
+
 class GradientAccumulator:
     """Gradients of an update whose images come in several micro-batches.
 
@@ -137,9 +142,17 @@ class GradientAccumulator:
                 size = max(len(batch["image"]) for batch in smaller)
                 # Several processes would have to agree on the split.
                 if size == 1 or self.accelerator.num_processes > 1:
-                    raise
+                    raise self._too_small(smaller[0]["image"], size) from error
                 if not hasattr(self.loss, "total"):
                     raise self._cannot_split(size) from error
+            except ValueError as error:
+                if not (self.n_splits and is_of_batch_norm(error)):
+                    raise
+                raise TrainingError(
+                    "out of memory: micro-batches were halved down to one image, of which a single "
+                    "pixel is left at the deepest level of the network, so that batch norm cannot "
+                    "normalise it; lower base_channels, or set a smaller depth or batch_size"
+                ) from error
             # Outside `except`, so that the error no longer holds the tensors of the failed attempt.
             # The gradients so far are those of some of its micro-batches only.
             self.model.zero_grad()
@@ -188,6 +201,14 @@ class GradientAccumulator:
         device = self.accelerator.device
         masks = {name: batch[name].to(device, non_blocking=True) for name in ("mask", "annotated")}
         return {**batch, **masks}
+
+    def _too_small(self, image: Tensor, size: int) -> TrainingError:
+        height, width = image.shape[-2:]
+        batch_size = "" if size == 1 else "batch_size, "
+        return TrainingError(
+            f"out of memory with a micro-batch of {size} x {height}x{width} pixels; lower "
+            f"{batch_size}patch_size, image_size or base_channels, or set checkpointing=True"
+        )
 
     def _cannot_split(self, size: int) -> TrainingError:
         return TrainingError(

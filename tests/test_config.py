@@ -211,6 +211,40 @@ def test_a_change_inside_augment_is_caught_by_validate(name, value):
         cfg.validate()
 
 
+@pytest.mark.parametrize(
+    ("name", "parameter", "value", "words"),
+    [
+        ("gauss_noise", "std", 1.5, "a number from 0 to 1"),
+        ("gauss_noise", "std", -0.1, "a number from 0 to 1"),
+        ("grid_distortion", "limit", 2, "a number from -1 to 1"),
+        ("coarse_dropout", "holes", 0, "a number of at least 1"),
+        ("coarse_dropout", "size", 1.1, "a number from 0 to 1"),
+        ("affine", "scale", (0, 1), "two numbers from 0.01 to 100"),
+    ],
+)
+def test_parameters_that_albumentations_would_refuse(name, parameter, value, words):
+    text = f"augment: '{parameter}' of '{name}' is .*; expected {words}"
+    with pytest.raises(ConfigError, match=text):
+        make(augment={name: {"p": 0.5, parameter: value}})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["final_model.pth", "checkpoint_epoch_3.pth", "config.json", "last.ckpt", "history.csv"]
+    + ["sub/run.json", "weights", "", ".", ".."],
+)
+def test_a_checkpoint_name_that_another_file_has(name):
+    with pytest.raises(ConfigError, match=f"checkpoint_name: '{name}' is not allowed; expected"):
+        make(checkpoint_name=name)
+
+
+@pytest.mark.parametrize("field", ["seed", "split_seed"])
+def test_seeds_are_those_that_torch_takes(field):
+    make(**{field: 2**63 - 1})
+    with pytest.raises(ConfigError, match=f"{field}: .* out of range"):
+        make(**{field: 2**63})
+
+
 # Copies
 
 

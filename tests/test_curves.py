@@ -239,6 +239,20 @@ def test_what_cannot_be_counted_is_named(prob, target, message):
         HistogramROC().update(np.array(prob, np.float32), np.array(target))
 
 
+@pytest.mark.parametrize("wrong", [np.nan, 1.5])
+def test_an_update_that_fails_counts_nothing(wrong):
+    """The wrong score lies in the third chunk; the first two must not stay behind."""
+    prob, truth = (np.tile(values, 3)[: 3 * curves.CHUNK] for values in scored("network"))
+    roc = HistogramROC().update(prob[:1000], truth[:1000])
+    before = roc.counts.copy(), roc.bound(), roc.auc()
+    dirty = prob.copy()
+    dirty[-1] = wrong
+    with pytest.raises(ValueError, match="scores: found"):
+        roc.update(dirty, truth)
+    np.testing.assert_array_equal(roc.counts, before[0])
+    assert (roc.bound(), roc.auc()) == before[1:]
+
+
 def test_minus_zero_is_zero():
     assert HistogramROC().update([-0.0, 0.0], [0, 1]).bound() < 2e-12
 

@@ -51,6 +51,17 @@ def test_overlay_by_hand():
     assert (plots.overlay(image, ones, opacity=0) == 100).all()
 
 
+@pytest.mark.parametrize(("channels", "shown"), [(1, [0, 0, 0]), (2, [0, 0, 0]), (5, [0, 1, 2])])
+def test_pictures_of_any_number_of_channels_are_shown(channels, shown):
+    """Up to two channels: the first one as grey; more: the first three as red, green and blue."""
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)
+    expected = picture[..., shown]
+    np.testing.assert_array_equal(plots.as_rgb(picture), expected)
+    np.testing.assert_array_equal(plots.overlay(picture, np.zeros((5, 7), np.uint8)), expected)
+    figure = plots.grid([picture])
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), expected)
+
+
 def test_overlay_takes_grey_colour_and_planes():
     rng = np.random.default_rng(0)
     grey, mask = rng.integers(0, 256, (5, 7), np.uint8), rng.integers(0, 2, (5, 7), np.uint8)

@@ -318,6 +318,21 @@ def test_a_share_leaves_something_to_train_on(n, val):
     assert sizes(cases, parts)[0] >= 1 or notes, "an empty training part is at least worth a note"
 
 
+@pytest.mark.parametrize(
+    ("test", "val", "expected", "words"),
+    [
+        (0, 3, (0, 3, 0), "split: val_split=3 takes all 3 patients that are left; none stays"),
+        (0, 99, (0, 3, 0), "split: val_split=99 takes all 3 patients that are left; none stays"),
+        (1, 0.2, (0, 0, 3), "split: no patient is left for the val part"),
+    ],
+)
+def test_a_split_without_a_training_part_is_noted(test, val, expected, words):
+    cases = table([2] * 3)
+    parts, notes = prepare.split(cases, split_settings(test, val))
+    assert sizes(cases, parts) == expected
+    assert any(words in note for note in notes), notes
+
+
 def test_the_split_seed_decides_and_nothing_else():
     cases = table([1] * 60)
     parts, _ = prepare.split(cases, split_settings(0.2, 0.25, split_seed=1))

@@ -166,6 +166,32 @@ def test_weights_whose_writing_was_killed_have_their_own_description(tmp_path, m
     assert runs.describe_weights(path) == description(path) and description(path)["epoch"] == 3
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            dict(image_size=15, depth=4),
+            "image_size: 15 is too small for unet, .* 4 times; .* 16, or",
+        ),
+        (dict(image_size=(64, 8), depth=4), r"image_size: \(64, 8\) is too small"),
+        (dict(image_size=64, patch_size=8, depth=4), "patch_size: 8 is too small"),
+        (dict(image_size=15, architecture="aspp"), "image_size: 15 is too small for aspp"),
+        (dict(image_size=256, depth=8, base_channels=512), "base_channels: the weights .* GB"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(settings, words):
+    """torch would say "Output size is too small", and the system would end the process."""
+    with pytest.raises(ConfigError, match=words):
+        runs.network(config.preset("binary", "smoke", augment={}, **settings))
+
+
+def test_the_smallest_sides_are_enough():
+    for settings in (dict(image_size=16, depth=4), dict(image_size=(17, 16), architecture="aspp")):
+        cfg = config.preset("binary", "smoke", base_channels=1, augment={}, **settings)
+        image = torch.zeros(2, 3, *cfg.height_width)
+        assert runs.network(cfg)(image).shape == (2, 1, *cfg.height_width)
+
+
 def test_weights_beside_the_description_of_others_are_refused(trained, tmp_path):
     """One of the two files was copied from another run, or from another epoch."""
     shutil.copy(trained.folder / "checkpoint_epoch_1.pth", tmp_path / "w.pth")

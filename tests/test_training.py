@@ -767,11 +767,71 @@ def test_a_loss_that_is_no_number_names_its_cases(tiny, value):
     assert list(run.history["epoch"]) == [1, 2, 3] and np.isfinite(run.history["train_loss"]).all()
 
 
+@pytest.mark.parametrize(
+    ("network", "batch_size", "n", "words"),
+    [
+        (dict(depth=6), 1, 3, "with batch_size=1 .* 64x64 pixels .*depth=6.*; set a batch_size"),
+        (dict(depth=6), 4, 1, "with one training image .*; add images, or set a larger image_size"),
+        (dict(depth=4, patch_size=16), 1, 3, "16x16 pixels .*; .* a larger patch_size"),
+        (dict(architecture="aspp", patch_size=16), 1, 3, "a network that is less deep"),
+        (dict(depth=5, attention=True, bilinear=True, patch_size=32), 1, 3, "32x32 pixels"),
+        (dict(architecture="smp_unet", encoder="resnet18", patch_size=32), 1, 3, "32x32 pixels"),
+    ],
+)
+def test_a_single_value_for_batch_norm_is_refused_before_the_training(
+    tiny, lung_store, network, batch_size, n, words
+):
+    """torch would end the first step with "Expected more than 1 value per channel"."""
+    cfg, batches = tiny()
+    old = training.fit(cfg, batches)
+    store = copy.copy(lung_store[0])
+    store.cases = store.cases[store.cases["split"] == "train"].head(n)
+    cfg = cfg.replace(batch_size=batch_size, **network)
+    with pytest.raises(ConfigError, match=f"batch_size: .*{words}"):
+        training.fit(cfg, data.loaders(store, cfg))
+    assert old.best.is_file() and not old.folder.with_name("lung.1").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "batch_size"),
+    [
+        (dict(depth=5), 1),  # 2x2 pixels are left
+        (dict(depth=6), 2),  # of 12 images
+        (dict(depth=6), 11),  # the last batch of one is left out
+        (dict(architecture="aspp", patch_size=(16, 32)), 1),
+    ],
+)
+def test_two_values_for_batch_norm_are_enough(tiny, network, batch_size):
+    run = training.fit(*tiny(batch_size=batch_size, epochs=1, base_channels=1, **network))
+    assert math.isfinite(run.history["train_loss"].iloc[0])
+
+
+def test_a_picture_too_small_for_an_encoder_is_refused(tiny):
+    cfg, batches = tiny(architecture="smp_unet", encoder="vgg11", image_size=(9, 40))
+    with pytest.raises(
+        ConfigError, match=r"fails on an image of shape \(1, 1, 9, 40\), .*image_size"
+    ):
+        training.fit(cfg, batches)
+
+
+def test_init_from_may_lie_in_the_folder_of_the_run(tiny):
+    """The old run is renamed once its weights are read."""
+    cfg, batches = tiny(epochs=1)
+    run = training.fit(cfg, batches)
+    again = training.fit(cfg.replace(init_from=str(run.best), lr=1e-8), batches)
+    before, now = (
+        torch.load(run.folder.with_name("lung.1") / "best_model.pth"),
+        torch.load(again.best),
+    )
+    torch.testing.assert_close(now["head.weight"], before["head.weight"], rtol=0, atol=1e-6)
+
+
 def test_no_training_images(tiny, lung_store):
     store = copy.copy(lung_store[0])
-    store.cases = store.cases.assign(split="test")
-    cfg, _ = tiny()
-    with pytest.raises(DataError, match="training part is empty.*val_split"):
+    store.cases = store.cases.assign(split=["val"] * 6 + ["test"] * 10)
+    cfg, _ = tiny(val_split=6, test_split=0.625)
+    words = "training part is empty: with val_split=6 and test_split=0.625 the patients are 6 val"
+    with pytest.raises(DataError, match=words):
         training.fit(cfg, data.loaders(store, cfg))
     assert not runs.folder_of(cfg).exists()
 

@@ -84,8 +84,26 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_update(tiny):
     assert roomy.sizes == [4, 4, 4]
     assert network.sizes == [4, 4, 2, *[1] * 12]
     torch.testing.assert_close(network.state_dict(), roomy.state_dict(), rtol=1e-4, atol=1e-6)
-    with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning):
+    words = "micro-batch of 1 x 64x64 pixels; lower patch_size, image_size or base_channels"
+    with pytest.raises(TrainingError, match=words), pytest.warns(UserWarning):
         training.fit(*tiny("hopeless", **fields), model=hopeless)
+
+
+class SmallDeepCard(SmallCard):
+    """Its batch norm sees one value per channel and image."""
+
+    def __init__(self, room):
+        super().__init__(room)
+        self.norm = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(1))
+
+    def forward(self, image):
+        return super().forward(image) + self.norm(image)
+
+
+def test_images_that_batch_norm_needs_together_are_not_split_without_a_word(tiny):
+    words = "out of memory: micro-batches were halved down to one image.*batch norm.*; lower base"
+    with pytest.raises(TrainingError, match=words), pytest.warns(UserWarning):
+        training.fit(*tiny(batch_size=4, loss="bce"), model=SmallDeepCard(room=1))
 
 
 def test_a_resumed_run_splits_from_its_first_step_on(tiny, monkeypatch):
