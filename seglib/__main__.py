@@ -10,6 +10,7 @@ import io
 import json
 import math
 import re
+import shlex
 import sys
 import typing
 import warnings
@@ -302,13 +303,42 @@ def _convert(args: argparse.Namespace) -> None:
         mask_suffix=args.mask_suffix,
         encoding=settings.get("mask_encoding", "auto"),
         inverted=settings.get("mask_inverted") is True,
+        class_names=settings.get("class_names", ()),
+        label_map=settings.get("label_map"),
     )
     print(conversion.text())
     problems = conversion.problems
     if problems:
         title = f"{len(problems)} images were left out, such as:"
         raise DataError("\n".join([title, *problems[:5]]))
-    print(f"next: python -m seglib train --data_dir {args.output}")
+    options = _options_after(conversion, settings)
+    output = shlex.quote(str(args.output))
+    print(" ".join(["next: python -m seglib train", *options, "--data_dir", output]))
+
+
+def _options_after(conversion, settings: dict[str, Any]) -> list[str]:
+    """The options by which `train` reads the folders that `prepare` has written.
+
+    Args:
+        conversion: the `layouts.convert.Conversion`.
+        settings: those of the command line.
+    """
+    preset = settings.get("preset")
+    names = conversion.class_names or settings.get("class_names", ())
+    if conversion.class_names and (
+        preset is None or presets.PRESETS[preset].full["task"] != "multiclass"
+    ):
+        preset = "cardiac"
+    options = ["--preset", preset] if preset else []
+    if names:
+        options += ["--class_names", shlex.quote(",".join(names))]
+    label_map = {}
+    if conversion.has_ignored:
+        label_map = {str(k): k for k in (*range(1, len(names)), 255)}
+    # A preset's own table would take the class numbers for those of another source.
+    if label_map or (conversion.class_names and "label_map" in presets.PRESETS[preset].full):
+        options += ["--label_map", shlex.quote(json.dumps(label_map))]
+    return options
 
 
 def _run_folder(cfg: config.Config) -> Path:

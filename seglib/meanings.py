@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from . import presets
 from .errors import DataError
 from .formats import volumes
-from .formats.images import UNION, Value
+from .formats.images import UNION, Mask, Value
 from .tables import IGNORE
 
 # Up to this share of the masks of a class may differ from the others and be set aside; where more
@@ -63,6 +64,22 @@ def judge(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> Meaning:
     _judge_255(maps, cfg, meaning)
     meaning.notes += _notes_on_background(maps, cfg)
     return meaning
+
+
+def facts_of(mask: Mask | None, plane: np.ndarray) -> dict[str, Any]:
+    """The facts of a mask that `judge` needs; None: there is no file.
+
+    Args:
+        plane: (H, W) uint8, what was made of the mask: 0 and 1, or class numbers; 255 = ignored.
+    """
+    present = np.flatnonzero(np.bincount(plane.ravel(), minlength=256))
+    numbers = mask.numbers if mask and mask.numbers else {}
+    return {
+        "decoding": mask.decoding if mask else "",
+        "classes": [int(number) for number in present if number not in (0, IGNORE)],
+        "numbers": {str(number): count for number, count in numbers.items()},
+        "drawn": mask.drawn if mask else (),
+    }
 
 
 # ---- masks of one class: how the structure is drawn

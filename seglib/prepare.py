@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import checks, config, hosts, stores
+from . import checks, config, hosts, meanings, stores
 from .case_io import (
     content,
     edge_agreement,
@@ -462,7 +462,8 @@ def _read_case(
     for k, mask in enumerate(decoded):
         plane = masks[..., k]  # (H, W)
         mask_out[..., k] = images.fit_mask(plane, cfg.height_width, cfg.resize)
-        mask_facts.append(_facts_of_mask(mask, plane))
+        shares = {"share": _foreground_share(plane), "looks_inverted": inverted_flags(mask)}
+        mask_facts.append({**meanings.facts_of(mask, plane), **shares})
     sha256, pixels = content(case, image)
     header_notes, decoding_notes = notes_of(case, cfg)
     return {
@@ -495,20 +496,6 @@ def _sizes_differ(case: dict, mask_file: str, image_shape: tuple, mask_shape: tu
         f"{image_shape[0]}x{image_shape[1]} (height x width){hint}; "
         "export both from the same source"
     )
-
-
-def _facts_of_mask(mask: images.Mask | None, plane: np.ndarray) -> dict[str, Any]:
-    """What `checks` needs to know about a mask; `plane` (H, W) uint8 is what was made of it."""
-    present = np.flatnonzero(np.bincount(plane.ravel(), minlength=256))
-    numbers = mask.numbers if mask and mask.numbers else {}
-    return {
-        "decoding": mask.decoding if mask else "",
-        "share": _foreground_share(plane),
-        "looks_inverted": inverted_flags(mask),
-        "classes": [int(number) for number in present if number not in (0, images.IGNORE)],
-        "numbers": {str(number): count for number, count in numbers.items()},
-        "drawn": mask.drawn if mask else (),
-    }
 
 
 def _foreground_share(mask: np.ndarray) -> float:

@@ -1,8 +1,13 @@
 """Folders of other people's pictures, brought into images/ + masks/ by `prepare`."""
 
+import json
+import shlex
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from seglib import config, data, layouts, prepare
 from seglib.errors import DataError
 from seglib.layouts import convert
 from tests.helpers import command, error_of, read_picture, write_picture
@@ -145,7 +150,13 @@ def test_masks_are_decoded_as_asked(tmp_path, capsys):
     [
         ("chase_db1", "", ["--mask_suffix", "_1stHO"], "{}_1stHO.png", 20),
         ("dsb2018_nuclei", "stage1_train", [], "stage1_train/{}/masks/*", 60),
-        ("busi", "images", ["--source_masks", "masks"], "masks/{}.png", 22),
+        (
+            "busi",
+            "images",
+            ["--source_masks", "masks", "--mask_encoding", '{"0,255,0": 1, "255,0,0": 1}'],
+            "masks/{}.png",
+            22,
+        ),
     ],
 )
 def test_real_layouts(real, monkeypatch, tmp_path, name, images, options, masks, n):
@@ -159,3 +170,149 @@ def test_real_layouts(real, monkeypatch, tmp_path, name, images, options, masks,
         files = real(name).glob(masks.format(mask.stem))
         parts = [np.atleast_3d(read_picture(file)).max(axis=2) > 0 for file in files]
         assert np.array_equal(read_picture(mask), np.any(parts, axis=0) * np.uint8(255))
+
+
+# Classes
+
+COLOURS = {"0,0,0": 0, "255,0,0": 1, "0,255,0": 2}
+NAMES = ("background", "kidney", "liver")
+
+
+def write_classes(folder, draw, n=6):
+    """Pictures and masks of 0, 1 and 2 in squares, drawn by `draw`; name -> label map."""
+    maps = {}
+    for number in range(n):
+        labels = np.zeros((24, 30), np.uint8)
+        labels[2:9, 3 + number : 14] = 1
+        labels[12:20, 10 : 22 + number] = 2
+        name = f"case_{number}"
+        noise = np.random.default_rng(number).integers(0, 256, (24, 30))
+        write_picture(folder / "in" / f"{name}.png", noise)
+        draw(folder / "truth" / f"{name}.png", labels)
+        maps[name] = labels
+    return maps
+
+
+def paint(path, labels):
+    palette = np.array([[int(part) for part in colour.split(",")] for colour in COLOURS], np.uint8)
+    write_picture(path, palette[labels])
+
+
+def paint_one(number):
+    """A painter of files that hold a single class each: the first in even cases, else the other."""
+
+    def draw(path, labels):
+        k = int(path.stem[-1]) % 2 + 1
+        paint(path, np.where(labels == k, k, 0)) if number is None else write_picture(
+            path, np.where(labels == k, k * number, 0)
+        )
+
+    return draw
+
+
+def trained_classes(line, output):
+    """The label maps that `train` reads with the options of the printed command."""
+    words = shlex.split(line.split("seglib train ")[1])
+    options = dict(zip(words[::2], words[1::2]))
+    assert options.pop("--data_dir") == str(output)
+    preset = options.pop("--preset", "binary")
+    names = [name.strip("-") for name in options]
+    fields = {name: config.parse(name, options[f"--{name}"]) for name in names}
+    more = {"image_size": (24, 30), "patch_size": None, "val_split": 0, "test_split": 0}
+    cfg = config.preset(
+        preset, "smoke", **more, **fields, data_root=str(output), work_dir=str(output / "work")
+    )
+    store = prepare.build(layouts.scan(cfg), cfg)
+    data.loaders(store, cfg)  # nothing is undecided
+    masks = store.open()[1][..., 0]
+    return cfg, {Path(row.image).stem: masks[row.row] for row in store.cases.itertuples()}
+
+
+@pytest.mark.parametrize("preset", [None, "cardiac", "rsna", "lung"])
+def test_classes_of_a_colour_table_are_kept(tmp_path, capsys, preset):
+    maps = write_classes(tmp_path, paint)
+    options = ["--preset", preset] if preset else []
+    options += ["--class_names", ",".join(NAMES), "--mask_encoding", json.dumps(COLOURS)]
+    output = tmp_path / "the output"
+    assert command(*arguments(tmp_path / "in", tmp_path / "truth", output, *options)) == 0
+    printed = capsys.readouterr().out
+    assert "masks written as label maps: 0 background, 1 kidney, 2 liver" in printed
+    for name, labels in maps.items():
+        np.testing.assert_array_equal(read_picture(output / "masks" / f"{name}.png"), labels)
+    cfg, masks = trained_classes(printed.splitlines()[-1], output)
+    assert cfg.class_names == NAMES
+    assert cfg.preset == (preset if preset in ("cardiac", "rsna") else "cardiac")
+    for name, labels in maps.items():
+        np.testing.assert_array_equal(masks[name], labels)
+
+
+def test_classes_without_names_get_some(tmp_path):
+    maps = write_classes(tmp_path, paint)
+    result = convert.to_images_and_masks(
+        tmp_path / "in", tmp_path / "truth", tmp_path / "out", encoding=COLOURS
+    )
+    assert result.class_names == ("background", "class_1", "class_2")
+    written = read_picture(tmp_path / "out" / "masks" / "case_3.png")
+    np.testing.assert_array_equal(written, maps["case_3"])
+
+
+@pytest.mark.parametrize("number", [None, 1, 100], ids=["colours", "1 and 2", "100 and 200"])
+def test_two_classes_in_different_files_are_not_merged(tmp_path, capsys, number):
+    write_classes(tmp_path, paint_one(number))
+    line = arguments(tmp_path / "in", tmp_path / "truth", tmp_path / "out")
+    message = error_of(capsys, *line)
+    assert "different values" in message and "case_0.png" in message and "case_1.png" in message
+    assert not (tmp_path / "out" / "masks").exists()
+    assert command(*line, "--mask_encoding", "index") == 0
+
+
+def test_label_maps_are_copied_by_their_numbers(tmp_path, capsys):
+    maps = write_classes(tmp_path, lambda path, labels: write_picture(path, labels * 100))
+    line = arguments(tmp_path / "in", tmp_path / "truth", tmp_path / "out")
+    assert "ambiguous mask" in error_of(capsys, *line)
+    line += ["--class_names", ",".join(NAMES), "--label_map", '{"100": 1, "200": 2}']
+    assert command(*line) == 0
+    written = read_picture(tmp_path / "out" / "masks" / "case_1.png")
+    np.testing.assert_array_equal(written, maps["case_1"])
+
+
+def test_ignored_pixels_stay_ignored(tmp_path, capsys):
+    maps = write_classes(tmp_path, paint)
+    table = {"255,0,0": 1, "0,255,0": 255}
+    line = arguments(tmp_path / "in", tmp_path / "truth", tmp_path / "out")
+    line += ["--class_names", "background,kidney", "--mask_encoding", json.dumps(table)]
+    assert command(*line) == 0
+    _, masks = trained_classes(capsys.readouterr().out.splitlines()[-1], tmp_path / "out")
+    expected = np.where(maps["case_1"] == 2, 255, maps["case_1"])
+    np.testing.assert_array_equal(masks["case_1"], expected)
+    # Masks of 0 and 255 have no number for them.
+    line[line.index("background,kidney")] = "kidney"
+    line[line.index(tmp_path / "out")] = tmp_path / "binary"
+    assert "cannot say that pixels are ignored" in error_of(capsys, *line)
+
+
+def test_settings_that_do_not_fit_together(tmp_path, capsys):
+    write_classes(tmp_path, paint)
+    line = arguments(tmp_path / "in", tmp_path / "truth", tmp_path / "out")
+    names = ["--class_names", "background,kidney"]
+    message = error_of(capsys, *line, *names, "--mask_encoding", json.dumps(COLOURS))
+    assert "2 of '0,255,0' is no class" in message
+    names = ["--class_names", ",".join(NAMES), "--mask_inverted"]
+    message = error_of(capsys, *line, *names, "--mask_encoding", json.dumps(COLOURS))
+    assert "mask_inverted" in message
+
+
+def test_real_colours_become_classes(real, tmp_path):
+    """CURVAS, against the colours themselves."""
+    table = {"0,255,255": 1, "255,255,0": 2, "255,0,255": 3}
+    source = real("curvas_ct") / "annotation_1"
+    result = convert.to_images_and_masks(
+        source / "images", source / "masks", tmp_path / "out", encoding=table
+    )
+    assert result.problems == [] and result.pairs == len(list((source / "masks").iterdir()))
+    for file in sorted((source / "masks").iterdir())[:6]:
+        colours = read_picture(file)[..., :3]
+        written = read_picture(tmp_path / "out" / "masks" / file.name)
+        for colour, number in table.items():
+            painted = (colours == [int(part) for part in colour.split(",")]).all(axis=-1)
+            np.testing.assert_array_equal(written == number, painted)

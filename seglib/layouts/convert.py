@@ -1,21 +1,24 @@
 """Convert a data set to the folders `images` and `masks` that `folders.scan_images_masks` reads.
 
-Masks become 0 and 255. `data/README.md` names the data sets that need this.
+Masks of one structure become 0 and 255, those of several classes label maps of class numbers.
+`data/README.md` names the data sets that need this.
 """
 
 import filecmp
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from .. import files, hosts
-from ..errors import DataError
+from .. import config, files, hosts, meanings
+from ..errors import ConfigError, DataError
 from ..formats import images
+from ..tables import IGNORE
 from . import pairing
 
 # Formats that only this module reads: such images are written anew as PNG.
@@ -50,6 +53,10 @@ class Conversion(NamedTuple):
         decoded: how their masks were decoded -> how many of them.
         inverted: the number of masks that look inverted.
         problems: a message for each pair that was left out.
+        class_names: the classes of the label maps that were written, with the background; () where
+            the masks are 0 and 255.
+        notes: what was concluded from all masks together, see `meanings`.
+        has_ignored: whether a label map has pixels of 255 = ignored.
     """
 
     pairs: int
@@ -59,6 +66,9 @@ class Conversion(NamedTuple):
     decoded: dict[str, int]
     inverted: int
     problems: list[str]
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    has_ignored: bool = False
 
     def text(self) -> str:
         """The summary in a few lines."""
@@ -70,6 +80,11 @@ class Conversion(NamedTuple):
             f"images with several mask files, which were united: {_examples(self.united)}",
             f"masks decoded by: {decoded}",
         ]
+        if self.class_names:
+            numbers = ", ".join(f"{k} {name}" for k, name in enumerate(self.class_names))
+            ignored = ", 255 ignored" if self.has_ignored else ""
+            lines.append(f"masks written as label maps: {numbers}{ignored}")
+        lines += [f"note: {note}" for note in self.notes]
         if self.inverted:
             lines.append(
                 f"masks with a foreground border: {self.inverted}; if 0 is the structure, set "
@@ -86,9 +101,13 @@ def to_images_and_masks(
     mask_suffix: str | None = None,
     encoding: str | dict[str, int] = "auto",
     inverted: bool = False,
+    class_names: Iterable[str] = (),
+    label_map: dict[str, int] | None = None,
 ) -> Conversion:
-    """Write `output/images/<name>` (copied unchanged) and `output/masks/<name>.png` (0 / 255).
+    """Write `output/images/<name>` (copied unchanged) and `output/masks/<name>.png`.
 
+    Masks are 0 and 255. With two or more `class_names`, or a table with several class numbers, they
+    are label maps that hold the class numbers.
     A pair that cannot be read, or whose target already has another content, is left out and named
     in `problems`; nothing is ever overwritten.
 
@@ -100,44 +119,164 @@ def to_images_and_masks(
             one format.
         mask_suffix: the same for masks; None: what the names of all masks share. Masks that differ
             only in a number behind it are united.
-        encoding, inverted: how masks are read, see `images.read_mask`.
+        encoding, inverted, label_map: how masks are read, see `images.read_mask` and
+            `images.read_labels`.
+        class_names: with the background first; by default class_1, class_2 ... for a table.
 
     Raises:
-        DataError: a folder is missing, or which mask belongs to which image is not clear.
+        DataError: a folder is missing, which mask belongs to which image is not clear, or the masks
+            together may hold several classes and no setting says which.
+        ConfigError: the settings do not fit together.
     """
     output = Path(output)
+    cfg = _settings(encoding, inverted, tuple(class_names), label_map or {})
     paired = _pair(
         Path(source_images), Path(source_masks or source_images), image_suffix, mask_suffix
     )
     # An earlier image of the same name may have another suffix: it would become a second case.
     earlier = {file.stem: file.name for file in (output / "images").glob("*")}
+    # All masks are decoded before the first is written, because only together they show whether
+    # their values are those of one structure.
+    facts = _in_threads(lambda name: _facts(paired.pairs[name][1], cfg), paired.pairs)
+    problems, notes = _judge(paired, facts, cfg)
+    usable = [name for name in paired.pairs if name not in problems]
+    reasons = _in_threads(
+        lambda name: _write_pair(name, paired.pairs[name], output, earlier.get(name), cfg), usable
+    )
+    problems |= {name: reason for name, reason in zip(usable, reasons) if reason}
+    return _summary(paired, facts, problems, notes, cfg)
 
-    def convert(name: str) -> tuple[str, bool] | str:
-        """How the mask was decoded and whether it looks inverted, or an error message."""
-        image, mask_files = paired.pairs[name]
-        try:
-            mask = images.read_mask(images.UNION.join(map(str, mask_files)), encoding, inverted)
-            _write_image(image, output / "images", name, earlier.get(name))
-            _write_png(output / "masks" / f"{name}.png", mask.pixels * 255)
-        except DataError as error:
-            return str(error)
-        return mask.decoding, mask.looks_inverted
 
-    with ThreadPoolExecutor(hosts.n_cores()) as pool:  # decoding releases the interpreter lock
-        converted = pool.map(convert, paired.pairs)
-        n_pairs = len(paired.pairs)
-        results = list(hosts.progress(converted, total=n_pairs, desc="prepare", leave=False))
-    problems = [result for result in results if isinstance(result, str)]
-    masks = [result for result in results if not isinstance(result, str)]
+def _summary(
+    paired: Pairing,
+    facts: list[dict[str, Any]],
+    problems: dict[str, str],
+    notes: tuple[str, ...],
+    cfg: config.Config,
+) -> Conversion:
+    """What was done with the pairs; `problems` has the reason for each that was left out."""
+    written = [fact for name, fact in zip(paired.pairs, facts) if name not in problems]
     return Conversion(
-        pairs=len(masks),
+        pairs=len(written),
         without_mask=paired.without_mask,
         left_out=paired.left_out,
         united=paired.united,
-        decoded=dict(Counter(decoding for decoding, _ in masks)),
-        inverted=sum(looks_inverted for _, looks_inverted in masks),
-        problems=problems,
+        decoded=dict(Counter(fact["masks"][0]["decoding"] for fact in written)),
+        inverted=sum(fact["looks_inverted"] for fact in written),
+        problems=[problems[name] for name in paired.pairs if name in problems],
+        class_names=cfg.class_names if cfg.task == "multiclass" else (),
+        notes=notes,
+        has_ignored=any(fact["has_ignored"] for fact in written),
     )
+
+
+def _write_pair(
+    name: str, pair: tuple[Path, list[Path]], output: Path, earlier: str | None, cfg: config.Config
+) -> str:
+    """Write image and mask of a pair; the reason why it could not be done, "" where it was."""
+    image, mask_files = pair
+    try:
+        pixels = _read(mask_files, cfg).pixels
+        _write_image(image, output / "images", name, earlier)
+        scale = 1 if cfg.task == "multiclass" else 255
+        _write_png(output / "masks" / f"{name}.png", pixels * np.uint8(scale))
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+# ---- what the masks hold
+
+
+def _settings(
+    encoding: str | dict[str, int],
+    inverted: bool,
+    class_names: tuple[str, ...],
+    label_map: dict[str, int],
+) -> config.Config:
+    """A config of one structure, or of several classes, by which the masks are read.
+
+    Raises:
+        ConfigError: the settings do not fit together.
+    """
+    table = encoding if isinstance(encoding, dict) else label_map
+    numbers = [number for number in table.values() if number != IGNORE]
+    if not class_names and max(numbers, default=0) > 1:
+        class_names = ("background", *(f"class_{k}" for k in range(1, max(numbers) + 1)))
+    fields = {"mask_encoding": encoding, "label_map": label_map}
+    if class_names:
+        fields["class_names"] = class_names
+    if len(class_names) < 2:
+        return config.preset("binary", mask_inverted=inverted, **fields)
+    if inverted:
+        raise ConfigError(
+            f"mask_inverted: it is for masks of one structure, and class_names has "
+            f"{len(class_names)} names; leave it out"
+        )
+    return config.preset("cardiac", **fields)
+
+
+def _read(mask_files: list[Path], cfg: config.Config) -> images.Mask:
+    """The mask of a pair as 0 and 1, or class numbers.
+
+    Raises:
+        DataError: it cannot be read, or several files for a label map.
+    """
+    if cfg.task != "multiclass":
+        cell, inverted = images.UNION.join(map(str, mask_files)), cfg.mask_inverted is True
+        mask = images.read_mask(cell, cfg.mask_encoding, inverted, cfg.label_map)
+        if (mask.pixels == IGNORE).any():
+            raise DataError(
+                f"{cell}: a mask of 0 and 255 cannot say that pixels are ignored; give class_names "
+                "with the background first, so that label maps are written"
+            )
+        return mask
+    if len(mask_files) > 1:
+        raise DataError(
+            f"{mask_files[0].parent}: {len(mask_files)} mask files for one image; a label map of "
+            f"the classes {', '.join(cfg.class_names)} is made of one"
+        )
+    return images.read_labels(str(mask_files[0]), cfg.mask_encoding, cfg.n_classes, cfg.label_map)
+
+
+def _facts(mask_files: list[Path], cfg: config.Config) -> dict[str, Any]:
+    """What `meanings.judge` needs to know of the mask of a pair, or its `problem`."""
+    try:
+        mask = _read(mask_files, cfg)
+    except DataError as error:
+        return {"problem": str(error), "file": str(mask_files[0])}
+    return {
+        "masks": [meanings.facts_of(mask, mask.pixels)],
+        "looks_inverted": mask.looks_inverted,
+        "has_ignored": bool((mask.pixels == IGNORE).any()),
+    }
+
+
+def _judge(
+    paired: Pairing, facts: list[dict[str, Any]], cfg: config.Config
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Name -> problem of the masks that cannot be used; and notes on what all masks mean together.
+
+    Raises:
+        DataError: they may hold several classes, and no setting says which.
+    """
+    column = "labels" if cfg.task == "multiclass" else cfg.class_names[0]
+    cells = [images.UNION.join(map(str, masks)) for _, masks in paired.pairs.values()]
+    cases = pd.DataFrame({"case": list(paired.pairs), column: cells})
+    meaning = meanings.judge(cases, facts, cfg)
+    problems = {name: reason for name, _, reason in meaning.set_aside}
+    for name, fact in zip(paired.pairs, facts):
+        if "problem" in fact:
+            problems[name] = fact["problem"]
+    return problems, (*meaning.undecided, *meaning.notes)
+
+
+def _in_threads(function: Callable[[str], Any], names: Iterable[str]) -> list[Any]:
+    """The results for all names; decoding and encoding release the interpreter lock."""
+    names = list(names)
+    with ThreadPoolExecutor(hosts.n_cores()) as pool:
+        results = pool.map(function, names)
+        return list(hosts.progress(results, total=len(names), desc="prepare", leave=False))
 
 
 # ---- which mask belongs to which image
