@@ -16,7 +16,7 @@ from .errors import ConfigError
 PREPARE = {"preset", "size", "task", "class_names", "data_root", "layout", "work_dir", "local"}
 PREPARE |= {*config.fields_that("store"), *config.fields_that("split")}
 # The settings that are used where other people's folders are converted.
-CONVERT = {"preset", "size", "mask_encoding", "mask_inverted"}
+CONVERT = {"preset", "size", "mask_encoding", "mask_inverted", "class_names", "label_map"}
 # The settings of use and place that say how data sets are found and scored: predict has none.
 OF_DATA_SETS = ("data_root", "layout", "patient_pattern", "patient_table")
 OF_DATA_SETS += ("batch_size", "num_workers", "bootstrap")
