@@ -1248,7 +1248,7 @@ DEFECTS = [
         "rsna",
         lambda t: replaced(slices(t)[7], b"<html>404</html>"),
         "set aside",
-        "not a DICOM file: it is a web page",
+        "not a DICOM file: it is an HTML page; the download failed",
     ),
     Defect("DICOM cut short", "rsna", lambda t: cut(slices(t)[7]), "set aside", "copy it again"),
     Defect(

@@ -191,12 +191,18 @@ def test_slices_of_another_image_type_are_noted(tmp_path, stack):
     ("content", "kind"),
     [
         (b"", "it has 0 bytes.*copy it again"),
-        (b"\0" * 100, "it has 100 bytes.*copy it again"),
+        (b"\2\3\0" * 30, "it has 90 bytes.*copy it again"),
+        (b"\0" * 600, "it is a file of zeros.*download the file again"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 600, "it is a PNG picture; take it out"),
         (b"\xff\xd8\xff\xe0" + b"\0" * 600, "it is a JPEG picture; take it out"),
-        (b"<html>404</html>", "it is a web page"),
-        (b"Contours of the liver", "it is text; take it out"),
-        (b"\0" * 600, "the mark DICM at byte 128 is missing"),
+        (b"<html>404</html>", "it is an HTML page; the download failed"),
+        (b"Contours of the liver", "it is a text file; take it out"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "it is a Git LFS pointer; fetch the file",
+        ),
+        (b"\x08\0\x05\0CS\x0a\0ISO_IR 100" + b"\0" * 600, "it looks like DICOM without its meta"),
+        (b"\2\3\0" * 200, "the mark DICM at byte 128 is missing"),
     ],
 )
 def test_files_of_other_kinds_are_called_by_their_kind(tmp_path, stack, content, kind):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError
+from . import signatures
 
 # Files that may lie beside the slices: skipped where they are not DICOM. Any other file that is
 # not DICOM counts as a damaged slice.
@@ -47,20 +48,6 @@ NO_SLICES = {
     "MIP": "projection",
     "MINIP": "projection",
     "SCREEN SAVE": "screen shot",
-}
-# Beginning of a file -> what it is instead of DICOM.
-_OTHER_KINDS = {
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"GIF8": "a GIF picture",
-    b"BM": "a BMP picture",
-    b"II*\0": "a TIFF picture",
-    b"MM\0*": "a TIFF picture",
-    b"%PDF": "a PDF document",
-    b"PK\x03\x04": "a ZIP archive",
-    b"\x1f\x8b": "a gzip archive",
-    b"\x5c\x01\0\0": "a NIfTI file",
-    b"<": "a web page or XML",
 }
 
 
@@ -263,19 +250,19 @@ def _header(path: Path) -> Any:
 
 def _kind_of_other(path: Path) -> str:
     """What a file without the mark of DICOM is, and what to do, for an error message."""
-    with open(path, "rb") as file:
-        start = file.read(512)
-    for beginning, kind in _OTHER_KINDS.items():
-        if start.lstrip().startswith(beginning):
-            return f"it is {kind}; take it out of the folder"
-    if start and all(byte in b"\t\r\n" or byte >= 32 for byte in start):
-        return "it is text; take it out of the folder"
-    if len(start) < 132:
-        return f"it has {len(start)} bytes, fewer than any DICOM file; copy it again"
-    return (
-        "the mark DICM at byte 128 is missing; take it out of the folder, or, if another program "
-        "reads it as DICOM, save it there as a DICOM file with its meta information"
-    )
+    kind, size = signatures.kind_of(path), path.stat().st_size
+    if kind == "a DICOM file":
+        return (
+            "it looks like DICOM without its meta information and the mark DICM, so how it is "
+            "encoded is not told; open it in a DICOM program and save it from there"
+        )
+    if kind and ("pointer" in kind or "HTML" in kind or "zeros" in kind):
+        return f"it is {kind}; {signatures.advice_for(kind)}"
+    if kind:
+        return f"it is {kind}; take it out of the folder"
+    if size < 132:
+        return f"it has {size} bytes, fewer than any DICOM file; copy it again"
+    return "the mark DICM at byte 128 is missing; take it out of the folder, or correct it"
 
 
 def _check_grey(file: SliceFile) -> None:
