@@ -176,6 +176,72 @@ def test_missing_and_second_slices(tmp_path, stack):
         volumes.read_dicom(tmp_path / "s")
 
 
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"EchoTime": ("10", "20")}, "EchoTime 10 and 20"),
+        ({"DiffusionBValue": (0.0, 1000.0)}, r"DiffusionBValue 0\.0 and 1000\.0"),
+        ({"TemporalPositionIdentifier": (1, 2)}, "TemporalPositionIdentifier 1 and 2"),
+        ({"AcquisitionNumber": (1, 2), "TriggerTime": ("0", "40")}, "TriggerTime 0 and 40"),
+        ({"ImageType": (["ORIGINAL", "M"], ["ORIGINAL", "P"])}, r"ImageType ORIGINAL.M and ORIGI"),
+        ({"ConvolutionKernel": ("B30f", "B70f")}, "ConvolutionKernel B30f and B70f"),
+        ({}, "only their pixels differ"),
+    ],
+)
+def test_what_tells_two_images_at_one_position_apart_is_named(tmp_path, stack, values, reason):
+    for i in (0, 1):
+        tags = {name: pair[i] for name, pair in values.items()}
+        write_series(tmp_path / "s", stack[:: 1 - 2 * i], series="9", name=f"{i}-{{}}", **tags)
+    refusal = rf"1-0: another image at the position of 0-0 .*\({reason}.*\): separate them"
+    with pytest.raises(DataError, match=refusal):
+        volumes.read_dicom(tmp_path / "s")
+
+
+def test_private_b_values_tell_images_apart(tmp_path, stack):
+    for i in (0, 1):
+        for file in write_series(tmp_path / "s", stack // (i + 1), series="9", name=f"{i}-{{}}"):
+            data = pydicom.dcmread(file)
+            data.add_new((0x0019, 0x0010), "LO", "SIEMENS MR HEADER")
+            data.add_new((0x0019, 0x100C), "IS", str(800 * i))
+            data.save_as(file)
+    with pytest.raises(DataError, match=r"\(b-value \(Siemens\) 0 and 800\): separate them"):
+        volumes.read_dicom(tmp_path / "s")
+
+
+def test_equal_pixels_of_another_scale_are_no_copy(tmp_path, stack):
+    files = write_series(tmp_path / "s", stack)
+    shutil.copy(files[1], tmp_path / "s" / "copy.dcm")
+    edit_dicom(tmp_path / "s" / "copy.dcm", RescaleIntercept=0)
+    with pytest.raises(DataError, match=r"\(RescaleIntercept .*\): separate them"):
+        volumes.read_dicom(tmp_path / "s")
+
+
+@pytest.mark.parametrize("directions", [[0] * 6, [1, 0, 0, 1, 0, 0], [1, 0, 0, 0.5, 0.8, 0]])
+def test_directions_that_span_no_plane_are_refused(tmp_path, stack, directions):
+    write_series(tmp_path / "s", stack, ImageOrientationPatient=directions)
+    with pytest.raises(DataError, match=r"0\.dcm: ImageOrientationPatient is .*at right angles"):
+        volumes.read_dicom(tmp_path / "s")
+
+
+def test_directions_that_are_no_unit_vectors_count_as_directions(tmp_path, stack):
+    write_series(tmp_path / "s", stack)
+    write_series(tmp_path / "long", stack, ImageOrientationPatient=[2, 0, 0, 0, 2, 0])
+    volume, other = volumes.read(tmp_path / "s"), volumes.read(tmp_path / "long")
+    np.testing.assert_allclose(other.affine, volume.affine)
+    assert other.spacing_mm == volume.spacing_mm
+    assert "vectors of length 2 and 2; only their directions" in other.notes[0]
+
+
+def test_sheared_and_shifted_stacks_are_noted(tmp_path, stack):
+    tilt = np.tan(np.radians(20))
+    write_series(tmp_path / "s", stack, ImagePositionPatient=lambda k: [0, 4 * k * tilt, 4 * k])
+    (note,) = volumes.read(tmp_path / "s").notes
+    assert note.startswith("the stack is sheared by 20.0 degrees (a tilted gantry)")
+    write_series(tmp_path / "t", stack, ImagePositionPatient=lambda k: [5 * (k % 2), 0, 4 * k])
+    (note,) = volumes.read(tmp_path / "t").notes
+    assert "shifted against each other in their plane by up to 5.0 mm" in note
+
+
 def test_without_positions_the_numbers_count(tmp_path, stack):
     files = write_series(tmp_path / "s", stack, number=lambda k: 15 - k, name="{}")
     for file in files:
@@ -234,7 +300,35 @@ def test_without_pixel_spacing_sizes_are_unknown(tmp_path, stack):
     for file in files:
         edit_dicom(file, PixelSpacing=None)
     volume = volumes.read_dicom(tmp_path / "t")
-    assert volume.spacing_mm is None and "PixelSpacing" in volume.notes[0]
+    assert volume.spacing_mm is None
+    assert volume.notes == ("no PixelSpacing: sizes in mm are unknown",)
+
+
+@pytest.mark.parametrize(
+    ("tags", "note"),
+    [
+        ({"PixelSpacing": [0, 0]}, r"PixelSpacing is [0.0, 0.0]: sizes in mm are unknown"),
+        ({"PixelSpacing": [-1, 1]}, r"PixelSpacing is [-1.0, 1.0]: sizes in mm are unknown"),
+        ({"PixelSpacing": [1e6, 1e6]}, "voxels of 2.5 x 1e+06 x 1e+06 mm cannot be"),
+        (
+            {"PixelSpacing": [], "ImagerPixelSpacing": [0.1, 0.1]},
+            "unknown (ImagerPixelSpacing, 0.1 x 0.1 mm, is measured at the detector",
+        ),
+        (
+            {"PixelSpacing": [], "NominalScannedPixelSpacing": [0.2, 0.2]},
+            "unknown (NominalScannedPixelSpacing, 0.2 x 0.2 mm, is measured on the scanned film",
+        ),
+    ],
+)
+def test_a_spacing_that_is_not_that_of_the_patient_is_unknown(tmp_path, stack, tags, note):
+    write_series(tmp_path / "s", stack, **tags)
+    volume = volumes.read(tmp_path / "s")
+    assert volume.spacing_mm is None and note in volume.notes[0]
+    places = {"ImagePositionPatient": "", "ImageOrientationPatient": ""}
+    write_series(tmp_path / "xray", stack[:1], **tags, **places)
+    volume = volumes.read(tmp_path / "xray")
+    assert volume.spacing_mm is None
+    assert volume.grid.spacing_note.startswith("an image without a position: sizes in mm are unkn")
 
 
 def test_files_that_are_no_slices_are_skipped(tmp_path, stack):

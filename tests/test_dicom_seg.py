@@ -278,6 +278,21 @@ def test_values_that_highdicom_refuses_are_told(tmp_path):
     refused(tmp_path, random_masks(grid, "liver"), grid, message)
 
 
+def test_uneven_slices_have_their_places_but_no_thickness_of_a_guess(tmp_path):
+    heights = [0, 5, 10, 15, 25]
+    places = {"ImagePositionPatient": lambda k: [0, 0, heights[k]]}
+    grid = volumes.read_grid(series(tmp_path / "ct", **places))
+    masks = random_masks(grid, "liver")
+    check(dicom_seg.write(tmp_path / "seg.dcm", masks, grid), masks, grid)
+    for thickness in (None, 0, -1):
+        folder = tmp_path / f"thickness {thickness}"
+        grid = volumes.read_grid(series(folder, SliceThickness=thickness, **places))
+        message = "no SliceThickness, and the slice distance is unknown"
+        with pytest.raises(SeglibError, match=message):
+            dicom_seg.write(tmp_path / "other.dcm", masks, grid)
+        assert not (tmp_path / "other.dcm").exists()
+
+
 def test_masks_that_do_not_fit(tmp_path):
     grid = volumes.read_grid(series(tmp_path / "ct"))
     refused(tmp_path, {}, grid, "seg.dcm: no masks; expected at least one class")

@@ -14,6 +14,7 @@ from pydicom.pixels import apply_modality_lut
 from pydicom.uid import MRImageStorage, generate_uid
 
 from seglib import config
+from seglib.errors import DataError
 from seglib.formats import dicom_values, volumes
 from tests.helpers import edit_dicom, write_series
 
@@ -166,6 +167,12 @@ def test_what_the_values_mean_is_noted(tmp_path, stack, tags, note):
         edit_dicom(file, **tags)
     notes = volumes.read(tmp_path / "s").notes
     assert len(notes) == 1 and notes[0].startswith(note) if note else notes == ()
+
+
+def test_a_slope_that_float32_cannot_hold_is_refused(tmp_path, stack):
+    write_series(tmp_path / "s", stack, RescaleSlope="1e300")
+    with pytest.raises(DataError, match=r"0\.dcm: RescaleSlope 1e\+?300.*more than float32 holds"):
+        volumes.read(tmp_path / "s")
 
 
 # ---- padding

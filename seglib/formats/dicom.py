@@ -26,16 +26,13 @@ SAME_POSITION_MM = 0.01  # slices at most this far apart count as being at the s
 # How far slices may lie beside an even grid, as shares of the slice distance: noted above the
 # first; above the second no single distance describes them, and sizes in mm are unknown.
 NOTED_UNEVENNESS, LARGEST_UNEVENNESS = 0.05, 0.25
-# What may tell two images at one position apart, the likeliest first; the last two are the b-values
-# of Siemens and General Electric.
+# What may tell two images at one position apart, the likeliest first.
 DISTINGUISHING = (
-    """ImageType EchoTime EchoNumbers InversionTime FlipAngle DiffusionBValue
-    DiffusionGradientOrientation TemporalPositionIdentifier TriggerTime AcquisitionNumber
-    ConvolutionKernel KVP RescaleSlope RescaleIntercept AcquisitionTime ContentTime""".split()
-    + [
-        (0x0019, 0x100C),
-        (0x0043, 0x1039),
-    ]
+    *"""ImageType EchoTime EchoNumbers InversionTime FlipAngle DiffusionBValue
+    DiffusionGradientOrientation""".split(),
+    *dicom_headers.PRIVATE,
+    *"""TemporalPositionIdentifier TriggerTime AcquisitionNumber ConvolutionKernel KVP RescaleSlope
+    RescaleIntercept AcquisitionTime ContentTime""".split(),
 )
 # Attributes that give the distance of pixels elsewhere than in the patient, and where.
 OTHER_SPACINGS = {
@@ -186,7 +183,9 @@ def _order_by_number(
 
 
 def _no_pixel_spacing(file: SliceFile) -> str:
-    return f"no PixelSpacing: sizes in mm are unknown{_elsewhere(file.header)}"
+    spacing = dicom_headers.floats(file.header.get("PixelSpacing"))
+    name = f"PixelSpacing is {spacing.tolist()}" if len(spacing) else "no PixelSpacing"
+    return f"{name}: sizes in mm are unknown{_elsewhere(file.header)}"
 
 
 def _elsewhere(header) -> str:
@@ -246,6 +245,9 @@ def _order_by_position(
     affine[:3, 2] = along_row * column_mm
     affine[:3, 3] = slices[0].position
     spacing_mm = orientation.known_spacing((distance, *first.pixel_spacing))
+    if spacing_mm is None and distance and len(first.pixel_spacing):
+        size = " x ".join(f"{mm:g}" for mm in (distance, row_mm, column_mm))
+        notes.append(f"voxels of {size} mm cannot be: sizes in mm are unknown")
     return slices, _LPS_TO_RAS @ affine, spacing_mm
 
 

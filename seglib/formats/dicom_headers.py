@@ -7,7 +7,7 @@ skipped and named. `dicom` orders and places the slices, `dicom_values` decodes 
 
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +41,12 @@ TEXTS = """SOPClassUID ImageType SeriesInstanceUID SeriesDescription Modality Re
     PhotometricInterpretation PresentationLUTShape ModalityLUTSequence VOILUTSequence
     RealWorldValueMappingSequence SharedFunctionalGroupsSequence
     PerFrameFunctionalGroupsSequence""".split()
+# Name in messages -> tag of an attribute that only one manufacturer writes.
+PRIVATE = {
+    "b-value (Siemens)": (0x0019, 0x100C),
+    "b-value (GE)": (0x0043, 0x1039),
+    "b-value (Philips)": (0x2001, 0x1003),
+}
 # Words in ImageType of pictures that are no slices of their series, and what such pictures are.
 NO_SLICES = {
     "LOCALIZER": "localizer",
@@ -198,16 +204,31 @@ def _is_cut_short(path: Path) -> bool:
     return last.value_tell + length != path.stat().st_size
 
 
-def difference(slices: Sequence[SliceFile], names: Sequence[str]) -> str:
-    """The first attribute whose value differs between two files, with its values; "" if none."""
+def difference(slices: Sequence[SliceFile], names: Iterable[str]) -> str:
+    """The first attribute whose value differs between two files, with its values; "" if none.
+
+    Args:
+        names: keywords of DICOM, or names of `PRIVATE`.
+    """
     for name in names:
         try:
-            one, other = [str(file.header.get(name, "missing")) for file in slices]
+            one, other = [_text(file.header, name) for file in slices]
         except Exception:  # a damaged value proves nothing
             continue
         if one != other:
             return f"{name} {one} and {other}"
     return ""
+
+
+def _text(header: Any, name: str) -> str:
+    """The value of an attribute as DICOM writes it."""
+    value = header.get(PRIVATE.get(name, name))
+    # A private attribute comes with its tag and type.
+    value = getattr(value, "value", value)
+    if value is None:
+        return "missing"
+    is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    return "\\".join(map(str, value)) if is_list else str(value)
 
 
 # ---- one file

@@ -329,7 +329,13 @@ def _rescaled(path: str, plane: np.ndarray, header: Any, bits_stored: int) -> np
         intercept = _number(header.get("RescaleIntercept"), 0)
         scaled = plane * slope + intercept  # float64
         whole = slope.is_integer() and intercept.is_integer()
-    fits = scaled.min() >= -32768 and scaled.max() <= 32767
+    lowest, highest = scaled.min(), scaled.max()
+    if max(-lowest, highest) > np.finfo(np.float32).max:
+        raise DataError(
+            f"{path}: RescaleSlope {header.get('RescaleSlope')} gives values up to {highest:g}, "
+            "more than float32 holds; correct the header"
+        )
+    fits = lowest >= -32768 and highest <= 32767
     return scaled.astype(np.int16 if whole and fits else np.float32)
 
 
