@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
-from .formats import images, volumes
+from .formats import codecs, images, volumes
 
 # How programs may mirror or turn masks by mistake: name -> the same done to an array. The last four
 # keep the size of a square only.
@@ -211,18 +211,18 @@ def _notes_of_pictures(case: dict, cfg) -> dict[str, str]:
     cells = [case.get(column) or "" for column in mask_columns(cfg)]
     masks = [path for cell in cells for path in cell.split(images.UNION) if path]
     masks = [path for path in masks if os.path.isfile(path)]
-    notes: dict[str, str] = {}
-    for path in (case["image"], *masks):
-        for text in images.notes_of(path):
-            notes.setdefault(text, path)
-    tag = images.exif_orientation(case["image"])
+    header = codecs.header(case["image"])
+    notes = dict.fromkeys(header.notes, case["image"])
     for path in masks:
-        tag_of_mask = images.exif_orientation(path)
-        if tag_of_mask != tag:
+        of_mask = codecs.header(path)
+        for text in of_mask.notes:
+            notes.setdefault(text, path)
+        if of_mask.orientation != header.orientation:
             text = (
-                f"its orientation tag is {tag_of_mask} and that of its image is {tag} (1: not "
-                "turned), and viewers show them differently; here both are used as they are "
-                "stored: check that they lie on each other, and save both without the tag"
+                f"its orientation tag is {of_mask.orientation} and that of its image is "
+                f"{header.orientation} (1: not turned), so viewers show them differently; here "
+                "both are used as they are stored: check that they lie on each other, and save "
+                "both without the tag"
             )
             notes.setdefault(text, path)
     return notes

@@ -187,3 +187,17 @@ def test_label_numbers_that_are_shifted_by_one(tmp_path):
     assert "more than half of it is 255" in text and file == "labels.png"
     partly = {**case, "annotated": "background"}
     assert case_io.warnings_of(partly, cfg, image, mostly_ignored) == {}
+
+
+def test_a_tag_of_the_mask_alone_is_noted(palm, tmp_path):
+    cfg, case = palm
+    image = case_io.read_image(case, cfg)
+    masks, _, _, _ = case_io.read_truth(case, cfg, {}, image.shape[:2])
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.fromarray(masks[..., 0] * 255).save(tmp_path / "turned.png", exif=exif)
+    turned = {**case, cfg.class_names[0]: str(tmp_path / "turned.png")}
+    texts = case_io.warnings_of(turned, cfg, image, masks)
+    assert set(texts.values()) == {"turned.png"}
+    assert any(text.startswith("EXIF orientation 8") for text in texts)
+    assert any("its orientation tag is 8 and that of its image is 1" in text for text in texts)

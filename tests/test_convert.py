@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from seglib import config, data, layouts, prepare
 from seglib.errors import DataError
+from seglib.formats import images
 from seglib.layouts import convert
 from tests.helpers import command, error_of, read_picture, write_picture
 
@@ -316,3 +318,45 @@ def test_real_colours_become_classes(real, tmp_path):
         for colour, number in table.items():
             painted = (colours == [int(part) for part in colour.split(",")]).all(axis=-1)
             np.testing.assert_array_equal(written == number, painted)
+
+
+def test_orientation_tags_are_kept_and_noted(tmp_path):
+    """A WebP becomes a PNG of the same pixels, with the tag by which viewers turn it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    mask = np.zeros((30, 40), np.uint8)
+    mask[5:20, 5:30] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in ("a.webp", "b.jpg"):
+        Image.fromarray(pixels).save(tmp_path / "images" / name, exif=exif, lossless=True)
+    for name in ("a.png", "b.tif"):
+        Image.fromarray(mask).save(tmp_path / "masks" / name, exif=exif)
+    folders = (tmp_path / "images", tmp_path / "masks", tmp_path / "out")
+    for _ in range(2):  # a second time, nothing differs
+        done = convert.to_images_and_masks(*folders)
+        assert done.pairs == 2 and not done.problems
+    assert "orientation 3: viewers turn this picture" in done.text()
+    for file in sorted((tmp_path / "out").rglob("*.*")):
+        assert images.exif_orientation(file) == 3, file
+    np.testing.assert_array_equal(images.read_pixels(tmp_path / "out/images/a.png")[0], pixels)
+    for name in ("a.png", "b.png"):
+        np.testing.assert_array_equal(images.read_pixels(tmp_path / "out/masks" / name)[0], mask)
+
+
+def test_pictures_of_16_bits_become_png_of_16_bits(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 4096, (30, 40, 3), np.uint16)
+    (tmp_path / "in").mkdir()
+    head = b"P6 40 30 4095\n"
+    (tmp_path / "in/a.ppm").write_bytes(head + pixels.astype(">u2").tobytes())
+    mask = np.zeros((30, 40), np.uint8)
+    mask[5:20, 5:30] = 255
+    Image.fromarray(mask).save(tmp_path / "in/a_mask.png")
+    done = convert.to_images_and_masks(tmp_path / "in", None, tmp_path / "out")
+    assert done.pairs == 1, done
+    np.testing.assert_array_equal(images.read_pixels(tmp_path / "out/images/a.png")[0], pixels)
+    # Floats do not fit into PNG.
+    (tmp_path / "in/a.ppm").write_bytes(b"Pf 40 30 -1.0\n" + bytes(4 * 40 * 30))
+    done = convert.to_images_and_masks(tmp_path / "in", None, tmp_path / "out2")
+    assert done.pairs == 0 and "float32" in done.problems[0]

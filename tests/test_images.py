@@ -5,6 +5,7 @@ import os
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
@@ -912,3 +913,39 @@ def test_real_palm_photographs(real):
     for file in files[::5]:
         np.testing.assert_array_equal(images.read_image(file), pixels_of(file))
         assert images.read_image(file).shape == (224, 224, 3)
+
+
+# Numbers of masks in deep files
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_masks_in_which_number_0_is_white(tmp_path, dtype):
+    """Black and white as shown are clear; 0 and 1 of 8 bits are not."""
+    path, top = str(tmp_path / "m.tif"), np.iinfo(dtype).max
+    truth = disc().astype(dtype)
+    tifffile.imwrite(path, (1 - truth) * top, photometric="miniswhite")
+    np.testing.assert_array_equal(images.read_mask(path).pixels, truth)
+    np.testing.assert_array_equal(images.read_mask(path, "index").pixels, truth)
+    tifffile.imwrite(path, truth, photometric="miniswhite")
+    for read in (images.read_mask, lambda path: images.read_labels(path, "index", 3, {})):
+        with pytest.raises(DataError, match=r"m\.tif: number 0 is white.*MINISBLACK"):
+            read(path)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
+def test_negative_numbers_in_a_mask_are_not_the_background(tmp_path, dtype):
+    path = str(tmp_path / "m.tif")
+    tifffile.imwrite(path, -disc().astype(dtype))
+    with pytest.raises(DataError, match=r"m\.tif: ambiguous mask: found negative numbers"):
+        images.read_mask(path)
+    tifffile.imwrite(path, disc().astype(dtype))
+    np.testing.assert_array_equal(images.read_mask(path).pixels, disc())
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.int32])
+def test_large_numbers_keep_their_differences(dtype):
+    top = np.iinfo(dtype).max
+    image = top - np.array([[300, 200], [100, 0]], dtype)
+    np.testing.assert_array_equal(images.to_uint8(image), [[0, 85], [170, 255]])
+    half = np.array([[0, 1000], [30000, 60000]], np.float16)
+    assert images.to_uint8(half)[1].tolist() == [128, 255]

@@ -6,6 +6,7 @@ header is read first, and what Pillow would change is decoded by OpenCV or tifff
 """
 
 import contextlib
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -206,7 +207,8 @@ def _bits(path: Path, kind: str, picture: Image.Image) -> int:
 
 def _check_jpeg(path: Path) -> None:
     """Refuse JPEG files of more than 8 bits and the lossless kind, which Pillow calls damaged."""
-    content = path.read_bytes()
+    with open(path, "rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     position = 2
     while position + 5 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
@@ -283,6 +285,11 @@ def _named_errors(path: Path, kind: str) -> Iterator[None]:
 
 def _orientation(picture: Image.Image) -> int:
     """The orientation tag of an open picture, 1 where it has none or a senseless one."""
+    if picture.format == "PNG":
+        # Its tags may follow the pixels, and Pillow would decode those to look for them.
+        chunks = signatures.png_chunks(picture.filename)
+        if not chunks & {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}:
+            return 1
     value = picture.getexif().get(0x0112, 1)
     return value if value in _TURN_BACK else 1
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -121,6 +122,8 @@ def to_uint8(image: np.ndarray, percentiles: tuple[float, float] | None = None) 
     """
     if image.dtype == np.uint8 and percentiles is None:
         return image
+    if image.dtype == np.float16:  # too coarse to compute with
+        image = image.astype(np.float32)
     finite = image[np.isfinite(image)] if image.dtype.kind == "f" else image
     if finite.size == 0:
         raise DataError(
@@ -128,7 +131,10 @@ def to_uint8(image: np.ndarray, percentiles: tuple[float, float] | None = None) 
             "export it again"
         )
     low, high = np.percentile(finite, percentiles or (0, 100))
-    scaled = (np.nan_to_num(image.astype(np.float32), nan=low) - low) / max(high - low, 1e-12)
+    # In 32 bits, integers beyond 2**24 that differ would become equal.
+    is_large = image.dtype.itemsize >= 4 and image.dtype != np.float32
+    numbers = image.astype(np.float64 if is_large else np.float32)
+    scaled = (np.nan_to_num(numbers, nan=low) - low) / max(high - low, 1e-12)
     return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
@@ -252,7 +258,7 @@ def read_labels(
                 f"{n_classes}; set 'index' or a table of colours"
             )
         return Mask(_read_part(path, encoding).pixels, "threshold")
-    pixels, mode, palette = read_pixels(path)
+    pixels, mode, palette = _read_numbers(path)
     if isinstance(encoding, dict):
         labels = _by_colour(path, pixels, palette, encoding)
         _check_numbers(path, _counted(labels)[1], n_classes, {})
@@ -371,6 +377,27 @@ def _check_numbers(
         )
 
 
+def _read_numbers(path: str) -> tuple[np.ndarray, str, np.ndarray | None]:
+    """`read_pixels` for masks and label maps, whose numbers matter, not only their brightness.
+
+    Raises:
+        DataError: white is number 0 in the file, and it is not drawn in black and white alone.
+    """
+    pixels, mode, palette = read_pixels(path)
+    # Inverted, 0 and 1 of 8 bits would be 255 and 254: as drawn, or as counted, is not told.
+    if mode == "L" and codecs.header(path).white_is_zero:
+        values = np.unique(pixels)
+        black_white = {0, int(np.iinfo(pixels.dtype).max)}
+        if not set(values.tolist()) <= black_white:
+            shown = ", ".join(str(value) for value in (np.iinfo(pixels.dtype).max - values)[:5])
+            raise DataError(
+                f"{path}: number 0 is white in this TIFF file (WhiteIsZero), and its numbers "
+                f"({shown}) are not only black and white, so their meaning is not clear; save it "
+                "with black as 0 (MINISBLACK)"
+            )
+    return pixels, mode, palette
+
+
 def _grey_bits(path: str, mode: str) -> int:
     """The bits of a grey pixel where the file stores less than 8, which are shown as 0..255."""
     if mode == "1":
@@ -406,7 +433,7 @@ def _stored_numbers(
 
 def _read_part(path: str, encoding: str | dict[str, int]) -> Mask:
     """The mask in one file, (H, W) uint8 of 0 and 1."""
-    pixels, mode, palette = read_pixels(path)
+    pixels, mode, palette = _read_numbers(path)
     if isinstance(encoding, dict):
         labels = _by_colour(path, pixels, palette, encoding)
         if not np.isin(labels, (0, 1, IGNORE)).all():
@@ -528,6 +555,12 @@ def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
     if grey.dtype.kind == "f" and not np.isfinite(grey).all():
         raise DataError(f"{path}: the mask holds values that are not numbers (NaN or infinite)")
     values = np.unique(grey)
+    if values[0] < 0:
+        raise _ambiguous(
+            path,
+            f"negative numbers ({values[0]:g} to {values[-1]:g})",
+            "mask_encoding='index' takes all above 0",
+        )
     if len(values) <= 2:
         background = values[0] if len(values) == 2 else 0
         shown = "/".join(f"{value:g}" for value in values)
@@ -695,12 +728,35 @@ def _resample(plane: np.ndarray, size: tuple[int, int], method: Image.Resampling
 # ---- writing
 
 
-def write_png(path: str | Path, pixels: np.ndarray) -> Path:
-    """(H, W), (H, W, 1) or (H, W, 3) uint8 as PNG; a failed write leaves no file behind."""
+def write_png(path: str | Path, pixels: np.ndarray, orientation: int = 1) -> Path:
+    """Write a PNG file; a failed write leaves no file behind.
+
+    Args:
+        pixels: (H, W) or (H, W, 1 to 4), bool or uint8; uint16 for grey and RGB.
+        orientation: the EXIF tag by which viewers turn the picture; 1: none is written.
+
+    Raises:
+        DataError: RGB of 16 bits with an orientation tag, which the encoder cannot write.
+    """
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
+    options = {}
+    if orientation > 1:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        options["exif"] = exif
+    if pixels.ndim == 3 and pixels.dtype == np.uint16:  # Pillow writes 8 bits of colours only
+        if options:
+            raise DataError(
+                f"{path}: 16 bits a channel with orientation tag {orientation} cannot be kept in a "
+                "PNG file; save the picture turned, without the tag"
+            )
+        _, encoded = cv2.imencode(".png", pixels[..., [2, 1, 0, 3][: pixels.shape[2]]])
+        with files.replacing(path) as partial:
+            Path(partial).write_bytes(encoded.tobytes())
+        return Path(path)
     with files.replacing(path) as partial:
-        Image.fromarray(pixels).save(partial, format="PNG")
+        Image.fromarray(pixels).save(partial, format="PNG", **options)
     return Path(path)
 
 

@@ -155,9 +155,9 @@ def is_cut_short(path: str | Path) -> bool:
         return kind in PICTURES
     if not size:
         return False
+    if kind == "a PNG picture":
+        return b"IEND" not in png_chunks(path)
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if kind == "a PNG picture":
-            return _png_ends_early(content)
         if kind == "a JPEG picture":
             return _jpeg_ends_early(content)
         if kind == "a GIF picture":
@@ -173,15 +173,15 @@ def is_cut_short(path: str | Path) -> bool:
     return False
 
 
-def _png_ends_early(content: mmap.mmap) -> bool:
-    """Whether a PNG file ends before its last chunk does."""
-    position = len(PNG)
-    while position + 12 <= len(content):
-        length = int.from_bytes(content[position : position + 4], "big")
-        if content[position + 4 : position + 8] == b"IEND":
-            return False
-        position += length + 12
-    return True
+def png_chunks(path: str | Path) -> set[bytes]:
+    """The names of the chunks of a PNG file, such as b"IDAT"; without b"IEND" it is cut short."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        names, position = set(), len(PNG)
+        while position + 12 <= len(content) and b"IEND" not in names:
+            length = int.from_bytes(content[position : position + 4], "big")
+            names.add(content[position + 4 : position + 8])
+            position += length + 12
+    return names
 
 
 def _jpeg_ends_early(content: mmap.mmap) -> bool:

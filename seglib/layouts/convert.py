@@ -55,7 +55,8 @@ class Conversion(NamedTuple):
         problems: a message for each pair that was left out.
         class_names: the classes of the label maps that were written, with the background; () where
             the masks are 0 and 255.
-        notes: what was concluded from all masks together, see `meanings`.
+        notes: what was concluded from all masks together, see `meanings`, and what is odd about
+            files, each with the names of the first of them.
         has_ignored: whether a label map has pixels of 255 = ignored.
     """
 
@@ -107,7 +108,9 @@ def to_images_and_masks(
     """Write `output/images/<name>` (copied unchanged) and `output/masks/<name>.png`.
 
     Masks are 0 and 255. With two or more `class_names`, or a table with several class numbers, they
-    are label maps that hold the class numbers.
+    are label maps that hold the class numbers. Images in formats that training does not read become
+    PNG. Orientation tags are kept, of masks too.
+
     A pair that cannot be read, or whose target already has another content, is left out and named
     in `problems`; nothing is ever overwritten.
 
@@ -137,7 +140,7 @@ def to_images_and_masks(
     earlier = {file.stem: file.name for file in (output / "images").glob("*")}
     # All masks are decoded before the first is written, because only together they show whether
     # their values are those of one structure.
-    facts = _in_threads(lambda name: _facts(paired.pairs[name][1], cfg), paired.pairs)
+    facts = _in_threads(lambda name: _facts(*paired.pairs[name], cfg), paired.pairs)
     problems, notes = _judge(paired, facts, cfg)
     usable = [name for name in paired.pairs if name not in problems]
     reasons = _in_threads(
@@ -165,9 +168,17 @@ def _summary(
         inverted=sum(fact["looks_inverted"] for fact in written),
         problems=[problems[name] for name in paired.pairs if name in problems],
         class_names=cfg.class_names if cfg.task == "multiclass" else (),
-        notes=notes,
+        notes=(*notes, *_listed(written)),
         has_ignored=any(fact["has_ignored"] for fact in written),
     )
+
+
+def _listed(facts: Iterable[dict[str, Any]]) -> list[str]:
+    """The notes on files, each with the names of the first of them."""
+    names: dict[str, list[str]] = {}  # note -> files
+    for file_name, note in (pair for fact in facts for pair in fact["notes"]):
+        names.setdefault(note, []).append(file_name)
+    return [f"{_examples(of_note)}: {note}" for note, of_note in names.items()]
 
 
 def _write_pair(
@@ -179,7 +190,8 @@ def _write_pair(
         pixels = _read(mask_files, cfg).pixels
         _write_image(image, output / "images", name, earlier)
         scale = 1 if cfg.task == "multiclass" else 255
-        _write_png(output / "masks" / f"{name}.png", pixels * np.uint8(scale))
+        tag = images.exif_orientation(mask_files[0])
+        _write_png(output / "masks" / f"{name}.png", pixels * np.uint8(scale), tag)
     except DataError as error:
         return str(error)
     return ""
@@ -239,14 +251,20 @@ def _read(mask_files: list[Path], cfg: config.Config) -> images.Mask:
     return images.read_labels(str(mask_files[0]), cfg.mask_encoding, cfg.n_classes, cfg.label_map)
 
 
-def _facts(mask_files: list[Path], cfg: config.Config) -> dict[str, Any]:
-    """What `meanings.judge` needs to know of the mask of a pair, or its `problem`."""
+def _facts(image: Path, mask_files: list[Path], cfg: config.Config) -> dict[str, Any]:
+    """What `meanings.judge` needs to know of the mask of a pair, or its `problem`.
+
+    `notes` are pairs of a file's name and what is odd about the file.
+    """
     try:
         mask = _read(mask_files, cfg)
+        paths = (image, *mask_files)
+        notes = [(path.name, note) for path in paths for note in images.notes_of(path)]
     except DataError as error:
         return {"problem": str(error), "file": str(mask_files[0])}
     return {
         "masks": [meanings.facts_of(mask, mask.pixels)],
+        "notes": notes,
         "looks_inverted": mask.looks_inverted,
         "has_ignored": bool((mask.pixels == IGNORE).any()),
     }
@@ -461,7 +479,7 @@ def _write_image(image: Path, folder: Path, name: str, earlier: str | None) -> N
             f"{target.with_name(earlier)}: there already, and {image.name} has the same name"
         )
     if foreign:
-        _write_png(target, _lossless_pixels(image))
+        _write_png(target, _lossless_pixels(image), images.exif_orientation(image))
     elif not target.exists():
         with files.replacing(target) as partial:
             shutil.copyfile(image, partial)
@@ -469,10 +487,12 @@ def _write_image(image: Path, folder: Path, name: str, earlier: str | None) -> N
         raise _is_taken(target, image.name)
 
 
-def _write_png(target: Path, pixels: np.ndarray) -> None:
+def _write_png(target: Path, pixels: np.ndarray, orientation: int) -> None:
     if not target.exists():
-        images.write_png(target, pixels)
-    elif not np.array_equal(images.read_pixels(target)[0], pixels):
+        images.write_png(target, pixels, orientation)
+        return
+    same_tag = images.exif_orientation(target) == orientation
+    if not same_tag or not np.array_equal(images.read_pixels(target)[0], pixels):
         raise _is_taken(target, "what would be written")
 
 
@@ -484,11 +504,21 @@ def _is_taken(target: Path, other: str) -> DataError:
 
 
 def _lossless_pixels(path: Path) -> np.ndarray:
-    """Pixels in a form that PNG can hold: palettes as colours, whole numbers of 8 or 16 bits."""
-    pixels, _, palette = images.read_pixels(path)
+    """Pixels in a form that PNG can hold: palettes as colours, whole numbers of 8 or 16 bits.
+
+    Raises:
+        DataError: other numbers.
+    """
+    pixels, mode, palette = images.read_pixels(path)
     if palette is not None:
         pixels = palette[pixels]
-    return pixels if pixels.dtype in (np.uint8, bool) else pixels.astype(np.uint16)
+    if pixels.dtype not in (np.uint8, np.uint16, bool):
+        raise DataError(
+            f"{path}: its numbers are {pixels.dtype}, which a PNG file cannot hold; save it as TIFF"
+        )
+    if mode == "LA" and pixels.dtype == np.uint16:
+        pixels = pixels[..., 0]
+    return pixels
 
 
 def _examples(names: list[str]) -> str:
