@@ -241,7 +241,7 @@ def _picture(start: bytes) -> str | None:
         bytes([n, 0, 0, 0]) for n in (12, 40, 52, 56, 64, 108, 124)
     }:
         return "a BMP picture"
-    if re.match(rb"P[1-7]\s", start):
+    if re.match(rb"P[1-7fF]\s", start):
         return "a PGM or PPM picture"
     if start[4:8] != b"ftyp":
         return None
