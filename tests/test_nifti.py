@@ -1,9 +1,11 @@
 """NIfTI files: spacing, scaling, and files that are damaged or hold something else."""
 
 import gzip
+from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 from seglib.errors import DataError
@@ -334,7 +336,7 @@ def test_files_that_stand_for_others(tmp_path):
         volumes.read_nifti(link)
     pointer = tmp_path / "lfs.nii.gz"
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(DataError, match=r"lfs\.nii\.gz: a small text that stands for the data"):
+    with pytest.raises(DataError, match=r"lfs\.nii\.gz: it is a Git LFS pointer.*git lfs pull"):
         volumes.read_nifti(pointer)
 
 
@@ -343,8 +345,8 @@ def test_files_that_stand_for_others(tmp_path):
     [
         (b"", "cut short"),
         (b"\x1f\x8b\x08\x00junk", "cut short"),
-        (b"<html>404</html>" * 50, "not a NIfTI file"),
-        (b"PK\x03\x04" + bytes(500), "not a NIfTI file"),
+        (b"<html>404</html>" * 50, "an HTML page"),
+        (b"PK\x03\x04" + bytes(500), "a ZIP archive"),
     ],
 )
 def test_only_a_file_cut_short_is_to_be_copied_again(tmp_path, content, word):
@@ -367,3 +369,88 @@ def test_the_header_alone_reads_no_voxel(tmp_path, monkeypatch):
         patch.setattr(ArrayProxy, "_get_scaled", refuse)
         assert volumes.read_grid(path).shape == (6, 5, 4)
     assert volumes.read_nifti(path).voxels.shape == (6, 5, 4)
+
+
+# ---- every file that nibabel brings with it
+
+# Suffix -> what is said of such a file. Those of NIfTI and DICOM follow by name.
+SHIPPED = {
+    ".nc": "a netCDF file",
+    ".gii": "a file of surfaces",
+    ".gii.bz2": "a bzip2 archive",
+    ".gii.gz": "a gzip archive",
+    ".dat": "neither NIfTI nor DICOM",
+    ".bin": "neither NIfTI nor DICOM",
+    ".bin.gz": "a gzip archive",
+    ".dcm.gz": "a compressed DICOM file",
+    ".PAR": "the header of a Philips volume",
+    ".REC": "the voxels of a Philips volume",
+    ".HEAD": "the header of an AFNI volume",
+    ".BRIK": "the voxels of an AFNI volume",
+    ".BRIK.gz": "the voxels of an AFNI volume",
+    ".hdr": "the header of a",
+    ".trk": "a file of streamlines",
+    ".tck": "a file of streamlines",
+    ".mnc": "a MINC volume",
+    ".mgz": "a FreeSurfer volume",
+    ".v": "an ECAT volume",
+}
+SHIPPED_BY_NAME = {
+    "0.dcm": "a Siemens mosaic",
+    "1.dcm": "a Siemens mosaic",
+    "csa_slice_norm.dcm": "a Siemens mosaic",
+    "example4d.nii.gz": "4-D image of 128x96x24x2",
+    "example_nifti2.nii.gz": "4-D image of 32x20x12x2",
+    "functional.nii": "4-D image of 17x21x3x20",
+    "row_major.dconn.nii": "values on a surface",
+    "no_magic_number.tck": "neither NIfTI nor DICOM",
+}
+
+
+def shipped_files():
+    root = Path(nibabel.__file__).parent
+    folders = [folder for folder in root.rglob("data") if folder.parent.name == "tests"]
+    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
+    others = (".py", ".pyc", ".txt", ".m", ".rst", ".gitignore")
+    return [file for file in files if not file.name.endswith(others)]
+
+
+def test_every_file_that_nibabel_ships_is_read_or_refused_by_name():
+    n_read = n_refused = 0
+    for path in shipped_files():
+        try:
+            volume = volumes.read(path)
+        except DataError as error:
+            suffixes = "".join(path.suffixes[-2:])
+            suffix = suffixes if suffixes in SHIPPED else path.suffix
+            reason = SHIPPED_BY_NAME.get(path.name) or SHIPPED[suffix]
+            assert str(path) in str(error) and reason in str(error), error
+            assert "copy it again" not in str(error), error
+            n_refused += 1
+            continue
+        n_read += 1
+        if path.suffix == ".dcm":
+            header = pydicom.dcmread(path)
+            plane = pydicom.pixels.apply_modality_lut(header.pixel_array, header)
+            np.testing.assert_allclose(volume.restore(volume.voxels)[0], plane, rtol=1e-6)
+        else:
+            equals_the_references(volume, path)
+    assert (n_read, n_refused) == (6, 101)
+
+
+def equals_the_references(volume, path):
+    """The values are those of nibabel and of SimpleITK, and every voxel is where they put it."""
+    image = nibabel.load(path)
+    finite = np.isfinite(image.get_fdata())  # ITK reads others as 0
+    values = nibabel.as_closest_canonical(image).get_fdata()
+    values = np.where(np.isfinite(values), values, np.nanmin(values))
+    np.testing.assert_allclose(volume.voxels, displayed(values), rtol=1e-5)
+    itk = simpleitk(path)
+    size = np.array(itk.GetSize()) - 1
+    stored = volume.restore(volume.voxels)
+    for corner in np.ndindex(2, 2, 2):
+        index = [int(n) for n in size * corner]
+        place = np.array(itk.TransformIndexToPhysicalPoint(index)) * (-1, -1, 1)
+        np.testing.assert_allclose(volume.affine @ [*index, 1], [*place, 1], atol=1e-3)
+        if finite[tuple(index)]:
+            assert stored[tuple(index)] == pytest.approx(itk[index], rel=1e-5)

@@ -25,7 +25,7 @@ import numpy as np
 
 from .. import files
 from ..errors import DataError
-from . import orientation
+from . import orientation, signatures
 from .orientation import Grid
 
 NO_SPACING = "spacing unknown: 1 x 1 x 1 without a geometry in the header"
@@ -43,6 +43,8 @@ GEOMETRY = """qform_code sform_code quatern_b quatern_c quatern_d qoffset_x qoff
     srow_x srow_y srow_z xyzt_units dim_info descrip""".split()
 _MAX_GZIP_RATIO = 1032  # gzip compresses nothing by more than this factor
 _MARGIN_BYTES = 1 << 20  # a file may hold this much more than its voxels: extensions, padding
+# Words in what `signatures` calls a file that is a volume after all, or stands for one.
+_CONVERTIBLE = ("volume", "pointer", "archive", "DICOM", "HTML", "zeros", "shortcut", "alias")
 _HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 and Analyze have 348
 _GZIP = b"\x1f\x8b"
 # qform and sform agree if their voxels have the same sizes up to 1 %, and lie at most half a voxel
@@ -248,27 +250,23 @@ def _image_class(path: str | Path, start: bytes) -> Any:
         return nibabel.Nifti1Image
     if 540 in sizes and len(start) >= 540 and start[4:7] == b"n+2":
         return nibabel.Nifti2Image
-    raise DataError(f"{path}: {_what_else(path, start, sizes)}")
-
-
-def _what_else(path: str | Path, start: bytes, sizes: list[int]) -> str:
-    """What a file is that begins with these bytes and is no NIfTI file, and what to do."""
     if not start or any(size in sizes and len(start) < size for size in (348, 540)):
-        return f"cut short: it holds {len(start)} bytes, less than a NIfTI header; copy it again"
-    if start.startswith((b"version https://git-lfs", b"/annex/objects", b"outs:")):
-        return (
-            "a small text that stands for the data (Git LFS, git-annex or DVC); fetch the data "
-            "itself, such as by git lfs pull"
+        raise DataError(
+            f"{path}: cut short: it holds {len(start)} bytes, less than a NIfTI header; "
+            "copy it again"
         )
-    if 348 in sizes or 540 in sizes:
-        return (
-            "a header of the Analyze format, or of NIfTI in two files (.hdr and .img); expected "
-            "one file: convert it, such as by nibabel.save(nibabel.load('x.hdr'), 'x.nii.gz')"
-        )
-    return (
-        f"not a NIfTI file (it begins with {start[:8]!r}); expected NIfTI (.nii or .nii.gz): "
-        "convert it, or give it its true suffix"
-    )
+    raise refusal(path)
+
+
+def refusal(path: str | Path) -> DataError:
+    """The error that says what a file is that holds no volume which can be read."""
+    expected = "expected a NIfTI file (.nii or .nii.gz) or the folder of a DICOM series"
+    kind = signatures.kind_of(path)
+    if kind is None:
+        return DataError(f"{path}: neither NIfTI nor DICOM by its first bytes; {expected}")
+    if any(word in kind for word in _CONVERTIBLE):
+        return DataError(f"{path}: it is {kind}; {expected}: {signatures.advice_for(kind)}")
+    return DataError(f"{path}: it is {kind}; {expected}: look whether it is the right file")
 
 
 def _opened(path: str | Path, image_class: Any, compressed: bool, n_bytes: int) -> Any:
@@ -297,6 +295,11 @@ def _notes_on_name(path: str | Path, compressed: bool) -> list[str]:
 def _check_kind(path: str | Path, image: Any) -> None:
     """Refuse an image that is not one number at each point of a volume."""
     shape = "x".join(map(str, image.shape))
+    if 3000 <= int(image.header["intent_code"]) < 3100:
+        raise DataError(
+            f"{path}: values on a surface (CIFTI) in a NIfTI file; expected one volume of three "
+            "axes: look whether it is the right file"
+        )
     if len(image.shape) < 3:
         raise DataError(
             f"{path}: {len(image.shape)}-D image of {shape}; expected one volume of three axes: "

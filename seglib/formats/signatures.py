@@ -46,6 +46,9 @@ _SIGNATURES = {
     (0, b"ZISRAWFILE"): "a Zeiss microscope file (.czi)",
     (0, b"\xda\xce\xbe\x0a"): "a Nikon microscope file (.nd2)",
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"): "an OLE file (Olympus .oib, or an old Word document)",
+    (0, b"TRACK\0"): "a file of streamlines (TrackVis, .trk)",
+    (0, b"mrtrix tracks"): "a file of streamlines (MRtrix, .tck)",
+    (0, b"MATRIX72"): "an ECAT volume (.v)",
     (0, b"%PDF"): "a PDF document",
     (0, b"%!PS"): "a PostScript file",
     (0, b"{\\rtf"): "an RTF document",
@@ -73,12 +76,21 @@ _TEXTS = {
     rb"(<\?xml.*?)?(<!--.*?-->\s*|<!doctype svg.*?>\s*)*<svg": "an SVG drawing",
     rb"<\?xml.*?<html": "an HTML page",
     rb"<\?xml.*?<ome": "OME metadata (XML) without the picture",
+    rb"<\?xml.*?<gifti": "a file of surfaces (GIFTI)",
     rb"<\?xml|<error>": "an XML file",
+    rb"# === data description file": "the header of a Philips volume (.PAR)",
+    rb"type\s*=\s*(string|integer|float)-attribute": "the header of an AFNI volume (.HEAD)",
     rb"[\[{]\s*[\"\[{\d]": "a JSON file",
 }
 _ISO_MEDIA = {
     "a HEIC picture": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
     "an AVIF picture": (b"avif", b"avis"),
+}
+# Suffix of a file that holds nothing but voxels -> suffix of its header, and what it is then.
+_VOXELS = {
+    ".img": (".hdr", "the voxels of a NIfTI or Analyze volume, whose header is the .hdr beside it"),
+    ".rec": (".PAR", "the voxels of a Philips volume, whose header is the .PAR beside it"),
+    ".brik": (".HEAD", "the voxels of an AFNI volume, whose header is the .HEAD beside it"),
 }
 # The pictures that are read -> Pillow's name of the format.
 PICTURES = {
@@ -91,6 +103,8 @@ PICTURES = {
     "a JPEG 2000 picture": "JPEG2000",
     "a PGM or PPM picture": "PPM",
 }
+# Version 1 and four numbers of voxels below 65536, all big-endian.
+_FREESURFER = rb"\x00\x00\x00\x01(\x00\x00..){4}"
 # The first element of a DICOM file without a preamble: group 2 or 8 and a small element number,
 # then two capital letters (the value representation) or a length below 256.
 _DICOM = (
@@ -111,6 +125,8 @@ def kind_of(path: str | Path) -> str | None:
         return None
     if len(start) < 4:
         return None
+    if Path(path).suffix.lower() == ".mnc" and start.startswith((b"CDF\1", b"\x89HDF")):
+        return "a MINC volume (.mnc)"
     for (offset, signature), kind in _SIGNATURES.items():
         if start[offset:].startswith(signature):
             return kind
@@ -128,8 +144,12 @@ def advice_for(kind: str) -> str:
     if "pointer" in kind:
         tool = {"a Git LFS pointer": "git lfs pull", "a git-annex pointer": "git annex get"}
         return f"fetch the file itself: {tool.get(kind, 'dvc pull')}"
-    if "DICOM" in kind:
+    if "DICOM" in kind and "archive" not in kind:
         return "keep its name's suffix .dcm and give the folder of its series, or save it as PNG"
+    if "header" in kind:
+        return (
+            "save the volume as one file in NIfTI (.nii.gz), for example with 3D Slicer or nibabel"
+        )
     if kind.startswith("a NIfTI"):
         return "name it .nii or .nii.gz, so that it is read as a volume"
     if "volume" in kind:
@@ -206,20 +226,30 @@ def _volume(path: Path, start: bytes) -> str | None:
             inner = zlib.decompressobj(31).decompress(start, N_BYTES)
         except zlib.error:
             inner = b""
-        return "a NIfTI volume (.nii.gz)" if _nifti(inner) == "a NIfTI volume" else None
+        if re.match(_FREESURFER, inner, re.DOTALL):
+            return "a FreeSurfer volume (.mgz)"
+        if inner[128:132] == b"DICM":
+            return "a compressed DICOM file (.dcm.gz), an archive"
+        if _nifti(inner) == "a NIfTI volume":
+            return "a NIfTI volume (.nii.gz)"
+        start = b""  # what follows looks at files as they are
     if re.match(rb"(ObjectType|NDims|Comment|DimSize) *=", start):
         if path.suffix.lower() == ".mhd":
             return "the header of a MetaImage volume (.mhd)"
         return "a MetaImage volume (.mha)"
     if re.match(_DICOM, start, re.DOTALL):
         return "a DICOM file"
-    # Version 1 and four numbers of voxels below 65536, all big-endian.
-    if re.match(rb"\x00\x00\x00\x01(\x00\x00..){4}", start, re.DOTALL) and any(start[4:20]):
+    if re.match(_FREESURFER, start, re.DOTALL) and any(start[4:20]):
         return "a FreeSurfer volume (.mgh)"
-    kind = _nifti(start)
-    if kind is None and path.suffix.lower() == ".img" and path.with_suffix(".hdr").is_file():
-        return "the voxels of a NIfTI or Analyze volume, whose header is the .hdr beside it"
-    return kind
+    return _nifti(start) or _voxels(path)
+
+
+def _voxels(path: Path) -> str | None:
+    """The half of a volume in two files that holds its voxels, which have no signature."""
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    suffix, kind = _VOXELS.get(name.suffix.lower(), ("", ""))
+    headers = [name.with_suffix(form) for form in (suffix, suffix.lower())] if suffix else []
+    return kind if any(header.is_file() for header in headers) else None
 
 
 def _nifti(start: bytes) -> str | None:

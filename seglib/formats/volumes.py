@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from . import dicom, dicom_values, images, nifti, orientation
+from . import dicom, dicom_values, images, nifti, orientation, signatures
 from .orientation import Grid
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -74,10 +74,11 @@ class Volume:
 def is_volume(path: str | Path) -> bool:
     """Whether the path is a NIfTI file or a folder, which may hold a DICOM series.
 
-    A folder whose name ends like that of a picture, such as `scan.png`, does not count.
+    A file without a suffix of its own is judged by its content. A folder whose name ends like that
+    of a picture, such as `scan.png`, does not count.
     """
-    name = str(path).lower()
-    return _is_nifti(name) or (Path(path).is_dir() and not name.endswith(images.SUFFIXES))
+    is_picture = str(path).lower().endswith(images.SUFFIXES)
+    return _is_nifti(path) or (not is_picture and Path(path).is_dir())
 
 
 def options(cfg) -> dict[str, Any]:
@@ -89,6 +90,7 @@ def read(path: str | Path, slice_axis: int | None = None, canonical: bool = True
     """A NIfTI file or the folder of a DICOM series: see `read_nifti` and `read_dicom`."""
     if _is_nifti(path):
         return read_nifti(path, slice_axis, canonical)
+    _check_kind(path)
     return read_dicom(path, slice_axis=slice_axis, canonical=canonical)
 
 
@@ -96,6 +98,7 @@ def read_grid(path: str | Path, slice_axis: int | None = None, canonical: bool =
     """Only the `Grid` of a volume: headers are read, pixels are not."""
     if _is_nifti(path):
         return nifti.read_grid(path, nifti.open_file(path), slice_axis, canonical)
+    _check_kind(path)
     return dicom.read_grid(path, dicom.open_series(path), slice_axis, canonical)
 
 
@@ -158,7 +161,17 @@ def read_numbers(path: str | Path) -> np.ndarray:
 
 
 def _is_nifti(path: str | Path) -> bool:
-    return str(path).lower().endswith(SUFFIXES)
+    """Whether a file is NIfTI by its name or, without a suffix that is known, by its content."""
+    name = str(path).lower()
+    if name.endswith((*SUFFIXES, *images.SUFFIXES)):
+        return name.endswith(SUFFIXES)
+    return Path(path).is_file() and (signatures.kind_of(path) or "").startswith("a NIfTI volume")
+
+
+def _check_kind(path: str | Path) -> None:
+    """Refuse a single file that is not DICOM by what it is."""
+    if Path(path).is_file() and signatures.kind_of(path) != "a DICOM file":
+        raise nifti.refusal(path)
 
 
 def _finite(path: str | Path, array: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
