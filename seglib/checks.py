@@ -305,12 +305,12 @@ def _notes_of_files(
     paths: Iterable[str], facts: list[dict[str, Any]], with_headers: bool
 ) -> list[str]:
     """Notes on what is odd about the values of volumes and, `with_headers`, their headers."""
-    notes = []
+    names: dict[str, list[str]] = {}  # note -> files
     for path, slices in _by_file(paths, facts).items():
         texts = slices[0]["header_notes"] if with_headers else []
         for text in [*texts, *slices[0]["decoding_notes"]]:
-            notes.append(f"{Path(path).name}: {text}")
-    return notes
+            names.setdefault(text, []).append(Path(path).name)
+    return [f"{_listed(files)}: {text}" for text, files in names.items()]
 
 
 def _warnings(paths: Iterable[str], facts: list[dict[str, Any]]) -> list[str]:

@@ -1136,8 +1136,8 @@ DEFECTS = [
         "NIfTI that is not compressed, called .gz",
         "cardiac",
         lambda t: replaced(frame(t), gzip.decompress(frame(t).read_bytes())),
-        "set aside",
-        "damaged",
+        "noted",
+        "is not compressed, against its suffix",
     ),
     Defect(
         "header that declares a huge volume",

@@ -1,6 +1,8 @@
 """Trees of volumes: which files form a case, in which order, with which labels."""
 
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seglib import config, layouts, prepare
+from seglib import config, layouts, phantoms, prepare
 from seglib.errors import DataError
 from seglib.formats import volumes
 from seglib.layouts import folders
@@ -256,6 +258,93 @@ def test_generic_tree_of_the_cardiac_system(tmp_path):
     assert len(prepare.build(cases, cfg).cases) == 4
     shutil.copy(tmp_path / "train" / "images" / "x.png", tmp_path / "val" / "images" / "x.png")
     assert set(layouts.scan(cfg)["case"]) >= {"train_x", "val_x"}
+
+
+# ---- files that are links into a store by content
+
+
+def move_into_store(tree, blobs, absolute=False):
+    """Move every file to a name by its content, without suffix, and leave a link to it."""
+    blobs.mkdir()
+    for path in [path for path in tree.rglob("*") if path.is_file()]:
+        blob = blobs / hashlib.sha256(path.read_bytes()).hexdigest()
+        shutil.move(path, blob)
+        path.symlink_to(blob if absolute else os.path.relpath(blob, path.parent))
+
+
+def stored_pixels(cfg):
+    store = prepare.build(layouts.scan(cfg), cfg)
+    assert not store.report.set_aside
+    return [np.asarray(array) for array in store.open()]
+
+
+@pytest.mark.parametrize(
+    ("preset", "absolute"),
+    [("cardiac", True), ("cardiac", False), ("rsna", False), ("lung", True), ("binary", False)],
+)
+def test_files_may_be_links_into_a_store(tmp_path, preset, absolute):
+    tree = phantoms.write(preset, tmp_path / "tree", n=2)
+    changes = {"encoder_weights": "none"} if preset == "rsna" else {}
+    cfg = config.preset(
+        preset, "smoke", data_root=str(tree), work_dir=str(tmp_path / "before"), **changes
+    )
+    cases, expected = layouts.scan(cfg), stored_pixels(cfg)
+    move_into_store(tree, tmp_path / "blobs", absolute)
+    cfg = cfg.replace(work_dir=str(tmp_path / "after"))
+    linked = layouts.scan(cfg)
+    assert linked.equals(cases)  # the paths are those of the links
+    for before, after in zip(expected, stored_pixels(cfg)):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_folders_may_be_links(tmp_path):
+    """The folder of a DICOM series, of a patient, and of the whole tree."""
+    tree = phantoms.write("rsna", tmp_path / "tree", n=2)
+    heart = phantoms.write("cardiac", tmp_path / "heart", n=2)
+    changes = {"work_dir": str(tmp_path / "work")}
+    ct = config.preset("rsna", "smoke", data_root=str(tree), encoder_weights="none", **changes)
+    mri = config.preset("cardiac", "smoke", data_root=str(heart), **changes)
+    expected = layouts.scan(ct), layouts.scan(mri)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    series = sorted(path for path in (tree / "train_images").glob("*/*") if path.is_dir())
+    patients = sorted(path for path in heart.rglob("patient*") if path.is_dir())
+    for i, folder in enumerate([*series, *patients]):
+        shutil.move(folder, elsewhere / str(i))
+        folder.symlink_to(elsewhere / str(i), target_is_directory=True)
+    for cfg, table in zip((ct, mri), expected):
+        assert layouts.scan(cfg).equals(table)
+        assert not prepare.build(table, cfg).report.set_aside
+    whole = tmp_path / "whole"
+    whole.symlink_to(heart, target_is_directory=True)
+    linked = layouts.scan(mri.replace(data_root=str(whole)))
+    assert linked["case"].tolist() == expected[1]["case"].tolist()
+
+
+def test_links_to_nothing_are_set_aside_by_name(tmp_path):
+    tree = phantoms.write("cardiac", tmp_path / "tree", n=3)
+    move_into_store(tree, tmp_path / "blobs")
+    image, *_, labels = sorted(tree.rglob("*_frame*.nii.gz"))
+    for link in (image, labels):
+        os.unlink(os.path.realpath(link))
+    cfg = config.preset("cardiac", "smoke", data_root=str(tree), work_dir=str(tmp_path))
+    problems = prepare.build(layouts.scan(cfg), cfg).report.problems
+    for link in (image, labels):
+        text = "\n".join(problems["problem"])
+        assert f"{link}: a link to " in text and "fetch the data" in text
+    assert "copy it again" not in text
+
+
+def test_notes_of_one_text_are_one_note(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((12, 10, 4), np.uint8), np.eye(4))
+    for i in range(5):
+        for part in ("", "_gt"):
+            name = f"patient00{i}"
+            save_nifti(image, tmp_path / name / f"{name}_frame01{part}.nii.gz")
+    cfg = config.preset("cardiac", "smoke", data_root=str(tmp_path))
+    notes = [note for note in layouts.scan(cfg).attrs["notes"] if "orientation unknown" in note]
+    (note,) = notes
+    assert note.startswith("patient000_frame01, patient001_frame01, patient002_frame01 and 2 more:")
 
 
 def test_real_ct_to_store(ct, tmp_path):

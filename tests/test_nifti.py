@@ -325,7 +325,7 @@ def test_a_wrong_suffix_does_not_matter(tmp_path):
         volume = volumes.read_nifti(path)
         np.testing.assert_array_equal(volume.voxels, expected.voxels)
         wrong = name != "blob"
-        assert any("against its name" in note for note in volume.notes) == wrong
+        assert any("against its suffix" in note for note in volume.notes) == wrong
         nifti.write(tmp_path / "mask.nii.gz", np.zeros((7, 9, 5)), volume.grid, path)
 
 

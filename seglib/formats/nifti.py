@@ -252,8 +252,8 @@ def _image_class(path: str | Path, start: bytes) -> Any:
         return nibabel.Nifti2Image
     if not start or any(size in sizes and len(start) < size for size in (348, 540)):
         raise DataError(
-            f"{path}: cut short: it holds {len(start)} bytes, less than a NIfTI header; "
-            "copy it again"
+            f"{path}: cut short or damaged: it holds {len(start)} bytes, less than the header of "
+            "a NIfTI file; copy it again"
         )
     raise refusal(path)
 
@@ -289,7 +289,8 @@ def _notes_on_name(path: str | Path, compressed: bool) -> list[str]:
     if compressed == _named_compressed(path):
         return []
     truth = "is compressed" if compressed else "is not compressed"
-    return [f"its content {truth}, against its name; other programs may not open it: rename it"]
+    name = Path(path).name
+    return [f"{name} {truth}, against its suffix; other programs may not open it: rename it"]
 
 
 def _check_kind(path: str | Path, image: Any) -> None:

@@ -216,7 +216,7 @@ def case_table(rows: list[Row], notes: list[str], cfg: Any) -> pd.DataFrame:
     cases = cases.drop(columns=defaults)
     if "label_numbers" in cases:
         notes += numbers.notes(cases["label_numbers"], cfg)
-    cases.attrs["notes"] = notes
+    cases.attrs["notes"] = _grouped(notes)
     return cases
 
 
@@ -226,6 +226,20 @@ def half_pairs(volumes_alone: list[Path], labels_alone: list[Path]) -> list[str]
         *pairing.halves(volumes_alone, "volume without labels", "volumes without labels"),
         *pairing.halves(labels_alone, "labels without a volume", "labels without a volume"),
     ]
+
+
+def _grouped(notes: list[str]) -> list[str]:
+    """Notes "name: text" of one text as one note, which lists the first three names."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for note in notes:
+        name, colon, text = note.partition(": ")
+        names.setdefault((colon, text) if colon else ("", note), []).append(name)
+    result = []
+    for (colon, text), group in names.items():
+        more = f" and {len(group) - 3} more" if len(group) > 3 else ""
+        listed = ", ".join(group[:3]) + more
+        result.append(f"{listed}{colon}{text}" if colon else text)
+    return result
 
 
 def nifti_files(folder: Path, whole_name: bool = False) -> dict[str, Path]:
