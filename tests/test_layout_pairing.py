@@ -229,6 +229,12 @@ def test_volumes_that_are_numbered_like_channels(tmp_path):
     assert "labels/case_0003.nii.gz: labels without a volume" in notes_of(cases)
 
 
+def test_volumes_of_which_none_has_labels(tmp_path):
+    write_volumes(tmp_path / "t", ["images/a1", "labels/a10"])
+    with pytest.raises(DataError, match=r"images/a1\.nii\.gz: volume without labels; labels/a10"):
+        layouts.scan(rsna_config(tmp_path / "t", tmp_path))
+
+
 def test_halves_of_acdc(tmp_path):
     heart = "patient001/patient001_frame"
     write_volumes(tmp_path / "t", [f"{heart}01", f"{heart}01_gt", f"{heart}12", f"{heart}13_gt"])

@@ -30,7 +30,11 @@ def scan(cfg: Any) -> pd.DataFrame:
     name, cases = _read(tree, cfg)
     if cases.empty:
         expected = ", ".join(SUFFIXES)
-        raise DataError(f"{tree.folder}: no image found; expected files ending in {expected}")
+        notes = "".join(f"; {note}" for note in cases.attrs.get("notes", [])[:3])
+        raise DataError(
+            f"{tree.folder}: no image found; expected files ending in {expected}, or volumes with "
+            f"labels{notes}"
+        )
     notes = list(cases.attrs.get("notes", []))
     cases = patients.of(cases, cfg)
     warning = cases.attrs.get("patients", {}).get("warning")
