@@ -302,3 +302,16 @@ def test_layout_names_the_page(tmp_path):
     layout = tiff.layout(tmp_path / "a.tif")
     assert (layout.page, layout.bits, layout.deep) == (1, 8, False)
     np.testing.assert_array_equal(images.read_pixels(tmp_path / "a.tif")[0], noise((8, 8), "u1"))
+
+
+def test_pages_without_end(tmp_path):
+    """A damaged file whose page is followed by itself."""
+    write_tiff(tmp_path / "a.tif", bytes(80), 8, 10, 8)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    end = 8 + 2 + 12 * int.from_bytes(content[8:10], "little")
+    page = (end + 8).to_bytes(4, "little")
+    content[end : end + 4] = page
+    content[end + 8 : end + 14] = b"\0\0" + page  # no tags, and the next page is this one
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.tif: a file of 1000 or more pictures"):
+        images.read_image(tmp_path / "a.tif")

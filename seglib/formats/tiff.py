@@ -5,6 +5,7 @@ Pillow reads 8 bits of it rightly; everything deeper is read by tifffile, and by
 tifffile lacks the decoder of a compression. What none of them reads is refused by name.
 """
 
+import itertools
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from PIL import Image
 
 from ..errors import DataError
 
+MAX_PAGES = 1000  # of which the tags are read
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # values of the tag SampleFormat
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = range(4)  # of PhotometricInterpretation
 _CHANNELS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1}
@@ -121,7 +123,8 @@ def _the_picture(
     path: str | Path, tiff: tifffile.TiffFile
 ) -> tuple[tifffile.TiffPage, tuple[str, ...]]:
     """The one picture of a file that is neither a smaller copy nor a mask, and a note on others."""
-    pages = [page.aspage() for page in tiff.pages]
+    # A damaged file may seem to have pages without end.
+    pages = [page.aspage() for page in itertools.islice(tiff.pages, MAX_PAGES)]
     whole = [page for page in pages if not _subfile(page) & (_REDUCED | _MASK)]
     if not whole:  # raw files of cameras begin with a preview and keep the picture below it
         below = [sub.aspage() for page in pages for sub in (page.pages or ())]
@@ -160,8 +163,9 @@ def _several(tiff: tifffile.TiffFile, pages: list[tifffile.TiffPage], n_pictures
     sizes = [f"{page.imagelength}x{page.imagewidth}" for page in pages]
     sizes = list(dict.fromkeys(sizes))
     listed = ", ".join(sizes[:3]) + (", …" if len(sizes) > 3 else "")
+    count = f"{n_pictures} or more" if n_pictures >= MAX_PAGES else str(n_pictures)
     return (
-        f"a file of {n_pictures} pictures ({kind}, {listed}); expected one: split it, a file each "
+        f"a file of {count} pictures ({kind}, {listed}); expected one: split it, a file each "
         "(ImageJ: Image > Stacks > Stack to Images)"
     )
 
