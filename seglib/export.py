@@ -143,7 +143,9 @@ def _deployed(weights: str | Path | Predictor, model: nn.Module | None) -> tuple
         predictor = Predictor.load(weights, device="cpu", precision="fp32", model=model)
     cfg = predictor.config
     deployed = Deployed(predictor).to(memory_format=torch.contiguous_format)
-    return deployed, torch.rand(2, cfg.in_channels, *cfg.height_width)
+    # Seeded, because `torch.export` stores it: the same weights give the same file.
+    generator = torch.Generator().manual_seed(0)
+    return deployed, torch.rand(2, cfg.in_channels, *cfg.height_width, generator=generator)
 
 
 @torch.inference_mode(False)

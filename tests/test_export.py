@@ -168,6 +168,12 @@ def test_nothing_is_overwritten(tmp_path):
         export.kaggle_folder(tmp_path / "none.pth", tmp_path / "new", "me", "Lung U-Net")
 
 
+def test_the_same_weights_give_the_same_file(tmp_path):
+    weights = weights_of(tmp_path, "lung")
+    first, second = (export.to_program(weights, tmp_path / n / "m.pt2").path for n in "ab")
+    assert first.read_bytes() == second.read_bytes()
+
+
 # ---- the model card
 
 
