@@ -1,25 +1,79 @@
-"""95 % intervals by bootstrap over patients, of one run and of the difference of two.
+"""95 % intervals over patients, of one run and of the difference of two.
 
 Patients are drawn, never pixels or slices, because images of one patient resemble one another.
-Every function returns percentile intervals, and takes the group (patient) of each value, the number
-of resamples and the seed. With a single patient the interval is NaN. Taught in `07_evaluation`.
+Every interval here is a studentised bootstrap (Efron and Tibshirani 1993, chapter 12) of the
+patients' jackknife pseudo-values, on the logit scale of a score that lies between two limits, on
+the logarithmic scale of one that is only positive. Its quantiles are never closer than those of
+Student's t, with the degrees of freedom of the effective number of patients (Kish). How often the
+intervals cover the truth is measured in `docs/intervals.md`. Taught in `07_evaluation`.
+
+Fewer than `MIN_PATIENTS` patients have no interval: the ends are NaN.
 """
 
-import numpy as np
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from . import curves, metrics
+import numpy as np
+from scipy.special import stdtrit
+
+from . import curves, metrics, tables
+from .tables import MIN_PATIENTS
+
+Limits = tuple[float, float]
+UNLIMITED: Limits = (-math.inf, math.inf)
+TAIL = 0.025  # on either side of a 95 % interval
+
+
+class Interval(NamedTuple):
+    """The ends of a 95 % interval; `reason` says why there is none where they are NaN."""
+
+    low: float
+    high: float
+    reason: str = ""
+
+
+class Estimate(NamedTuple):
+    """A score, the ends of its interval, the number of rows, and why there is no interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    reason: str
 
 
 def interval(
-    values: np.ndarray, groups: np.ndarray, resamples: int = 2000, seed: int = 0
+    values: np.ndarray,
+    groups: np.ndarray,
+    resamples: int = 2000,
+    seed: int = 0,
+    limits: Limits | None = None,
 ) -> tuple[float, float, float, int]:
     """Mean of the values and its 95 % interval over groups (patients): mean, low, high, n.
 
-    Values that are NaN are left out and not counted in n.
+    Args:
+        values: those that are NaN are left out and not counted in n.
+        limits: the range of the score, to which the interval is confined; by default 0 to 1 if all
+            values lie there, else none.
+
+    Returns:
+        low and high are NaN where the values give no interval; `mean_estimate` says why.
     """
-    zeros = np.zeros(len(values))
-    difference = paired(zeros, values, groups, resamples, seed)
-    return difference["value"], difference["low"], difference["high"], difference["n"]
+    return mean_estimate(values, groups, resamples, seed, limits)[:4]
+
+
+def mean_estimate(
+    values, groups, resamples: int = 2000, seed: int = 0, limits: Limits | None = None
+) -> Estimate:
+    """The same as `interval`, with the reason where there is no interval."""
+    values, groups = _complete_rows(values, groups)
+    if limits is None:
+        in_unit_range = len(values) and 0 <= values.min() and values.max() <= 1
+        limits = (0.0, 1.0) if in_unit_range else UNLIMITED
+    value, without_one, sizes = _means(values, groups)
+    ends = _interval(value, without_one, _effective_number(sizes), limits, resamples, seed)
+    return Estimate(value, *ends[:2], len(values), ends.reason)
 
 
 def pooled_interval(
@@ -31,57 +85,79 @@ def pooled_interval(
         table: (n, 4) counts tp, fp, fn, tn, a row for each image.
         metric: a name in `tables.METRICS` whose source is "counts".
     """
-    table = np.asarray(table, np.float64)
-    if not len(table):
-        return float("nan"), float("nan"), float("nan"), 0
-    group_of, weights = _resample_weights(groups, resamples, seed)
-    sums = np.stack([np.bincount(group_of, column) for column in table.T], axis=1)  # (groups, 4)
-    value = float(metrics.ratios(*table.sum(axis=0))[metric])
-    resampled = metrics.ratios(*(weights @ sums).T)[metric]
-    return value, *_percentile_interval(resampled), len(table)
+    return pooled_estimate([table], [groups], metric, resamples, seed)[:4]
+
+
+def pooled_estimate(
+    tables_of_classes: Sequence[np.ndarray],
+    groups: Sequence[np.ndarray],
+    metric: str,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """A metric of the summed counts of each class, averaged over the classes.
+
+    Args:
+        tables_of_classes: for each class (n, 4) counts as in `pooled_interval`.
+        groups: for each class the groups of its rows. n counts the rows of all classes.
+    """
+    if not sum(map(len, groups)):
+        return Estimate(math.nan, math.nan, math.nan, 0, "the score is undefined")
+    names = np.unique(np.concatenate([np.asarray(column) for column in groups]))
+    sums = np.zeros((len(names), len(groups), 4))
+    for k, (table, column) in enumerate(zip(tables_of_classes, groups)):
+        np.add.at(sums[:, k], np.searchsorted(names, column), np.asarray(table).reshape(-1, 4))
+    total = sums.sum(axis=0)
+    value = float(_mean_of_finite(metrics.ratios(*total.T)[metric]))
+    without_one = _mean_of_finite(metrics.ratios(*np.moveaxis(total - sums, 2, 0))[metric])
+    sizes = sums[..., :3].sum(axis=(1, 2))  # pixels of truth or prediction
+    if not sizes.any():
+        sizes = sums.sum(axis=(1, 2))
+    effective = _effective_number(sizes)
+    limits = limits_of(metric)
+    ends = _interval(value, without_one, effective, limits, resamples, seed)
+    return Estimate(value, *ends[:2], sum(map(len, tables_of_classes)), ends.reason)
 
 
 def curve_intervals(
-    counts: np.ndarray, resamples: int = 2000, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """95 % intervals over patients of auc, average_precision, brier and log_loss of all pixels.
+    values: dict[str, np.ndarray],
+    counts: np.ndarray,
+    in_mean: np.ndarray,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, list[Interval]]:
+    """95 % intervals over patients of metrics of all pixels, such as the AUC.
 
     Args:
+        values: metric of the source "histogram" -> (classes + 1,) values of the classes and of
+            their mean, from the fine histograms.
         counts: (patients, classes, 2, bins) of `curves.coarse`, summed over the images of each
-            patient.
+            patient. They tell how much the values vary.
+        in_mean: (classes,) bool, the classes that the mean is taken over.
 
     Returns:
-        For each of the four metrics (classes + 1, 2) offsets: how far the interval's ends lie below
-        and above the value. They are to be added to the exact value of the fine histogram. The last
-        row is that of the mean over the classes that have a value.
+        For each metric classes + 1 intervals.
     """
-    _, weights = _resample_weights(np.arange(len(counts)), resamples, seed)
-    score = curves.coarse_scores()
-    flat = counts.reshape(len(counts), -1).astype(np.float64)
-    in_random_order = np.ones(len(score), bool)  # a coarse bin holds many different scores
-    reductions = {
-        "auc": curves.area,
-        "average_precision": lambda n, p: curves.precision_area(n, p, in_random_order),
-        "brier": lambda n, p: curves.squared_error(score, n, p),
-        "log_loss": lambda n, p: curves.cross_entropy(score, n, p),
-    }
-
-    def reduce(weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Each metric of each resample: (resamples, classes + 1)."""
-        sums = (weights @ flat).reshape(len(weights), *counts.shape[1:])
-        negative, positive = np.moveaxis(sums, 2, 0)  # (resamples, classes, bins)
-        values = {name: score_of(negative, positive) for name, score_of in reductions.items()}
-        return {name: np.column_stack([v, _mean_of_finite(v)]) for name, v in values.items()}
-
-    whole = reduce(np.ones((1, len(counts))))
-    blocks = np.array_split(weights, len(weights) // 100 + 1)  # bounded memory
-    reduced = [reduce(block) for block in blocks]
-    offsets = {}
-    for name in reductions:
-        resampled = np.concatenate([block[name] for block in reduced])
-        ends = np.array([_percentile_interval(column) for column in resampled.T])
-        offsets[name] = ends - whole[name].T
-    return offsets
+    n_classes = counts.shape[1]
+    total = counts.sum(axis=0)
+    scores = {name: np.full((len(counts), n_classes + 1), np.nan) for name in values}
+    for row, of_patient in enumerate(counts):
+        for k in range(n_classes):
+            curve = curves.CoarseROC(total[k] - of_patient[k])
+            for name, score in tables.scores("histogram", curve).items():
+                scores[name][row, k] = score
+    pixels = counts.sum(axis=(2, 3))
+    pixels = np.column_stack([pixels, pixels[:, in_mean].sum(axis=1)])
+    intervals = {}
+    for name, without_one in scores.items():
+        without_one[:, -1] = _mean_of_finite(without_one[:, :-1][:, in_mean])
+        intervals[name] = []
+        for k, value in enumerate(values[name]):
+            scored = pixels[:, k] > 0  # a patient without a mask of a class is none of its patients
+            effective, limits = _effective_number(pixels[:, k]), limits_of(name)
+            ends = _interval(value, without_one[scored, k], effective, limits, resamples, seed)
+            intervals[name].append(ends)
+    return intervals
 
 
 def paired(a, b, groups, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
@@ -94,15 +170,19 @@ def paired(a, b, groups, resamples: int = 2000, seed: int = 0) -> dict[str, floa
 
     Returns:
         value (mean of b - a), low and high (95 % interval), better (share of resamples in which b
-        has the higher mean; a tie counts half), n, n_left_out.
+        has the higher mean; a tie counts half), n, n_left_out. low, high and better are NaN where
+        there is no interval; `compared` says why.
     """
+    return compared(a, b, groups, resamples, seed)[0]
+
+
+def compared(a, b, groups, resamples: int = 2000, seed: int = 0) -> tuple[dict[str, float], str]:
+    """The result of `paired`, and the reason where it has no interval."""
     total = len(a)
     a, b, groups = _complete_rows(a, b, groups)
-    if not len(a):
-        return _comparison(np.nan, np.empty(0), 0, total)
-    group_of, weights = _resample_weights(groups, resamples, seed)
-    means = (weights @ np.bincount(group_of, b - a)) / (weights @ np.bincount(group_of))
-    return _comparison((b - a).mean(), means, len(a), total)
+    value, without_one, sizes = _means(b - a, groups)
+    effective = _effective_number(sizes)
+    return _comparison(value, without_one, effective, (len(a), total), resamples, seed)
 
 
 def auc_interval(
@@ -113,34 +193,237 @@ def auc_interval(
     `labels` are 0 or 1; rows with a NaN are left out. NaN where there is one label only.
     """
     scores, labels, groups = _complete_rows(scores, labels, groups)
-    value, resampled = _resampled_aucs([scores], labels, groups, resamples, seed)
-    low, high = _percentile_interval(resampled[0])
-    return float(value[0]), low, high, len(labels)
+    values, without_one, effective = _aucs_without_one([scores], labels, groups)
+    ends = _interval(values[0], without_one[0], effective, (0.0, 1.0), resamples, seed)
+    return float(values[0]), *ends[:2], len(labels)
 
 
 def paired_auc(a, b, labels, groups, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
     """The same as `paired` for the AUCs of two columns of scores of the same images or patients."""
     total = len(a)
     a, b, labels, groups = _complete_rows(a, b, labels, groups)
-    values, resampled = _resampled_aucs([a, b], labels, groups, resamples, seed)
-    return _comparison(values[1] - values[0], resampled[1] - resampled[0], len(labels), total)
+    values, without_one, effective = _aucs_without_one([a, b], labels, groups)
+    difference = without_one[1] - without_one[0]
+    numbers = (len(labels), total)
+    return _comparison(values[1] - values[0], difference, effective, numbers, resamples, seed)[0]
 
 
-def _resample_weights(
-    groups: np.ndarray, resamples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The number of each value's group (n,), and how often each resample drew each group.
+def limits_of(metric: str) -> Limits:
+    """The range of a metric of `tables.METRICS`, lowest first; no limits for any other column."""
+    if metric not in tables.METRICS:
+        return UNLIMITED
+    entry = tables.METRICS[metric]
+    return min(entry.best, entry.worst), max(entry.best, entry.worst)
 
-    The weights are (resamples, groups) float64. A single group has no resamples, as it does not
-    show how groups differ.
+
+# ---- the interval of any score, from its values without one group each
+
+
+def _interval(
+    value: float,
+    without_one: np.ndarray,
+    effective: float,
+    limits: Limits,
+    resamples: int,
+    seed: int,
+) -> Interval:
+    """95 % interval of a score.
+
+    Args:
+        value: the score of all groups.
+        without_one: (groups,) the score of all groups but one.
+        effective: effective number of groups.
     """
-    names, group_of = np.unique(groups, return_inverse=True)
-    n = len(names)
-    resamples = resamples if n > 1 else 0
+    reason = _reason_for_none(value, without_one, limits)
+    if reason:
+        return Interval(math.nan, math.nan, reason)
+    low, high = limits
+    if _all_equal(without_one) or value in limits:
+        if not math.isfinite(high - low):
+            return Interval(math.nan, math.nan, "all patients have the same value")
+        # Groups that nobody has seen may have any value in the range. Their share is below 1 - p
+        # with 97.5 % confidence, as p ** n is the chance to miss them n times.
+        seen = TAIL ** (1 / effective)
+        return Interval(*(seen * value + (1 - seen) * end for end in limits))
+    scale = _Scale(limits)
+    pseudo = _pseudo_values(value, without_one)
+    error = pseudo.std(ddof=1) / math.sqrt(len(pseudo))
+    lower, upper = _quantiles(pseudo, error, scale, resamples, seed)
+    student = float(stdtrit(max(effective - 1, 1), 1 - TAIL))
+    middle, spread = scale.forward(value), error * scale.slope(value)
+    ends = (middle - max(upper, student) * spread, middle - min(lower, -student) * spread)
+    return Interval(*(float(scale.backward(end)) for end in ends))
+
+
+def _reason_for_none(value: float, without_one: np.ndarray, limits: Limits) -> str:
+    """Why a score has no interval; empty where it has one, or where it has no value."""
+    n = len(without_one)
+    if not math.isfinite(value):
+        return "the score is undefined"
+    if n < MIN_PATIENTS:
+        patients = "1 patient" if n == 1 else f"{n} patients"
+        return f"{patients}, at least {MIN_PATIENTS} are needed"
+    if not np.isfinite(without_one).all():
+        return "without one of the patients the score is undefined"
+    if not limits[0] <= value <= limits[1]:
+        return f"{value:.4g} lies outside the range {limits[0]:g} to {limits[1]:g} of the metric"
+    return ""
+
+
+class _Scale:
+    """The scale on which the error of a score is nearly symmetric, by the limits of the score.
+
+    Logit between two limits, logarithm above a lower one, else the score itself.
+    """
+
+    def __init__(self, limits: Limits):
+        self.low, self.high = limits
+
+    def contains(self, x: np.ndarray) -> np.ndarray:
+        return (x > self.low) & (x < self.high)
+
+    def forward(self, x):
+        if math.isinf(self.low):
+            return x
+        if math.isinf(self.high):
+            return np.log(x - self.low)
+        return np.log((x - self.low) / (self.high - x))
+
+    def slope(self, x):
+        """Derivative of `forward`."""
+        if math.isinf(self.low):
+            return np.ones_like(x)
+        if math.isinf(self.high):
+            return 1 / (x - self.low)
+        return (self.high - self.low) / ((x - self.low) * (self.high - x))
+
+    def backward(self, y):
+        if math.isinf(self.low):
+            return y
+        if math.isinf(self.high):
+            return self.low + np.exp(min(y, 700.0))
+        return self.low + (self.high - self.low) / (1 + np.exp(-np.clip(y, -700.0, 700.0)))
+
+
+def _pseudo_values(value: float, without_one: np.ndarray) -> np.ndarray:
+    """What each group adds to a score (Tukey's jackknife), with the score as their mean."""
+    return value + (len(without_one) - 1) * (without_one.mean() - without_one)
+
+
+def _quantiles(
+    pseudo: np.ndarray, error: float, scale: _Scale, resamples: int, seed: int
+) -> tuple[float, float]:
+    """2.5th and 97.5th percentile of (mean of a resample - mean) / its own standard error.
+
+    Resamples without spread, or with a mean outside of the limits, have no such ratio and are left
+    out; 0 and 0 where most are.
+    """
+    n = len(pseudo)
+    weights = _resample_weights(n, resamples, seed)
+    centred = pseudo - pseudo.mean()
+    means = weights @ centred / n
+    variances = np.maximum(weights @ centred**2 / n - means**2, 0) / (n - 1)
+    values = pseudo.mean() + means
+    usable = (np.sqrt(variances) > 1e-6 * error) & scale.contains(values)
+    if usable.sum() < resamples / 4:
+        return 0.0, 0.0
+    values, errors = values[usable], np.sqrt(variances[usable])
+    ratios = scale.forward(values) - scale.forward(pseudo.mean())
+    ratios /= errors * scale.slope(values)
+    lower, upper = np.percentile(ratios, (100 * TAIL, 100 * (1 - TAIL)))
+    return float(lower), float(upper)
+
+
+def _resample_weights(n: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each resample drew each of n groups, (resamples, n) float64."""
     drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
     drawn += np.arange(resamples)[:, None] * n  # so that one bincount counts each resample
     weights = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
-    return group_of, weights.astype(np.float64)
+    return weights.astype(np.float64)
+
+
+def _all_equal(values: np.ndarray) -> bool:
+    return bool(np.ptp(values) <= 1e-12 * max(1.0, abs(values[0])))
+
+
+def _comparison(
+    value: float,
+    without_one: np.ndarray,
+    effective: float,
+    numbers: tuple[int, int],
+    resamples: int,
+    seed: int,
+) -> tuple[dict[str, float], str]:
+    """The result of `compared`; `numbers`: of rows compared, and of all rows."""
+    ends = _interval(value, without_one, effective, UNLIMITED, resamples, seed)
+    better = math.nan
+    if len(without_one) >= MIN_PATIENTS and np.isfinite(without_one).all():
+        weights = _resample_weights(len(without_one), resamples, seed)
+        pseudo = _pseudo_values(value, without_one)
+        if _all_equal(without_one):
+            pseudo = np.full(len(without_one), value)
+        means = weights @ pseudo
+        better = float(np.mean(means > 0) + np.mean(means == 0) / 2)
+    result = {"value": float(value), "low": ends.low, "high": ends.high, "better": better}
+    n, total = numbers
+    return {**result, "n": n, "n_left_out": total - n}, ends.reason
+
+
+# ---- scores of all groups, and of all groups but one
+
+
+def _means(values: np.ndarray, groups: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """The mean of the values, the means without one group each, and the sizes of the groups."""
+    if not len(values):
+        return math.nan, np.empty(0), np.empty(0)
+    _, group_of = np.unique(groups, return_inverse=True)
+    sums, sizes = np.bincount(group_of, values), np.bincount(group_of)
+    without_one = curves.divide(values.sum() - sums, len(values) - sizes)
+    return float(values.mean()), without_one, sizes
+
+
+def _aucs_without_one(
+    columns: list[np.ndarray], labels: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """AUCs of columns of scores (columns,), those without one group each (columns, groups), and the
+    effective number of groups.
+
+    It is twice the harmonic mean of the groups with a positive and those with a negative, as the
+    rarer label limits what is known: 5 positives and 95 negatives say as much as 19 of both.
+    """
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"labels: found {np.unique(labels)[:9]}; expected 0 and 1")
+    if not len(labels):
+        return np.full(len(columns), np.nan), np.empty((len(columns), 0)), 0.0
+    names, group_of = np.unique(groups, return_inverse=True)
+    values = [_aucs(scores, labels, np.ones(len(labels))) for scores in columns]
+    blocks = np.array_split(np.arange(len(names)), len(names) * len(labels) // 2**22 + 1)
+    without_one = [
+        [_aucs(scores, labels, (group_of != block[:, None]).astype(float)) for block in blocks]
+        for scores in columns
+    ]
+    by_label = [
+        _effective_number(np.bincount(group_of[labels == label], minlength=1)) for label in (0, 1)
+    ]
+    effective = 0.0
+    if min(by_label) > 0:
+        effective = 4 / sum(1 / number for number in by_label)
+    return np.array(values), np.array([np.concatenate(aucs) for aucs in without_one]), effective
+
+
+def _aucs(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """AUC for each row of weights (..., n), ties count half; NaN where a row has one label only."""
+    order = np.argsort(scores)
+    starts = np.flatnonzero(np.append(True, np.diff(scores[order]) > 0))  # of equal scores
+    by_label = [(weights * (labels == label))[..., order] for label in (0, 1)]
+    negative, positive = (np.add.reduceat(column, starts, axis=-1) for column in by_label)
+    return curves.area(negative, positive)
+
+
+def _effective_number(sizes: np.ndarray) -> float:
+    """How many groups of one size say as much as groups of these sizes (Kish 1965)."""
+    sizes = np.asarray(sizes, np.float64)
+    return float(sizes.sum() ** 2 / (sizes**2).sum()) if sizes.any() else 0.0
 
 
 def _complete_rows(*columns) -> list[np.ndarray]:
@@ -155,52 +438,7 @@ def _complete_rows(*columns) -> list[np.ndarray]:
 
 
 def _mean_of_finite(values: np.ndarray) -> np.ndarray:
-    """Mean of each row over its finite values; NaN where a row has none."""
+    """Mean of the finite values along the last axis; NaN where there is none."""
     finite = np.isfinite(values)
-    total, n = np.where(finite, values, 0).sum(axis=1), finite.sum(axis=1)
+    total, n = np.where(finite, values, 0).sum(axis=-1), finite.sum(axis=-1)
     return curves.divide(total, n)
-
-
-def _percentile_interval(resampled: np.ndarray) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of the finite values; NaN where there are none."""
-    resampled = resampled[np.isfinite(resampled)]
-    low, high = np.percentile(resampled, (2.5, 97.5)) if len(resampled) else (np.nan, np.nan)
-    return float(low), float(high)
-
-
-def _comparison(value: float, resampled: np.ndarray, n: int, total: int) -> dict[str, float]:
-    """The result of `paired`, from the difference and those of the resamples."""
-    low, high = _percentile_interval(resampled)
-    resampled = resampled[np.isfinite(resampled)]
-    better = np.nan
-    if len(resampled):
-        better = float(np.mean(resampled > 0) + np.mean(resampled == 0) / 2)
-    result = {"value": float(value), "low": low, "high": high, "better": better}
-    return {**result, "n": n, "n_left_out": total - n}
-
-
-def _aucs(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AUC for each row of weights (..., n), ties count half; NaN where a row has one label only."""
-    order = np.argsort(scores)
-    starts = np.flatnonzero(np.append(True, np.diff(scores[order]) > 0))  # of equal scores
-    by_label = [(weights * (labels == label))[..., order] for label in (0, 1)]
-    negative, positive = (np.add.reduceat(column, starts, axis=-1) for column in by_label)
-    return curves.area(negative, positive)
-
-
-def _resampled_aucs(
-    columns: list[np.ndarray], labels, groups, resamples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """AUCs of columns of scores (columns,) and of the same resamples (columns, resamples)."""
-    if not np.isin(labels, (0, 1)).all():
-        raise ValueError(f"labels: found {np.unique(labels)[:9]}; expected 0 and 1")
-    if not len(labels):
-        return np.full(len(columns), np.nan), np.empty((len(columns), 0))
-    values = [_aucs(scores, labels, np.ones(len(labels))) for scores in columns]
-    group_of, weights = _resample_weights(groups, resamples, seed)
-    blocks = np.array_split(weights, len(weights) * len(labels) // 2**22 + 1)  # bounded memory
-    resampled = [
-        np.concatenate([_aucs(scores, labels, block[:, group_of]) for block in blocks])
-        for scores in columns
-    ]
-    return np.array(values), np.array(resampled)

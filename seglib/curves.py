@@ -372,12 +372,33 @@ def coarse(prob: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.bincount(bins, minlength=2 * COARSE).reshape(2, COARSE)
 
 
-def coarse_scores() -> np.ndarray:
-    """The middle score of each bin of `coarse`, ascending."""
-    edges = np.arange(COARSE // 2 + 1, dtype=np.uint16) << 5  # float16 patterns from 0 to 0.5
-    edges = edges.view(np.float16).astype(np.float64)
-    below_half = (edges[:-1] + edges[1:]) / 2
-    return np.concatenate([below_half, [0.5], 1 - below_half[::-1]])
+def _coarse_edges() -> np.ndarray:
+    """(COARSE + 1,) float32: the ends of the bins of `coarse`, ascending."""
+    below_half = np.arange(COARSE // 2 + 1, dtype=np.uint16) << 5  # float16 patterns from 0 to 0.5
+    below_half = below_half.view(np.float16).astype(np.float32)
+    return np.concatenate([below_half, 1 - below_half[::-1]])
+
+
+class CoarseROC(HistogramROC):
+    """The curves of a histogram of `coarse`: the same scores, less exact, in a hundredth of the
+    time.
+
+    `counts`: (2, COARSE) negative and positive pixels.
+    """
+
+    def __init__(self, counts: np.ndarray):
+        self.counts = np.asarray(counts, np.int64).T
+
+    def update(self, prob, target, valid=None) -> "CoarseROC":
+        raise NotImplementedError("a coarse histogram takes no pixels; add the counts of `coarse`")
+
+    def merge(self, other: "HistogramROC") -> "CoarseROC":
+        raise NotImplementedError("add the counts of `coarse` instead")
+
+    def _levels(self):
+        bins = np.flatnonzero(self.counts.any(axis=1))
+        edges = _coarse_edges()
+        return edges[bins], edges[bins + 1], *self.counts[bins].T
 
 
 def thin(x: np.ndarray, y: np.ndarray, points: int = 1000) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Evaluate a run on a part of the data: scores with 95 % intervals. Taught in `04` and `07`."""
 
 import copy
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,18 +14,19 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from . import bootstrap, case_io, curves, data, hosts, memory, metrics, plots, tables
+from . import case_io, curves, data, hosts, measurements, memory, metrics, plots, summary, tables
 from .curves import HistogramROC
 from .errors import DataError
-from .formats import images
+from .formats import images, orientation
 from .inference import OPTIONS, Predictor, class_mask, class_plane
+from .measurements import UNIT
 from .report import Report as Report
 from .report import compare as compare
+from .summary import COUNTS
 from .tables import IGNORE
 
-COUNTS = ["tp", "fp", "fn", "tn"]
 IDENTITY = ["case", "patient", "volume", "slice", "class", "annotated"]
-INTERVAL = ("value", "low", "high", "n")
+COMPONENTS = [f"components_{name}" for name in ("true", "pred", "found", "false")]
 SPACING = ("spacing_slice_mm", "spacing_row_mm", "spacing_col_mm")
 
 
@@ -34,11 +36,11 @@ def evaluate(
     """Score a run (or a `Predictor`) on one part of the data, batch by batch.
 
     A row of `per_image` scores one picture or one slice: counts, probabilities, and distances
-    within the slice. A row of `per_volume` scores one volume: the summed counts of its slices, and
-    distances in three dimensions. If the predictor removes connected components or fills holes, it
-    does so picture by picture, but for volumes as a whole, as `Predictor.predict_volume` does;
-    slices that this part lacks are skipped. Memory holds the predictions of one batch and the masks
-    of one volume, never more.
+    within the slice. A row of `per_volume` scores one volume: the summed counts of its slices,
+    distances in three dimensions, and connected components (`metrics.components`). If the predictor
+    removes connected components or fills holes, it does so picture by picture, but for volumes as a
+    whole, as `Predictor.predict_volume` does; slices that this part lacks are skipped. Memory holds
+    the predictions of one batch and the masks of one volume, never more.
 
     Args:
         run: a `Run`, whose best weights are used, or a `Predictor`, for example of `tuned`.
@@ -66,21 +68,23 @@ def evaluate(
     seen = _seen_in_training(per_image, predictor, dataset)
     if seen is not None:
         per_image["seen"] = seen
-    about = _about(run, predictor, dataset, grid, per_image, part)
-    cfg = predictor.config
+    about = _about(run, predictor, dataset, (per_image, per_volume), grid, part)
+    cfg, absent = predictor.config, summary.absent_classes(per_image)
     title = (
         f"{cfg.preset}: {about['part']}, {about['images']} images of {about['patients']} patients"
     )
-    summaries = [_summarise(per_image, "per image", cfg)]
+    summaries = [summary.of_table(per_image, "per image", cfg, absent)]
     if len(per_volume):
-        summaries.append(_summarise(per_volume, "per volume", cfg))
+        summaries.append(summary.of_table(per_volume, "per volume", cfg, absent))
     summaries.append(scorer.pixels.summary(per_image))
+    scores = pd.concat(summaries, ignore_index=True).assign(grid=grid)
     return Report(
         title=title,
         per_image=per_image,
         per_volume=per_volume,
-        summary=pd.concat(summaries, ignore_index=True).assign(grid=grid),
+        summary=scores,
         about=about,
+        notes=[*summary.notes(per_image, scores, absent), *_notes_of_data(dataset)],
         curves=scorer.pixels.curves,
         confusion=scorer.pixels.confusion(per_image),
         history=getattr(run, "history", None),
@@ -92,10 +96,12 @@ def tuned(run, loader, metric: str = "dice") -> Predictor:
     """The best weights of a run with the temperature and thresholds that suit the validation part.
 
     The temperature has the least log loss, the threshold of each class the best pooled `metric`
-    (not for multiclass, where the likeliest class wins). Reports of this predictor name the data
-    that they were chosen on.
+    (not for multiclass, where the likeliest class wins). Both are chosen on what the predictor will
+    use: with `tta` or `tta_rotation`, on the mean of its views. Reports of this predictor name the
+    data that they were chosen on.
 
     Args:
+        run: a `Run`, whose best weights are used, or a `Predictor`.
         loader: of the validation part, `batches["val"]`.
         metric: a metric of counts, see `tables.METRICS`.
 
@@ -110,30 +116,37 @@ def tuned(run, loader, metric: str = "dice") -> Predictor:
             "give the validation part, batches['val']"
         )
     cfg = predictor.config
-    temperature = curves.Temperature(cfg.task)
-    pixels = _Pixels(predictor)
-    batches = DataLoader(dataset, loader.batch_size)
-    for batch in hosts.progress(batches, desc=f"tune on {dataset.part}", leave=False):
-        logits = predictor.logits(batch["image"]).cpu()
-        temperature.update(logits, batch["mask"])
-        prob = metrics.probabilities(logits, cfg.task).numpy()
-        for number, prob_of_image in zip(batch["index"].tolist(), prob):
-            truth = plots.flat(dataset.pixels(number)[1])
-            image = _Image(dataset, number, truth, mask=None)
-            pixels.add_probabilities(image, prob_of_image)
-    predictor.temperature = temperature.value()
+    predictor.temperature = 1.0
+    predictor.temperature = _best_temperature(predictor, dataset, loader.batch_size)
     where = f"on the part {dataset.part!r}, {len(dataset)} images"
     temperature_text = f"{predictor.temperature:.3f}, of the least log loss {where}"
     predictor.chosen = {"temperature": temperature_text}
     if cfg.task != "multiclass":
-        best = np.array([curve.best_threshold(metric) for curve in pixels.curves.values()])
-        best = np.clip(np.where(np.isfinite(best), best, cfg.threshold), 1e-6, 1 - 1e-6)
-        # The curves hold probabilities at temperature 1; dividing the log-odds keeps their order.
-        log_odds = np.log(best / (1 - best)) / predictor.temperature
-        predictor.thresholds = tuple((1 / (1 + np.exp(-log_odds))).tolist())
+        predictor.thresholds = _best_thresholds(predictor, dataset, loader, metric)
         values = ", ".join(f"{value:.3f}" for value in predictor.thresholds)
         predictor.chosen["threshold"] = f"{values}, of the best pooled {metric} {where}"
     return predictor
+
+
+def _best_temperature(predictor: Predictor, dataset, batch_size: int) -> float:
+    temperature = curves.Temperature(predictor.config.task)
+    batches = DataLoader(dataset, batch_size)
+    for batch in hosts.progress(batches, desc=f"temperature on {dataset.part}", leave=False):
+        temperature.update(predictor.log_odds(batch["image"]).cpu(), batch["mask"])
+    return temperature.value()
+
+
+def _best_thresholds(predictor: Predictor, dataset, loader, metric: str) -> tuple[float, ...]:
+    """The threshold of each class, at the predictor's temperature; that of the config where a class
+    has no positive or no negative pixel."""
+    pixels = _Pixels(predictor)
+    for numbers, prob in _batches(predictor, dataset, loader, list(range(len(dataset)))):
+        for number, prob_of_image in zip(numbers, prob):
+            truth = plots.flat(dataset.pixels(number)[1])
+            pixels.add_probabilities(_Image(dataset, number, truth, mask=None), prob_of_image)
+    best = np.array([curve.best_threshold(metric) for curve in pixels.curves.values()])
+    best = np.where(np.isfinite(best), best, predictor.config.threshold)
+    return tuple(np.clip(best, 1e-6, 1 - 1e-6).tolist())
 
 
 def _checked(run, loader) -> tuple[Predictor, Any]:
@@ -212,7 +225,7 @@ class _Scorer:
         self.slices: list[_Image] = []  # the slices so far of the current volume
         # (number, class) and (volume, patient, class) -> metric -> score.
         self.scores: dict[tuple, dict[str, float]] = {}
-        self.volume_distances: dict[tuple, dict[str, float]] = {}
+        self.volume_scores: dict[tuple, dict[str, float]] = {}
 
     def add(self, pool: ThreadPoolExecutor, numbers: list[int], prob: np.ndarray) -> None:
         """Score the images of a batch; `prob` (N, K, H, W) has the size of the store."""
@@ -236,10 +249,10 @@ class _Scorer:
                 for k in self._annotated(image):
                     job = pool.submit(self._mask_scores, image, k)
                     jobs.append((self.scores, (image.number, k), job))
-            if self.distances and group[0].volume:
+            if group[0].volume:
                 for k, name in self.structures.items():
-                    job = pool.submit(self._distances_of_volume, group, k)
-                    jobs.append((self.volume_distances, (*group[0].volume, name), job))
+                    job = pool.submit(self._volume_scores, group, k)
+                    jobs.append((self.volume_scores, (*group[0].volume, name), job))
         for image, prob_of_image in opened:  # while the threads compute
             self.pixels.add_probabilities(image, prob_of_image)
         for group in complete:
@@ -287,26 +300,35 @@ class _Scorer:
         scores = {"n_true": count["tp"] + count["fn"], "n_pred": count["tp"] + count["fp"], **count}
         scores |= {name: float(value) for name, value in metrics.ratios(**count).items()}
         if self.distances:
-            spacing = _spacing(image.case, SPACING[1:]) if self.grid == "original" else None
+            spacing = self._spacing(image.case, SPACING[1:])
             scores |= _distances(pred, truth, valid, spacing)
+            scores[UNIT] = "mm" if spacing else "pixels"
         return scores
 
-    def _distances_of_volume(self, slices: list[_Image], k: int) -> dict[str, float]:
-        """Distances of one class in three dimensions, from the slices where it is annotated."""
+    def _spacing(self, case: Any, columns: tuple[str, ...]) -> tuple[float, ...] | None:
+        """Size of a pixel or voxel of the report's grid in mm; None where it is unknown."""
+        return _spacing(case, columns) if self.grid == "original" else None
+
+    def _volume_scores(self, slices: list[_Image], k: int) -> dict[str, Any]:
+        """Scores of one class in three dimensions, from the slices where it is annotated."""
         slices = [image for image in slices if image.annotated[k]]
         if not slices or not _same_size(slices):
             return {}
         pred = np.stack([class_mask(image.mask, k, self.task) for image in slices])
         truth = np.stack([class_mask(image.truth, k, self.task) for image in slices])
         valid = np.stack([_valid(image, k, self.task) for image in slices])
-        spacing = _spacing(slices[0].case, SPACING) if self.grid == "original" else None
-        return _distances(pred, truth, valid, spacing)
+        scores: dict[str, Any] = metrics.components(pred & valid, truth & valid)
+        if self.distances:
+            spacing = self._spacing(slices[0].case, SPACING)
+            scores |= _distances(pred, truth, valid, spacing)
+            scores[UNIT] = "mm" if spacing else "voxels"
+        return scores
 
     def per_image(self) -> pd.DataFrame:
         """One row per image and class, in the order of the case table."""
         names = metrics.names("counts", "probabilities", "distances")
-        columns = [*IDENTITY, "n_true", "n_pred", *COUNTS, *names]
-        missing = dict.fromkeys(columns, np.nan)
+        columns = [*IDENTITY, "n_true", "n_pred", *COUNTS, *names, UNIT]
+        missing = {**dict.fromkeys(columns, np.nan), UNIT: ""}
         rows = []
         for number in range(len(self.dataset)):
             case = self.dataset.cases.iloc[number]
@@ -319,17 +341,18 @@ class _Scorer:
         return pd.DataFrame(rows, columns=columns)
 
     def per_volume(self, per_image: pd.DataFrame) -> pd.DataFrame:
-        """One row per volume and class: the summed counts of its slices, and distances in 3-D."""
+        """One row per volume and class: the summed counts of its slices, and scores in 3-D."""
         slices = per_image[(per_image["volume"] != "") & per_image["annotated"]]
         if slices.empty:
-            return pd.DataFrame(columns=per_image.columns.drop("slice"))
+            return pd.DataFrame(columns=[*per_image.columns.drop("slice"), *COMPONENTS])
         groups = slices.groupby(["volume", "patient", "class"], sort=False)
         table = groups[["n_true", "n_pred", *COUNTS]].sum().reset_index()
         table = table.assign(annotated=True, **metrics.ratios(*(table[c] for c in COUNTS)))
         keys = zip(table["volume"], table["patient"], table["class"])
-        distances = [self.volume_distances.get(key, {}) for key in keys]
-        for name in metrics.names("distances"):
-            table[name] = [scores.get(name, np.nan) for scores in distances]
+        of_volumes = [self.volume_scores.get(key, {}) for key in keys]
+        for name in (*metrics.names("distances"), *COMPONENTS):
+            table[name] = [scores.get(name, np.nan) for scores in of_volumes]
+        table[UNIT] = [scores.get(UNIT, "") for scores in of_volumes]
         return table
 
 
@@ -391,18 +414,27 @@ def _distances(
 def _spacing(case: Any, columns: tuple[str, ...]) -> tuple[float, ...] | None:
     """Size of a pixel or voxel along its axes in mm; None where one of them is unknown."""
     values = [case.get(column, "") for column in columns]
-    if "" in values or any(pd.isna(value) for value in values):
-        return None
-    return tuple(float(value) for value in values)
+    # A picture has no distance between slices: one of its own stands for it.
+    spacing = orientation.known_spacing(values if len(values) == 3 else [values[0], *values])
+    return spacing and spacing[-len(columns) :]
 
 
 # ---- the header of the report
 
 
 def _about(
-    run, predictor: Predictor, dataset, grid: str, per_image: pd.DataFrame, part: str | None
+    run,
+    predictor: Predictor,
+    dataset,
+    scores: tuple[pd.DataFrame, pd.DataFrame],
+    grid: str,
+    part: str | None,
 ) -> dict[str, Any]:
-    """Header of the report: data, grid and units, weights and how they were used."""
+    """Header of the report: data, grid and units, weights and how they were used.
+
+    `scores` are `per_image` and `per_volume`.
+    """
+    per_image, per_volume = scores
     if part is None:
         part = "validation, used for model choice" if dataset.part == "val" else dataset.part
     about = {
@@ -410,11 +442,10 @@ def _about(
         "grid": grid,
         "threshold": predictor.config.threshold,
         **predictor.chosen,
-        "distances_in": _unit(dataset.cases, SPACING[1:], grid, "pixels"),
+        "distances_in": _unit_text(per_image, "case", grid, "images"),
     }
-    slices = dataset.cases[[volume is not None for volume in _volumes(dataset.cases)]]
-    if len(slices):
-        about["distances_of_volumes_in"] = _unit(slices, SPACING, grid, "voxels")
+    if len(per_volume):
+        about["distances_of_volumes_in"] = _unit_text(per_volume, "volume", grid, "volumes")
     about |= {
         "images": int(per_image["case"].nunique()),
         "patients": int(per_image["patient"].nunique()),
@@ -456,12 +487,45 @@ def _seen_text(per_image: pd.DataFrame) -> str:
     return text
 
 
-def _unit(cases: pd.DataFrame, columns: tuple[str, ...], grid: str, element: str) -> str:
-    """Unit of distances: mm if the grid is that of the files and all spacings are known."""
-    has_spacing = all(column in cases and (cases[column] != "").all() for column in columns)
-    if grid == "original" and has_spacing:
-        return "mm"
-    return f"{element} of the {grid} grid"
+def _unit_text(table: pd.DataFrame, key: str, grid: str, things: str) -> str:
+    """The unit of the mean distances, and what is left out of them because it has another unit."""
+    scored = table[table[UNIT] != ""]
+    if scored.empty:
+        return "not computed"
+    unit = measurements.unit_of(scored)
+    others = scored[scored[UNIT] != unit]
+    text = unit if unit == "mm" else f"{unit} of the {grid} grid"
+    if others.empty:
+        return text
+    n, total = (len(rows.groupby([key, "patient"])) for rows in (others, scored))
+    return (
+        f"{text}; {n} of {total} {things} have no known spacing: their distances are in "
+        f"{measurements.unit_of(others)} (column {UNIT}) and left out of the means"
+    )
+
+
+MAX_NOTES = 5  # of the data report, in a report of scores
+
+
+def _notes_of_data(dataset) -> list[str]:
+    """What the data report notes about the scored files, or about no file in particular."""
+    scored, all_files = (_file_names(cases) for cases in (dataset.cases, dataset.store.cases))
+    texts = []
+    for text in dataset.store.report.notes:
+        files = all_files.intersection(re.split(r": |, | and \d+ more", text))
+        if files & scored or not (files or text.startswith("split:")):
+            texts.append(f"data: {text}")
+    if len(texts) > MAX_NOTES:
+        more = len(texts) - MAX_NOTES
+        texts = [*texts[:MAX_NOTES], f"data: {more} more notes in the data report (store.report)"]
+    return texts
+
+
+def _file_names(cases: pd.DataFrame) -> set[str]:
+    """The names of all files in the cells of a case table."""
+    cells = cases.select_dtypes(exclude="number").to_numpy().ravel()
+    paths = [path for cell in cells if isinstance(cell, str) for path in cell.split("|")]
+    return {Path(path).name for path in set(paths)}
 
 
 # ---- pixels and summaries
@@ -528,73 +592,8 @@ class _Pixels:
         scores = pd.DataFrame(
             {name: tables.scores("histogram", curve) for name, curve in self.curves.items()}
         ).T
-        scores.loc["mean"] = scores.mean()  # of the classes that have a value
         counts = np.stack(list(self.patients.values()))
-        offsets = bootstrap.curve_intervals(counts, self.cfg.bootstrap, self.cfg.seed)
-        rows = []
-        for place, name in enumerate(scores.index):
-            table = per_image if name == "mean" else per_image[per_image["class"] == name]
-            n_images = table.loc[table["annotated"], "case"].nunique()
-            numbers = {"n": n_images, **_n_empty_and_missing(table)}
-            for metric in scores:
-                value = scores.loc[name, metric]
-                low, high = offsets[metric][place] if metric in offsets else (np.nan, np.nan)
-                entry = tables.METRICS[metric]
-                limits = sorted((entry.best, entry.worst))
-                low, high = np.clip([value + low, value + high], *limits)
-                rows.append(
-                    {"class": name, "metric": metric, "average": "pixels"}
-                    | {"value": value, "low": low, "high": high}
-                    | numbers
-                )
-        return pd.DataFrame(rows)
-
-
-def _n_empty_and_missing(table: pd.DataFrame) -> dict[str, int]:
-    """How many rows of a table have an empty truth, and how many have no mask."""
-    scored = table[table["annotated"]]
-    return {
-        "n_empty": int((scored["n_true"] == 0).sum()),
-        "n_missing": int((~table["annotated"]).sum()),
-    }
-
-
-def _summarise(table: pd.DataFrame, average: str, cfg) -> pd.DataFrame:
-    """The long summary of one table of scores: each class and their mean.
-
-    Every metric is averaged over rows. Those of counts are also computed from the summed counts of
-    all images ("pooled"). A class without any mask keeps its rows, with n = 0, which shows that
-    its masks are missing.
-    """
-    unit = "case" if average == "per image" else "volume"
-    rows = []
-    for name in [*dict.fromkeys(table["class"]), "mean"]:
-        of_class = table if name == "mean" else table[table["class"] == name]
-        scored, numbers = of_class[of_class["annotated"]], _n_empty_and_missing(of_class)
-        for metric in _metrics_of(table):
-            # For the mean, first over the classes of an image.
-            values = scored.groupby([unit, "patient"], sort=False)[metric].mean().reset_index()
-            interval = bootstrap.interval(
-                values[metric], values["patient"], cfg.bootstrap, cfg.seed
-            )
-            row = {"class": name, "metric": metric}
-            rows.append({**row, "average": average, **dict(zip(INTERVAL, interval)), **numbers})
-            from_counts = tables.METRICS[metric].source == "counts"
-            if from_counts and average == "per image" and name != "mean":
-                counts = scored[COUNTS].to_numpy(float)
-                pooled = bootstrap.pooled_interval(
-                    counts, scored["patient"], metric, cfg.bootstrap, cfg.seed
-                )
-                rows.append({**row, "average": "pooled", **dict(zip(INTERVAL, pooled)), **numbers})
-    columns = ["class", "metric", "average", *INTERVAL, "n_empty", "n_missing"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _metrics_of(table: pd.DataFrame) -> list[str]:
-    """The metrics of counts, and those others of which some row of the table has a value."""
-    always = metrics.names("counts")
-    names = metrics.names("counts", "probabilities", "distances")
-    return [m for m in names if m in table and (m in always or table[m].notna().any())]
+        return summary.of_curves(scores, counts, per_image, self.cfg)
 
 
 class _Examples:

@@ -207,8 +207,23 @@ class Predictor:
         Raises:
             DataError: it is too small for a single image.
         """
+        return self._in_halves(self._mean_of_views, batch)
+
+    def log_odds(self, batch: torch.Tensor) -> torch.Tensor:
+        """What a temperature divides: the logits of one view, those of the mean of several views.
+
+        Shapes, and memory, as for `probabilities`.
+        """
+        if not (self.tta or self.tta_rotation):
+            return self._in_halves(self.logits, batch)
+        prob = self.probabilities(batch)
+        return prob.log() if self.config.task == "multiclass" else prob.logit(1e-7)
+
+    def _in_halves(
+        self, compute: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor
+    ) -> torch.Tensor:
         try:
-            return self._mean_of_views(batch)
+            return compute(batch)
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
                 height, width = batch.shape[-2:]
@@ -218,7 +233,7 @@ class Predictor:
                 ) from error
         # Outside `except`, so that the error no longer holds the tensors of the failed attempt.
         halves = batch.split(math.ceil(len(batch) / 2))
-        return torch.cat([self.probabilities(half) for half in halves])
+        return torch.cat([self._in_halves(compute, half) for half in halves])
 
     def _mean_of_views(self, batch: torch.Tensor) -> torch.Tensor:
         total = self._view(batch)

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from . import tables
 from .formats import orientation
+from .tables import MIN_PATIENTS
 
+UNIT = "distance_unit"  # column of `Report.per_image` and `Report.per_volume`
 SPACING = ["spacing_row_mm", "spacing_col_mm", "spacing_slice_mm"]
 
 
@@ -103,15 +106,42 @@ def bland_altman(true: pd.Series, predicted: pd.Series) -> dict[str, float]:
     Returns:
         bias (mean of predicted - true), low and high (95 % limits of agreement), mae (mean absolute
         error), r (Pearson's correlation) and n. Pairs with a NaN are left out; fewer than two pairs
-        give NaN.
+        give NaN, and fewer than five have no limits.
     """
     pairs = pd.concat([true, predicted], axis=1).dropna().to_numpy(float)
     result = dict.fromkeys(("bias", "low", "high", "mae", "r"), np.nan)
     if len(pairs) >= 2:
         error = pairs[:, 1] - pairs[:, 0]
         bias, half_width = error.mean(), 1.96 * error.std(ddof=1)
-        result |= {"bias": bias, "low": bias - half_width, "high": bias + half_width}
+        result["bias"] = bias
+        if len(pairs) >= MIN_PATIENTS:
+            result |= {"low": bias - half_width, "high": bias + half_width}
         result["mae"] = np.abs(error).mean()
         if (pairs.std(axis=0) > 0).all():
             result["r"] = np.corrcoef(pairs.T)[0, 1]
     return {**{name: float(value) for name, value in result.items()}, "n": len(pairs)}
+
+
+# ---- the unit of distances in a report
+
+
+def is_distance(name: str) -> bool:
+    """Whether a column of a table of scores is a metric of distances."""
+    return name in tables.METRICS and tables.METRICS[name].source == "distances"
+
+
+def unit_of(scores: pd.DataFrame) -> str:
+    """The unit in which the distances of a table of scores are averaged: mm if any row has it.
+
+    Distances of pictures whose spacing is unknown are in pixels, those of volumes in voxels; the
+    column `UNIT` says it for each row.
+    """
+    units = [unit for unit in dict.fromkeys(scores.get(UNIT, ())) if unit]
+    return "mm" if "mm" in units else next(iter(units), "")
+
+
+def rows_in_unit(scores: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The rows whose value of a metric is in the unit of the mean; all if it is no distance."""
+    if not is_distance(name) or UNIT not in scores:
+        return scores
+    return scores[scores[UNIT].isin(["", unit_of(scores)])]

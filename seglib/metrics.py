@@ -35,6 +35,16 @@ def less_is_better(name: str) -> bool:
     return name in tables.METRICS and tables.METRICS[name].less_is_better
 
 
+def rewards_absence(name: str) -> bool:
+    """Whether a metric is at its best where truth and prediction are both empty, as Dice is."""
+    entry = tables.METRICS.get(name)
+    if entry is None or entry.source != "counts":
+        return name in names("distances")
+    with np.errstate(all="ignore"):
+        score = tables.load(entry.compute)(*np.zeros((4, 1)))
+    return bool(np.isfinite(score).all())
+
+
 # ---- counts
 
 
@@ -159,6 +169,32 @@ def bce(prob: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None) ->
     losses = -np.log(np.maximum(likelihood, 1e-7))
     # The loss at a likelihood of 1 - 1e-7 is 1e-7.
     return float(np.maximum(losses, 1e-7).mean(dtype=np.float64))
+
+
+# ---- connected components
+
+
+def components(pred: np.ndarray, truth: np.ndarray) -> dict[str, int]:
+    """How many connected components two masks have, and how many of them meet.
+
+    Voxels that share a face (pixels that share an edge) are connected.
+
+    Args:
+        pred, truth: bool of one shape, 2-D or 3-D.
+
+    Returns:
+        components_true, components_pred; components_found: components of the truth of which at
+        least one voxel was predicted; components_false: components of the prediction without any
+        voxel of the truth.
+    """
+    (labels_true, n_true), (labels_pred, n_pred) = (ndimage.label(mask) for mask in (truth, pred))
+    both = pred & truth
+    return {
+        "components_true": n_true,
+        "components_pred": n_pred,
+        "components_found": len(np.unique(labels_true[both])),
+        "components_false": n_pred - len(np.unique(labels_pred[both])),
+    }
 
 
 # ---- distances

@@ -154,10 +154,13 @@ class LiveCurves:
 
 
 def scores_by_image(per_image: pd.DataFrame, metric: str = "dice") -> Figure:
-    """A point for each image and a box for each class, with n."""
+    """A point for each image and a box for each class, with n.
+
+    Distances in another unit than that of the means (mm where it is known) are not drawn.
+    """
     import seaborn as sns  # takes a second to import, which training and prediction do not need
 
-    values = per_image[per_image["annotated"]]
+    values = measurements.rows_in_unit(per_image[per_image["annotated"]], metric)
     names = list(dict.fromkeys(values["class"]))
     figure, axis = plt.subplots(figsize=(6.5, 0.9 + 0.8 * len(names)))
     common = {"data": values, "x": metric, "y": "class", "order": names, "ax": axis}
@@ -166,7 +169,8 @@ def scores_by_image(per_image: pd.DataFrame, metric: str = "dice") -> Figure:
     sns.stripplot(**common, **colours, size=4, legend=False)
     counts = values.groupby("class")[metric].count()
     axis.set_yticks(range(len(names)), [f"{name} (n={counts[name]})" for name in names])
-    axis.set(xlabel=f"{metric} of an image", ylabel="")
+    unit = measurements.unit_of(values) if measurements.is_distance(metric) else ""
+    axis.set(xlabel=f"{metric} of an image{', ' if unit else ''}{unit}", ylabel="")
     return _finished(figure)
 
 
@@ -362,7 +366,8 @@ def bland_altman(true: pd.Series, predicted: pd.Series, unit: str) -> Figure:
     if len(pairs) > 1:
         agreement = measurements.bland_altman(true, predicted)
         right.axhline(agreement["bias"], color="0.6", linewidth=1)
-        for limit in (agreement["low"], agreement["high"]):
+        limits = (agreement["low"], agreement["high"])
+        for limit in filter(math.isfinite, limits):  # few pairs have none
             right.axhline(limit, color="0.6", linestyle="--", linewidth=1)
     right.set(xlabel=f"mean of both, {unit}", ylabel=f"predicted - true, {unit}")
     return _finished(figure)

@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import bootstrap, files, metrics, plots, tables
+from . import bootstrap, files, measurements, metrics, plots, summary, tables
 from .curves import HistogramROC
 from .errors import DataError
 
 JSON = "evaluation_report.json"
 LEGEND = (
     "low and high: 95 % bootstrap interval over patients; n: images (or volumes) scored; "
-    "n_empty: with an empty truth; n_missing: without a mask, not scored."
+    "n_empty: with an empty truth; n_missing: without a mask, not scored; present: images (or "
+    "volumes) whose truth is not empty; pooled: counts of all images together."
 )
 
 
@@ -30,10 +31,14 @@ class Report:
     Attributes:
         per_image: one row per image and class, with counts and every metric of one image.
         per_volume: one row per volume and class: the summed counts of its slices, the metrics of
-            these sums, and distances in three dimensions. Empty for 2-D images.
+            these sums, distances in three dimensions, and the numbers of connected components, see
+            `metrics.components`. Empty for 2-D images.
         summary: long table with class, metric, average, value, low, high (95 % bootstrap over
-            patients), n, n_empty, n_missing, grid; the class `mean` averages the classes.
+            patients), n, n_empty, n_missing, unit (of distances), no_interval (why low and high are
+            NaN), grid; the class `mean` averages the classes that occur in the truth.
         about: header of the report: part, grid, threshold, weights and so on.
+        notes: what a reader must know before the scores, such as images seen in training, classes
+            without any truth, and what was noted about the data; the gravest first.
         curves: class -> histogram of the probabilities of all pixels.
         confusion: pixels by truth (rows) and prediction (columns); one table if classes exclude one
             another, else one for each class.
@@ -46,6 +51,7 @@ class Report:
     per_volume: pd.DataFrame
     summary: pd.DataFrame
     about: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
     curves: dict[str, HistogramROC] = field(repr=False, default_factory=dict)
     confusion: dict[str, pd.DataFrame] = field(repr=False, default_factory=dict)
     history: pd.DataFrame | None = field(repr=False, default=None)
@@ -135,11 +141,14 @@ class Report:
     def text(self) -> str:
         """The report as plain text."""
         lines = [self.title, "=" * len(self.title), ""]
+        lines += [f"! {note}" for note in self.notes]
+        lines += [""] if self.notes else []
         lines += [f"{name}: {value}" for name, value in self.about.items()]
-        lines += ["", self.summary.round(4).drop(columns="grid").to_string(index=False), LEGEND]
-        lines += ["pixels: of all pixels together", ""]
+        lines += ["", _shown(self.summary).to_string(index=False, na_rep=""), LEGEND]
+        lines += ["pixels: of all pixels together"]
+        lines += [*summary.missing_intervals(self.summary), ""]
         lines += ["images in which a class is present, and in which it was predicted:"]
-        lines += [self.detection().round(4).to_string(index=False), ""]
+        lines += [self.detection().round(4).to_string(index=False, na_rep=""), ""]
         for name, table in self.confusion.items():
             lines += [f"{name}, by truth (rows) and prediction (columns):", table.to_string(), ""]
         return "\n".join(lines)
@@ -166,7 +175,8 @@ class Report:
         """What is saved as JSON: plain values, NaN as null."""
         identity = ["case", "patient", "class", "annotated", "n_true"]
         scores = metrics.names("counts", "probabilities", "distances")
-        columns = [name for name in (*identity, *scores, "seen") if name in self.per_image]
+        extra = (measurements.UNIT, "seen")
+        columns = [name for name in (*identity, *scores, *extra) if name in self.per_image]
         confusion = {
             name: json.loads(table.to_json(orient="split"))
             for name, table in self.confusion.items()
@@ -175,11 +185,17 @@ class Report:
         return {
             "title": self.title,
             **self.about,
+            "notes": self.notes,
             "summary": json.loads(self.summary.to_json(orient="records")),
             "detection": json.loads(self.detection().to_json(orient="records")),
             "confusion": confusion,
             "per_image": json.loads(per_image),
         }
+
+
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    """A summary as it is printed: rounded, without what is said once below it."""
+    return table.round(4).drop(columns=["grid", "no_interval"])
 
 
 def _value_and_interval(row: Any) -> str:
@@ -200,27 +216,32 @@ th, td { padding: .15em .7em; text-align: right; border-bottom: 1px solid #ddd }
 dl { display: grid; grid-template-columns: max-content auto; gap: 0 1em }
 dt { color: #666 } dd { margin: 0 }
 figure { margin: 2em 0 } img { max-width: 100% } figcaption { color: #666; font-size: .9em }
+.note { background: #fff3cd; border-left: 4px solid #d55e00; padding: .4em .8em; margin: .4em 0 }
 """
 
 
 def _page(report: Report, pictures: list[tuple[str, bytes]]) -> str:
     """The whole report as one HTML page; `pictures` are captions and PNG files."""
-    summary = report.summary.round(4).drop(columns="grid")
+    scores = _shown(report.summary)
     of_counts = [name for name in _headlines() if name in metrics.names("counts")]
     columns = ["case", "patient", "class", *of_counts, "n_true", "n_pred"]
     facts = [
         f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(str(value))}</dd>"
         for name, value in report.about.items()
     ]
-    sections = [f"<h1>{html.escape(report.title)}</h1>", f"<dl>{''.join(facts)}</dl>"]
-    sections += _section("Scores", summary[summary["metric"].isin(_headlines())], index=False)
-    sections += [f"<p>{LEGEND}</p>", *(_picture(*picture) for picture in pictures)]
+    sections = [f"<h1>{html.escape(report.title)}</h1>"]
+    sections += [f"<p class='note'>{html.escape(note)}</p>" for note in report.notes]
+    sections += [f"<dl>{''.join(facts)}</dl>"]
+    sections += _section("Scores", scores[scores["metric"].isin(_headlines())], index=False)
+    legend = [LEGEND, *summary.missing_intervals(report.summary)]
+    sections += [f"<p>{html.escape(line)}</p>" for line in legend]
+    sections += [_picture(*picture) for picture in pictures]
     sections += _section("Worst images", report.worst(10)[columns].round(4), index=False)
     detection = report.detection().round(4)
     sections += _section("Images in which a class is present", detection, index=False)
     for name, table in report.confusion.items():
         sections += _section(f"Confusion: {name}", table)
-    everything = _table(summary, index=False)
+    everything = _table(scores, index=False)
     sections.append(f"<details><summary>All scores</summary>{everything}</details>")
     head = (
         f"<meta charset='utf-8'><title>{html.escape(report.title)}</title>"
@@ -291,7 +312,8 @@ def compare(
     """Is b better than a on the same images? Paired bootstrap over patients, by class and mean.
 
     Images are matched by their names. Images that only one of the reports has, and masks of a class
-    that only one of them has, are left out and counted.
+    that only one of them has, are left out and counted. A class that no truth of the common images
+    contains has no Dice or distance, and the mean is that of the others.
 
     Args:
         a, b: reports, their folders, or their `evaluation_report.json`.
@@ -300,24 +322,28 @@ def compare(
     Returns:
         class, a, b (means over the common images), difference (b minus a), low, high (its 95 %
         interval), better (share of the resamples in which b is better, which for distances and BCE
-        means lower), n, n_left_out.
+        means lower), n, n_left_out, no_interval (why there is no interval, else "").
 
     Raises:
         DataError: no such report, no common image, unknown metric, or the reports differ in their
-            grid or truth: a class has more pixels of an image in one report than in the other.
-            Reports saved before version 0.2 lack the number of true pixels, so that their truth is
-            not checked.
+            grid, unit of distances or truth: a class has more pixels of an image in one report than
+            in the other. Reports saved before version 0.2 lack the number of true pixels, so that
+            their truth is not checked.
     """
     first, second = read(a), read(b)
     pairs = _pairs(first, second, metric)
-    of_images = pairs.groupby(["case", "patient"], sort=False)[["a", "b"]].mean().reset_index()
+    absent = _absent(pairs) if metrics.rewards_absence(metric) else []
+    occurring = pairs[~pairs["class"].isin(absent)]
+    of_images = occurring.groupby(["case", "patient"], sort=False)[["a", "b"]].mean().reset_index()
     rows_a, rows_b = first.per_image, second.per_image
     n_images_of_one = len(set(rows_a["case"]) ^ set(rows_b["case"]))
     classes = dict.fromkeys(rows_a.loc[rows_a["class"].isin(pairs["class"]), "class"])
     rows = []
     for name in (*classes, "mean"):
-        table = of_images if name == "mean" else pairs[pairs["class"] == name]
-        comparison = _difference(table, metrics.less_is_better(metric), resamples, seed)
+        table = of_images if name == "mean" else occurring[occurring["class"] == name]
+        comparison = _difference(table, metric, resamples, seed)
+        if name in absent:
+            comparison["no_interval"] = summary.ABSENT
         comparison["n_left_out"] += n_images_of_one
         if name != "mean":
             comparison["n_left_out"] += _n_masks_of_one(rows_a, rows_b, name)
@@ -325,11 +351,20 @@ def compare(
     return pd.DataFrame(rows)
 
 
+def _absent(pairs: pd.DataFrame) -> list[str]:
+    """The classes that no truth of the common images contains."""
+    if "n_true" not in pairs:
+        return []
+    n_true = pairs.groupby("class", sort=False)["n_true"].sum()
+    return list(n_true.index[n_true == 0])
+
+
 def _pairs(first: SavedReport, second: SavedReport, metric: str) -> pd.DataFrame:
-    """Case, class, patient and the scores a and b of the images that both reports score."""
+    """Case, class, patient, number of true pixels (in reports that have it), and the scores a and b
+    of the images that both reports score."""
     rows_a, rows_b = first.per_image, second.per_image
+    names = metrics.names("counts", "probabilities", "distances")
     if metric not in rows_a or metric not in rows_b:
-        names = metrics.names("counts", "probabilities", "distances")
         raise DataError(
             f"metric: {metric!r} is not in both reports; choose from {', '.join(names)}"
         )
@@ -339,9 +374,16 @@ def _pairs(first: SavedReport, second: SavedReport, metric: str) -> pd.DataFrame
             f"one report is of the grid {grids[0]!r}, the other of {grids[1]!r}; "
             "evaluate both alike"
         )
-    pairs = rows_a[rows_a["annotated"]].merge(
-        rows_b[rows_b["annotated"]], on=["case", "class"], suffixes=("_a", "_b")
+    units = [measurements.unit_of(rows) for rows in (rows_a, rows_b)]
+    if measurements.is_distance(metric) and all(units) and units[0] != units[1]:
+        raise DataError(
+            f"{metric} is in {units[0]} in one report and in {units[1]} in the other; evaluate "
+            "both on the same case table, so that the same spacings are known"
+        )
+    rows_a, rows_b = (
+        measurements.rows_in_unit(rows[rows["annotated"]], metric) for rows in (rows_a, rows_b)
     )
+    pairs = rows_a.merge(rows_b, on=["case", "class"], suffixes=("_a", "_b"))
     if pairs.empty:
         raise DataError(
             "the two reports have no image of an annotated class in common; "
@@ -349,8 +391,9 @@ def _pairs(first: SavedReport, second: SavedReport, metric: str) -> pd.DataFrame
         )
     if {"n_true_a", "n_true_b"} <= set(pairs):
         _check_same_truth(pairs)
-    names = {"patient_a": "patient", f"{metric}_a": "a", f"{metric}_b": "b"}
-    return pairs[["case", "class", *names]].rename(columns=names)
+    names = {"patient_a": "patient", "n_true_a": "n_true", f"{metric}_a": "a", f"{metric}_b": "b"}
+    columns = ["case", "class", *(name for name in names if name in pairs)]
+    return pairs[columns].rename(columns=names)
 
 
 def _check_same_truth(pairs: pd.DataFrame) -> None:
@@ -366,14 +409,14 @@ def _check_same_truth(pairs: pd.DataFrame) -> None:
     )
 
 
-def _difference(
-    pairs: pd.DataFrame, less_is_better: bool, resamples: int, seed: int
-) -> dict[str, float]:
+def _difference(pairs: pd.DataFrame, metric: str, resamples: int, seed: int) -> dict[str, Any]:
     """The numbers of one row of `compare`, from the columns a and b."""
     a, b = pairs["a"].to_numpy(float), pairs["b"].to_numpy(float)
-    sign = -1 if less_is_better else 1
-    gain = bootstrap.paired(sign * a, sign * b, pairs["patient"], resamples, seed)
-    low, high = sorted((sign * gain["low"], sign * gain["high"]))
+    sign = -1 if metrics.less_is_better(metric) else 1
+    gain, reason = bootstrap.compared(sign * a, sign * b, pairs["patient"], resamples, seed)
+    lowest, highest = bootstrap.limits_of(metric)
+    largest = highest - lowest
+    low, high = np.clip(sorted((sign * gain["low"], sign * gain["high"])), -largest, largest)
     finite = np.isfinite(a) & np.isfinite(b)
     return {
         "a": a[finite].mean() if finite.any() else np.nan,
@@ -384,6 +427,7 @@ def _difference(
         "better": gain["better"],
         "n": gain["n"],
         "n_left_out": gain["n_left_out"],
+        "no_interval": reason,
     }
 
 

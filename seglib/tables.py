@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 IGNORE = 255  # value in a mask of pixels that no loss, metric or curve may count
+MIN_PATIENTS = 5  # with fewer, no interval is given
 
 
 class Layout(NamedTuple):

@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 from scipy import ndimage
 
-from seglib import case_io, config, prepare, training
+from seglib import case_io, config, metrics, prepare, training
 from seglib.__main__ import main
 from seglib.formats import images, volumes
 from seglib.inference import Predictor
@@ -323,6 +323,16 @@ class FakePredictor(Predictor):
         self.respond = respond
 
     def probabilities(self, batch):
+        prob = self._response(batch)
+        if self.temperature == 1:
+            return prob
+        return metrics.probabilities(self.logits(batch) / self.temperature, self.config.task)
+
+    def logits(self, batch):
+        prob = self._response(batch)
+        return prob.log() if self.config.task == "multiclass" else prob.logit(1e-7)
+
+    def _response(self, batch):
         shape = (-1, 1, 1)
         mean, std = (
             np.broadcast_to(values, batch.shape[1]).reshape(shape)
@@ -330,9 +340,6 @@ class FakePredictor(Predictor):
         )
         pixels = np.rint((batch.numpy() * std + mean) * 255)
         return torch.from_numpy(np.float32(self.respond(pixels)))
-
-    def logits(self, batch):
-        return self.probabilities(batch).logit(1e-7)
 
 
 def perfect(pixels):

@@ -1,4 +1,4 @@
-"""Intervals: coverage by simulation, the same by hand and by scikit-learn, and undefined cases."""
+"""Intervals: coverage by simulation, values by hand, SciPy and scikit-learn, undefined cases."""
 
 import math
 import warnings
@@ -9,14 +9,15 @@ import scipy.stats
 import sklearn.metrics as sk
 
 from seglib import bootstrap
+from tests import coverage as simulated
 
 
-def coverage(draw, estimate, truth, sets=1500):
+def coverage(draw, estimate, truth, sets=400):
     """Share of simulated data sets whose interval holds the truth."""
     rng = np.random.default_rng(7)
     n_covered = 0
     for number in range(sets):
-        result = estimate(*draw(rng), resamples=400, seed=number)
+        result = estimate(*draw(rng), resamples=200, seed=number)
         low, high = (result["low"], result["high"]) if isinstance(result, dict) else result[1:3]
         n_covered += low <= truth <= high
     return n_covered / sets
@@ -60,18 +61,25 @@ def test_paired_is_the_bootstrap_by_hand():
     a = 0.5 + 0.1 * shared
     b = a + rng.normal(0.01, 0.05, len(a))
     result = bootstrap.paired(a, b, groups, resamples=8000)
-    same = bootstrap.interval(b - a, groups, resamples=8000)
+    unlimited = (-math.inf, math.inf)
+    same = bootstrap.interval(b - a, groups, resamples=8000, limits=unlimited)
     assert tuple(result[name] for name in ("value", "low", "high", "n")) == pytest.approx(same)
-    drawn = []
-    for _ in range(4000):
-        rows = np.concatenate([np.flatnonzero(groups == g) for g in rng.integers(0, 25, 25)])
-        drawn.append((b - a)[rows].mean())
+    ratios, means = [], []
+    for _ in range(2000):
+        drawn = rng.integers(0, 25, 25)
+        rows = np.concatenate([np.flatnonzero(groups == g) for g in drawn])
+        means.append((b - a)[rows].mean())
+        sums = np.bincount(groups, b - a - (b - a).mean())[drawn]
+        ratios.append(sums.mean() / scipy.stats.sem(sums))
+    error = scipy.stats.sem(np.bincount(groups, b - a - (b - a).mean())) * 25 / len(a)
+    farthest = np.percentile(ratios, (97.5, 2.5))
+    student = scipy.stats.t.ppf(0.975, 20)  # the effective number is a little below 25
+    expected = result["value"] - error * np.clip(farthest, (student, -99), (99, -student))
     assert result["value"] == pytest.approx((b - a).mean())
-    ends = np.percentile(drawn, (2.5, 97.5))
-    assert (result["low"], result["high"]) == pytest.approx(ends, abs=1.5e-3)
-    assert result["better"] == pytest.approx(np.mean(np.array(drawn) > 0), abs=0.02)
+    assert (result["low"], result["high"]) == pytest.approx(expected, abs=1.5e-3)
+    assert result["better"] == pytest.approx(np.mean(np.array(means) > 0), abs=0.02)
     swapped = bootstrap.paired(b, a, groups, resamples=8000)
-    assert swapped["low"] == pytest.approx(-result["high"])
+    assert swapped["low"] == pytest.approx(-result["high"], rel=0.02)
     assert swapped["better"] == pytest.approx(1 - result["better"])
     assert bootstrap.paired(a, a, groups)["better"] == 0.5
     assert bootstrap.paired(a, a + 0.1, groups)["better"] == 1
@@ -87,7 +95,7 @@ def test_paired_leaves_pairs_with_a_gap_out():
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_auc_interval_is_scikit_learn_on_resamples(ties):
+def test_auc_interval_is_the_jackknife_of_scikit_learn(ties):
     rng = np.random.default_rng(1)
     groups, shared = patients(rng, 40)
     labels = (rng.random(40) < 0.4)[groups]
@@ -95,14 +103,15 @@ def test_auc_interval_is_scikit_learn_on_resamples(ties):
     scores = np.round(scores) if ties else scores
     value, low, high, n = bootstrap.auc_interval(scores, labels, groups, resamples=6000)
     assert value == pytest.approx(sk.roc_auc_score(labels, scores)) and n == len(groups)
-    drawn = []
-    for _ in range(600):
-        rows = np.concatenate([np.flatnonzero(groups == g) for g in rng.integers(0, 40, 40)])
-        drawn.append(sk.roc_auc_score(labels[rows], scores[rows]))
-    assert (low, high) == pytest.approx(np.percentile(drawn, (2.5, 97.5)), abs=0.02)
+    without = [sk.roc_auc_score(labels[groups != g], scores[groups != g]) for g in range(40)]
+    error = math.sqrt(39 / 40 * np.sum((without - np.mean(without)) ** 2))
+    logit, spread = np.log(value / (1 - value)), error / (value * (1 - value))
+    shortest = scipy.special.expit(logit + spread * np.array([-1, 1]) * scipy.stats.norm.ppf(0.975))
+    assert low < shortest[0] and high > shortest[1]
+    assert (low, high) == pytest.approx(shortest, abs=0.04)
     same_order = bootstrap.paired_auc(scores, 2 * scores + 1, labels, groups)
-    assert same_order["value"] == same_order["low"] == same_order["high"] == 0
-    assert same_order["better"] == 0.5
+    assert same_order["value"] == 0 and same_order["better"] == 0.5
+    assert math.isnan(same_order["low"]) and math.isnan(same_order["high"])
     reversed_order = bootstrap.paired_auc(
         np.append(scores, np.nan), np.append(-scores, 0), np.append(labels, 1), [*groups, 0]
     )
@@ -110,14 +119,123 @@ def test_auc_interval_is_scikit_learn_on_resamples(ties):
     assert (reversed_order["n"], reversed_order["n_left_out"]) == (n, 1)
 
 
-def test_resamples_in_blocks_are_the_same():
+def test_aucs_without_one_in_blocks_are_the_same():
     rng = np.random.default_rng(2)
-    scores, labels, groups = rng.random(4000), rng.random(4000) < 0.5, np.arange(4000) % 50
-    aucs = bootstrap._resampled_aucs([scores], labels, groups, 1200, 0)[1]  # more than one block
-    group_of, weights = bootstrap._resample_weights(groups, 1200, 0)
-    for row in (0, 600, 1199):
-        expected = sk.roc_auc_score(labels, scores, sample_weight=weights[row, group_of])
-        assert aucs[0, row] == pytest.approx(expected)
+    n = 6000
+    scores, labels, groups = rng.random(n), rng.random(n) < 0.5, np.arange(n) % 1500
+    _, without_one, _ = bootstrap._aucs_without_one([scores], labels, groups)  # three blocks
+    for group in (0, 600, 1499):
+        rest = groups != group
+        expected = sk.roc_auc_score(labels[rest], scores[rest])
+        assert without_one[0, group] == pytest.approx(expected)
+
+
+def test_few_groups_are_student_and_many_equal_ones_the_normal_interval():
+    """The ends are never closer than Student's t, and reach it for symmetric scores."""
+    scores = np.random.default_rng(3).normal(10, 1, 400)
+    result = bootstrap.interval(scores, np.arange(400), resamples=8000)
+    error = scipy.stats.sem(scores)
+    expected = scipy.stats.t.interval(0.95, 399, scores.mean(), error)
+    assert result[1:3] == pytest.approx(expected, abs=0.1 * error)
+    few = scores[:6]
+    low, high = bootstrap.interval(few, np.arange(6))[1:3]
+    student = scipy.stats.t.interval(0.95, 5, few.mean(), scipy.stats.sem(few))
+    assert low <= student[0] + 1e-9 and high >= student[1] - 1e-9
+
+
+# ---- coverage
+
+
+QUICK = (
+    "Dice, Beta(8, 2)",
+    "Dice near 1, Beta(30, 1.5)",
+    "rare, 50 % are 1, 20 % are 0",
+    "1 to 4 images a patient",
+    "pooled Dice, similar sizes",
+)
+
+
+@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("n", [8, 20])
+def test_intervals_of_few_patients_cover(name, n):
+    """93 to 98 %, with two standard errors of 400 sets on either side."""
+    share, _, with_interval = simulated.coverage(simulated.POPULATIONS[name], n, 400, 200)
+    assert 0.91 <= share <= 0.99 and with_interval == 1
+
+
+def test_the_percentile_bootstrap_would_not_cover():
+    shares = simulated.compared(simulated.POPULATIONS["Dice, Beta(8, 2)"], 8)
+    assert shares["percentile"] < 0.9 < shares["here"]
+
+
+# ---- no interval
+
+
+@pytest.mark.parametrize("n", range(5))
+def test_fewer_than_five_patients_have_no_interval(n):
+    values, groups = np.linspace(0.5, 0.9, n), np.arange(n)
+    of_mean = bootstrap.mean_estimate(values, groups)
+    table = np.tile([5, 1, 2, 90], (n, 1)) + np.arange(n)[:, None]
+    of_counts = bootstrap.pooled_estimate([table], [groups], "dice")
+    difference, reason = bootstrap.compared(values, values**2, groups)
+    for ends in (of_mean[1:3], of_counts[1:3], (difference["low"], difference["high"])):
+        assert all(math.isnan(end) for end in ends)
+    assert math.isnan(difference["better"])
+    if n:
+        words = "1 patient," if n == 1 else f"{n} patients, at least 5 are needed"
+        for text in (of_mean.reason, of_counts.reason, reason):
+            assert text.startswith(words)
+
+
+def test_five_images_of_four_patients_are_four_patients():
+    values, groups = np.linspace(0.5, 0.9, 8), np.arange(8) % 4
+    assert bootstrap.mean_estimate(values, groups).reason.startswith("4 patients")
+    assert math.isfinite(bootstrap.interval(values, np.arange(8) % 5)[1])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.6, 1.0])
+def test_equal_scores_are_not_certain(value):
+    """What nobody was seen to have may be missed: 1 - p of the patients, p ** n = 0.025."""
+    mean, low, high, _ = bootstrap.interval(np.full(10, value), np.arange(10))
+    seen = 0.025 ** (1 / 10)  # the exact lower limit of 10 successes of 10 (Clopper and Pearson)
+    exact = scipy.stats.binomtest(10, 10).proportion_ci(method="exact").low
+    assert seen == pytest.approx(exact)
+    ends = (seen * value, seen * value + 1 - seen)
+    assert mean == pytest.approx(value) and (low, high) == pytest.approx(ends)
+
+
+def test_equal_distances_have_no_interval():
+    result = bootstrap.mean_estimate(np.full(9, 2.5), np.arange(9), limits=(0, math.inf))
+    assert math.isnan(result.low) and result.reason == "all patients have the same value"
+    equal = bootstrap.paired(np.zeros(9), np.full(9, 0.1), np.arange(9))
+    assert math.isnan(equal["low"]) and equal["better"] == 1
+
+
+def test_a_value_outside_of_its_range_has_no_interval_and_says_so():
+    result = bootstrap.mean_estimate([0.5, 3, 4, 2, 1], np.arange(5), limits=(0, 1))
+    assert math.isnan(result.low) and "2.1 lies outside the range 0 to 1" in result.reason
+
+
+def test_intervals_stay_in_the_range_of_the_score():
+    rng = np.random.default_rng(0)
+    for n in (5, 6, 8, 30):
+        for _ in range(40):
+            values = np.clip(rng.choice([0, 1, 0.97, 0.5], n) + rng.normal(0, 0.01, n), 0, 1)
+            mean, low, high, _ = bootstrap.interval(values, np.arange(n), 200)
+            assert 0 <= low <= mean <= high <= 1
+            low, high = bootstrap.interval(40 * values, np.arange(n), 200, 0, (0, math.inf))[1:3]
+            assert 0 <= low <= high
+
+
+def test_one_patient_of_most_images_counts_for_little():
+    """Nine patients of one image and one of a hundred say less than ten of eleven images."""
+    values = np.random.default_rng(0).beta(8, 2, 109)
+    lopsided = np.append(np.arange(9), np.full(100, 9))
+    even = np.arange(109) % 10
+    widths = [
+        np.diff(bootstrap.interval(values, groups)[1:3]).item() for groups in (lopsided, even)
+    ]
+    assert widths[0] > 2 * widths[1]
 
 
 def test_comparisons_that_have_no_answer():
@@ -132,6 +250,8 @@ def test_comparisons_that_have_no_answer():
         assert n == 2 and all(math.isnan(v) for v in (value, low, high))
         value, low, high, n = bootstrap.auc_interval([0.1, 0.2], [0, 1], ["x", "x"])
         assert (value, n) == (1, 2) and math.isnan(low) and math.isnan(high)
+        one_positive = bootstrap.auc_interval(range(9), [0] * 8 + [1], range(9))
+        assert one_positive[0] == 1 and math.isnan(one_positive[1])
         assert math.isnan(bootstrap.paired_auc([], [], [], [])["value"])
     with pytest.raises(ValueError, match="expected one a row"):
         bootstrap.paired([0.1, 0.2], [0.1], ["x", "y"])
@@ -192,12 +312,13 @@ def test_equal_images_of_a_patient_do_not_narrow_the_interval():
 
 
 def test_interval_leaves_missing_values_out():
-    values = np.array([0.1, np.nan, 0.5, 0.9, np.nan])
-    patients = np.array(["a", "a", "b", "c", "d"])
+    values = np.array([0.1, np.nan, 0.5, 0.9, np.nan, 0.4, 0.6])
+    patients = np.array(["a", "a", "b", "c", "d", "e", "f"])
     whole = bootstrap.interval(values, patients, seed=3)
-    assert whole == bootstrap.interval(values[[0, 2, 3]], patients[[0, 2, 3]], seed=3)
-    assert whole[0] == pytest.approx(0.5) and whole[3] == 3
-    assert 0.1 <= whole[1] < 0.5 < whole[2] <= 0.9
+    rows = [0, 2, 3, 5, 6]
+    assert whole == bootstrap.interval(values[rows], patients[rows], seed=3)
+    assert whole[0] == pytest.approx(0.5) and whole[3] == 5
+    assert 0 <= whole[1] < 0.5 < whole[2] <= 1
 
 
 def test_one_patient_has_a_value_but_no_interval():

@@ -8,10 +8,12 @@ import math
 import shutil
 import warnings
 
+import monai.metrics
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
+import torch
 from PIL import Image
 from scipy import ndimage
 
@@ -23,8 +25,10 @@ from seglib import (
     layouts,
     metrics,
     phantoms,
+    plots,
     prepare,
     runs,
+    summary,
     tables,
     training,
 )
@@ -45,7 +49,8 @@ from tests.helpers import (
 
 COLUMNS = "case patient volume slice class annotated n_true n_pred tp fp fn tn".split()
 COLUMNS += "dice iou precision recall f1 specificity accuracy bce hd95 assd nsd".split()
-SUMMARY = "class metric average value low high n n_empty n_missing grid".split()
+COLUMNS += ["distance_unit"]
+SUMMARY = "class metric average value low high n n_empty n_missing unit no_interval grid".split()
 
 
 def expect_scores(row, pred, truth, valid, prob, distances=True):
@@ -104,7 +109,7 @@ def test_every_number_is_scikit_learns(palm, batch_size):
         truth, valid = masks[image, ..., k] == 1, masks[image, ..., k] != 255
         assert row["annotated"] == valid.any()
         if not valid.any():
-            assert row[COLUMNS[6:]].isna().all()
+            assert row[COLUMNS[6:-1]].isna().all()
             continue
         assert valid.sum() == 48 * 64  # the padding above and below is left out
         prob = blurred(pictures[image].transpose(2, 0, 1)[None].astype(float))[0, k].astype(
@@ -126,7 +131,9 @@ def test_a_perfect_predictor_is_perfect(palm):
     assert (scored[["hd95", "assd", "fp", "fn"]] == 0).all(axis=None)
     assert scored["bce"].to_numpy() == pytest.approx(-np.log(0.99), rel=1e-4)
     perfect_rows = report.summary[report.summary["metric"] == "dice"]
-    assert (perfect_rows[["value", "low", "high"]] == 1).all(axis=None)
+    assert (perfect_rows["value"] == 1).all()
+    of_all = perfect_rows.set_index(["class", "average"]).loc[("disc", "per image")]
+    assert of_all["high"] == 1 and of_all["low"] == pytest.approx(0.025 ** (1 / 8))  # 8 patients
 
 
 def test_padding_never_counts(palm):
@@ -248,12 +255,20 @@ def test_summary_is_reduced_from_the_rows(palm):
         summary = report.summary[report.summary["class"] == name].set_index(["metric", "average"])
         for metric in ("dice", "bce", "hd95", "nsd"):
             found = summary.loc[(metric, "per image")]
-            expected = bootstrap.interval(rows[metric], rows["patient"], cfg.bootstrap, cfg.seed)
-            assert found[["value", "low", "high", "n"]].tolist() == pytest.approx(list(expected))
-            assert (
-                found["value"] == pytest.approx(rows[metric].mean())
-                and found["low"] < found["value"] < found["high"]
+            expected = bootstrap.interval(
+                rows[metric],
+                rows["patient"],
+                cfg.bootstrap,
+                cfg.seed,
+                bootstrap.limits_of(metric),
             )
+            values = found[["value", "low", "high", "n"]].tolist()
+            assert values == pytest.approx(list(expected), nan_ok=True)
+            assert found["value"] == pytest.approx(rows[metric].mean())
+            if rows["patient"].nunique() < 5:
+                assert found["no_interval"].startswith(f"{rows['patient'].nunique()} patients")
+            else:
+                assert found["low"] < found["value"] < found["high"]
         tp, fp, fn, tn = rows[["tp", "fp", "fn", "tn"]].sum()
         assert summary.loc[("dice", "pooled"), "value"] == pytest.approx(
             2 * tp / (2 * tp + fp + fn)
@@ -741,3 +756,276 @@ def test_show_draws_input_truth_prediction_and_difference(palm):
     figure = report.show(report.per_image)
     assert len(figure.axes) == 2 * 4  # two images, not six rows
     assert figure.axes[0].get_ylabel().startswith("case7\nDice 1.000")
+
+
+# ---- what a reader must know before the numbers
+
+
+@pytest.fixture
+def without_report_figures(monkeypatch):
+    """Figures take most of the time of `Report.save`."""
+    monkeypatch.setattr(evaluation.Report, "figures", lambda report: iter(()))
+
+
+def rare_store(folder, n=12, n_present=6, **columns):
+    """One structure, bright in the picture, in `n_present` of n pictures."""
+    masks = np.zeros((n, 64, 64, 1), np.uint8)
+    masks[:n_present, 20:40, 20:40] = 1
+    pictures = np.where(masks == 1, 200, 40).astype(np.uint8)
+    return hand_store(folder, pictures, masks, ["test"] * n, ("lung",), **columns)
+
+
+def report_on(store, say, **options):
+    cfg = config.preset("lung", "smoke", augment={})
+    return evaluation.evaluate(FakePredictor(cfg, say), data.loaders(store, cfg)["test"], **options)
+
+
+def nothing(pixels):
+    return 0 * pixels
+
+
+@pytest.mark.usefixtures("without_report_figures")
+def test_an_empty_prediction_cannot_look_good(tmp_path):
+    """Half of the truths are empty: the mean Dice is 0.5, and what it hides is said first."""
+    report = report_on(rare_store(tmp_path), nothing)
+    values = report.summary.set_index(["class", "metric", "average"])["value"]
+    for name in ("lung", "mean"):
+        assert values[name, "dice", "per image"] == 0.5
+        assert values[name, "dice", "pooled"] == 0
+        assert values[name, "dice", "per image, present"] == 0
+        assert values[name, "hd95", "per image, present"] == pytest.approx(64 * np.sqrt(2))
+    table = report.table("dice")
+    assert list(table["average"]) == ["per image", "pooled", "per image, present"]
+    (note,) = report.notes
+    assert note.startswith("lung: 6 of 12 truths are empty")
+    assert "6 images with the structure 0.000, of all images 0.500" in note
+    assert "pooled 0.000; found in 0 of 6 images with it, predicted in 0 of 6 without" in note
+    assert report.text().index(note) < report.text().index("precision")
+    assert note in (report.save(tmp_path / "out") / "report.html").read_text()
+
+
+def test_without_empty_truths_there_are_no_more_rows(tmp_path):
+    report = report_on(rare_store(tmp_path, n_present=12), perfect)
+    assert not report.notes and list(report.table("dice")["average"]) == ["per image"]
+
+
+@pytest.mark.parametrize("n_false", [0, 2])
+def test_a_class_that_no_truth_contains_has_no_dice(tmp_path, n_false):
+    """It was 1 wherever nothing was predicted, and raised the mean of the others."""
+    masks = np.zeros((6, 64, 64, 3), np.uint8)
+    masks[:, 20:40, 20:40, 2] = 1
+    pictures = np.where(masks == 1, 200, 40).astype(np.uint8)
+    pictures[:, 20:40, 20:30, 2] = 40  # half of the disc is missed: Dice 2/3
+    pictures[:n_false, 5:9, 5:9, 0] = 200  # false atrophy
+    store = hand_store(tmp_path, pictures, masks, ["test"] * 6, PALM_CLASSES)
+    cfg = config.preset("palm", "smoke", augment={})
+    report = evaluation.evaluate(FakePredictor(cfg, perfect), data.loaders(store, cfg)["test"])
+    rows = report.summary.set_index(["class", "metric", "average"])
+    for metric in ("dice", "iou", "f1", "hd95", "assd", "nsd"):
+        row = rows.loc[("atrophy", metric, "per image")]
+        assert np.isnan(row["value"]) and row["no_interval"] == summary.ABSENT
+        assert row["n_empty"] == 6
+        of_disc = rows.loc[("disc", metric, "per image"), "value"]
+        assert rows.loc[("mean", metric, "per image"), "value"] == pytest.approx(of_disc)
+    assert rows.loc[("mean", "dice", "per image"), "value"] == pytest.approx(2 / 3)
+    assert rows.loc[("atrophy", "specificity", "per image"), "value"] > 0.99
+    brier = rows.loc[("disc", "brier", "pixels"), "value"]
+    assert rows.loc[("mean", "brier", "pixels"), "value"] == pytest.approx(brier)
+    notes = [note for note in report.notes if note.startswith("atrophy")]
+    assert len(notes) == 1 and f"predicted in {n_false} of them (false positives)" in notes[0]
+    detection = report.detection().set_index("class")
+    assert detection.loc["atrophy", "fp"] == n_false
+    compared = evaluation.compare(report, report).set_index("class")
+    assert np.isnan(compared.loc["atrophy", "a"]) and compared.loc["mean", "a"] == 2 / 3
+
+
+@pytest.mark.usefixtures("without_report_figures")
+def test_images_seen_in_training_are_the_first_line(tmp_path):
+    store = rare_store(tmp_path, n_present=12)
+    cfg = config.preset("lung", "smoke", augment={})
+    predictor = FakePredictor(cfg, perfect)
+    hashes = [f"{k:016x}" for k in range(12)]
+    store.cases["sha256"] = [text + 48 * "0" for text in hashes]
+    for trained_on, words in ((hashes, "ALL 12 IMAGES"), (hashes[:3], "3 OF 12 IMAGES")):
+        predictor.trained_on = trained_on
+        report = evaluation.evaluate(predictor, data.loaders(store, cfg)["test"])
+        assert report.notes[0].startswith(f"{words} WERE SEEN IN TRAINING")
+        assert report.text().splitlines()[3] == f"! {report.notes[0]}"
+        folder = report.save(tmp_path / words.split()[0])
+        assert "WERE SEEN IN TRAINING" in (folder / "report.html").read_text()
+        assert json.loads((folder / "evaluation_report.json").read_text())["notes"] == report.notes
+    predictor.trained_on = ["f" * 16]
+    assert not evaluation.evaluate(predictor, data.loaders(store, cfg)["test"]).notes
+
+
+def test_notes_on_scored_files_reach_the_report(tmp_path):
+    store = rare_store(tmp_path, n_present=12)
+    store.report.notes += [
+        "3.png: turned by its EXIF orientation",
+        "11.png: 16 bits were reduced to 8",
+        "split: 12 patients to test",
+        "the CT is not in HU",
+    ]
+    train = store.cases["case"].isin(["case11", "case10"])
+    store.cases.loc[train, "split"] = "train"
+    report = report_on(store, perfect)
+    expected = ["data: 3.png: turned by its EXIF orientation", "data: the CT is not in HU"]
+    assert report.notes == expected
+    store.report.notes += [f"{k}.png: is odd" for k in range(9)]
+    notes = report_on(store, perfect).notes
+    assert len(notes) == 6 and notes[-1].startswith("data: 6 more notes")
+
+
+# ---- units
+
+
+@pytest.mark.filterwarnings("ignore:vert. bool was deprecated")  # seaborn 0.13 with matplotlib 3.11
+def test_millimetres_and_pixels_are_never_averaged_together(tmp_path):
+    """Pictures whose spacing is unknown keep their pixels, and are left out of the mean in mm."""
+    n = 12
+    spacing = ["0.5"] * 7 + ["", "0", "-1", "nan", "inf"]
+    columns = {"spacing_row_mm": spacing, "spacing_col_mm": spacing}
+    tree = tmp_path / "tree"
+    store = rare_store(tmp_path / "store", n, n, **columns)
+    for k, case in enumerate(store.cases.index):
+        path = tree / f"{k}.png"
+        images.write_png(path, store.open()[1][k, ..., 0] * np.uint8(255))
+        store.cases.loc[case, "lung"] = str(path)
+
+    def shifted(pixels):
+        return np.roll(perfect(pixels), 4, axis=-1)
+
+    report = report_on(store, shifted, grid="original")
+    rows = report.per_image
+    assert list(rows["distance_unit"]) == ["mm"] * 7 + ["pixels"] * 5
+    assert (rows["hd95"][:7] == 2).all() and (rows["hd95"][7:] == 4).all()
+    rows_of = report.summary.set_index(["metric", "average", "class"])
+    for name in ("lung", "mean"):
+        row = rows_of.loc[("hd95", "per image", name)]
+        assert (row["value"], row["n"], row["unit"]) == (2, 7, "mm")
+        assert rows_of.loc[("dice", "per image", name), ["n", "unit"]].tolist() == [12, ""]
+    assert report.about["distances_in"].startswith("mm; 5 of 12 images have no known spacing")
+    figure = plots.scores_by_image(rows, "hd95")
+    assert figure.axes[0].get_xlabel() == "hd95 of an image, mm"
+    assert "n=7" in figure.axes[0].get_yticklabels()[0].get_text()
+
+    store.cases = store.cases.assign(spacing_row_mm="", spacing_col_mm="")
+    in_pixels = report_on(store, shifted, grid="original")
+    assert in_pixels.about["distances_in"] == "pixels of the original grid"
+    with pytest.raises(DataError, match="hd95 is in mm in one report and in pixels in the other"):
+        evaluation.compare(report, in_pixels, "hd95")
+    compared = evaluation.compare(report, report, "hd95").set_index("class")
+    assert compared.loc["lung", ["a", "n"]].tolist() == [2, 7]
+
+
+@pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges:FutureWarning")
+@pytest.mark.parametrize("known", [True, False])
+def test_volumes_are_scored_in_three_dimensions(tmp_path, known):
+    """HD95, ASSD, NSD and components of each volume, anisotropic, by MONAI and SciPy."""
+    rng = np.random.default_rng(0)
+    masks = ndimage.gaussian_filter(rng.normal(0, 1, (2, 8, 64, 64)), (0, 1, 4, 4)) > 0.04
+    wrong = ndimage.gaussian_filter(rng.normal(0, 1, masks.shape), (0, 1, 3, 3)) > 0.12
+    pred = masks ^ wrong
+    spacing = (5.0, 0.7, 0.8) if known else None
+    values = [*(spacing or ("", "", ""))]
+    columns = {"volume": ["v0"] * 8 + ["v1"] * 8, "slice": [*range(8)] * 2}
+    columns |= dict(zip(evaluation.SPACING, ([value] * 16 for value in values)))
+    pictures = np.where(pred.reshape(16, 64, 64, 1), 200, 40).astype(np.uint8)
+    truths = masks.reshape(16, 64, 64, 1).astype(np.uint8)
+    store = hand_store(tmp_path, pictures, truths, ["test"] * 16, ("lung",), **columns)
+    store.cases["patient"] = store.cases["volume"]
+    for k, case in enumerate(store.cases.index):
+        store.cases.loc[case, "lung"] = str(tmp_path / f"{k}.png")
+        images.write_png(tmp_path / f"{k}.png", truths[k, ..., 0] * np.uint8(255))
+    report = report_on(store, perfect, grid="original")
+    rows = report.per_volume.set_index("volume")
+    assert set(rows["distance_unit"]) == {"mm" if known else "voxels"}
+    for k, volume in enumerate(("v0", "v1")):
+        a, b = (torch.from_numpy(mask[k])[None, None] for mask in (pred, masks))
+        common = {"include_background": True, "spacing": spacing}
+        expected = (
+            monai.metrics.compute_hausdorff_distance(a, b, percentile=95, **common),
+            monai.metrics.compute_average_surface_distance(a, b, symmetric=True, **common),
+            monai.metrics.compute_surface_dice(a, b, class_thresholds=[2.0], **common),
+        )
+        row = rows.loc[volume]
+        scores = row[["hd95", "assd", "nsd"]].astype(float)
+        assert list(scores) == pytest.approx([value.item() for value in expected], rel=1e-5)
+        (true, n_true), (predicted, n_pred) = (ndimage.label(m[k]) for m in (masks, pred))
+        found = [pred[k][true == number].any() for number in range(1, n_true + 1)]
+        false = [not masks[k][predicted == number].any() for number in range(1, n_pred + 1)]
+        counts = (n_true, n_pred, sum(found), sum(false))
+        assert tuple(row[evaluation.COMPONENTS]) == counts and n_true > 2 and n_pred > 2
+
+
+# ---- few patients
+
+
+@pytest.mark.usefixtures("without_report_figures")
+def test_the_report_says_why_there_is_no_interval(tmp_path):
+    report = report_on(rare_store(tmp_path, 3, 3), perfect)
+    assert report.summary[["low", "high"]].isna().all(axis=None)
+    reason = "no interval: 3 patients, at least 5 are needed"
+    assert f"\n{reason} (" in report.text() and "NaN" not in report.text()
+    page = (report.save(tmp_path / "out") / "report.html").read_text()
+    assert page.count(reason) == 1
+    row = evaluation.compare(report, report).iloc[-1]
+    assert np.isnan(row["low"]) and np.isnan(row["better"]) and row["n"] == 3
+    assert row["no_interval"] == reason.removeprefix("no interval: ")
+
+
+# ---- choices
+
+
+def lopsided(cfg, **options):
+    """A predictor whose views differ: it answers to what lies on the right of a pixel."""
+    network = torch.nn.Conv2d(1, 1, 5, padding=2)
+    with torch.no_grad():
+        network.weight.zero_()
+        network.weight[..., 3:] = 0.8
+        network.bias.fill_(-1.0)
+    predictor = Predictor(network, cfg, "cpu", "fp32")
+    for name, value in options.items():
+        setattr(predictor, name, value)
+    return predictor
+
+
+@pytest.mark.parametrize("options", [{}, {"tta": True}, {"tta_rotation": 20.0}])
+def test_thresholds_are_chosen_on_the_views_that_are_used(tmp_path, options):
+    cfg = config.preset("lung", "smoke", augment={"hflip": 0.5, "rotate": 0.5})
+    store = rare_store(tmp_path, 6, 6)
+    store.cases["split"] = "val"
+    loader = data.loaders(store, cfg)["val"]
+    predictor = evaluation.tuned(lopsided(cfg, **options), loader)
+    assert predictor.temperature != 1
+    dataset = loader.dataset.plain()
+    rows = [dataset[k]["image"][None] for k in range(len(dataset))]
+    prob = np.stack([predictor.probabilities(image).numpy()[0, 0] for image in rows])
+    truth = store.open()[1][..., 0] == 1
+    scores = sklearn.metrics.f1_score
+    levels = np.quantile(prob, np.linspace(0, 1, 100))
+    best = max(scores(truth.ravel(), prob.ravel() >= p) for p in levels)
+    chosen = scores(truth.ravel(), prob.ravel() >= predictor.thresholds[0])
+    assert chosen >= best - 1e-4
+
+
+def test_tuned_halves_a_batch_that_does_not_fit_into_memory(tmp_path):
+    cfg = config.preset("lung", "smoke", augment={"hflip": 0.5}, batch_size=4)
+    store = rare_store(tmp_path, 6, 6)
+    store.cases["split"] = "val"
+    loader = data.loaders(store, cfg)["val"]
+    expected = evaluation.tuned(lopsided(cfg), loader)
+    predictor = lopsided(cfg)
+    network, sizes = predictor.model, []
+
+    class TooLarge(torch.nn.Module):
+        def forward(self, batch):
+            sizes.append(len(batch))
+            if len(batch) > 1:
+                raise torch.OutOfMemoryError("out of memory")
+            return network(batch)
+
+    predictor.model = TooLarge()
+    result = evaluation.tuned(predictor, loader)
+    assert result.temperature == pytest.approx(expected.temperature)
+    assert result.thresholds == pytest.approx(expected.thresholds) and {4, 2, 1} <= set(sizes)

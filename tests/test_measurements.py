@@ -120,3 +120,11 @@ def test_bland_altman_against_scipy():
     assert np.isnan(single["bias"]) and single["n"] == 1
     equal = measurements.bland_altman(pd.Series([5.0, 5.0]), pd.Series([4.0, 6.0]))
     assert np.isnan(equal["r"]) and equal["mae"] == 1
+
+
+def test_limits_of_agreement_need_five_pairs():
+    true = pd.Series([50.0, 60, 55, 40, 62])
+    four = measurements.bland_altman(true[:4], true[:4] + [1, 2, 0, 3])
+    assert four["n"] == 4 and four["bias"] == 1.5
+    assert np.isnan(four["low"]) and np.isnan(four["high"])
+    assert np.isfinite(measurements.bland_altman(true, true + [1, 2, 0, 3, 1])["low"])

@@ -403,3 +403,82 @@ def test_which_metrics_are_better_when_less():
     names = [name for name in metrics.names() if metrics.less_is_better(name)]
     assert names == ["bce", "hd95", "assd", "brier", "log_loss", "ece"]
     assert not metrics.less_is_better("n_true")  # a column that is no metric
+
+
+# ---- volumes
+
+
+def solids():
+    """Masks (9, 20, 24): usual ones, one voxel, in a corner, along the border, full, empty."""
+    z, y, x = np.indices((9, 20, 24))
+    solids = {
+        "ball": ((z - 4) * 5) ** 2 + (y - 10) ** 2 + (x - 12) ** 2 < 60,
+        "one voxel": (z == 4) & (y == 3) & (x == 5),
+        "corner": z + y + x == 0,
+        "first slice": z == 0,
+        "border": (z < 4) & (y < 9),
+        "edge": (z == 3) & (x == 0),
+        "full": z >= 0,
+        "specks": np.random.default_rng(0).random(z.shape) < 0.02,
+    }
+    return {**solids, "empty": np.zeros(z.shape, bool)}
+
+
+@pytest.mark.parametrize("spacing", [(5.0, 0.7, 0.8), (1.0, 1.0, 1.0), (0.5, 2.0, 3.0)])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_distances_of_volumes_are_monais_at_the_border_and_of_one_voxel(spacing):
+    """Equal everywhere but where a mask is empty, of which MONAI has no number."""
+    for pred, truth in ((p, t) for p in solids().values() for t in solids().values()):
+        ours = metrics.surface_distances(pred, truth, spacing)
+        if not (pred.any() and truth.any()):
+            alike = pred.any() == truth.any()
+            diagonal = float(np.linalg.norm(np.multiply(pred.shape, spacing)))
+            expected = (0, 0, 1) if alike else (diagonal, diagonal, 0)
+            assert tuple(ours.values()) == pytest.approx(expected)
+            continue
+        a, b = (torch.from_numpy(mask)[None, None] for mask in (pred, truth))
+        common = {"include_background": True, "spacing": spacing}
+        theirs = (
+            monai.metrics.compute_hausdorff_distance(a, b, percentile=95, **common),
+            monai.metrics.compute_average_surface_distance(a, b, symmetric=True, **common),
+            monai.metrics.compute_surface_dice(a, b, class_thresholds=[2.0], **common),
+        )
+        expected = [value.item() for value in theirs]
+        assert list(ours.values()) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_components_are_counted_and_matched():
+    """Against a flood fill over shared faces, and lesion by lesion."""
+    for pred, truth in ((p, t) for p in solids().values() for t in solids().values()):
+        result = metrics.components(pred, truth)
+        true, predicted = (flood_filled(mask) for mask in (truth, pred))
+        expected = {
+            "components_true": len(true),
+            "components_pred": len(predicted),
+            "components_found": sum(any(pred[voxel] for voxel in lesion) for lesion in true),
+            "components_false": sum(not any(truth[v] for v in lesion) for lesion in predicted),
+        }
+        assert result == expected
+
+
+def flood_filled(mask):
+    """The connected components of a mask, each a set of voxels."""
+    left, components = set(map(tuple, np.argwhere(mask))), []
+    while left:
+        reached, border = set(), [left.pop()]
+        while border:
+            voxel = border.pop()
+            reached.add(voxel)
+            for axis in range(mask.ndim):
+                for step in (-1, 1):
+                    other = (*voxel[:axis], voxel[axis] + step, *voxel[axis + 1 :])
+                    if other in left:
+                        left.remove(other)
+                        border.append(other)
+        components.append(reached)
+    return components
+
+
+def test_which_metrics_reward_an_empty_prediction_of_an_empty_truth():
+    names = [name for name in metrics.names() if metrics.rewards_absence(name)]
+    assert names == ["dice", "iou", "f1", "hd95", "assd", "nsd"]

@@ -379,10 +379,15 @@ def metric_labels():
 
 
 def test_bland_altman_shows_pairs_bias_and_limits():
-    true, predicted = pd.Series([10.0, 20.0, 30.0, np.nan]), pd.Series([12.0, 21.0, 33.0, 5.0])
+    true = pd.Series([10.0, 20, 30, 40, 50, np.nan])
+    predicted = true + [2, 1, 3, 2, 2, 0]
     left, right = plots.bland_altman(true, predicted, "mL").axes
-    assert left.get_title() == "n=3" and left.get_xlabel() == "true, mL"
-    assert left.collections[0].get_offsets().tolist() == [[10, 12], [20, 21], [30, 33]]
+    assert left.get_title() == "n=5" and left.get_xlabel() == "true, mL"
+    pairs = [[10, 12], [20, 21], [30, 33], [40, 42], [50, 52]]
+    assert left.collections[0].get_offsets().tolist() == pairs
     levels = sorted(line.get_ydata()[0] for line in right.get_lines())
-    assert levels == pytest.approx([2 - 1.96, 2, 2 + 1.96])  # errors 2, 1, 3
+    half = 1.96 * np.sqrt(0.5)  # errors 2, 1, 3, 2, 2
+    assert levels == pytest.approx([2 - half, 2, 2 + half])
+    few = plots.bland_altman(true[:3], predicted[:3], "mL").axes[1]
+    assert [line.get_ydata()[0] for line in few.get_lines()] == [2]  # three pairs have no limits
     plots.bland_altman(true[:0], predicted[:0], "mL")

@@ -38,7 +38,8 @@ FLOORS = [
     ["layouts", "case_io", "models", "losses", "metrics"],
     ["checks", "stores"],
     ["prepare", "data", "plots", "runs", "bootstrap", "lungs"],
-    ["training", "inference", "report"],
+    ["training", "inference", "summary"],
+    ["report"],
     ["evaluation", "export", "explorer", "two_step"],
     ["__main__"],
 ]
