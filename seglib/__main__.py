@@ -174,7 +174,9 @@ def compare(args: argparse.Namespace) -> None:
     from .report import compare
 
     table = compare(args.first, args.second, args.metric)
-    print(table.round(4).to_string(index=False))
+    print(table.round(4).drop(columns="no_interval").to_string(index=False, na_rep=""))
+    for reason, rows in table[table["no_interval"] != ""].groupby("no_interval", sort=False):
+        print(f"no interval: {reason} ({', '.join(rows['class'])})")
     print(
         f"difference: second minus first, mean {args.metric} of the same images, "
         "with its 95 % interval over patients"

@@ -147,7 +147,12 @@ def test_compare_two_reports(here, capsys):
         assert command(f"{line} --threshold {threshold} --bootstrap 20") == 0
     capsys.readouterr()
     assert command("compare low high/evaluation_report.json") == 0
-    row = capsys.readouterr().out.splitlines()[1].split()
+    output = capsys.readouterr().out
+    row = output.splitlines()[1].split()
+    assert (
+        "\nno interval: 3 patients, at least 5 are needed (" in output
+        and "nan" not in output.lower()
+    )
     low, high = (pd.read_csv(f"{name}/per_image.csv")["dice"].mean() for name in ("low", "high"))
     assert [float(cell) for cell in row[1:4]] == pytest.approx([low, high, high - low], abs=1e-4)
     assert row[-2] == "3"
