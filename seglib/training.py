@@ -113,7 +113,7 @@ def fit(
     """
     _check_arguments(model, loss)
     cfg = cfg.replace()  # a copy: edits of the caller's config during training change nothing
-    with memory.keep_freed_memory(), _restoring_forward(model):
+    with memory.keep_freed_memory(), _restoring_cudnn(), _restoring_forward(model):
         training = _set_up(cfg, batches, model, loss, resume, folder)
         _run_epochs(training)
         return _finish(training)
@@ -407,6 +407,17 @@ def _accelerator(cfg, info: dict[str, Any]) -> Accelerator:
     torch.backends.cudnn.benchmark = cfg.cudnn_benchmark
     precision = {"fp32": "no"}.get(info["precision"], info["precision"])
     return Accelerator(mixed_precision=precision, cpu=info["device"] == "cpu")
+
+
+@contextmanager
+def _restoring_cudnn() -> Iterator[None]:
+    """Reset the choice of algorithms by timing, so that predictions after a training on a GPU do
+    not depend on the clock."""
+    before = torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager

@@ -826,6 +826,18 @@ def test_init_from_may_lie_in_the_folder_of_the_run(tiny):
     torch.testing.assert_close(now["head.weight"], before["head.weight"], rtol=0, atol=1e-6)
 
 
+def test_cudnn_chooses_by_timing_during_the_training_only(tiny, monkeypatch):
+    seen, validate = [], training._validate
+
+    def noted(session):
+        seen.append(torch.backends.cudnn.benchmark)
+        return validate(session)
+
+    monkeypatch.setattr(training, "_validate", noted)
+    training.fit(*tiny(epochs=1, cudnn_benchmark=True))
+    assert seen == [True] and not torch.backends.cudnn.benchmark
+
+
 def test_no_training_images(tiny, lung_store):
     store = copy.copy(lung_store[0])
     store.cases = store.cases.assign(split=["val"] * 6 + ["test"] * 10)
