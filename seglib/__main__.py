@@ -125,7 +125,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def predict(args: argparse.Namespace) -> None:
     """Write masks of an image or of a folder of images."""
-    from .formats import volumes
+    from .formats import inputs, volumes
 
     if bool(args.image_path) == bool(args.image_dir):
         raise ConfigError(
@@ -137,6 +137,7 @@ def predict(args: argparse.Namespace) -> None:
         problems = _predict_folder(predictor, args)
     else:
         problems = []
+        inputs.refuse_pictures(args.image_path)
         is_volume = volumes.is_volume(args.image_path)
         write = _predict_volume if is_volume else _predict_image
         write(predictor, Path(args.image_path), args)

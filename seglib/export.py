@@ -252,9 +252,10 @@ def _file_of(weights: str | Path | Predictor) -> Path:
 
 
 def report_of(weights: str | Path) -> Path | None:
-    """The newest report of a weights file, beside it or in the current folder; None without one.
+    """The report of a weights file, beside it or in the current folder; None without one.
 
-    It lies in a folder `evaluation` or `evaluation_results`.
+    It lies in a folder `evaluation` or `evaluation_results`. Of several, a test comes first, that
+    is, images that training has not seen; then the newest.
     """
     weights = Path(weights)
     sha256 = runs.describe_weights(weights).get("weights_sha256")
@@ -265,7 +266,11 @@ def report_of(weights: str | Path) -> Path | None:
         for name in ("evaluation", "evaluation_results")
     ]
     fitting = [path for path in paths if path.is_file() and _is_of(path, weights, sha256)]
-    return max(fitting, key=lambda path: path.stat().st_mtime, default=None)
+
+    def rank(path: Path) -> tuple[bool, float]:
+        return not _limits_of_the_test(reports.read(path)), path.stat().st_mtime
+
+    return max(fitting, key=rank, default=None)
 
 
 def _is_of(report: Path, weights: Path, sha256: str | None) -> bool:

@@ -81,7 +81,10 @@ def segment_unseen(cases: pd.DataFrame, cfg, fold: np.ndarray, folder: str | Pat
 
 
 def segment(cases: pd.DataFrame, predictor: Predictor, folder: str | Path) -> pd.DataFrame:
-    """Masks of all images by one network, `<folder>/<case>_mask.png`; as in `segment_unseen`."""
+    """Masks of all images by one network, `<folder>/<case>_mask.png`; as in `segment_unseen`.
+
+    `attrs["notes"]` also say what is odd about a picture file, such as an orientation tag.
+    """
     paths: dict[Any, str] = {}
     notes: list[str] = []
     for row in hosts.progress(cases.itertuples(), total=len(cases), desc="segment", leave=False):
@@ -90,6 +93,7 @@ def segment(cases: pd.DataFrame, predictor: Predictor, folder: str | Path) -> pd
         except DataError as error:
             notes.append(f"left out: {error}")
             continue
+        notes += [f"{Path(row.image).name}: {note}" for note in images.notes_of(row.image)]
         path = images.write_png(Path(folder) / f"{row.case}_mask.png", mask * 255)
         paths[row.Index] = str(path)
     result = cases.loc[list(paths)].assign(segmented=pd.Series(paths, dtype=object))

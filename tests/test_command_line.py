@@ -274,6 +274,98 @@ def test_a_bad_file_of_a_folder_is_named_and_the_rest_is_done(here, tmp_path, ca
     assert len(list((tmp_path / "out").glob("*_mask.png"))) == 3
 
 
+def test_own_data_gets_a_test_part_that_evaluate_scores(here, capsys):
+    """8 patients: 2 are tested; evaluate without --data_dir scores those alone."""
+    for kind in ("images", "masks"):
+        shutil.copytree(here / "data" / kind, here / "mine" / kind)
+    line = f"train --data_dir mine {TINY} --checkpoint_dir mine_run"
+    assert command(line) == 0
+    assert "2 of 8 patients are the test part" in capsys.readouterr().out
+    weights = "--model_path mine_run/best_model.pth"
+    assert command(f"evaluate {weights} --bootstrap 20 --output_dir test_only") == 0
+    shown = capsys.readouterr().out
+    assert "binary: test, 2 images of 2 patients" in shown and "WARNING" not in shown
+    assert command(f"train --data_dir mine {TINY} --checkpoint_dir all --test_split 0") == 0
+    cfg = json.loads(Path("all/config.json").read_text())
+    assert cfg["test_split"] == 0
+    capsys.readouterr()
+    assert command(f"train --data_dir mine {TINY} --checkpoint_dir all --resume --epochs 2") == 0
+    cfg = json.loads(Path("all/config.json").read_text())
+    assert cfg["test_split"] == 0, "a resumed run keeps its own split"
+
+
+def test_scores_of_training_images_are_warned_of(here, capsys):
+    assert command(f"evaluate {WEIGHTS} --data_dir data/ --bootstrap 20") == 0
+    last = capsys.readouterr().out.splitlines()[-3:]
+    assert all(line.startswith("WARNING: ") for line in last)
+    assert "trained on 6 of these 11 images" in last[0]
+    assert "the 5 other images" in last[1] and "without --data_dir" in last[2]
+
+
+def test_flips_that_were_not_trained_are_told_and_named_ones_are_used(here, tmp_path, capsys):
+    shutil.copytree("checkpoints", tmp_path / "run")
+    about = json.loads((tmp_path / "run" / "best_model.json").read_text())
+    about["config"]["augment"] = {}
+    (tmp_path / "run" / "best_model.json").write_text(json.dumps(about))
+    line = (
+        f"evaluate --model_path {tmp_path}/run/best_model.pth --data_dir data/test --bootstrap 20"
+    )
+    dice = {}
+    for flips in ("", "--tta", "--tta hflip"):
+        assert command(f"{line} {flips} --output_dir {tmp_path}/out --precision fp32") == 0
+        shown = capsys.readouterr().out
+        assert ("tta has no effect" in shown and "hflip,vflip" in shown) == (flips == "--tta")
+        report = json.loads((tmp_path / "out" / "evaluation_report.json").read_text())
+        assert report.get("tta") is not True
+        dice[flips] = [row[-1] for row in report["per_image"]["data"]], report.get("tta")
+    assert dice["--tta hflip"][1] == "hflip"
+    scores = pd.read_csv(tmp_path / "out" / "per_image.csv")["bce"]
+    assert command(f"{line} --output_dir {tmp_path}/plain --precision fp32") == 0
+    assert not np.allclose(scores, pd.read_csv(tmp_path / "plain" / "per_image.csv")["bce"])
+    assert "hflip,vflip" in error_of(capsys, f"{line} --tta rot90")
+
+
+def test_notes_on_files_are_printed_below_their_names(here, tmp_path, capsys):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    array = np.random.default_rng(0).integers(0, 900, (12, 10, 4), np.int16)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([-1, -1, 1, 1])), scans / "a.nii.gz")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in "bcdef":
+        Image.open(LESION).save(scans / f"{name}.jpg", exif=exif)
+    (scans / "README.md").write_text("no image")
+    line = f"predict {WEIGHTS} --output_dir {tmp_path}/out"
+    assert command(f"{line} --image_dir {scans}") == 0
+    shown = capsys.readouterr().out
+    assert "nan" not in shown and "a.nii.gz: no mL, as" in shown
+    assert "\n  spacing unknown" in shown
+    assert shown.count("orientation 6") == 1 and "5 files, such as b.jpg: EXIF" in shown
+    assert "1 others are no images, such as README.md" in shown
+    assert command(f"{line} --image_path {scans}/b.jpg") == 0
+    assert "b.jpg:\n  EXIF orientation 6" in capsys.readouterr().out
+    (scans / "v.nrrd").write_bytes(b"NRRD0004\ntype: uchar\n\n")
+    assert "v.nrrd: an NRRD volume" in error_of(capsys, f"{line} --image_dir {scans}")
+    assert "--image_dir" in error_of(capsys, f"{line} --image_path {scans}")
+
+
+def test_weights_of_a_notebook_are_found_from_the_root(here, tmp_path, monkeypatch, capsys):
+    shutil.copytree("checkpoints", tmp_path / "notebooks" / "runs" / "binary")
+    sample = (here / LESION).absolute()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hosts, "_homes", lambda: [tmp_path])
+    for preset in ("", "--preset binary"):
+        assert command(f"predict --image_path {sample} --output_dir out {preset}") == 0
+        assert "notebooks/runs/binary/best_model.pth" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "notebooks")
+    assert "notebooks/runs" in error_of(capsys, f"predict --image_path {sample}")
+
+
+def test_weights_of_another_preset_are_refused(here, capsys):
+    line = f"predict {WEIGHTS} --preset lung --image_path {LESION}"
+    assert "trained as 'binary'" in error_of(capsys, line)
+
+
 def test_pictures_of_one_stem_keep_apart(here, tmp_path):
     shutil.copy(LESION, tmp_path / "a.jpg")
     Image.open(tmp_path / "a.jpg").save(tmp_path / "a.png")

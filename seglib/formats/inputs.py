@@ -87,6 +87,31 @@ def read(folder: str | Path, output: str | Path | None = None) -> Inputs:
     return inputs
 
 
+def refuse_pictures(path: str | Path) -> None:
+    """Raise `DataError` for a folder that was given as a DICOM series and holds no DICOM file."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return
+    files = [file for file in sorted(folder.glob("[!.]*")) if file.is_file()]
+    if any(_kind_of_image(file) == DICOM_FILE for file in files):
+        return
+    n_images = sum(map(can_be_predicted, files))
+    if n_images:
+        raise DataError(
+            f"{folder}: a folder with pictures or volumes ({n_images}), not a DICOM series: give "
+            "it as --image_dir"
+        )
+    kinds = [reason for path in folder.glob("*") if path.is_dir() and (reason := _in(path))]
+    if kinds:
+        raise DataError(f"{folder}: no DICOM series here; there is {'; '.join(kinds[:3])}")
+
+
+def _in(folder: Path) -> str:
+    """The name of a sub folder with what it holds; "" where it holds no image."""
+    reason = _reason_of_folder(folder)
+    return f"{folder.name}, {reason}" if reason else ""
+
+
 def can_be_predicted(path: Path) -> bool:
     """Whether a file is a picture or a NIfTI volume."""
     name = path.name.lower()
