@@ -583,16 +583,16 @@ class Predictor:
         name = nifti.stem(source)
         is_file = output.name.lower().endswith(volumes.SUFFIXES)
         target = output if is_file else output / f"{name}_mask.nii.gz"
+        if dicom:  # first, because it refuses series that it cannot refer to
+            task = self.config.task
+            segments = {n: class_mask(mask, k, task) for k, n in self.structures.items()}
+            dicom_seg.write(target.parent / f"{name}_mask.dcm", segments, grid)
         if self.config.task == "multilabel":
             for class_name, plane in zip(self.config.class_names, mask):
                 part = target.with_name(f"{nifti.stem(target)}_{class_name}.nii.gz")
                 nifti.write(part, grid.restore(plane), grid, source)
         else:
             nifti.write(target, grid.restore(mask), grid, source)
-        if dicom:
-            task = self.config.task
-            segments = {n: class_mask(mask, k, task) for k, n in self.structures.items()}
-            dicom_seg.write(target.parent / f"{name}_mask.dcm", segments, grid)
 
 
 def _flip_names(text: str) -> str:

@@ -245,3 +245,15 @@ def test_slices_of_another_scale_are_refused(tmp_path, stack, tags, refusal):
     edit_dicom(files[3], **tags)
     with pytest.raises(DataError, match=rf"3\.dcm: {refusal}"):
         volumes.read(tmp_path / "s")
+
+
+def test_slices_in_a_folder_inside_are_named(tmp_path, stack):
+    """They may be a part of the series, which is short without any gap then."""
+    files = write_series(tmp_path / "s", stack)
+    (tmp_path / "s" / "thumbs").mkdir()
+    (tmp_path / "s" / "thumbs" / "a.txt").write_text("no DICOM")
+    assert volumes.read(tmp_path / "s").notes == ()
+    (tmp_path / "s" / "rest").mkdir()
+    files[0].rename(tmp_path / "s" / "rest" / "0.dcm")
+    (note,) = volumes.read(tmp_path / "s").notes
+    assert note.startswith("the folder rest in it also holds DICOM files")

@@ -343,3 +343,29 @@ def test_a_real_ct(real, tmp_path):
     grid = volumes.read_grid(tmp_path / "ct")
     seg = check(dicom_seg.write(tmp_path / "seg.dcm", masks, grid), masks, grid)
     assert seg.SegmentsOverlap == "YES" and masks["liver"].sum() > 100_000
+
+
+def test_the_same_masks_are_the_same_object(tmp_path):
+    """Its UIDs come from what it says: another mask, name or text is another object."""
+    grid = volumes.read_grid(series(tmp_path / "ct"))
+    masks = random_masks(grid, "liver")
+
+    def uids(masks, about="seglib"):
+        data = pydicom.dcmread(dicom_seg.write(tmp_path / "seg.dcm", masks, grid, about))
+        organizations = {
+            item.DimensionOrganizationUID
+            for item in (*data.DimensionOrganizationSequence, *data.DimensionIndexSequence)
+        }
+        return (data.SOPInstanceUID, data.SeriesInstanceUID, *organizations)
+
+    once = uids(masks)
+    assert uids(masks) == once and len(set(once)) == 3
+    others = [({"liver": ~masks["liver"]}, "seglib"), ({"spleen": masks["liver"]}, "seglib")]
+    for other, about in (*others, (masks, "second reading")):
+        assert not set(uids(other, about)) & set(once)
+
+
+def test_a_pixel_spacing_of_zero_is_not_passed_on(tmp_path):
+    grid = volumes.read_grid(series(tmp_path / "ct", PixelSpacing=[0, 0]))
+    message = r"no valid PixelSpacing \(it is \[0\.0, 0\.0\]\).*write NIfTI instead"
+    refused(tmp_path, random_masks(grid, "liver"), grid, message)

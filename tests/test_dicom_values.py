@@ -266,3 +266,14 @@ def test_numbers_that_fit_their_header_are_never_changed(bits, signed, slope, da
     values = dicom_values._rescaled("a.dcm", numbers[0], header, bits)
     np.testing.assert_allclose(values, apply_modality_lut(raw[0], header))
     assert not padding.any() and notes == []
+
+
+@pytest.mark.parametrize(("modality", "n_notes"), [("CT", 1), ("PT", 0)])
+def test_a_scale_that_changes_inside_a_ct_is_noted(tmp_path, modality, n_notes):
+    """In PET each slice usually has a slope of its own."""
+    stack = np.full((4, 5, 6), 1000)
+    write_series(
+        tmp_path / "s", stack, Modality=modality, RescaleIntercept=lambda k: -1024 * (k < 2)
+    )
+    notes = volumes.read(tmp_path / "s").notes
+    assert sum("RescaleIntercept differs between the slices" in note for note in notes) == n_notes

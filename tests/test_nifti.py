@@ -32,6 +32,11 @@ def edit_header(path, header=nibabel.Nifti1Header, **fields):
     return path
 
 
+def _plain():
+    """The bytes of a small NIfTI file that is not compressed."""
+    return nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.diag([2, 2, 5, 1])).to_bytes()
+
+
 def image_of(affine, zooms=None, shape=(4, 5, 6)):
     """An image of zeros; without an affine its header says nothing about a place in space."""
     image = nibabel.Nifti1Image(np.zeros(shape, np.int16), affine)
@@ -347,6 +352,11 @@ def test_files_that_stand_for_others(tmp_path):
         (b"\x1f\x8b\x08\x00junk", "cut short"),
         (b"<html>404</html>" * 50, "an HTML page"),
         (b"PK\x03\x04" + bytes(500), "a ZIP archive"),
+        (gzip.compress(gzip.compress(bytes(1000))), "compressed twice.*unpack it once"),
+        (gzip.compress(_plain()) + b"junk", "other bytes follow its compressed content"),
+        (gzip.compress(_plain())[:-8] + bytes(8), "damaged inside"),
+        (gzip.compress(_plain())[:-3], "cut short"),
+        (gzip.compress(_plain()[:-9]), "cut short"),
     ],
 )
 def test_only_a_file_cut_short_is_to_be_copied_again(tmp_path, content, word):

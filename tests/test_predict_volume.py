@@ -12,6 +12,7 @@ from seglib import config, phantoms
 from seglib.errors import DataError
 from seglib.formats import nifti, volumes
 from seglib.inference import Predictor
+from tests.helpers import edit_dicom, write_series
 
 
 class Bright(torch.nn.Module):
@@ -229,3 +230,81 @@ def test_the_real_ct_comes_back_on_its_place(real, tmp_path):
         assert (
             found.mask[laid == 5] == 1
         ).mean() > 0.9  # the liver is soft tissue: bright in this window
+
+
+@pytest.mark.parametrize("direction", [[1, 0, 0, 0, 1, 0], [0, 1, 0, -1, 0, 0]])
+def test_a_mask_of_a_series_lies_on_it_by_qform_and_by_sform(tmp_path, direction):
+    """Of a CT that lies straight, with positions in the space of the scanner (code 1)."""
+    write_series(tmp_path / "ct", bright_stack(), ImageOrientationPatient=direction)
+    found = predictor().predict_volume(tmp_path / "ct", tmp_path / "out")
+    saved = nibabel.load(tmp_path / "out" / "ct_mask.nii.gz")
+    for affine, code in (saved.get_qform(coded=True), saved.get_sform(coded=True)):
+        np.testing.assert_allclose(affine, found.grid.affine, atol=1e-4)
+        assert code == 1
+    voxel_ml = np.prod(saved.header.get_zooms()) / 1000
+    n_voxels = np.count_nonzero(saved.dataobj)
+    assert found.millilitres["liver"] == pytest.approx(n_voxels * voxel_ml, rel=1e-6)
+
+
+def test_a_tilted_gantry_has_no_qform(tmp_path):
+    """A qform cannot hold shear: it would lie beside the sform."""
+    tilted = [1, 0, 0, 0, np.cos(0.3), np.sin(0.3)]
+    write_series(tmp_path / "ct", bright_stack(), ImageOrientationPatient=tilted)
+    predictor().predict_volume(tmp_path / "ct", tmp_path / "out")
+    saved = nibabel.load(tmp_path / "out" / "ct_mask.nii.gz")
+    assert saved.header["qform_code"] == 0 and saved.header["sform_code"] == 1
+
+
+@pytest.mark.parametrize("distance", [None, 2.5])
+def test_a_mask_of_a_series_without_positions_states_none(tmp_path, distance):
+    """Its header has the voxel sizes where they are known, as SimpleITK reads them, and no unit
+    where they are not.
+    """
+    import SimpleITK
+
+    tags = {} if distance is None else {"SpacingBetweenSlices": distance}
+    for file in write_series(tmp_path / "ct", bright_stack(), **tags):
+        edit_dicom(file, ImagePositionPatient=None, ImageOrientationPatient=None)
+    found = predictor().predict_volume(tmp_path / "ct", tmp_path / "out")
+    path = tmp_path / "out" / "ct_mask.nii.gz"
+    header = nibabel.load(path).header
+    assert header["qform_code"] == header["sform_code"] == 0
+    assert header.get_xyzt_units()[0] == ("unknown" if distance is None else "mm")
+    if distance is None:
+        assert bytes(header["descrip"]).rstrip(b"\0") == b"voxel sizes in mm are unknown"
+        return
+    spacing = SimpleITK.ReadImage(str(path)).GetSpacing()
+    assert spacing == pytest.approx((2.5, 0.5, 0.7))
+    n_voxels = np.count_nonzero(nibabel.load(path).dataobj)
+    assert found.millilitres["liver"] == pytest.approx(n_voxels * np.prod(spacing) / 1000)
+
+
+def test_a_mask_of_uneven_slices_has_no_unit(tmp_path):
+    files = write_series(tmp_path / "ct", bright_stack())
+    files[2].unlink()
+    found = predictor().predict_volume(tmp_path / "ct", tmp_path / "out")
+    header = nibabel.load(tmp_path / "out" / "ct_mask.nii.gz").header
+    assert np.isnan(found.millilitres["liver"]) and header.get_xyzt_units()[0] == "unknown"
+
+
+def test_nothing_is_written_where_a_dicom_segmentation_is_refused(tmp_path):
+    pytest.importorskip("highdicom")
+    for file in write_series(tmp_path / "ct", bright_stack()):
+        edit_dicom(file, PixelSpacing=None)
+    with pytest.raises(DataError, match="write NIfTI instead"):
+        predictor().predict_volume(tmp_path / "ct", tmp_path / "out", dicom=True)
+    assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
+def test_a_series_that_is_no_ct_is_noted_where_the_window_is_one_of_ct(tmp_path, modality):
+    write_series(tmp_path / "series", bright_stack(), Modality=modality)
+    notes = predictor().predict_volume(tmp_path / "series").notes
+    assert any(f"Modality {modality}" in note for note in notes) == (modality != "CT")
+
+
+def bright_stack():
+    """Stored numbers (S, H, W) of air around soft tissue, for an intercept of -1024."""
+    stack = np.full((6, 20, 24), 124, np.int16)
+    stack[1:4, 5:12, 6:16] = 1224
+    return stack

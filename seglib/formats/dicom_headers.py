@@ -20,6 +20,7 @@ from . import signatures
 # not DICOM counts as a damaged slice.
 OTHER_SUFFIXES = """.txt .csv .json .xml .html .md .pdf .png .jpg .jpeg .gif .nii .gz .zip .db .ini
     .log .py .npy .yaml .xlsx""".split()
+MAX_FILES = 100  # how many files of a folder inside that of a series are looked at
 OTHER_NAMES = ("DICOMDIR", "LICENSE", "README")
 # Numeric attribute -> how many numbers it must hold where it is present.
 NUMBERS = {
@@ -130,6 +131,7 @@ def read(where: Any, paths: list[Path], series: str | None, notes: list[str]) ->
         )
     if skipped:
         notes.append(f"{len(skipped)} files are no images and were skipped: {listed}")
+    _note_sub_folders(where, notes)
     slices = _without_pictures(slices, notes)
     slices = _choose_series(where, slices, series)
     for file in slices:
@@ -150,6 +152,14 @@ def patient_id(source: Any) -> str:
             continue
         return str(header.get("PatientID") or "").strip()
     return ""
+
+
+def modality(path: str | Path) -> str:
+    """The Modality of a readable DICOM file, such as CT; "" where it has none."""
+    import pydicom
+
+    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
+    return str(header.get("Modality") or "")
 
 
 def floats(value: Any) -> np.ndarray:
@@ -362,6 +372,19 @@ def _without_pictures(slices: list[SliceFile], notes: list[str]) -> list[SliceFi
     for kind, number in Counter(filter(None, kinds)).items():
         notes.append(f"{number} {kind} images were skipped")
     return [file for file, kind in zip(slices, kinds) if not kind]
+
+
+def _note_sub_folders(where: Any, notes: list[str]) -> None:
+    """Name the folders inside that of a series whose DICOM files are not read."""
+    if not isinstance(where, str | Path) or not Path(where).is_dir():
+        return
+    for folder in sorted(Path(where).glob("[!.]*/")):
+        paths = (path for _, path in zip(range(MAX_FILES), folder.rglob("[!.]*")))
+        if any(path.is_file() and signatures.kind_of(path) == "a DICOM file" for path in paths):
+            notes.append(
+                f"the folder {folder.name} in it also holds DICOM files, which are not read; "
+                "put them beside the others if they belong to the series"
+            )
 
 
 def _picture_kind(header: Any) -> str:

@@ -5,6 +5,7 @@ has to be resampled. For each class and slice it stores one frame with one bit f
 class is called a "segment" and has a code of the SNOMED CT vocabulary that says which organ it is.
 """
 
+import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -81,19 +82,20 @@ def _segmentation(path: str | Path, masks: dict[str, np.ndarray], grid: Grid, ab
     pixels = np.stack([grid.restore(mask) for mask in masks.values()], axis=-1)
     headers = [_header(file) for file in grid.files]
     _complete(headers, grid)
+    content = _fingerprint(headers, pixels, [*masks, about])
     try:
         with warnings.catch_warnings():
             # The warning would print the patient's name, because names such as ANON-17 look odd.
             unusual_name = "The string .* unlikely to represent the intended person name"
             warnings.filterwarnings("ignore", unusual_name)
-            return highdicom.seg.Segmentation(
+            segmentation = highdicom.seg.Segmentation(
                 headers,
                 pixels,
                 "BINARY",
                 [_segment(number, name) for number, name in enumerate(masks, 1)],
-                series_instance_uid=highdicom.UID(),
+                series_instance_uid=_uid("series", content),
                 series_number=100 + int(headers[0].get("SeriesNumber") or 0),
-                sop_instance_uid=highdicom.UID(),
+                sop_instance_uid=_uid("instance", content),
                 instance_number=1,
                 manufacturer="seglib",
                 manufacturer_model_name="seglib",
@@ -108,6 +110,28 @@ def _segmentation(path: str | Path, masks: dict[str, np.ndarray], grid: Grid, ab
         raise DataError(
             f"{grid.path}: {problem}; correct that value, or write NIfTI instead"
         ) from error
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = _uid("dimensions", content)
+    return segmentation
+
+
+def _fingerprint(headers: list[Any], pixels: np.ndarray, texts: list[str]) -> str:
+    """A checksum of all that a Segmentation says.
+
+    Its UIDs come from this, so that an archive takes the same result, sent twice, for one object.
+    """
+    slices = [str(header.SOPInstanceUID) for header in headers]
+    digest = hashlib.sha256(
+        "\n".join([__version__, *slices, *texts, *map(str, pixels.shape)]).encode()
+    )
+    digest.update(np.packbits(pixels.astype(bool)).tobytes())
+    return digest.hexdigest()
+
+
+def _uid(purpose: str, content: str) -> str:
+    from pydicom.uid import generate_uid
+
+    return generate_uid(entropy_srcs=[purpose, content])
 
 
 def _header(file: str) -> Any:
@@ -122,6 +146,8 @@ def _header(file: str) -> Any:
             f"{file}: not readable ({type(error).__name__}: {error}), though the series was read: "
             "a Segmentation refers to each of its files; put it back"
         ) from error
+    if "PixelSpacing" not in missing and not all(mm > 0 for mm in header.PixelSpacing):
+        missing = f"valid PixelSpacing (it is {list(map(float, header.PixelSpacing))})"
     if missing:
         raise DataError(
             f"{file}: no {missing}; a DICOM Segmentation refers to it: restore it, or write NIfTI "

@@ -105,6 +105,13 @@ def _notes_on_scale(headers: Sequence[Any]) -> list[str]:
         )
     if headers[0].get("Modality") != "CT":
         return notes
+    for name in ("RescaleSlope", "RescaleIntercept"):
+        numbers = sorted({_number(h.get(name), 0) for h in headers})
+        if len(numbers) > 1:
+            notes.append(
+                f"{name} differs between the slices of this CT ({numbers[0]:g} to "
+                f"{numbers[-1]:g}): look whether all of them have the same contrast"
+            )
     types = {str(h.get("RescaleType") or "") for h in headers}
     others = sorted(types - set(HOUNSFIELD))
     missing = [

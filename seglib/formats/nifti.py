@@ -37,6 +37,7 @@ ROWS_TURNED = (
     "rows read from the last to the first, as its axes are left-handed (dcm2niix stores them so): "
     "it is shown like its DICOM series"
 )
+UNKNOWN_SIZES = "voxel sizes in mm are unknown"  # description of a mask without a unit
 MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # any other unit, or none, counts as millimetres
 # Fields of a header that a mask takes from its image: where the voxels lie, and what it is about.
 GEOMETRY = """qform_code sform_code quatern_b quatern_c quatern_d qoffset_x qoffset_y qoffset_z
@@ -147,9 +148,7 @@ def load(path: str | Path, image: Any) -> np.ndarray:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(
-            f"{path}: cut short or damaged ({type(error).__name__}: {error}); copy it again"
-        ) from error
+        raise DataError(f"{path}: {_damage(error)}") from error
 
 
 def declared_bytes(header: Any) -> int:
@@ -188,8 +187,8 @@ def write(path: Path, mask: np.ndarray, grid: Grid, source: str | Path) -> Path:
 
     Where `source`, the volume that was segmented, is a NIfTI file, the fields of `GEOMETRY` and the
     voxel sizes are copied from its header, so that every program lays the mask over its image,
-    whichever of qform and sform it goes by. A DICOM series has millimetres. A failed write leaves
-    no file.
+    whichever of qform and sform it goes by. A DICOM series has millimetres where its spacing is
+    known, and no unit where it is not. A failed write leaves no file.
     """
     import nibabel
 
@@ -200,12 +199,30 @@ def write(path: Path, mask: np.ndarray, grid: Grid, source: str | Path) -> Path:
             image.header[name] = original.header[name]
         image.header["pixdim"][:4] = original.header["pixdim"][:4]  # the first is the side (qfac)
     else:
-        image = nibabel.Nifti1Image(mask.astype(np.uint8), grid.affine)
-        image.header.set_xyzt_units("mm")
+        image = _mask_of_series(mask.astype(np.uint8), grid)
     image.header.set_slope_inter(1, 0)  # nibabel would write NaN, which some programs cannot read
     with files.replacing(path) as partial:
         nibabel.save(image, partial)
     return path
+
+
+def _mask_of_series(mask: np.ndarray, grid: Grid) -> Any:
+    """The image of a mask on a DICOM series, which states no position and no size by a guess."""
+    import nibabel
+
+    image = nibabel.Nifti1Image(mask, grid.affine if grid.oriented else None)
+    if grid.spacing_mm is None:
+        image.header["descrip"] = UNKNOWN_SIZES
+    else:
+        image.header.set_xyzt_units("mm")
+        if not grid.oriented:
+            image.header.set_zooms(orientation.in_file_order(grid.spacing_mm, grid.orientation))
+    if grid.oriented:
+        image.set_sform(grid.affine, "scanner")
+        # Some programs read only the qform, which cannot hold the shear of a tilted gantry.
+        if orientation.is_perpendicular(grid.affine):
+            image.set_qform(grid.affine, "scanner")
+    return image
 
 
 # ---- opening
@@ -232,9 +249,22 @@ def _beginning(path: str | Path) -> tuple[bytes, bool]:
         with gzip.open(path) as file:
             return file.read(_HEADER_BYTES), True
     except Exception as error:  # gzip and zlib raise errors of their own
-        raise DataError(
-            f"{path}: cut short or damaged ({type(error).__name__}: {error}); copy it again"
-        ) from error
+        raise DataError(f"{path}: {_damage(error)}") from error
+
+
+def _damage(error: Exception) -> str:
+    """What is wrong with a file whose content cannot be read, and what to do."""
+    text = " ".join(str(error).split())
+    problem = f"({type(error).__name__}: {text})"
+    # gzip ends a file early by the first, nibabel by the second.
+    if isinstance(error, EOFError) or text.startswith("Expected "):
+        return f"cut short {problem}; copy it again"
+    if text.startswith("Not a gzipped file"):  # the file has begun as one
+        return (
+            "other bytes follow its compressed content: unpack it (gzip -d, which warns of them), "
+            "and compress it anew"
+        )
+    return f"damaged inside {problem}; get it anew from where it comes from"
 
 
 def _image_class(path: str | Path, start: bytes) -> Any:

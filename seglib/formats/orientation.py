@@ -157,12 +157,21 @@ def perpendicular_spacing(
     than the distance between their planes. With that distance the product of the spacing is the
     volume of a voxel, which is the determinant of the affine.
     """
-    sides = np.linalg.norm(affine[:3, :3], axis=0)
-    share = abs(np.linalg.det(affine[:3, :3] / sides))
     result = [float(distance) for distance in spacing]
-    if share < 1 - _MAX_SHEAR:
-        result[slice_axis] *= share
+    if not is_perpendicular(affine):
+        result[slice_axis] *= _share_of_box(affine)
     return tuple(result)
+
+
+def is_perpendicular(affine: np.ndarray) -> bool:
+    """Whether the axes of an affine are at right angles, up to the rounding of headers."""
+    return _share_of_box(affine) >= 1 - _MAX_SHEAR
+
+
+def _share_of_box(affine: np.ndarray) -> float:
+    """The volume of a voxel as a share of the box with the same sides; 1 at right angles."""
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(abs(np.linalg.det(affine[:3, :3] / sides)))
 
 
 # ---- orientations

@@ -82,6 +82,7 @@ _TEXTS = {
     rb"type\s*=\s*(string|integer|float)-attribute": "the header of an AFNI volume (.HEAD)",
     rb"[\[{]\s*[\"\[{\d]": "a JSON file",
 }
+TWICE = "a gzip archive within a gzip archive, so it was compressed twice"
 _ISO_MEDIA = {
     "a HEIC picture": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
     "an AVIF picture": (b"avif", b"avis"),
@@ -145,7 +146,7 @@ def advice_for(kind: str) -> str:
         tool = {"a Git LFS pointer": "git lfs pull", "a git-annex pointer": "git annex get"}
         return f"fetch the file itself: {tool.get(kind, 'dvc pull')}"
     if "DICOM" in kind and "archive" not in kind:
-        return "keep its name's suffix .dcm and give the folder of its series, or save it as PNG"
+        return "give the folder of its series, or save it as PNG to use it as a picture"
     if "header" in kind:
         return (
             "save the volume as one file in NIfTI (.nii.gz), for example with 3D Slicer or nibabel"
@@ -156,6 +157,8 @@ def advice_for(kind: str) -> str:
         return "save it as NIfTI (.nii.gz), for example with 3D Slicer or SimpleITK"
     if "HTML" in kind or "XML" in kind or "zeros" in kind:
         return "the download failed; open the address in a browser, and download the file again"
+    if kind == TWICE:
+        return "unpack it once, and keep its name"
     if "archive" in kind:
         return "unpack it"
     if kind in ("a Windows shortcut", "a macOS alias"):
@@ -221,11 +224,7 @@ def _jpeg_ends_early(content: mmap.mmap) -> bool:
 def _volume(path: Path, start: bytes) -> str | None:
     """NIfTI, Analyze and MetaImage volumes, and DICOM files without the mark DICM."""
     if start[:2] == b"\x1f\x8b":
-        # A damaged archive gives less, or nothing.
-        try:
-            inner = zlib.decompressobj(31).decompress(start, N_BYTES)
-        except zlib.error:
-            inner = b""
+        inner = _unpacked(start)
         if re.match(_FREESURFER, inner, re.DOTALL):
             return "a FreeSurfer volume (.mgz)"
         if inner[128:132] == b"DICM":
@@ -242,6 +241,14 @@ def _volume(path: Path, start: bytes) -> str | None:
     if re.match(_FREESURFER, start, re.DOTALL) and any(start[4:20]):
         return "a FreeSurfer volume (.mgh)"
     return _nifti(start) or _voxels(path)
+
+
+def _unpacked(start: bytes) -> bytes:
+    """The first bytes of a gzip archive unpacked; fewer, or none, where it is damaged."""
+    try:
+        return zlib.decompressobj(31).decompress(start, N_BYTES)
+    except zlib.error:
+        return b""
 
 
 def _voxels(path: Path) -> str | None:
@@ -286,7 +293,7 @@ def _picture(start: bytes) -> str | None:
 def _archive(path: str | Path, start: bytes) -> str | None:
     """ZIP files by what they hold, and gzip."""
     if start[:2] == b"\x1f\x8b":
-        return "a gzip archive"
+        return TWICE if _unpacked(start)[:2] == b"\x1f\x8b" else "a gzip archive"
     if start[:4] not in (b"PK\3\4", b"PK\5\6"):
         return None
     try:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from . import dicom, dicom_values, images, nifti, orientation, signatures
+from . import dicom, dicom_headers, dicom_values, images, nifti, orientation, signatures
 from .orientation import Grid
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -366,6 +366,17 @@ def not_in_hu(voxels: np.ndarray, level: float, width: float) -> tuple[str, ...]
     )
 
 
+def _no_ct(grid: Grid) -> tuple[str, ...]:
+    """A note on a DICOM series of another modality than CT, for which a window in HU is wrong."""
+    modality = dicom_headers.modality(grid.files[0]) if grid.files else ""
+    if modality in ("", "CT"):
+        return ()
+    return (
+        f"Modality {modality}, but the window is one of CT, in Hounsfield units: expected CT; look "
+        "whether it is the right series, or set window_level=None",
+    )
+
+
 def _what_instead_of_hu(voxels: np.ndarray, low: float, high: float, white: float) -> str:
     """What the values are, if they are no HU; `white` is the upper end of the window."""
     extent = f"values from {low:g} to {high:g}"
@@ -413,6 +424,7 @@ def read_8_bit(path: str | Path, cfg) -> Volume:
         notes = volume.decoding_notes
         if cfg.window_level is not None:
             voxels = window(volume.voxels, cfg.window_level, cfg.window_width)
+            notes += _no_ct(volume.grid)
             notes += not_in_hu(volume.voxels, cfg.window_level, cfg.window_width)
         else:
             voxels = clip_percentiles(volume.voxels, *(cfg.percentiles or (0, 100)))
