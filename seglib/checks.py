@@ -15,7 +15,7 @@ import pandas as pd
 
 from . import meanings
 from .case_io import TURNS, mask_columns
-from .errors import DataError
+from .errors import DataError, grouped, listed
 from .formats import volumes
 
 # A mask that fits its image this many times better after it was mirrored or turned gets a warning.
@@ -54,17 +54,15 @@ class DataReport:
         """The report in about ten lines: what was checked, and what was found."""
         facts = self.facts
         sizes = facts.groupby(["height", "width"]).size().sort_values(ascending=False)
-        shown = ", ".join(f"{height}x{width} ({n})" for (height, width), n in sizes.head(3).items())
-        if len(sizes) > 3:
-            shown += f" and {len(sizes) - 3} more"
-        rows = [("images read", len(facts)), ("sizes (height x width)", shown)]
+        shapes = listed(f"{height}x{width} ({n})" for (height, width), n in sizes.items())
+        rows = [("images read", len(facts)), ("sizes (height x width)", shapes)]
         for column in facts:
             if column.startswith("share "):
                 rows += self._summary_of(column.removeprefix("share "))
         rows += [("problems", len(self.problems)), ("images set aside", len(self.set_aside))]
         rows += [("undecided", question) for question in self.undecided]
         notes = [note for note in self.notes if note not in self.undecided]
-        rows += [("note", note) for note in _merged(notes)]
+        rows += [("note", note) for note in _shortened(notes)]
         return pd.DataFrame(rows, columns=["checked", "found"])
 
     def _summary_of(self, column: str) -> list[tuple[str, str]]:
@@ -310,7 +308,7 @@ def _notes_of_files(
         texts = slices[0]["header_notes"] if with_headers else []
         for text in [*texts, *slices[0]["decoding_notes"]]:
             names.setdefault(text, []).append(Path(path).name)
-    return [f"{_listed(files)}: {text}" for text, files in names.items()]
+    return [f"{listed(files)}: {text}" for text, files in names.items()]
 
 
 def _warnings(paths: Iterable[str], facts: list[dict[str, Any]]) -> list[str]:
@@ -332,25 +330,16 @@ def _warnings(paths: Iterable[str], facts: list[dict[str, Any]]) -> list[str]:
         for text, name in slices[0]["warnings"].items():
             if all(text in fact["warnings"] for fact in slices):
                 names.setdefault(text, []).append(name)
-    return [f"{_listed(files)}: {text}" for text, files in names.items()]
+    return [f"{listed(files)}: {text}" for text, files in names.items()]
 
 
-def _merged(notes: list[str], most: int = 12) -> list[str]:
+def _shortened(notes: list[str], most: int = 12) -> list[str]:
     """At most `most` notes for the summary: those that differ only in the file become one."""
-    files: dict[str, list[str]] = {}  # text -> names of files
-    for note in notes:
-        name, colon, text = note.partition(": ")
-        files.setdefault(text if colon else note, []).append(name if colon else "")
-    merged = [f"{_listed(names)}: {text}" if names[0] else text for text, names in files.items()]
-    if len(merged) > most:
-        n_more = len(merged) - most + 1
-        merged = [*merged[: most - 1], f"and {n_more} more; all are in report.notes"]
-    return merged
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    notes = grouped(notes)
+    if len(notes) <= most:
+        return notes
+    n_more = len(notes) - most + 1
+    return [*notes[: most - 1], f"and {n_more} more; all are in report.notes"]
 
 
 def _empty_classes(facts: list[dict[str, Any]], inverted: dict[str, bool], cfg) -> list[str]:

@@ -1,9 +1,10 @@
-"""Write files completely or not at all; open weights files without running code from them."""
+"""Write files completely or not at all; open weights without running code; compare file names."""
 
 import errno
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,3 +107,8 @@ def state_differences(expected: dict[str, Any], state: dict[str, Any]) -> list[s
         if name in state and state[name].shape != value.shape
     ]
     return differences + shapes[:2]
+
+
+def folded(name: str) -> str:
+    """A form of a name that is the same in upper and lower case and for all forms of accents."""
+    return unicodedata.normalize("NFC", name).casefold().strip()

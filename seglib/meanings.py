@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from . import presets
-from .errors import DataError
+from .errors import DataError, listed
 from .formats import volumes
 from .formats.images import UNION, Mask, Value
 from .tables import IGNORE
@@ -336,7 +336,10 @@ def _judge_numbering(maps: list[LabelMap], cfg) -> None:
         )
     if in_range and unnamed:
         raise _two_readings(
-            by_map[0].path, numbers, cfg, f"label_map does not name {_listed(unnamed)}"
+            by_map[0].path,
+            numbers,
+            cfg,
+            f"label_map does not name {listed(sorted(unnamed), most=8)}",
         )
 
 
@@ -372,8 +375,8 @@ def _two_readings(path: str, numbers: Iterable[int], cfg, reason: str) -> DataEr
     chosen = {str(n): cfg.label_map[str(n)] for n in numbers if str(n) in cfg.label_map}
     by_map = [f"{number} {names[label]}" for number, label in chosen.items()]
     return DataError(
-        f"{path}: the label numbers {_listed(numbers)} can mean two things ({reason}): class "
-        f"numbers ({', '.join(as_classes[:6])}): set label_map={{}}; or TotalSegmentator's "
+        f"{path}: the label numbers {listed(numbers, most=8)} can mean two things ({reason}): "
+        f"class numbers ({', '.join(as_classes[:6])}): set label_map={{}}; or TotalSegmentator's "
         f"({', '.join(by_map[:6])}): set label_map={json.dumps(chosen)}"
     )
 
@@ -453,10 +456,7 @@ def _notes_on_background(maps: list[LabelMap], cfg) -> list[str]:
     unnamed = {number for number in _labels_in(files) if str(number) not in cfg.label_map}
     if not cfg.label_map or not unnamed:
         return []
-    return [f"labels: the numbers {_listed(unnamed)} are not in label_map and become background"]
-
-
-def _listed(numbers: Iterable[int]) -> str:
-    numbers = sorted(numbers)
-    more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
-    return ", ".join(map(str, numbers[:8])) + more
+    return [
+        f"labels: the numbers {listed(sorted(unnamed), most=8)} are not in label_map and become "
+        "background"
+    ]

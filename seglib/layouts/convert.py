@@ -168,12 +168,12 @@ def _summary(
         inverted=sum(fact["looks_inverted"] for fact in written),
         problems=[problems[name] for name in paired.pairs if name in problems],
         class_names=cfg.class_names if cfg.task == "multiclass" else (),
-        notes=(*notes, *_listed(written)),
+        notes=(*notes, *_notes_on_files(written)),
         has_ignored=any(fact["has_ignored"] for fact in written),
     )
 
 
-def _listed(facts: Iterable[dict[str, Any]]) -> list[str]:
+def _notes_on_files(facts: Iterable[dict[str, Any]]) -> list[str]:
     """The notes on files, each with the names of the first of them."""
     names: dict[str, list[str]] = {}  # note -> files
     for file_name, note in (pair for fact in facts for pair in fact["notes"]):
@@ -421,7 +421,7 @@ def _masks_by_name(masks: list[Path], suffix: str) -> dict[str, Path]:
     by_name: dict[str, Path] = {}
     for path in masks:
         endings = (path.stem, pairing.without_number(path.stem))
-        has_ending = any(pairing.folded(e).endswith(pairing.folded(ending)) for e in endings)
+        has_ending = any(files.folded(e).endswith(files.folded(ending)) for e in endings)
         if not has_ending or (dot and path.suffix.lower() != f".{kind}".lower()):
             continue
         if path.stem in by_name:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..errors import DataError
+from ..errors import DataError, listed
 from ..formats import nifti, volumes
 from . import numbers, pairing, patients
 from .volumes import Row, case_table, half_pairs, nifti_files, volume_rows
@@ -196,10 +196,9 @@ def _first_channels(
             result[case] = path
         else:
             others.append(path)
-    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
     if others:
-        names = ", ".join(path.name for path in others[:3])
+        names = listed(path.name for path in others)
         notes.append(
-            f"{names}{more}: further channels are left out, as only the first one (_0000) is read"
+            f"{names}: further channels are left out, as only the first one (_0000) is read"
         )
     return result

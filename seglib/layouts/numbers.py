@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import presets
-from ..errors import DataError
+from ..errors import DataError, listed
 from ..formats import images, legends, volumes
 from ..tables import IGNORE
 
@@ -86,11 +86,13 @@ def notes(cells: Iterable[str], cfg: Any) -> list[str]:
         elif cell:
             offset = 0 if cfg.task == "multiclass" else 1
             table = {number: label for number, label in json.loads(cell).items() if label}
-            listed = ", ".join(
+            labels = [
                 f"{number} {'ignored' if label == IGNORE else cfg.class_names[label - offset]}"
-                for number, label in list(table.items())[:12]
+                for number, label in table.items()
+            ]
+            texts.append(
+                f"labels: numbers by their names beside the data: {listed(labels, most=12)}"
             )
-            texts.append(f"labels: numbers by their names beside the data: {listed}")
     return texts
 
 
@@ -135,12 +137,11 @@ def _by_names(legend: legends.Legend, cfg: Any) -> str:
 
 def _names_differ(legend: legends.Legend, names: list[str], missing: list[str], cfg: Any) -> str:
     """The error message for classes that the names of the data do not have."""
-    listed = ", ".join(f"{'/'.join(map(str, legend.numbers[name]))} {name}" for name in names[:12])
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    labels = [f"{'/'.join(map(str, legend.numbers[name]))} {name}" for name in names]
     common = [name for name in cfg.class_names[1:] if name not in missing]
     proposal = (legends.BACKGROUND, *(common or [re.sub(r"\W+", "_", name) for name in names[:12]]))
     return (
-        f"{legend.source}: its labels are {listed}{more}; class_names has "
+        f"{legend.source}: its labels are {listed(labels, most=12)}; class_names has "
         f"{', '.join(missing)}, which it does not label; set class_names={proposal}, or "
         "label_map, with the class of each number, such as "
         f'{{"{legend.numbers[names[0]][0] if names else 1}": 1}}'

@@ -2,14 +2,14 @@
 
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from ..errors import DataError
+from ..errors import DataError, listed
+from ..files import folded
 from ..formats.images import SUFFIXES, UNION
 
 MASK_SUFFIXES = ("", "_mask", "_segmentation", "_masks", "_seg", "-mask")
@@ -191,11 +191,6 @@ def begins_with(name: str, beginning: str) -> bool:
     )
 
 
-def folded(name: str) -> str:
-    """A form of a name that is the same in upper and lower case and for all forms of accents."""
-    return unicodedata.normalize("NFC", name).casefold().strip()
-
-
 def halves(files: Iterable[Path], one: str, many: str) -> list[str]:
     """A note that counts the files whose other half is missing, and names the first three."""
     names = [f"{file.parent.name}/{file.name}" for file in files]
@@ -203,8 +198,7 @@ def halves(files: Iterable[Path], one: str, many: str) -> list[str]:
         return []
     if len(names) == 1:
         return [f"{names[0]}: {one}"]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return [f"{', '.join(names[:3])}{more}: {len(names)} {many}"]
+    return [f"{listed(names)}: {len(names)} {many}"]
 
 
 def without_number(suffix: str) -> str:
@@ -377,8 +371,7 @@ def contents(root: Path) -> str:
     names = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
     if not names:
         return "an empty folder"
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(names[:8]) + more
+    return listed(names, most=8)
 
 
 def _natural_order(file: Path) -> list[int | str]:

@@ -9,7 +9,6 @@ names can tell. The settings `patient_pattern` and `patient_table` overrule both
 
 import os
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ..errors import DataError
+from ..errors import DataError, listed
+from ..files import folded
 
 # Names of well-known data sets, whose patient cannot be seen from the other names.
 _PUBLISHED = (
@@ -103,13 +103,13 @@ def by_names(names: Iterable[str]) -> Naming:
     # Spellings that differ in case or in the form of accents are one patient.
     spelling: dict[str, str] = {}
     patient_of = {
-        name: spelling.setdefault(_folded(patient_of[name]), patient_of[name]) for name in names
+        name: spelling.setdefault(folded(patient_of[name]), patient_of[name]) for name in names
     }
     if len(spelling) == len(names):
         return Naming(patient_of, "", _warning(names))
     if len(spelling) == 1:
         warning = (
-            f"all {len(names)} names look like those of one patient ({_listed(names)}), and each "
+            f"all {len(names)} names look like those of one patient ({listed(names)}), and each "
             f"was taken for a patient of its own; {_ADVICE}"
         )
         return Naming(dict(zip(names, names)), "", warning)
@@ -299,11 +299,6 @@ def _without_ending(patient_of: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _folded(name: str) -> str:
-    """A form of a name that is the same for all ways to write it."""
-    return unicodedata.normalize("NFC", name).casefold().strip()
-
-
 def _how(patient_of: dict[str, str]) -> str:
     """How these patients were told apart, with an example."""
     name, patient = next((n, p) for n, p in patient_of.items() if n != p)
@@ -322,13 +317,13 @@ def _warning(names: list[str]) -> str:
     fields = [_fields(name) for name in names]
     n_shared = _n_shared(fields)
     if len(names) > 1 and not any(fields):
-        return f"{_listed(names)} are numbered as images of one patient would be; {_ADVICE}"
+        return f"{listed(names)} are numbered as images of one patient would be; {_ADVICE}"
     if 0 < n_shared and all(len(row) == n_shared + 1 for row in fields):
         shared = fields[0][n_shared - 1]
         is_person = re.fullmatch(r"(patient|pat|p|case|subject|sub|s|id)?\d+", shared.text.lower())
         if is_person and shared.is_number and not _YEAR.fullmatch(shared.text):
             return (
-                f"the names differ in their last number only ({_listed(names)}), as images of one "
+                f"the names differ in their last number only ({listed(names)}), as images of one "
                 f"patient would, and each was taken for a patient of its own; {_ADVICE}"
             )
     first_words = Counter(
@@ -336,7 +331,7 @@ def _warning(names: list[str]) -> str:
     )
     if first_words.total() == len(names) >= 2 * len(first_words) >= 2 * _MIN_WORDS:
         return (
-            f"several names begin with the same word ({_listed(names)}), and each was taken for a "
+            f"several names begin with the same word ({listed(names)}), and each was taken for a "
             f"patient of its own; {_ADVICE}"
         )
     return ""
@@ -358,7 +353,7 @@ def _by_pattern(cases: pd.DataFrame, pattern: str) -> list[str]:
     if missing:
         raise DataError(
             f"patient_pattern: {pattern!r} finds no patient in {len(missing)} of "
-            f"{len(set(names))} names ({_listed(missing)}); it is searched in the name of the "
+            f"{len(set(names))} names ({listed(missing)}); it is searched in the name of the "
             "picture without its suffix, or of the volume; correct it, set patient_table, or none"
         )
     return patients
@@ -379,7 +374,7 @@ def _by_table(cases: pd.DataFrame, path: Path) -> list[str]:
         if not case or not patient:
             column = "patient" if case else "case"
             raise DataError(f"{path}: line {line} has no {column}; expected a case and its patient")
-        name = _folded(case)
+        name = folded(case)
         if patient_of.setdefault(name, patient) != patient:
             raise DataError(
                 f"{path}: line {line}: {case!r} is of patient {patient!r}, but of "
@@ -387,7 +382,7 @@ def _by_table(cases: pd.DataFrame, path: Path) -> list[str]:
             )
     patients, missing = [], []
     for case, volume, image in zip(cases["case"], _names(cases), cases["image"]):
-        keys = (_folded(name) for name in (case, volume, Path(image).name))
+        keys = (folded(name) for name in (case, volume, Path(image).name))
         patient = next((patient_of[key] for key in keys if key in patient_of), None)
         patients.append(patient)
         if patient is None:
@@ -395,8 +390,8 @@ def _by_table(cases: pd.DataFrame, path: Path) -> list[str]:
     missing = list(dict.fromkeys(missing))
     if missing:
         raise DataError(
-            f"{path}: no patient for {len(missing)} cases ({_listed(missing)}); found {len(table)} "
-            f"lines such as {_listed(list(table['case']))}; add a line for each of them"
+            f"{path}: no patient for {len(missing)} cases ({listed(missing)}); found {len(table)} "
+            f"lines such as {listed(table['case'])}; add a line for each of them"
         )
     return patients
 
@@ -433,8 +428,3 @@ def _names(cases: pd.DataFrame) -> list[str]:
 
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun.removesuffix('s') if n == 1 else noun}"
-
-
-def _listed(names: list[str]) -> str:
-    """The first three names."""
-    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")

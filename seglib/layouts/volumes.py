@@ -19,7 +19,8 @@ from typing import Any
 import pandas as pd
 
 from .. import hosts
-from ..errors import DataError
+from ..errors import DataError, grouped
+from ..files import folded
 from ..formats import dicom_headers, images, nifti, volumes
 from . import numbers, pairing, patients
 
@@ -216,7 +217,7 @@ def case_table(rows: list[Row], notes: list[str], cfg: Any) -> pd.DataFrame:
     cases = cases.drop(columns=defaults)
     if "label_numbers" in cases:
         notes += numbers.notes(cases["label_numbers"], cfg)
-    cases.attrs["notes"] = _grouped(notes)
+    cases.attrs["notes"] = grouped(notes)
     return cases
 
 
@@ -226,20 +227,6 @@ def half_pairs(volumes_alone: list[Path], labels_alone: list[Path]) -> list[str]
         *pairing.halves(volumes_alone, "volume without labels", "volumes without labels"),
         *pairing.halves(labels_alone, "labels without a volume", "labels without a volume"),
     ]
-
-
-def _grouped(notes: list[str]) -> list[str]:
-    """Notes "name: text" of one text as one note, which lists the first three names."""
-    names: dict[tuple[str, str], list[str]] = {}
-    for note in notes:
-        name, colon, text = note.partition(": ")
-        names.setdefault((colon, text) if colon else ("", note), []).append(name)
-    result = []
-    for (colon, text), group in names.items():
-        more = f" and {len(group) - 3} more" if len(group) > 3 else ""
-        listed = ", ".join(group[:3]) + more
-        result.append(f"{listed}{colon}{text}" if colon else text)
-    return result
 
 
 def nifti_files(folder: Path, whole_name: bool = False) -> dict[str, Path]:
@@ -409,8 +396,8 @@ def _pair_labels(
 
 def _candidates(label: str, names: Iterable[str], by_name: bool) -> list[str]:
     """The names of the volumes to which labels may belong, by the whole name or its beginning."""
-    stem = pairing.folded(nifti.stem(label))
-    stems = {name: pairing.folded(nifti.stem(name)) for name in names}
+    stem = folded(nifti.stem(label))
+    stems = {name: folded(nifti.stem(name)) for name in names}
     if by_name and "_seg" in stem:
         wanted = (stem.replace("_seg", "_ct"), stem.replace("_seg", ""))
         return [name for name, other in stems.items() if other in wanted]
