@@ -353,10 +353,8 @@ def compare(
 
 def _absent(pairs: pd.DataFrame) -> list[str]:
     """The classes that no truth of the common images contains."""
-    if "n_true" not in pairs:
-        return []
-    n_true = pairs.groupby("class", sort=False)["n_true"].sum()
-    return list(n_true.index[n_true == 0])
+    # Reports of older versions do not tell the number of true pixels.
+    return summary.absent_classes(pairs.assign(annotated=True)) if "n_true" in pairs else []
 
 
 def _pairs(first: SavedReport, second: SavedReport, metric: str) -> pd.DataFrame:

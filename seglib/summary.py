@@ -63,12 +63,10 @@ def of_table(
                 estimates = [(average, Estimate(np.nan, np.nan, np.nan, 0, ABSENT))]
             else:
                 estimates = _estimates(scored, metric, average, cfg, name == "mean")
-            for of, estimate in estimates:
-                values = estimate._asdict()
-                row = {"class": name, "metric": metric, "average": of, **values, **numbers}
-                row["unit"] = (
-                    measurements.unit_of(table) if measurements.is_distance(metric) else ""
-                )
+            unit = measurements.unit_of(table) if measurements.is_distance(metric) else ""
+            for kind, estimate in estimates:
+                row = {"class": name, "metric": metric, "average": kind, "unit": unit}
+                row |= {**estimate._asdict(), **numbers}
                 row["no_interval"] = row.pop("reason")
                 rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -142,3 +142,17 @@ def test_what_follows_the_end_of_a_jpeg_does_not_make_it_short(tmp_path):
     content = picture("JPEG")
     path.write_bytes(content[:2] + block + content[2:-300])
     assert is_cut_short(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"a" * 1023 + "é".encode() + b"b", "a text file"),  # 1024 bytes end inside of the letter
+        (b"\xff" * 2000, None),  # white pixels without a header
+        ("caf\xe9".encode("latin-1"), None),
+    ],
+)
+def test_text_is_utf8_to_the_last_byte(tmp_path, content, kind):
+    path = tmp_path / "a"
+    path.write_bytes(content)
+    assert kind_of(path) == kind

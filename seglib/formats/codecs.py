@@ -207,24 +207,19 @@ def _bits(path: Path, kind: str, picture: Image.Image) -> int:
 
 def _check_jpeg(path: Path) -> None:
     """Refuse JPEG files of more than 8 bits and the lossless kind, which Pillow calls damaged."""
-    with open(path, "rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    position = 2
-    while position + 5 <= len(content) and content[position] == 0xFF:
-        marker = content[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the frame header
-            bits = content[position + 4]
-            lossless = marker in (0xC3, 0xC7, 0xCB, 0xCF)
-            if bits != 8 or lossless:
-                raise DataError(
-                    f"{path}: a {'lossless ' if lossless else ''}JPEG picture of {bits} bits a "
-                    "channel; expected a lossy one of 8 bits: save it as PNG or TIFF"
-                )
-            return
-        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        frames = [
+            (marker, content[position + 4])
+            for marker, position in signatures.jpeg_markers(content)
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
+        ]
+    for marker, bits in frames[:1]:
+        lossless = marker in (0xC3, 0xC7, 0xCB, 0xCF)
+        if bits != 8 or lossless:
+            raise DataError(
+                f"{path}: a {'lossless ' if lossless else ''}JPEG picture of {bits} bits a "
+                "channel; expected a lossy one of 8 bits: save it as PNG or TIFF"
+            )
 
 
 def _kind(path: Path) -> str:

@@ -260,7 +260,7 @@ def _header(path: Path) -> Any:
     except pydicom.errors.InvalidDicomError as error:
         if path.suffix.lower() in OTHER_SUFFIXES or path.name.upper() in OTHER_NAMES:
             return "not DICOM"
-        raise DataError(f"{path}: not a DICOM file: {_kind_of_other(path)}") from error
+        raise DataError(f"{path}: not a DICOM file: {_why_not_dicom(path)}") from error
     except Exception as error:  # on damaged headers pydicom raises errors of many kinds
         problem = f"damaged DICOM header ({type(error).__name__}: {error})"
         remedy = advice(path, "correct it, or take the file out of the folder")
@@ -279,8 +279,8 @@ def _header(path: Path) -> Any:
     return header
 
 
-def _kind_of_other(path: Path) -> str:
-    """What a file without the mark of DICOM is, and what to do, for an error message."""
+def _why_not_dicom(path: Path) -> str:
+    """What a file is that pydicom does not take for DICOM, and what to do."""
     kind, size = signatures.kind_of(path), path.stat().st_size
     if kind == "a DICOM file":
         return (

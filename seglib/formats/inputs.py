@@ -101,12 +101,13 @@ def refuse_pictures(path: str | Path) -> None:
             f"{folder}: a folder with pictures or volumes ({n_images}), not a DICOM series: give "
             "it as --image_dir"
         )
-    kinds = [reason for path in folder.glob("*") if path.is_dir() and (reason := _in(path))]
-    if kinds:
-        raise DataError(f"{folder}: no DICOM series here; there is {'; '.join(kinds[:3])}")
+    contents = [_described(path) for path in sorted(folder.glob("*")) if path.is_dir()]
+    contents = list(filter(None, contents))
+    if contents:
+        raise DataError(f"{folder}: no DICOM series here; there is {'; '.join(contents[:3])}")
 
 
-def _in(folder: Path) -> str:
+def _described(folder: Path) -> str:
     """The name of a sub folder with what it holds; "" where it holds no image."""
     reason = _reason_of_folder(folder)
     return f"{folder.name}, {reason}" if reason else ""
@@ -143,8 +144,6 @@ def _reason_of_file(path: Path) -> str:
 def _advice(kind: str) -> str:
     if kind == DICOM_FILE:
         return "give the folder of its series as --image_path, or save it as PNG"
-    if ".hdr" in kind:
-        return "save it as NIfTI (.nii.gz), for example with 3D Slicer or SimpleITK"
     return signatures.advice_for(kind)
 
 

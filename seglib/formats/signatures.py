@@ -8,11 +8,14 @@ import mmap
 import re
 import zipfile
 import zlib
+from codecs import getincrementaldecoder
+from collections.abc import Iterator
 from pathlib import Path
 
 N_BYTES = 1024  # how much of a file is looked at
 
 PNG = b"\x89PNG\r\n\x1a\n"
+JPEG_PIXELS = 0xDA  # the marker behind which the pixels of a JPEG file begin
 # (offset, bytes there) -> what the file is. The formats that can only be told by more than that
 # follow in the functions below. DICOM comes first: its first 128 bytes may be a TIFF header.
 _SIGNATURES = {
@@ -207,17 +210,30 @@ def png_chunks(path: str | Path) -> set[bytes]:
     return names
 
 
-def _jpeg_ends_early(content: mmap.mmap) -> bool:
-    """Whether a JPEG file has no end-of-image mark behind the start of its pixels."""
+def jpeg_markers(content: mmap.mmap) -> Iterator[tuple[int, int]]:
+    """The markers of a JPEG file before its pixels, and where each stands.
+
+    The last one is `JPEG_PIXELS`, or 0 where the file ends or is damaged before its pixels.
+    """
     position = 2
-    while position + 4 <= len(content) and content[position] == 0xFF:
+    while position + 5 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
         if marker == 0xFF:  # a fill byte
             position += 1
             continue
-        if marker == 0xDA:  # here the pixels begin; before it, a thumbnail has an end mark too
-            break
+        yield marker, position
+        if marker == JPEG_PIXELS:
+            return
         position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    yield 0, position
+
+
+def _jpeg_ends_early(content: mmap.mmap) -> bool:
+    """Whether a JPEG file has no end-of-image mark behind the start of its pixels.
+
+    In front of them, a thumbnail has such a mark too.
+    """
+    *_, (_, position) = jpeg_markers(content)
     return content.rfind(b"\xff\xd9", min(position, len(content))) < 0
 
 
@@ -260,9 +276,13 @@ def _voxels(path: Path) -> str | None:
 
 
 def _nifti(start: bytes) -> str | None:
-    header_size = start[:4]
-    magic = start[344:348] if start[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c") else start[4:8]
-    if header_size not in (b"\x5c\1\0\0", b"\0\0\1\x5c", b"\x1c\2\0\0", b"\0\0\2\x1c"):
+    """NIfTI and Analyze by the size of their header, 348 or 540 bytes, in either byte order."""
+    size = start[:4]
+    if size in (b"\x5c\1\0\0", b"\0\0\1\x5c"):
+        magic = start[344:348]
+    elif size in (b"\x1c\2\0\0", b"\0\0\2\x1c"):
+        magic = start[4:8]
+    else:
         return None
     if magic[:3] in (b"n+1", b"n+2"):
         return "a NIfTI volume"
@@ -317,12 +337,11 @@ def _text(start: bytes) -> str | None:
     for signature, kind in _TEXTS.items():
         if re.match(signature, text, re.DOTALL):
             return kind
-    controls = sum(byte < 32 and byte not in b"\t\n\r\f" for byte in start)
-    if controls:
+    if any(byte < 32 and byte not in b"\t\n\r\f" for byte in start):
         return None
+    is_whole = len(start) < N_BYTES  # else the last character may be cut in two
     try:
-        # The last character may be cut in two.
-        start.decode("utf-8", errors="strict" if len(start) < N_BYTES else "ignore")
+        getincrementaldecoder("utf-8")().decode(start, final=is_whole)
     except UnicodeDecodeError:
         return None
     return "a text file"
