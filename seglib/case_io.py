@@ -311,9 +311,10 @@ def _label_map(case: Any, cfg) -> tuple[dict[str, int], bool]:
     if cell:
         return json.loads(cell), True
     if cfg.task != "multiclass" and not set(cfg.label_map.values()) <= {0, 1, images.IGNORE}:
-        # That of a preset, for several classes; of volumes it is an error as before.
-        is_picture = not volumes.is_volume(case["image"])
-        return ({}, False) if is_picture else (cfg.label_map, False)
+        # The table of a preset for several classes cannot tell which structure a mask shows. Masks
+        # of pictures are read without it; those of volumes are refused by `_structure`.
+        if not volumes.is_volume(case["image"]):
+            return {}, False
     return cfg.label_map, False
 
 

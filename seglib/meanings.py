@@ -18,7 +18,7 @@ import pandas as pd
 from . import presets
 from .errors import DataError, listed
 from .formats import volumes
-from .formats.images import UNION, Mask, Value
+from .formats.images import AMBIGUOUS, UNION, WHITES_ARE_A_CLASS, Mask, Value
 from .tables import IGNORE
 
 # Up to this share of the masks of a class may differ from the others and be set aside; where more
@@ -99,7 +99,7 @@ def _drawings(cases: pd.DataFrame, facts: list[dict[str, Any]], k: int, name: st
     drawings = []
     for case, cell, fact in zip(cases["case"], cases[name], facts):
         if "problem" in fact:
-            if cell and "ambiguous mask" in fact["problem"]:
+            if cell and AMBIGUOUS in fact["problem"]:
                 drawings.append(Drawing(case, fact["file"], Path(fact["file"]).parent.name, None))
             continue
         paths = {Path(path).parent.name: path for path in cell.split(UNION)}
@@ -286,7 +286,7 @@ def _label_maps(cases: pd.DataFrame, facts: list[dict[str, Any]]) -> list[LabelM
             file.numbers[int(number)] = file.numbers.get(int(number), 0) + count
         file.cases.append(case)
         file.classes.update(mask["classes"])
-        whites = usable and mask["decoding"].startswith("label numbers 0/255")
+        whites = usable and mask["decoding"].startswith(WHITES_ARE_A_CLASS)
         maps[path] = file._replace(
             whites_are_a_class=file.whites_are_a_class or whites,
             usable=file.usable and usable,

@@ -30,9 +30,7 @@ from .case_io import (
     read_masks,
     warnings_of,
 )
-from .case_io import (
-    read_truth as read_truth,  # notebooks read the truth of single cases
-)
+from .case_io import read_truth as read_truth  # notebooks read the truth of single cases
 from .checks import DataReport
 from .errors import DataError
 from .formats import images, volumes

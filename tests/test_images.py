@@ -13,6 +13,7 @@ from PIL import Image, ImageFile
 from seglib.errors import DataError
 from seglib.formats import images
 from seglib.formats.images import IGNORE
+from tests.helpers import read_picture
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -763,11 +764,6 @@ def test_sha256_tells_content_not_name(tmp_path):
 # The real sets: every mask folder decodes as its README says
 
 
-def pixels_of(path):
-    with Image.open(path) as picture:
-        return np.array(picture)
-
-
 @pytest.mark.parametrize("side", ["leftMask", "rightMask"])
 def test_real_montgomery_sides(real, side):
     files = sorted((real("montgomery") / "MontgomerySet/ManualMask" / side).glob("*.png"))
@@ -775,7 +771,7 @@ def test_real_montgomery_sides(real, side):
     for file in files:
         mask = images.read_mask(str(file))
         assert mask.decoding == "values 0/255" and not mask.looks_inverted, file
-        np.testing.assert_array_equal(mask.pixels, pixels_of(file) == 255)
+        np.testing.assert_array_equal(mask.pixels, read_picture(file) == 255)
 
 
 @pytest.mark.parametrize(
@@ -788,7 +784,7 @@ def test_real_grey_edges(real, name, pattern, n):
     for file in files[::2]:
         mask = images.read_mask(str(file))
         assert "grey edges" in mask.decoding and not mask.looks_inverted, file
-        np.testing.assert_array_equal(mask.pixels, pixels_of(file) > 127)
+        np.testing.assert_array_equal(mask.pixels, read_picture(file) > 127)
 
 
 def test_real_covid_sides_are_united(real):
@@ -800,7 +796,7 @@ def test_real_covid_sides_are_united(real):
         mask = images.read_mask(f"{left}|{right}")
         assert mask.decoding == "values 0/255"
         np.testing.assert_array_equal(
-            mask.pixels, (pixels_of(left) == 255) | (pixels_of(right) == 255)
+            mask.pixels, (read_picture(left) == 255) | (read_picture(right) == 255)
         )
 
 
@@ -812,7 +808,7 @@ def test_real_idrid_discs_are_palette_numbers(real):
     for file in files[::5]:
         mask = images.read_mask(str(file))
         assert mask.decoding == "palette index"
-        np.testing.assert_array_equal(mask.pixels, pixels_of(file))
+        np.testing.assert_array_equal(mask.pixels, read_picture(file))
         assert 0.005 < mask.pixels.mean() < 0.05
 
 
@@ -824,7 +820,7 @@ def test_real_idrid_lesions_are_red_jpegs(real):
     for file in files[:1]:  # a second each
         mask = images.read_mask(str(file))
         assert "one colour on black, grey edges" in mask.decoding
-        np.testing.assert_array_equal(mask.pixels, pixels_of(file)[..., 0] > 127)
+        np.testing.assert_array_equal(mask.pixels, read_picture(file)[..., 0] > 127)
 
 
 def test_real_busi_is_one_colour_on_black(real):
@@ -833,7 +829,7 @@ def test_real_busi_is_one_colour_on_black(real):
     for file in files:
         mask = images.read_mask(str(file))
         assert "one colour on black" in mask.decoding
-        np.testing.assert_array_equal(mask.pixels, (pixels_of(file) > 127).any(axis=2))
+        np.testing.assert_array_equal(mask.pixels, (read_picture(file) > 127).any(axis=2))
         table = images.read_mask(str(file), {"0,255,0": 1, "255,0,0": 1})
         np.testing.assert_array_equal(mask.pixels, table.pixels)
 
@@ -844,7 +840,7 @@ def test_real_chase_is_one_bit(real):
     for file in files:
         mask = images.read_mask(str(file))
         assert mask.decoding == "1 bit"
-        np.testing.assert_array_equal(mask.pixels, pixels_of(file))
+        np.testing.assert_array_equal(mask.pixels, read_picture(file))
 
 
 def test_real_spleen_is_grey_jpeg(real):
@@ -853,7 +849,7 @@ def test_real_spleen_is_grey_jpeg(real):
     for file in files:
         mask = images.read_mask(str(file))
         assert "grey edges" in mask.decoding
-        np.testing.assert_array_equal(mask.pixels, pixels_of(file)[..., 0] > 127)
+        np.testing.assert_array_equal(mask.pixels, read_picture(file)[..., 0] > 127)
 
 
 def test_real_drishti_soft_maps_need_a_setting(real):
@@ -864,7 +860,7 @@ def test_real_drishti_soft_maps_need_a_setting(real):
             images.read_mask(str(file))
     for file in files[::6]:
         np.testing.assert_array_equal(
-            images.read_mask(str(file), "threshold").pixels, pixels_of(file) >= 128
+            images.read_mask(str(file), "threshold").pixels, read_picture(file) >= 128
         )
 
 
@@ -875,7 +871,7 @@ def test_real_curvas_colours_need_a_table(real):
     several_organs = 0
     for file in files[::9]:
         labels = images.read_labels(str(file), table, 4, {}).pixels
-        pixels = pixels_of(file)
+        pixels = read_picture(file)
         for colour, number in table.items():
             red, green, blue = (int(c) for c in colour.split(","))
             same = (pixels[..., 0] == red) & (pixels[..., 1] == green) & (pixels[..., 2] == blue)
@@ -889,7 +885,7 @@ def test_real_curvas_colours_need_a_table(real):
 
 def test_real_curvas_slice_with_eight_pixels_of_a_second_organ(real):
     file = real("curvas_ct") / "annotation_3/masks/10010_546.png"
-    assert (pixels_of(file) == (0, 255, 255)).all(axis=2).sum() == 8
+    assert (read_picture(file) == (0, 255, 255)).all(axis=2).sum() == 8
     with pytest.raises(DataError, match="several colours"):
         images.read_mask(str(file))
 
@@ -900,18 +896,18 @@ def test_real_nuclei_are_united(real):
     assert len(files) > 1
     mask = images.read_mask("|".join(map(str, files)))
     np.testing.assert_array_equal(
-        mask.pixels, np.max([pixels_of(file) for file in files], axis=0) == 255
+        mask.pixels, np.max([read_picture(file) for file in files], axis=0) == 255
     )
     picture = next((case / "images").iterdir())
-    assert pixels_of(picture).shape[2] == 4
-    np.testing.assert_array_equal(images.read_image(picture), pixels_of(picture)[..., :3])
+    assert read_picture(picture).shape[2] == 4
+    np.testing.assert_array_equal(images.read_image(picture), read_picture(picture)[..., :3])
 
 
 def test_real_palm_photographs(real):
     files = sorted((real("palm_images_only") / "PALM/Training/Images").iterdir())
     assert len(files) == 45
     for file in files[::5]:
-        np.testing.assert_array_equal(images.read_image(file), pixels_of(file))
+        np.testing.assert_array_equal(images.read_image(file), read_picture(file))
         assert images.read_image(file).shape == (224, 224, 3)
 
 

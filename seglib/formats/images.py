@@ -29,6 +29,10 @@ from . import codecs, legends
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
 UNION = "|"  # a mask cell "left.png|right.png" means the union of both files
+# How the decoding of a label map begins in which 255 is the second class, and what errors call a
+# mask that can be read in several ways: `meanings` looks for both.
+WHITES_ARE_A_CLASS = "label numbers 0/255"
+AMBIGUOUS = "ambiguous mask"
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey, ITU-R BT.601
 
 
@@ -330,7 +334,7 @@ def map_numbers(
     labels = np.array(classes, np.uint8)[np.searchsorted(present, numbers)]
     decoding = "label numbers by label_map" if label_map else "label numbers"
     if is_class and IGNORE in count_of:
-        decoding = "label numbers 0/255"
+        decoding = WHITES_ARE_A_CLASS
     return Mask(labels, decoding, numbers=count_of)
 
 
@@ -621,7 +625,7 @@ def _auto_colour(path: str, pixels: np.ndarray) -> Mask:
 
 def _ambiguous(path: str, content: str, advice: str) -> DataError:
     return DataError(
-        f"{path}: ambiguous mask: found {content}; expected two values, or dark and bright with "
+        f"{path}: {AMBIGUOUS}: found {content}; expected two values, or dark and bright with "
         f"thin grey edges; {advice}"
     )
 

@@ -171,7 +171,8 @@ def affine_mm(image: Any) -> np.ndarray:
 def is_oriented(image: Any) -> bool:
     """Whether the header says where the voxels lie.
 
-    A grid that programs write which know no position counts as "not": see `is_default_grid`.
+    False for the grids that some programs write without knowing the position: see
+    `orientation.is_default_grid`.
     """
     coded = any(int(image.header.get(code, 0)) > 0 for code in ("qform_code", "sform_code"))
     return coded and not orientation.is_default_grid(image.affine, image.shape[:3])

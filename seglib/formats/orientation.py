@@ -131,12 +131,12 @@ def voxel_ml(spacing_mm: Sequence[Any] | None) -> float:
 
 
 def is_default_grid(affine: np.ndarray, shape: Sequence[int]) -> bool:
-    """Whether an affine is one that programs write which know neither spacing nor position.
+    """Whether an affine is a placeholder of a program that knew neither spacing nor position.
 
-    That is voxels of 1 x 1 x 1 along the axes of the patient, with the first, the last or the
-    middle voxel of each axis at 0: the identity (nibabel), diag(-1, -1, 1) (SimpleITK), and both
-    after axes were swapped or reversed. A scan that truly has 1 mm and lies just so cannot be told
-    from them; one with any other position or rotation can.
+    A placeholder has voxels of 1 x 1 x 1 along the axes of the patient, with the first, the last or
+    the middle voxel of each axis at 0: the identity (nibabel), diag(-1, -1, 1) (SimpleITK), and
+    both after axes were swapped or reversed. A scan that truly has 1 mm and lies just so cannot be
+    told from them; one with any other position or rotation can.
     """
     steps, origin = affine[:3, :3], affine[:3, 3]
     size = np.abs(steps)
