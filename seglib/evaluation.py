@@ -524,7 +524,7 @@ def _notes_of_data(dataset) -> list[str]:
 def _file_names(cases: pd.DataFrame) -> set[str]:
     """The names of all files in the cells of a case table."""
     cells = cases.select_dtypes(exclude="number").to_numpy().ravel()
-    paths = [path for cell in cells if isinstance(cell, str) for path in cell.split("|")]
+    paths = [path for cell in cells if isinstance(cell, str) for path in cell.split(images.UNION)]
     return {Path(path).name for path in set(paths)}
 
 
