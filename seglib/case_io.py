@@ -194,7 +194,9 @@ def warnings_of(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[s
         # The voxels of a volume are windowed by now, so that their value would tell nothing.
         alike = "all voxels are alike" if in_volume else f"every pixel is {image.min()}"
         warnings[f"{alike}: nothing can be seen; export it again"] = case["image"]
-    if not in_volume:
+    if in_volume:
+        warnings |= _notes_of_labels(case, cfg)
+    else:
         warnings |= _notes_of_pictures(case, cfg)
     if cfg.task == "multiclass":
         warning = _warning_of_labels(case, cfg, masks)
@@ -203,13 +205,27 @@ def warnings_of(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[s
     return {text: os.path.basename(path) for text, path in warnings.items()}
 
 
+def _notes_of_labels(case: dict, cfg) -> dict[str, str]:
+    """Note -> path, for what is odd about the place of a volume's labels."""
+    paths = [path for column in mask_columns(cfg) for path in _mask_files(case, column)]
+    notes: dict[str, str] = {}
+    for path in paths:
+        for text in volumes.notes_on_labels(case["image"], path, cfg):
+            notes.setdefault(text, path)
+    return notes
+
+
+def _mask_files(case: dict, column: str) -> list[str]:
+    """The mask files that a cell of the case table names."""
+    return [path for path in (case.get(column) or "").split(images.UNION) if path]
+
+
 def _notes_of_pictures(case: dict, cfg) -> dict[str, str]:
     """Note -> path, for what is odd about the picture files of a case.
 
     A note that image and mask share is given for the image alone.
     """
-    cells = [case.get(column) or "" for column in mask_columns(cfg)]
-    masks = [path for cell in cells for path in cell.split(images.UNION) if path]
+    masks = [path for column in mask_columns(cfg) for path in _mask_files(case, column)]
     masks = [path for path in masks if os.path.isfile(path)]
     header = codecs.header(case["image"])
     notes = dict.fromkeys(header.notes, case["image"])

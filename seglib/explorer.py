@@ -1,5 +1,6 @@
 """Browse the cases of a report with sliders, the worst first. Taught in `08`."""
 
+import html
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,6 +16,7 @@ def explore(report: Report, metric: str = "dice") -> Any:
     """Widgets to browse the cases: input, truth, prediction and difference, the worst first.
 
     They choose the case (or a volume and its slice), the threshold, and whether masks are shown.
+    The notes of the report stand below.
 
     Args:
         report: of `evaluation.evaluate`.
@@ -60,7 +62,9 @@ def explore(report: Report, metric: str = "dice") -> Any:
     inputs = {"chosen": chosen, "number": number, "level": level, "masks": masks}
     figure = ipywidgets.interactive_output(draw, inputs)
     sliders = [number] if unit == "volume" else []
-    return ipywidgets.VBox([chosen, *sliders, level, masks, figure])
+    paragraphs = [f"<p>{html.escape(note)}</p>" for note in report.notes]
+    notes = [ipywidgets.HTML("".join(paragraphs))] if paragraphs else []
+    return ipywidgets.VBox([chosen, *sliders, level, masks, figure, *notes])
 
 
 def _cases_by_unit(scored: pd.DataFrame, unit: str, metric: str) -> pd.DataFrame:

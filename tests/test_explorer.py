@@ -39,11 +39,22 @@ def test_the_worst_case_comes_first_and_sliders_redraw(palm, monkeypatch):
     scored = report.per_image[report.per_image["annotated"]]
     order = scored.groupby("case")["dice"].mean().sort_values().index.tolist()
     box = explorer.explore(report)
-    case, level, masks, _ = box.children
+    case, level, masks, *_ = box.children
     assert [value for _, value in case.options] == order and case.value == order[0]
     assert drawn[-1] == (order[0], 0.5, True)
     level.value, masks.value, case.value = 0.3, False, order[1]
     assert drawn[-1] == (order[1], 0.3, False)
+
+
+def test_the_notes_of_the_report_stand_below(palm, monkeypatch):
+    monkeypatch.setattr(hosts, "in_notebook", lambda: True)
+    report = report_of(palm)
+    report.notes[:] = []
+    n_widgets = len(explorer.explore(report).children)
+    report.notes[:] = ["1 < 2 images", "seen in training"]
+    *widgets, notes = explorer.explore(report).children
+    assert notes.value == "<p>1 &lt; 2 images</p><p>seen in training</p>"
+    assert len(widgets) == n_widgets
 
 
 def test_volumes_have_a_slice_slider(tmp_path, monkeypatch):

@@ -147,3 +147,27 @@ def test_threshold_for_two_classes(tmp_path):
     cfg = rsna_config(tmp_path / "t", tmp_path, mask_encoding="threshold")
     with pytest.raises(DataError, match="tells two classes apart, and there are 6"):
         prepare.build(layouts.scan(cfg), cfg)
+
+
+@pytest.mark.parametrize("place", ["of the volume", "none", "two", "volume has none"])
+def test_notes_on_the_place_of_labels_reach_the_report(tmp_path, place):
+    """Labels without a geometry are laid on their volume by a guess, which must be told."""
+    root = tmp_path / "own"
+    image = numbered_volume()
+    labels = labels_like(image, np.asarray(image.dataobj) % 6)
+    expected = ""
+    if place == "none":
+        labels = nibabel.Nifti1Image(np.asarray(labels.dataobj), None)
+        expected = "a_seg.nii.gz: labels without a geometry in their header"
+    elif place == "two":
+        labels.set_qform(image.affine @ np.diag([-1, 1, 1, 1]), 1)
+        expected = "a_seg.nii.gz: sform and qform put its voxels up to"
+    elif place == "volume has none":
+        image = nibabel.Nifti1Image(np.asarray(image.dataobj), None)
+        expected = "a_seg.nii.gz: only the labels say where their voxels lie"
+    save_nifti(image, root / "a_ct.nii.gz")
+    save_nifti(labels, root / "a_seg.nii.gz")
+    cfg = rsna_config(root, tmp_path, label_map={})
+    notes = prepare.build(layouts.scan(cfg), cfg).report.notes
+    about_labels = [note for note in notes if "a_seg.nii.gz: " in note]
+    assert [note.startswith(expected) for note in about_labels] == [True] * bool(expected), notes

@@ -168,6 +168,11 @@ def affine_mm(image: Any) -> np.ndarray:
     return affine
 
 
+def notes_on_place(image: Any) -> list[str]:
+    """Notes on an opened file whose qform and sform put its voxels at different places."""
+    return _disagreement(image)[0]
+
+
 def is_oriented(image: Any) -> bool:
     """Whether the header says where the voxels lie.
 

@@ -33,7 +33,7 @@ CLASS_OF_MASK_FILE = {
     "small_bowel": "bowel",
     "duodenum": "bowel",
 }
-_CACHE_SIZE = 4  # results that each thread keeps: image and labels of two volumes
+_CACHE_SIZE = 6  # results that each thread keeps: image, labels and their notes of two volumes
 
 
 @dataclass(frozen=True)
@@ -449,6 +449,44 @@ def read_labels(path: str | Path, labels: str | Path, cfg) -> np.ndarray:
 
     files = (str(path), stamp(path), str(labels), stamp(labels))
     return _cache.get(("labels", files, cfg.class_names, *options(cfg).values()), convert)
+
+
+def notes_on_labels(path: str | Path, labels: str | Path, cfg) -> tuple[str, ...]:
+    """What is odd about the place of labels (a file, or a folder of masks) on their volume.
+
+    Raises:
+        DataError: a file is unreadable.
+    """
+
+    def convert() -> tuple[str, ...]:
+        grid = read_grid(path, **options(cfg))
+        paths = [Path(labels)]
+        if paths[0].is_dir():
+            files_of = organ_files(labels, cfg.class_names)
+            paths = [path for files in files_of.values() for path in files]
+        return tuple(dict.fromkeys(note for path in paths for note in _notes_on_place(grid, path)))
+
+    settings = (cfg.class_names, *options(cfg).values())
+    return _cache.get(
+        ("notes", str(path), stamp(path), str(labels), stamp(labels), *settings), convert
+    )
+
+
+def _notes_on_place(grid: Grid, path: str | Path) -> list[str]:
+    """Notes on one label file; those on the volume itself are in `Grid.notes`."""
+    image = nifti.open_file(path)
+    notes = nifti.notes_on_place(image)
+    if grid.oriented and not nifti.is_oriented(image):
+        notes.append(
+            "labels without a geometry in their header: their axes are taken to be those of their "
+            "volume; look that they lie on it, and copy its header to them"
+        )
+    elif nifti.is_oriented(image) and not grid.oriented:
+        notes.append(
+            "only the labels say where their voxels lie: their axes are taken to be those of the "
+            "volume; look that they lie on it, and copy their header to the volume"
+        )
+    return notes
 
 
 def stamp(path: str | Path) -> tuple[Any, ...]:
