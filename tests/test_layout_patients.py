@@ -37,6 +37,12 @@ GROUPED = {
     "eyes in words": ("{}", ["_left", "_right"]),
     "eyes in Latin": ("p{}", ["_OD", "_OS"]),
     "RIM-ONE": ("G-{}", ["-L", "-R"]),
+    "eyes in Latin, joined": ("P{:02}", ["OD", "OS"]),
+    "eyes in words, joined": ("{}", ["left", "right"]),
+    "copies by augmentation": ("img{}", ["", "_aug1", "_aug2", "_hflip"]),
+    "copies joined": ("{}", ["", "flip", "rot90"]),
+    "tiles": ("kid{}", ["_tile_0", "_tile_1"]),
+    "crops": ("{:03}", ["_crop0", "_crop1"]),
     "days": ("covid-{}", ["-day-1", "-day-12"]),
     "days joined": ("x{}", ["_day1", "_day12"]),
     "hours": ("pneumonia-{}", ["-12-hours", "-3-days", "-admission"]),
@@ -112,6 +118,19 @@ def test_names_that_look_like_images_of_one_patient_are_told(names):
     naming = patients.by_names(names)
     assert len(set(naming.patient_of.values())) == len(names), "never all in one"
     assert "set patient_pattern or patient_table" in naming.warning
+
+
+def test_copies_of_images_without_a_number():
+    words, endings = ("cat", "dog", "eye"), ("", "_aug1", "_aug_2", "_flipped", "_patch3")
+    naming = patients.by_names(word + ending for word in words for ending in endings)
+    assert set(naming.patient_of.values()) == set(words)
+
+
+@pytest.mark.parametrize("first", ["aug{}_", "aug_{}_", "flip_", "orig_"])
+def test_copies_that_are_called_so_in_front(first):
+    names = [first.format(k) + f"im{p}" for k in range(2) for p in range(1, 5)]
+    naming = patients.by_names([*names, *(f"im{p}" for p in range(1, 5))])
+    assert {naming.patient_of[name] for name in names} == {"im1", "im2", "im3", "im4"}
 
 
 def test_a_case_is_never_the_beginning_of_another():

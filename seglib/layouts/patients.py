@@ -34,6 +34,12 @@ _ORGAN_SLICE = re.compile(r"\d+_(?P<organ>[a-z]+)_\d+")
 # A number behind such a word, or joined to it, tells images of one patient apart; so does one
 # before a unit of time.
 _IMAGE_WORDS = frozenset("day frame slice sl visit ses session timepoint tp week month".split())
+# So does one behind a word for a part of an image, or for a copy that was changed; the word itself
+# may be joined to the number of the image: 12flip.
+_PART_WORDS = frozenset("patch tile crop".split())
+_COPY_WORDS = frozenset(
+    "aug augmented flip flipped hflip vflip rot rotated mirror mirrored copy orig original".split()
+)
 _TIME_UNITS = frozenset("hours days weeks months".split())
 # So do the side, the view, the time and the sequence.
 _VIEW_WORDS = frozenset(
@@ -50,6 +56,10 @@ _GROUP_WORDS = frozenset(
 )
 # A year at the beginning of all names is no patient.
 _YEAR = re.compile(r"(19|20)\d\d")
+# What may be joined to the number of a patient or of an image.
+_JOINED = re.compile(
+    rf"(\D*\d+)([a-z]|od|os|oi|le|re|left|right|({'|'.join(_COPY_WORDS)})\d*)", re.IGNORECASE
+)
 # So large a share of names must have their first number at the same position.
 _REGULAR = 0.9
 # So many different words must number their images before they look like names of patients.
@@ -238,8 +248,13 @@ def _fields(name: str) -> list[_Field]:
         previous, text, following = texts[index : index + 3]
         word = text.rstrip("0123456789)")
         is_alone = text.isdigit()
-        numbers_an_image = is_alone and (previous in _IMAGE_WORDS or following in _TIME_UNITS)
-        of_an_image = word in _IMAGE_WORDS or text in _VIEW_WORDS or text in _TIME_UNITS
+        # The number of an image may follow such a word: aug_1_12, tile_12.
+        numbers_a_copy = previous in _COPY_WORDS | _PART_WORDS and (index > 1 or bool(following))
+        numbers_an_image = is_alone and (
+            previous in _IMAGE_WORDS or following in _TIME_UNITS or numbers_a_copy
+        )
+        of_an_image = word in _IMAGE_WORDS | _COPY_WORDS or text in _VIEW_WORDS | _TIME_UNITS
+        of_an_image = of_an_image or (index > 0 and word in _PART_WORDS)
         if of_an_image or numbers_an_image:
             continue
         is_disease = (previous, text) == ("covid", "19") or text == "covid19"
@@ -289,8 +304,9 @@ def _without_ending(patient_of: dict[str, str]) -> dict[str, str]:
         return shorter if len(set(shorter.values())) > 1 else patient_of
     stems = {}
     for name, text in zip(patient_of, last_fields):
-        has_letter = re.fullmatch(r"\D*\d+[A-Za-z]", text)
-        stems[name] = patient_of[name][:-1] if has_letter else patient_of[name]
+        joined_words = _JOINED.fullmatch(text)
+        n_joined = len(joined_words[2]) if joined_words else 0
+        stems[name] = patient_of[name][: len(patient_of[name]) - n_joined]
     spellings = defaultdict(set)
     for name, stem in stems.items():
         spellings[stem].add(patient_of[name])
