@@ -304,3 +304,28 @@ def test_owner_of_a_file():
         "01L": (None, ""),
     }
     assert {name: owners.of(name) for name in owned} == owned
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (["mask_1.png", "mask_2.png"], "found masks/mask_1.png, masks/mask_2.png: 2 masks"),
+        (["lesion/1.png", "vessel/1.png"], "found the folders masks/lesion, masks/vessel; set"),
+    ],
+)
+def test_masks_that_are_there_are_named_where_no_image_has_one(tmp_path, masks, message):
+    folders_of(tmp_path, ["image_1.png", "image_2.png"], masks)
+    cfg = binary_config(tmp_path, work_dir=str(tmp_path / "work"))
+    with pytest.raises(DataError, match="image_1.png: no.*" + message):
+        prepare.build(layouts.scan(cfg), cfg)
+
+
+def test_pictures_of_other_kinds_are_told(tmp_path):
+    folders_of(tmp_path, ["1.png", "2.png"], ["1.png", "2.png"])
+    for folder in ("images", "masks"):
+        write_picture(tmp_path / folder / "3.webp", np.zeros((4, 5)))
+        (tmp_path / folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+        (tmp_path / folder / "notes.txt").write_text("none")
+    notes = notes_of(layouts.scan(binary_config(tmp_path)))
+    assert "images/3.webp, masks/3.webp: left out, a WebP picture: " in notes
+    assert "Thumbs" not in notes and "notes.txt" not in notes

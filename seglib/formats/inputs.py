@@ -93,7 +93,7 @@ def refuse_pictures(path: str | Path) -> None:
     if not folder.is_dir():
         return
     files = [file for file in sorted(folder.glob("[!.]*")) if file.is_file()]
-    if any(_kind_of_image(file) == DICOM_FILE for file in files):
+    if any(kind_of_image(file) == DICOM_FILE for file in files):
         return
     n_images = sum(map(can_be_predicted, files))
     if n_images:
@@ -122,7 +122,7 @@ def can_be_predicted(path: Path) -> bool:
     return is_picture and signatures.kind_of(path) in signatures.PICTURES
 
 
-def _kind_of_image(path: Path) -> str:
+def kind_of_image(path: Path) -> str:
     """What an image file is, as its content says, or else its suffix; "" where it is no image."""
     kind = signatures.kind_of(path) or ""
     by_suffix = IMAGE_SUFFIXES.get(path.suffix.lower(), "")
@@ -135,7 +135,7 @@ def _kind_of_image(path: Path) -> str:
 
 def _reason_of_file(path: Path) -> str:
     """Why an image file is not predicted; "" where it is no image."""
-    kind = _kind_of_image(path)
+    kind = kind_of_image(path)
     if kind in signatures.PICTURES:
         return f"{kind} by its content, under a name of another kind: rename it"
     return f"{kind}: {_advice(kind)}" if kind else ""
@@ -152,7 +152,7 @@ def _reason_of_folder(folder: Path) -> str:
     paths = [path for _, path in zip(range(MAX_FILES), folder.rglob("[!.]*"))]
     files = [path for path in paths if path.is_file()]
     n_images = sum(map(can_be_predicted, files))
-    n_dicom = sum(_kind_of_image(path) == DICOM_FILE for path in files)
+    n_dicom = sum(kind_of_image(path) == DICOM_FILE for path in files)
     if n_images:
         return f"a folder with pictures or volumes ({n_images}): give it as --image_dir"
     if n_dicom:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..errors import DataError, listed
 from ..files import folded
+from ..formats import inputs, signatures, volumes
 from ..formats.images import SUFFIXES, UNION
 
 MASK_SUFFIXES = ("", "_mask", "_segmentation", "_masks", "_seg", "-mask")
@@ -54,6 +55,7 @@ def pair(
     are noted.
     """
     image_files = pictures(images)
+    mask_folders = list(mask_folders)
     folders = [masks_by_image(image_files, pictures(folder)) for folder in mask_folders]
     rows, notes, incomplete, unclear = [], [], [], []
     for stem, image in image_files.items():
@@ -78,6 +80,9 @@ def pair(
         for row in rows
         if folders and not row[column] and not row["problem"] and row["case"] not in incomplete
     ]
+    if all_masked and len(without_mask) == len(rows):
+        problem = _no_pairs(folders, mask_folders)
+        rows = [{**row, "problem": problem} for row in rows]
     if unclear:
         notes.append(f"images of which no mask is used: {len(unclear)}, such as {unclear[0]}")
     notes += _united(folders)
@@ -86,6 +91,8 @@ def pair(
     for masks in folders:
         notes += halves(masks.without_image, "mask without an image", "masks without an image")
         notes += _other_zeros(masks.without_image, without_mask)
+    for folder in (images, *mask_folders):
+        notes += other_kinds(folder)
     cases = pd.DataFrame(rows, columns=["case", "patient", "split", "image", column, "problem"])
     if not cases["problem"].any():
         cases = cases.drop(columns="problem")
@@ -199,6 +206,43 @@ def halves(files: Iterable[Path], one: str, many: str) -> list[str]:
     if len(names) == 1:
         return [f"{names[0]}: {one}"]
     return [f"{listed(names)}: {len(names)} {many}"]
+
+
+def other_kinds(folder: Path) -> list[str]:
+    """A note for each kind of image files that are left out, because they are not read here."""
+    readable = (*SUFFIXES, *volumes.SUFFIXES)
+    by_kind: dict[str, list[Path]] = {}
+    for file in sorted(folder.iterdir(), key=_natural_order):
+        is_hidden = file.name.startswith(".")
+        if is_hidden or file.name.lower().endswith(readable) or not file.is_file():
+            continue
+        kind = inputs.kind_of_image(file)
+        if kind:
+            by_kind.setdefault(kind, []).append(file)
+    notes = []
+    for kind, files in by_kind.items():
+        reason = f"left out, {kind}: {signatures.advice_for(kind)}"
+        notes += halves(files, reason, f"files {reason}")
+    return notes
+
+
+def _no_pairs(folders: list[Masks], mask_folders: list[Path]) -> str:
+    """Why none of the images has a mask; "" where there is no mask at all."""
+    files = [file for masks in folders for file in masks.without_image]
+    if files:
+        usual = ", ".join(filter(None, MASK_SUFFIXES))
+        return (
+            f"no image has a mask of its name; found {halves(files, 'one mask', 'masks')[0]}, "
+            f"expected the image's name alone or with {usual}; rename them"
+        )
+    below = [f"{folder.name}/{sub.name}" for folder in mask_folders for sub in subfolders(folder)]
+    if below:
+        return (
+            f"no mask lies in {mask_folders[0].name} itself; found the folders "
+            f"{listed(below)}; set class_names to the names of those that are classes, or move the "
+            "masks up"
+        )
+    return ""
 
 
 def without_number(suffix: str) -> str:
