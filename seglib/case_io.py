@@ -232,7 +232,8 @@ def _notes_of_pictures(case: dict, cfg) -> dict[str, str]:
     for path in masks:
         of_mask = codecs.header(path)
         for text in of_mask.notes:
-            notes.setdefault(text, path)
+            if not text.endswith(codecs.OF_IMAGES):
+                notes.setdefault(text, path)
         if of_mask.orientation != header.orientation:
             text = (
                 f"its orientation tag is {of_mask.orientation} and that of its image is "

@@ -945,3 +945,55 @@ def test_large_numbers_keep_their_differences(dtype):
     np.testing.assert_array_equal(images.to_uint8(image), [[0, 85], [170, 255]])
     half = np.array([[0, 1000], [30000, 60000]], np.float16)
     assert images.to_uint8(half)[1].tolist() == [128, 255]
+
+
+def test_numbers_that_jpeg_changed_are_refused(tmp_path):
+    truth = disc(60, 80).astype(np.uint8)
+    faint = save(tmp_path / "faint.jpg", truth, quality=75)
+    tiff_file = save(tmp_path / "faint.tif", truth, compression="jpeg", quality=75)
+    labels = save(tmp_path / "labels.jpg", truth * 3, quality=90)
+    drawn = save(tmp_path / "drawn.jpg", truth * 255, quality=75)
+    for path in (faint, tiff_file):
+        assert (np.asarray(Image.open(path)) != truth).any(), "JPEG changed the numbers"
+        with pytest.raises(DataError, match="JPEG file, which changes the numbers.*as PNG"):
+            images.read_mask(path)
+    for read in (
+        lambda: images.read_labels(labels, "index", 9, {}),
+        lambda: images.read_labels(drawn, "index", 2, {"255": 1}),
+        lambda: images.read_mask(drawn, "index"),
+    ):
+        with pytest.raises(DataError, match="JPEG file, which changes the numbers"):
+            read()
+    for encoding in ("auto", "threshold"):
+        np.testing.assert_array_equal(images.read_mask(drawn, encoding).pixels, truth)
+    nothing = save(tmp_path / "empty.jpg", truth * 0)
+    assert not images.read_mask(nothing, "index").pixels.any()
+
+
+def test_parts_that_divide_the_image_hold_its_background(tmp_path):
+    truth = two_values(0, 255)
+    structure = save(tmp_path / "a_mask_1.png", truth)
+    background = save(tmp_path / "a_mask_0.png", 255 - truth)
+    with pytest.raises(DataError, match=r"a_mask_0\.png, a_mask_1\.png divide the whole image"):
+        images.read_mask(f"{background}|{structure}")
+    nothing = save(tmp_path / "a_mask_2.png", truth * 0)
+    united = images.read_mask(f"{structure}|{nothing}").pixels
+    np.testing.assert_array_equal(united, disc())
+
+
+def test_advice_on_a_mask_of_numbers_fits_them(tmp_path):
+    border = disc() * 1
+    border[:2] = 255
+    grey = save(tmp_path / "grey.png", border.astype(np.uint8))
+    colours = [(k, k, 0) for k in range(256)]
+    palette = palette_mask(tmp_path / "palette.png", border, colours)
+    for path in (grey, palette):
+        with pytest.raises(DataError, match=r"label_map=\{'1': 1, '255': 255\}.*255 too"):
+            images.read_mask(path)
+        ignored = images.read_mask(path, label_map={"1": 1, "255": 255}).pixels
+        np.testing.assert_array_equal(ignored, border)
+    soft = cv2.GaussianBlur(disc().astype(np.float32), (9, 9), 3)
+    path = save(tmp_path / "soft.tif", soft)
+    with pytest.raises(DataError, match="soft mask.*'threshold' cuts at 0.5"):
+        images.read_mask(path)
+    np.testing.assert_array_equal(images.read_mask(path, "threshold").pixels, soft > 0.5)

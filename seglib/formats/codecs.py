@@ -28,6 +28,9 @@ _SUFFIXES = {
     "GIF": (".gif",),
     "WEBP": (".webp",),
 }
+SCALED = "an image is scaled to 8 bits"
+# Ends of the notes on what is true of images, but not of masks.
+OF_IMAGES = (SCALED, tiff.TRANSPARENCY)
 _PNG_MODES = {2: "RGB", 4: "LA", 6: "RGBA"}  # colour type in the header -> mode
 _CONVERTED = ("PA", "CMYK", "YCbCr", "LAB", "HSV", "La", "RGBa", "RGBX")
 # Pillow turns TIFF pictures by their tag. What undoes that, by the number in the tag.
@@ -50,12 +53,14 @@ class Header(NamedTuple):
         bits: bits a channel as stored, such as 1, 2, 8 or 16.
         orientation: how viewers turn it, by its EXIF or TIFF tag, 1 to 8; 1: not at all.
         white_is_zero: whether number 0 is white in the file; `read` inverts such pictures.
+        is_jpeg: whether it is compressed as JPEG, which changes its numbers.
         notes: what is odd about the file, and what is done about it.
     """
 
     bits: int
     orientation: int
     white_is_zero: bool
+    is_jpeg: bool
     notes: tuple[str, ...]
 
 
@@ -161,10 +166,12 @@ def _header(
     if suffixes and suffix in known_suffixes - set(suffixes):
         notes.append(f"its name ends in {suffix}, but it is {kind}; it is read as that")
     if bits > 8:
-        notes.append(f"{bits} bits a channel; an image is scaled to 8 bits")
+        notes.append(f"{bits} bits a channel; {SCALED}")
     if picture is not None:
         notes += _notes_of_colours(picture)
-    return Header(bits, turned, white_is_zero, tuple(notes))
+    compression = str(picture.info.get("compression", "")) if picture else ""
+    is_jpeg = kind == "a JPEG picture" or "jpeg" in compression
+    return Header(bits, turned, white_is_zero, is_jpeg, tuple(notes))
 
 
 def _notes_of_colours(picture: Image.Image) -> list[str]:

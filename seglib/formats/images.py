@@ -27,6 +27,8 @@ from ..errors import DataError
 from ..tables import IGNORE
 from . import codecs, legends
 
+# Numbers up to this one are those of classes, not the bright side of a grey mask.
+LARGEST_NUMBER = 40
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
 UNION = "|"  # a mask cell "left.png|right.png" means the union of both files
 # How the decoding of a label map begins in which 255 is the second class, and what errors call a
@@ -204,6 +206,13 @@ def read_mask(
         raise DataError(
             f"{paths}: the parts of one mask have different sizes {sorted(shapes)}; they must agree"
         )
+    if _are_complements([part.pixels for part in parts]):
+        names = ", ".join(Path(path).name for path in paths.split(UNION))
+        raise DataError(
+            f"{paths}: the files {names} divide the whole image among them, so that one of them "
+            "shows the background; expected parts of one structure: move the background's away, or "
+            "for several classes write one label map an image and set task='multiclass'"
+        )
     decoding = " + ".join(dict.fromkeys(part.decoding for part in parts))
     if inverted:
         decoding += ", inverted"
@@ -226,6 +235,13 @@ def unite(planes: list[np.ndarray], inverted: bool = False) -> np.ndarray:
     structure = np.any([plane == 1 for plane in planes], axis=0)
     unknown = np.any([plane == IGNORE for plane in planes], axis=0)
     return np.where(structure, 1, np.where(unknown, IGNORE, 0)).astype(np.uint8)
+
+
+def _are_complements(planes: list[np.ndarray]) -> bool:
+    """Whether every pixel belongs to just one of several masks (H, W), two of them not empty."""
+    if sum(bool(plane.any()) for plane in planes) < 2:
+        return False
+    return bool((np.sum(planes, axis=0, dtype=np.int64) == 1).all())
 
 
 def looks_inverted(pixels: np.ndarray) -> bool:
@@ -279,6 +295,7 @@ def read_labels(
             advice = legends.colour_advice(path)
             raise DataError(f"{path}: the labels are colours ({_colours(pixels)}); {advice}")
         pixels = pixels[..., 0]
+    _refuse_jpeg(path, pixels, exact=True)
     bits = _grey_bits(path, mode)
     numbers = _stored_numbers(path, pixels, bits, label_map)
     mask = map_numbers(path, numbers, n_classes, label_map, complete)
@@ -450,6 +467,8 @@ def _read_part(path: str, encoding: str | dict[str, int]) -> Mask:
         return Mask(labels, "table of colours")
     if mode == "1":
         return _drawn(path, Mask(pixels.astype(np.uint8), "1 bit"), 0, 255)
+    if encoding in ("auto", "index"):
+        _refuse_jpeg(path, _brightest(pixels), exact=encoding == "index")
     if encoding == "index":
         return Mask((_brightest(pixels) > 0).astype(np.uint8), encoding)
     if encoding == "threshold":
@@ -472,6 +491,24 @@ def _read_part(path: str, encoding: str | dict[str, int]) -> Mask:
             return _auto_grey(path, pixels[..., 0])
         return _auto_colour(path, pixels)
     return _auto_grey(path, pixels)
+
+
+def _refuse_jpeg(path: str, grey: np.ndarray, exact: bool) -> None:
+    """Raise `DataError` where JPEG has changed the numbers of a mask, (H, W).
+
+    Args:
+        exact: whether every number counts; else only those that are as small as its errors do.
+    """
+    top = grey.max()
+    is_small = 0 < top <= LARGEST_NUMBER
+    has_others = exact and np.logical_and(grey > 0, grey < top).any()
+    if (is_small or has_others) and codecs.header(path).is_jpeg:
+        shown = ", ".join(f"{number}" for number in np.unique(grey)[:6])
+        raise DataError(
+            f"{path}: a JPEG file, which changes the numbers of a mask: found {shown}; expected a "
+            "format that keeps them: write the mask anew from its source as PNG; what is drawn in "
+            "black and white alone can be read with mask_encoding='threshold'"
+        )
 
 
 def _drawn(path: str, mask: Mask, background: Value, structure: Value) -> Mask:
@@ -529,8 +566,8 @@ def _auto_palette(path: str, pixels: np.ndarray, palette: np.ndarray) -> Mask:
             return _auto_grey(path, palette[pixels][..., 0], "grey palette, ")
         raise _ambiguous(
             path,
-            f"a palette image with {len(present)} colours",
-            "mask_encoding='index' takes every number above 0",
+            f"a palette image of {len(present)} numbers ({_listed(present)})",
+            _advice_on_numbers(present),
         )
     if len(present) == 1:  # an empty or a full mask
         mask = Mask((pixels > 0).astype(np.uint8), "palette index")
@@ -572,12 +609,17 @@ def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
         structure = normal(values[-1], grey.dtype)
         return _drawn(path, mask, normal(background), structure)
     top = float(values[-1])
-    if top <= 40:  # such small values are class numbers, not the bright side of a grey mask
-        shown = ", ".join(f"{value:g}" for value in values[:8])
+    if top <= 1:
         raise _ambiguous(
             path,
-            f"{len(values)} different values ({shown}…), as in a label map",
-            "mask_encoding='index' takes all above 0",
+            f"{len(values)} different values up to {top:g} (soft mask)",
+            "mask_encoding='threshold' cuts at 0.5",
+        )
+    if top <= LARGEST_NUMBER:
+        raise _ambiguous(
+            path,
+            f"{len(values)} different values ({_listed(values)}), as in a label map",
+            _advice_on_numbers(values),
         )
     scaled = grey.astype(np.float32) * (255 / top)
     # Edges that JPEG or resizing left are thin: eroding what is neither dark nor bright leaves
@@ -592,12 +634,15 @@ def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
             "mask_encoding='threshold' cuts at 127",
         )
     # A label map may pass this test, where its few numbers happen to be dark or bright.
-    if len(values) <= 8 and sum(_eroded(grey == value).any() for value in values) > 2:
-        shown = ", ".join(f"{value:g}" for value in values)
+    # Beside thin edges there is one dark and one bright area: 1 beside 0 is a class, even where 255
+    # is only a thin border.
+    areas = [value for value in values if len(values) <= 8 and _eroded(grey == value).any()]
+    are_bright = [value * (255 / top) > 127 for value in areas]
+    if len(areas) > 2 or len(set(are_bright)) < len(areas):
         raise _ambiguous(
             path,
-            f"areas of {len(values)} values ({shown})",
-            "mask_encoding='index' takes all above 0",
+            f"areas of {len(values)} values ({_listed(values)})",
+            _advice_on_numbers(values),
         )
     mask = Mask((scaled > 127).astype(np.uint8), f"{prefix}grey edges, cut at 127")
     level = np.median(grey[scaled > 127]) * (1 if top <= 255 else 255 / top)
@@ -627,6 +672,23 @@ def _ambiguous(path: str, content: str, advice: str) -> DataError:
     return DataError(
         f"{path}: {AMBIGUOUS}: found {content}; expected two values, or dark and bright with "
         f"thin grey edges; {advice}"
+    )
+
+
+def _listed(values: np.ndarray) -> str:
+    """The first eight numbers, for messages."""
+    more = "…" if len(values) > 8 else ""
+    return ", ".join(f"{value:g}" for value in values[:8]) + more
+
+
+def _advice_on_numbers(values: np.ndarray) -> str:
+    """The setting that says which of the rising numbers in a mask are the structure."""
+    if values[-1] != IGNORE:
+        return "mask_encoding='index' takes all above 0"
+    table = {f"{value:g}": 1 for value in values[:4] if 0 < value < IGNORE}
+    return (
+        f"label_map={table | {str(IGNORE): IGNORE}} ignores 255, as the border of VOC and labelme "
+        "is; mask_encoding='index' takes all above 0, 255 too"
     )
 
 
