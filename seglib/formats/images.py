@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from .. import files
-from ..errors import DataError
+from ..errors import DataError, listed
 from ..tables import IGNORE
 from . import codecs, legends
 
@@ -566,7 +566,7 @@ def _auto_palette(path: str, pixels: np.ndarray, palette: np.ndarray) -> Mask:
             return _auto_grey(path, palette[pixels][..., 0], "grey palette, ")
         raise _ambiguous(
             path,
-            f"a palette image of {len(present)} numbers ({_listed(present)})",
+            f"a palette image of {len(present)} numbers ({listed(present, most=8)})",
             _advice_on_numbers(present),
         )
     if len(present) == 1:  # an empty or a full mask
@@ -618,7 +618,7 @@ def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
     if top <= LARGEST_NUMBER:
         raise _ambiguous(
             path,
-            f"{len(values)} different values ({_listed(values)}), as in a label map",
+            f"{len(values)} different values ({listed(values, most=8)}), as in a label map",
             _advice_on_numbers(values),
         )
     scaled = grey.astype(np.float32) * (255 / top)
@@ -641,7 +641,7 @@ def _auto_grey(path: str, grey: np.ndarray, prefix: str = "") -> Mask:
     if len(areas) > 2 or len(set(are_bright)) < len(areas):
         raise _ambiguous(
             path,
-            f"areas of {len(values)} values ({_listed(values)})",
+            f"areas of {len(values)} values ({listed(values, most=8)})",
             _advice_on_numbers(values),
         )
     mask = Mask((scaled > 127).astype(np.uint8), f"{prefix}grey edges, cut at 127")
@@ -675,12 +675,6 @@ def _ambiguous(path: str, content: str, advice: str) -> DataError:
     )
 
 
-def _listed(values: np.ndarray) -> str:
-    """The first eight numbers, for messages."""
-    more = "…" if len(values) > 8 else ""
-    return ", ".join(f"{value:g}" for value in values[:8]) + more
-
-
 def _advice_on_numbers(values: np.ndarray) -> str:
     """The setting that says which of the rising numbers in a mask are the structure."""
     if values[-1] != IGNORE:
@@ -703,8 +697,8 @@ def _colours(pixels: np.ndarray) -> str:
     """The five most frequent colours, for messages."""
     colours, counts = np.unique(pixels[..., :3].reshape(-1, 3), axis=0, return_counts=True)
     frequent = colours[np.argsort(-counts)][:5].tolist()
-    listed = ", ".join(str(tuple(colour)) for colour in frequent)
-    return f"{listed}…" if len(colours) > 5 else listed
+    shown = ", ".join(str(tuple(colour)) for colour in frequent)
+    return f"{shown}…" if len(colours) > 5 else shown
 
 
 def _by_colour(
