@@ -58,6 +58,7 @@ HOSTS_LACK = {
     "pylibjpeg": "pylibjpeg",
     "openjpeg": "pylibjpeg-openjpeg",
     "segmentation_models_pytorch": "segmentation-models-pytorch",
+    "tifffile": "tifffile",
 }
 # Answers of this process to questions that take time, or need to be put only once.
 _probed: dict[Any, Any] = {}

@@ -702,7 +702,10 @@ def test_image_and_mask_land_at_the_same_place(height, width, rows, cols, resize
     for inner, outer in ((as_image, as_mask), (as_mask, as_image)):
         outside = inner & ~(cv2.dilate(outer.astype(np.uint8), ring) > 0)
         assert not outside.any(), "more than a pixel apart"
-    assert cv2.erode(as_mask.astype(np.uint8), ring).any()
+    # A thin sliver of a blob has no pixel whose neighbours all belong to it.
+    _, _, h, w = images.fit_box((height, width), (rows, cols), resize)
+    if blob[2] * min(height, width) * min(h / height, w / width) >= 3:
+        assert cv2.erode(as_mask.astype(np.uint8), ring).any()
 
 
 @given(
