@@ -550,7 +550,10 @@ class Predictor:
         grid = volume.grid
         masks = self._predict_slices(volume.voxels, batch_size)
         mask = self.cleaned(np.moveaxis(np.stack(masks), 0, -3))
-        prediction = VolumePrediction(mask, grid, self._millilitres(mask, grid), volume.notes)
+        notes = volume.notes
+        if volume.voxels.min() == volume.voxels.max():
+            notes += ("all voxels are alike: nothing can be seen; export it again",)
+        prediction = VolumePrediction(mask, grid, self._millilitres(mask, grid), notes)
         if output is not None:
             self._write_volume(prediction, path, Path(output), dicom)
         return prediction

@@ -3,9 +3,10 @@
 Used in all notebooks; the figures of an evaluation are explained in `07_evaluation`.
 """
 
+import contextlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -153,6 +154,17 @@ class LiveCurves:
             self.handle.update(Markdown("_Training finished._"))
 
 
+@contextlib.contextmanager
+def _same_numbers_each_time() -> Iterator[None]:
+    """Seed the generator of numpy that seaborn uses, and put back its state afterwards."""
+    state = np.random.get_state()
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
+
 def scores_by_image(per_image: pd.DataFrame, metric: str = "dice") -> Figure:
     """A point for each image and a box for each class, with n.
 
@@ -166,7 +178,8 @@ def scores_by_image(per_image: pd.DataFrame, metric: str = "dice") -> Figure:
     common = {"data": values, "x": metric, "y": "class", "order": names, "ax": axis}
     sns.boxplot(**common, color="0.92", showfliers=False, width=0.5)
     colours = {"hue": "class", "hue_order": names, "palette": list(COLOURS[: len(names)])}
-    sns.stripplot(**common, **colours, size=4, legend=False)
+    with _same_numbers_each_time():  # points are scattered at random, so that all can be seen
+        sns.stripplot(**common, **colours, size=4, legend=False)
     counts = values.groupby("class")[metric].count()
     axis.set_yticks(range(len(names)), [f"{name} (n={counts[name]})" for name in names])
     unit = measurements.unit_of(values) if measurements.is_distance(metric) else ""

@@ -257,3 +257,12 @@ def test_slices_in_a_folder_inside_are_named(tmp_path, stack):
     files[0].rename(tmp_path / "s" / "rest" / "0.dcm")
     (note,) = volumes.read(tmp_path / "s").notes
     assert note.startswith("the folder rest in it also holds DICOM files")
+
+
+@pytest.mark.parametrize("name", ["PatientID", "StudyInstanceUID", "FrameOfReferenceUID"])
+def test_slices_of_two_identities_are_named_without_their_values(tmp_path, stack, name):
+    files = write_series(tmp_path / "s", stack, **{name: "1.2.3"})
+    assert volumes.read(tmp_path / "s").notes == ()
+    edit_dicom(files[3], **{name: "9.8.7"})
+    (note,) = volumes.read(tmp_path / "s").notes
+    assert note.startswith(f"{name} of 3.dcm is not that of 0.dcm") and "9.8.7" not in note

@@ -308,3 +308,13 @@ def bright_stack():
     stack = np.full((6, 20, 24), 124, np.int16)
     stack[1:4, 5:12, 6:16] = 1224
     return stack
+
+
+def test_a_volume_without_contrast_is_noted(tmp_path):
+    for name, voxel in (("alike", 0), ("other", 90)):
+        array = np.zeros((8, 9, 5), np.int16)
+        array[0, 0, 0] = voxel
+        image = nibabel.Nifti1Image(array, np.diag([2, 2, 5, 1]))
+        nibabel.save(image, tmp_path / f"{name}.nii")
+        notes = predictor().predict_volume(tmp_path / f"{name}.nii").notes
+        assert any("all voxels are alike" in note for note in notes) == (name == "alike")

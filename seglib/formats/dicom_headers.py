@@ -48,6 +48,12 @@ PRIVATE = {
     "b-value (GE)": (0x0043, 0x1039),
     "b-value (Philips)": (0x2001, 0x1003),
 }
+# Attribute that all slices of a series share -> what it may mean where they differ.
+IDENTITIES = {
+    "PatientID": "slices of two patients may have been mixed",
+    "StudyInstanceUID": "slices of two examinations may have been mixed",
+    "FrameOfReferenceUID": "their positions may not be those of one space",
+}
 # Words in ImageType of pictures that are no slices of their series, and what such pictures are.
 NO_SLICES = {
     "LOCALIZER": "localizer",
@@ -138,6 +144,7 @@ def read(where: Any, paths: list[Path], series: str | None, notes: list[str]) ->
         _check_grey(file)
     _check_alike(slices)
     _note_image_types(slices, notes)
+    _note_identities(slices, notes)
     return slices
 
 
@@ -476,3 +483,13 @@ def _note_image_types(slices: list[SliceFile], notes: list[str]) -> None:
                 "they belong to the series"
             )
             return
+
+
+def _note_identities(slices: list[SliceFile], notes: list[str]) -> None:
+    """Name attributes of the patient and of the space that must be the same in one series."""
+    for name, meaning in IDENTITIES.items():
+        for file in slices[1:]:
+            # The values are those of a patient, and do not belong into a report.
+            if difference((slices[0], file), [name]):
+                notes.append(f"{name} of {file.name} is not that of {slices[0].name}: {meaning}")
+                break
