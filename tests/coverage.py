@@ -1,7 +1,8 @@
 """How often do the 95 % intervals of `seglib.bootstrap` hold the truth? `python -m tests.coverage`
 
-Draws data sets whose true value is known, counts the intervals that hold it, and writes
-`docs/intervals.md`. A few minutes on one core; every data set has a seed of its own.
+Draws data sets whose true value is known, counts the intervals that hold it, and writes the tables
+of `docs/intervals.md`; a test tells which of its sentences no longer fit. A few minutes on one
+core; every data set has a seed of its own.
 """
 
 import warnings

@@ -1,6 +1,7 @@
 """Intervals: coverage by simulation, values by hand, SciPy and scikit-learn, undefined cases."""
 
 import math
+import re
 import warnings
 
 import numpy as np
@@ -367,3 +368,34 @@ def test_pooled_value_is_the_ratio_of_the_sums():
     for name, value in expected.items():
         pooled, low, high, n = bootstrap.pooled_interval(table, np.arange(12), name)
         assert pooled == pytest.approx(value) and low < pooled < high and n == 12
+
+
+def span(rows, digits=0):
+    """The smallest and the largest number of a table, as text."""
+    return [f"{round(float(end), digits):g}" for end in (np.min(rows), np.max(rows))]
+
+
+def test_the_page_says_what_its_table_shows():
+    page = simulated.PAGE.read_text(encoding="utf-8")
+    table = page.split("<!-- coverage -->")[1].split("<!-- end of coverage -->")[0]
+    cells = [line.strip("| ").split(" | ") for line in table.strip().splitlines()[2:]]
+    held = {row[0]: np.array([float(cell.split()[0]) for cell in row[2:]]) for row in cells}
+    assert list(held) == list(simulated.POPULATIONS)  # columns: n = 5, 8, 10, 20, 50, 100
+    failures, aucs, shares, ones = (
+        np.array([held.pop(name) for name in list(held) if re.match(pattern, name)])
+        for pattern in ("Dice, .* are 0", "AUC", "1 in", "rare")
+    )
+    failures = 100 - failures
+    few, (lowest, highest) = span(failures[0][1:4]), span(list(held.values()), 1)
+    text = " ".join(page.split())
+    for sentence in (
+        f"in {failures[0][0]:.0f} % of the samples at n = 5, in {few[0]} to {few[1]} % at 8 to 20, "
+        f"and still in {failures[0][4]:.0f} % at 50",
+        f"misses in {' to '.join(span(failures[1][:3]))} % up to n = 10",
+        f"an AUC holds the truth in {' to '.join(span(aucs[:, :4]))} %",
+        f"of scores of 0 and 1 in {' to '.join(span(shares[:, :4]))} %",
+        f"At 50 patients it is {' to '.join(span([*aucs[:, 4], *shares[:, 4]]))} %",
+        f"scores are 1, it is {' to '.join(span(ones[:, :3]))} % up to n = 10",
+        f"All other rows lie between {lowest} and {highest} %.",
+    ):
+        assert sentence in text
