@@ -354,7 +354,7 @@ def test_files_that_stand_for_others(tmp_path):
         (b"PK\x03\x04" + bytes(500), "a ZIP archive"),
         (gzip.compress(gzip.compress(bytes(1000))), "compressed twice.*unpack it once"),
         (gzip.compress(_plain()) + b"junk", "other bytes follow its compressed content"),
-        (gzip.compress(_plain())[:-8] + bytes(8), "damaged inside"),
+        (gzip.compress(_plain())[:-8] + bytes(8), "damaged.*get it anew"),
         (gzip.compress(_plain())[:-3], "cut short"),
         (gzip.compress(_plain()[:-9]), "cut short"),
     ],

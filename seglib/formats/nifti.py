@@ -264,13 +264,13 @@ def _damage(error: Exception) -> str:
     problem = f"({type(error).__name__}: {text})"
     # gzip ends a file early by the first, nibabel by the second.
     if isinstance(error, EOFError) or text.startswith("Expected "):
-        return f"cut short {problem}; copy it again"
+        return f"cut short or damaged {problem}; copy it again"
     if text.startswith("Not a gzipped file"):  # the file has begun as one
         return (
             "other bytes follow its compressed content: unpack it (gzip -d, which warns of them), "
             "and compress it anew"
         )
-    return f"damaged inside {problem}; get it anew from where it comes from"
+    return f"cut short or damaged {problem}; get it anew from where it comes from"
 
 
 def _image_class(path: str | Path, start: bytes) -> Any:
