@@ -5,6 +5,7 @@ command runs, so that help and errors in the arguments come at once.
 """
 
 import argparse
+import ast
 import contextlib
 import io
 import json
@@ -40,6 +41,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except (SeglibError, OSError) as error:
         print(f"seglib: {error}", file=sys.stderr)
+        options = _options_named_in(str(error))
+        if options:
+            print(f"seglib: on the command line: {options}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("seglib: stopped", file=sys.stderr)
@@ -166,7 +170,8 @@ def export(args: argparse.Namespace) -> None:
         title = args.title or f"seglib {weights.parent.name}"
         report = args.report or export.report_of(weights)
         data_set = export.kaggle_folder(weights, folder / "kaggle", args.kaggle, title, report)
-        print(f"scores on the model card: {report or 'none, as there is no report of evaluate'}")
+        none = "none, as no report of evaluate on these weights was found; --report DIR names one"
+        print(f"scores on the model card: {report or none}")
         print(f"{data_set}: next  kaggle datasets create -p {data_set}")
 
 
@@ -804,6 +809,17 @@ def _add_field(group: Any, name: str, default: str) -> None:
         help=text.replace("%", "%%"),
         **optional_value,
     )
+
+
+def _options_named_in(message: str) -> str:
+    """The settings that an error advises, such as task='multiclass', as a shell takes them."""
+    options = {}
+    for name, text in re.findall(r"\b(\w+)=(\{[^}]*\}|\([^)]*\)|'[^']*'|[-\d.]+\d)", message):
+        if name in config.FIELDS:
+            with contextlib.suppress(ValueError, SyntaxError):
+                value = _as_text(ast.literal_eval(text))
+                options[f"--{name} {shlex.quote(value)}"] = None
+    return ", ".join(options)
 
 
 def _as_text(value: Any) -> str:

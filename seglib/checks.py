@@ -81,7 +81,9 @@ class DataReport:
         return lines
 
     def __repr__(self) -> str:
-        return self.summary().to_string(index=False)
+        rows = self.summary()
+        width = rows["checked"].str.len().max()
+        return "\n".join(f"{row.checked:>{width}}  {row.found}" for row in rows.itertuples())
 
     def _repr_html_(self) -> str:
         html = self.summary().to_html(index=False)

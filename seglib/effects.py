@@ -136,7 +136,16 @@ REFUSED = (
     ),
     Refused(
         "prepare",
-        [name for name in config.FIELDS if name not in CONVERT],
+        ["task"],
+        lambda args: (
+            not args.source_images or (args.task == "multiclass" and hasattr(args, "class_names"))
+        ),
+        "has no effect where --source_images are converted, other than multiclass together with "
+        "--class_names background,NAME,NAME; give it to train",
+    ),
+    Refused(
+        "prepare",
+        [name for name in config.FIELDS if name not in (*CONVERT, "task")],
         lambda args: not args.source_images,
         "has no effect where --source_images are converted; give it to train",
     ),

@@ -253,10 +253,16 @@ def explain_missing(cfg: Any) -> str:
         "kaggle": "Attach the data set (Add Input, right of the notebook), or set cfg.data_root.",
         "colab": "Unpack the data below /content, mount Drive (hosts.offer_drive()), or set "
         "cfg.data_root.",
-        "local": "Set cfg.data_root or the environment variable SEGLIB_DATA to the tree or a "
-        "folder above.",
+        "local": "Set cfg.data_root (--data_dir) or the environment variable SEGLIB_DATA to the "
+        "tree or a folder above.",
     }[host()]
-    return "\n".join([*lines, f"{advice} data/README.md says where the data comes from."])
+    lines.append(f"{advice} data/README.md says where the data comes from.")
+    lines.append(
+        "Pictures in another form, such as images and masks in one folder: python -m seglib "
+        "prepare --source_images DIR --source_masks DIR --output DIR brings them into images + "
+        "masks."
+    )
+    return "\n".join(lines)
 
 
 # ---- runs and weights

@@ -226,8 +226,8 @@ def _advice(groups: list[list[Drawing]]) -> str:
         )
     if any(isinstance(group[0].value, tuple) for group in groups):
         return (
-            f"set mask_encoding={_table(groups, 0)} to take one of the colours, or give all that "
-            "belong to the structure the number 1; for several classes set task='multiclass'"
+            f"set mask_encoding={_table(groups, 1)} if all of them are the structure (the number 0 "
+            "makes a colour background); for several classes set task='multiclass' and class_names"
         )
     number = _shown(groups[0][0].value)
     return (

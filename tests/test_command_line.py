@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -615,3 +616,26 @@ def test_help_imports_nothing_heavy(tmp_path):
     help_ = process("-c", code, cwd=tmp_path)
     assert help_.returncode == 0, help_.stderr
     assert "--epochs" in help_.stdout
+
+
+def test_the_settings_that_an_error_advises_can_be_pasted(tmp_path, capsys):
+    for name, colour in (("a", (0, 255, 0)), ("b", (255, 0, 0)), ("c", (255, 0, 0))):
+        mask = np.zeros((40, 40, 3), np.uint8)
+        mask[10:30, 10:30] = colour
+        write_picture(tmp_path / f"images/{name}.png", mask // 2 + 9)
+        write_picture(tmp_path / f"masks/{name}.png", mask)
+    line = f"prepare --size smoke --data_dir {tmp_path} --work_dir {tmp_path / 'work'}"
+    message = error_of(capsys, line)
+    advised = re.search(r"on the command line: --mask_encoding '(.*?)', --task multiclass", message)
+    assert command(line, "--mask_encoding", advised[1]) == 0
+
+
+def test_a_conversion_takes_the_task_that_its_classes_mean(tmp_path, capsys):
+    labels = np.zeros((40, 40), np.uint8)
+    labels[10:20, 10:30], labels[22:30, 10:30] = 1, 2
+    write_picture(tmp_path / "images/a.png", labels * 9 + 9)
+    write_picture(tmp_path / "masks/a.png", labels)
+    line = f"prepare --source_images {tmp_path / 'images'} --source_masks {tmp_path / 'masks'} "
+    line += f"--output {tmp_path / 'own'} --task multiclass"
+    assert "--class_names background,NAME" in error_of(capsys, line)
+    assert command(f"{line} --class_names background,disc,cup") == 0

@@ -1000,3 +1000,22 @@ def test_advice_on_a_mask_of_numbers_fits_them(tmp_path):
     with pytest.raises(DataError, match="soft mask.*'threshold' cuts at 0.5"):
         images.read_mask(path)
     np.testing.assert_array_equal(images.read_mask(path, "threshold").pixels, soft > 0.5)
+
+
+def test_a_label_map_of_interpolated_edges_is_refused(tmp_path):
+    grey = cv2.resize(two_values(0, 255), (211, 143), interpolation=cv2.INTER_LINEAR)
+    path = save(tmp_path / "m.png", grey)
+    with pytest.raises(DataError, match=r"m\.png.*only along edges.*without interpolation"):
+        images.read_labels(path, "index", 6, {"5": 1, "1": 2, "3": 3, "2": 4})
+
+
+def test_a_label_map_of_many_small_areas_is_read(tmp_path):
+    numbers = np.kron(np.arange(64).reshape(8, 8), np.ones((3, 3))).astype(np.uint8)
+    mask = images.read_labels(save(tmp_path / "m.png", numbers), "index", 3, {"7": 1, "9": 2})
+    np.testing.assert_array_equal(mask.pixels, (numbers == 7) + 2 * (numbers == 9))
+
+
+def test_the_colours_of_a_label_map_are_in_the_advised_table(tmp_path):
+    path = save(tmp_path / "m.png", paint(two_values(0, 1) * 1, [(0, 0, 0), (255, 255, 0)]))
+    with pytest.raises(DataError, match=r'set mask_encoding=\{"255,255,0": 1\}, with the number'):
+        images.read_labels(path, "index", 3, {})

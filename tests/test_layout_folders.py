@@ -93,3 +93,10 @@ def test_real_busi_and_spleen(real):
         assert len(cases) == n
         assert (cases["structure"] != "").all()
         assert cases.attrs["notes"] == []
+
+
+def test_one_of_many_folders_of_an_image_each_is_told_to_be_united(tmp_path):
+    for name in ("3f", "a1"):
+        plant_pictures(tmp_path / name, f"images/{name}.png", "masks/n1.png", "masks/n2.png")
+    with pytest.raises(DataError, match=rf"one of 2 folders.*--source_images {tmp_path} --output"):
+        layouts.scan(binary_config(tmp_path))

@@ -235,7 +235,7 @@ def test_the_list_of_cvat_gives_the_table(tmp_path):
         noise = np.random.default_rng(i).integers(0, 255, (16, 16))
         write_picture(root / "images" / f"c{i}.png", noise)
         write_picture(root / "masks" / f"c{i}.png", colours)
-    with pytest.raises(DataError, match="the labels are colours.*give mask_encoding a table"):
+    with pytest.raises(DataError, match="the labels are colours.*set mask_encoding="):
         build(root, "cardiac")
     (root / "labelmap.txt").write_text(
         "# label:color_rgb:parts:actions\nbackground:0,0,0::\n"

@@ -35,6 +35,7 @@ UNION = "|"  # a mask cell "left.png|right.png" means the union of both files
 # mask that can be read in several ways: `meanings` looks for both.
 WHITES_ARE_A_CLASS = "label numbers 0/255"
 AMBIGUOUS = "ambiguous mask"
+MANY_NUMBERS = 16  # a label map with more is asked whether they are edges of a grey picture
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey, ITU-R BT.601
 
 
@@ -292,16 +293,42 @@ def read_labels(
             )
     if pixels.ndim == 3:
         if not (pixels[..., :3] == pixels[..., :1]).all():
-            advice = legends.colour_advice(path)
+            advice = legends.colour_advice(path, _frequent_colours(pixels))
             raise DataError(f"{path}: the labels are colours ({_colours(pixels)}); {advice}")
         pixels = pixels[..., 0]
     _refuse_jpeg(path, pixels, exact=True)
     bits = _grey_bits(path, mode)
     numbers = _stored_numbers(path, pixels, bits, label_map)
+    if not complete:
+        _refuse_grey_edges(path, numbers)
     mask = map_numbers(path, numbers, n_classes, label_map, complete)
     if bits == 8:
         return mask
     return mask._replace(decoding=f"{mask.decoding}, {bits} bit{'s' if bits > 1 else ''} a pixel")
+
+
+def _refuse_grey_edges(path: str, numbers: np.ndarray) -> None:
+    """Raise `DataError` for a label map (H, W) whose numbers interpolation has made.
+
+    Such numbers would be taken for classes, one by one along the edges of the true ones.
+    """
+    values = np.unique(numbers)
+    if len(values) <= MANY_NUMBERS or _share_with_area(numbers, values) > 0.25:
+        return
+    raise DataError(
+        f"{path}: a label map of {len(values)} different numbers, most of them only along edges, "
+        "so that they are not class numbers; expected a map saved without interpolation; if it "
+        "shows one structure, bright on dark, use the preset binary"
+    )
+
+
+def _share_with_area(numbers: np.ndarray, values: np.ndarray) -> float:
+    """Which share of the numbers in (H, W) some pixel and its four neighbours have alike."""
+    inner = numbers[1:-1, 1:-1]
+    alike = np.ones(inner.shape, bool)
+    for neighbour in (numbers[:-2, 1:-1], numbers[2:, 1:-1], numbers[1:-1, :-2], numbers[1:-1, 2:]):
+        alike &= neighbour == inner
+    return len(np.unique(inner[alike])) / len(values)
 
 
 def map_numbers(
@@ -695,10 +722,18 @@ def _eroded(mask: np.ndarray) -> np.ndarray:
 
 def _colours(pixels: np.ndarray) -> str:
     """The five most frequent colours, for messages."""
-    colours, counts = np.unique(pixels[..., :3].reshape(-1, 3), axis=0, return_counts=True)
-    frequent = colours[np.argsort(-counts)][:5].tolist()
-    shown = ", ".join(str(tuple(colour)) for colour in frequent)
+    colours = _frequent_colours(pixels)
+    shown = ", ".join(str(tuple(colour)) for colour in colours[:5])
     return f"{shown}…" if len(colours) > 5 else shown
+
+
+def _frequent_colours(pixels: np.ndarray) -> list[list[int]]:
+    """The colours of a picture, the most frequent first."""
+    # One number for each colour, since sorting rows takes seconds.
+    codes = pixels[..., :3].astype(np.int64) @ np.array([1 << 32, 1 << 16, 1])
+    codes, counts = np.unique(codes, return_counts=True)
+    codes = codes[np.argsort(-counts)]
+    return np.stack([codes >> 32, codes >> 16 & 0xFFFF, codes & 0xFFFF], axis=-1).tolist()
 
 
 def _by_colour(

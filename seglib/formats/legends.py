@@ -8,6 +8,7 @@
 import csv
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from ..errors import DataError
 DATASET_JSON, LABELMAP, CLASSES_CSV = "dataset.json", "labelmap.txt", "_classes.csv"
 LEVELS = 3  # a legend lies in the folder of the labels, or up to two levels above it
 MAX_BYTES = 20_000_000  # the largest dataset.json that is read: it lists every case of its set
+MOST_COLOURS = 32  # a label map with more is not one of exact colours
 BACKGROUND = "background"
 _LABEL = re.compile(r'<Label\s[^>]*?Key="(\d+)"[^>]*>\s*(?:<!\[CDATA\[(.*?)\]\]>|([^<]*))', re.S)
 
@@ -110,8 +112,12 @@ def in_header(labels: str | Path) -> Legend | None:
     return Legend(Path(labels), {BACKGROUND: (0,), **numbers}) if numbers else None
 
 
-def colour_advice(labels: str | Path) -> str:
-    """The setting that reads label maps of colours; from a `labelmap.txt` beside them, if any."""
+def colour_advice(labels: str | Path, present: Sequence[Sequence[int]] = ()) -> str:
+    """The setting that reads label maps of colours; from a `labelmap.txt` beside them, if any.
+
+    Args:
+        present: the colours in the file, (red, green, blue).
+    """
     path = beside(labels, LABELMAP)
     colours = _colours_of(path) if path else {}
     if colours:
@@ -121,7 +127,14 @@ def colour_advice(labels: str | Path) -> str:
             f"{path} names them: set class_names={(BACKGROUND, *names)} and "
             f"mask_encoding={json.dumps(table)}"
         )
-    return 'give mask_encoding a table such as {"0,255,255": 1}' + numbers_advice(labels)
+    table = {"0,255,255": 1}
+    if len(present) <= MOST_COLOURS:  # more are those of JPEG or interpolation
+        names = [",".join(map(str, colour)) for colour in present if any(colour)]
+        table = {name: number for number, name in enumerate(names, start=1)} or table
+    return (
+        f"set mask_encoding={json.dumps(table)}, with the number in class_names of each colour "
+        "(0: background)" + numbers_advice(labels)
+    )
 
 
 def numbers_advice(labels: str | Path) -> str:

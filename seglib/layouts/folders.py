@@ -6,6 +6,7 @@ show (layout `slices`).
 """
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,31 @@ def _rows(
             f"{root}: no pair of folders images and masks, or images and labels; "
             f"found {pairing.contents(root)}"
         )
+    _refuse_a_folder_an_image(root, rows, cfg)
     return rows, notes
+
+
+def _refuse_a_folder_an_image(root: Path, rows: list[Row], cfg: Any) -> None:
+    """Raise `DataError` where no mask fits, and the root is one of many folders of an image each.
+
+    The nuclei of the Data Science Bowl are published so: NAME/images, and a mask for each nucleus
+    in NAME/masks.
+    """
+    columns = ["labels"] if cfg.task == "multiclass" else cfg.class_names
+    if not rows or any(row.get(column) for row in rows for column in columns):
+        return
+    above = root.absolute().parent
+    n_alike = sum(
+        (folder / "images").is_dir() and (folder / "masks").is_dir()
+        for folder in pairing.subfolders(above)
+    )
+    if n_alike > 1:
+        raise DataError(
+            f"{root}: no mask has the name of an image, and it is one of {n_alike} folders with "
+            "images and masks of their own; where each shows one image and a mask for each of its "
+            "structures, unite them: python -m seglib prepare "
+            f"--source_images {shlex.quote(str(above))} --output DIR, then train on DIR"
+        )
 
 
 def _split_of(folder: Path, root: Path) -> str:
