@@ -155,8 +155,8 @@ def _seen(per_image: pd.DataFrame) -> list[str]:
     which = f"ALL {total} IMAGES" if n == total else f"{n} OF {total} IMAGES"
     return [
         f"{which} WERE SEEN IN TRAINING: the scores show how well the network remembers them, not "
-        "how well it does on new images. Score images that no training has seen: set aside a test "
-        "part (test_split) before the training, or give other data"
+        "how well it does on new images. Score images that no training has seen: the test part of "
+        "the training (without one, train anew with a test_split), or other data"
     ]
 
 
