@@ -337,7 +337,7 @@ def _rescaled(path: str, plane: np.ndarray, header: Any, bits_stored: int) -> np
         scaled = plane * slope + intercept  # float64
         whole = slope.is_integer() and intercept.is_integer()
     lowest, highest = float(scaled.min()), float(scaled.max())
-    if max(-lowest, highest) > np.finfo(np.float32).max:
+    if max(-lowest, highest) > float(np.finfo(np.float32).max):
         raise DataError(
             f"{path}: RescaleSlope {header.get('RescaleSlope')} gives values up to {highest:g}, "
             "more than float32 holds; correct the header"
