@@ -1019,3 +1019,24 @@ def test_the_colours_of_a_label_map_are_in_the_advised_table(tmp_path):
     path = save(tmp_path / "m.png", paint(two_values(0, 1) * 1, [(0, 0, 0), (255, 255, 0)]))
     with pytest.raises(DataError, match=r'set mask_encoding=\{"255,255,0": 1\}, with the number'):
         images.read_labels(path, "index", 3, {})
+
+
+@pytest.mark.parametrize(("value", "number"), [(255, 0), (0, 1)])
+def test_a_palette_of_one_number_is_not_guessed(tmp_path, value, number):
+    colours = [(255, 255, 255), (0, 0, 0)]
+    path = palette_mask(tmp_path / "m.png", np.full((20, 30), number), colours)
+    shown = np.asarray(Image.open(path).convert("L"))
+    assert (shown == value).all()
+    with pytest.raises(DataError, match=f"only number {number} of a palette.*empty or full"):
+        images.read_mask(path)
+    assert (images.read_mask(path, "threshold").pixels == (value > 127)).all()
+    assert (images.read_mask(path, "index").pixels == number).all()
+
+
+def test_a_full_mask_as_gif_is_never_read_as_empty(tmp_path):
+    full, empty = (np.full((20, 30), value, np.uint8) for value in (255, 0))
+    path = save(tmp_path / "full.gif", full)
+    with pytest.raises(DataError, match="only number 0 of a palette.*empty or full"):
+        images.read_mask(path)
+    assert images.read_mask(path, "threshold").pixels.all()
+    assert not images.read_mask(save(tmp_path / "empty.gif", empty)).pixels.any()

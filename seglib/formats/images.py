@@ -597,6 +597,7 @@ def _auto_palette(path: str, pixels: np.ndarray, palette: np.ndarray) -> Mask:
             _advice_on_numbers(present),
         )
     if len(present) == 1:  # an empty or a full mask
+        _check_one_number(path, present[0], palette)
         mask = Mask((pixels > 0).astype(np.uint8), "palette index")
         return _drawn(path, mask, 0, _shown(palette, present[0], 0))
     background, structure = present
@@ -609,6 +610,20 @@ def _auto_palette(path: str, pixels: np.ndarray, palette: np.ndarray) -> Mask:
         )
     mask = Mask((pixels > background).astype(np.uint8), "palette index")
     return _drawn(path, mask, normal(palette[background]), _shown(palette, structure, background))
+
+
+def _check_one_number(path: str, number: int, palette: np.ndarray) -> None:
+    """Raise `DataError` where a mask's only number and its colour differ on what is empty.
+
+    Programs that drop unused colours, as most writers of GIF do, give a full white mask number 0.
+    """
+    colour = palette[number].astype(int)
+    if (number == 0 and colour.max() > 127) or (number > 0 and colour.max() == 0):
+        raise _ambiguous(
+            path,
+            f"only number {number} of a palette, shown as {tuple(colour.tolist())}: empty or full",
+            "mask_encoding='threshold' goes by the colours, and 'index' by the numbers",
+        )
 
 
 def _shown(palette: np.ndarray, structure: int, background: int) -> Value:
