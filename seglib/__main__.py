@@ -188,6 +188,7 @@ def compare(args: argparse.Namespace) -> None:
         "with its 95 % interval over patients"
     )
     print("better: share of the bootstrap resamples in which the second is better")
+    print("a, b: the means of the first and of the second; n_left_out: images not scored in both")
 
 
 # ---- parts of the commands

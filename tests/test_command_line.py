@@ -157,6 +157,7 @@ def test_compare_two_reports(here, capsys):
     low, high = (pd.read_csv(f"{name}/per_image.csv")["dice"].mean() for name in ("low", "high"))
     assert [float(cell) for cell in row[1:4]] == pytest.approx([low, high, high - low], abs=1e-4)
     assert row[-2] == "3"
+    assert "n_left_out: images not scored in both" in output
     assert "no report here" in error_of(capsys, "compare low nowhere")
     assert "beauty" in error_of(capsys, "compare low high --metric beauty")
 

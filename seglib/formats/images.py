@@ -534,7 +534,8 @@ def _refuse_jpeg(path: str, grey: np.ndarray, exact: bool) -> None:
         raise DataError(
             f"{path}: a JPEG file, which changes the numbers of a mask: found {shown}; expected a "
             "format that keeps them: write the mask anew from its source as PNG; what is drawn in "
-            "black and white alone can be read with mask_encoding='threshold'"
+            "black and white alone can be read with mask_encoding='threshold', as one structure "
+            "(preset binary)"
         )
 
 
