@@ -166,7 +166,7 @@ def test_missing_and_second_slices(tmp_path, stack):
     files[2].unlink()
     volume = volumes.read_dicom(tmp_path / "s")
     assert len(volume.voxels) == 4 and volume.spacing_mm is None
-    assert "1 slices are missing between 1.dcm and 3.dcm (5 mm, else 2.5)" in volume.notes[0]
+    assert "1 slice is missing between 1.dcm and 3.dcm (5 mm, else 2.5)" in volume.notes[0]
     shutil.copy(files[1], tmp_path / "s" / "copy.dcm")
     volume = volumes.read_dicom(tmp_path / "s")
     assert len(volume.voxels) == 4 and "copy" in volume.notes[0] and "dropped" in volume.notes[0]

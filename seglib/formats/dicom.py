@@ -334,8 +334,9 @@ def _slice_distance(
     distance, usual = float(step @ normal), float(np.median(distances))
     for i in np.flatnonzero(distances > 1.5 * usual):
         n_missing = round(distances[i] / usual) - 1
+        gap = "1 slice is" if n_missing == 1 else f"{n_missing} slices are"
         notes.append(
-            f"{n_missing} slices are missing between {slices[i].name} and {slices[i + 1].name} "
+            f"{gap} missing between {slices[i].name} and {slices[i + 1].name} "
             f"({distances[i]:g} mm, else {usual:g})"
         )
     beside = positions - positions[0] - np.arange(len(slices))[:, None] * step
