@@ -66,7 +66,7 @@ def prepare(args: argparse.Namespace) -> None:
         return _convert(args)
     cfg = _config(args)
     store, cfg = _store(cfg, wants_test_part=_wants_test_part(cfg, args))
-    _tell(args, cfg, store.cases)
+    _check_effects(args, cfg, store.cases)
     if args.export:
         print(f"exported to {store.export_png(args.export)}")
 
@@ -93,7 +93,7 @@ def train(args: argparse.Namespace) -> None:
     with state.main_process_first(), contextlib.redirect_stdout(output):
         wants_test_part = not goes_on and _wants_test_part(cfg, args)
         store, cfg = _store(cfg, wants_test_part)
-        _tell(args, cfg, store.cases)
+        _check_effects(args, cfg, store.cases)
         _warn_of_a_long_training(cfg)
     batches = data.loaders(store, cfg)
     run = training.fit(cfg, batches, resume=args.resume, folder=folder)
@@ -123,7 +123,7 @@ def evaluate(args: argparse.Namespace) -> None:
     report.about["weights"] = str(weights)
     print(report.text())
     print(f"report: {report.save(args.output_dir)}")
-    _tell(args, cfg, loader.dataset.cases, predictor)
+    _check_effects(args, cfg, loader.dataset.cases, predictor)
     _warn_of_training_images(report, cfg)
 
 
@@ -146,7 +146,7 @@ def predict(args: argparse.Namespace) -> None:
         write = _predict_volume if is_volume else _predict_image
         write(predictor, Path(args.image_path), args)
         now = effects.Situation(predictor.config, not is_volume, is_volume)
-        _print_told(args, now, predictor)
+        _print_without_effect(args, now, predictor)
     print(f"results in {args.output_dir}")
     if problems:
         raise DataError("\n".join(["not predicted:", *problems]))
@@ -244,18 +244,20 @@ def _wants_test_part(cfg: config.Config, args: argparse.Namespace) -> bool:
     return cfg.test_split == 0 and "test_split" not in decided
 
 
-def _tell(args: argparse.Namespace, cfg: config.Config, cases: Any, predictor: Any = None) -> None:
+def _check_effects(
+    args: argparse.Namespace, cfg: config.Config, cases: Any, predictor: Any = None
+) -> None:
     """Print a line for each option that has no effect on these cases."""
     is_slice = [bool(name) for name in cases["volume"]] if "volume" in cases else [False]
     now = effects.Situation(cfg, not all(is_slice), any(is_slice))
-    _print_told(args, now, predictor)
+    _print_without_effect(args, now, predictor)
 
 
-def _print_told(args: argparse.Namespace, now: effects.Situation, predictor: Any) -> None:
+def _print_without_effect(args: argparse.Namespace, now: effects.Situation, predictor: Any) -> None:
     """Print a line for each option that has no effect in this situation."""
     from . import inference
 
-    lines = effects.told(args.function.__name__, args.given, now)
+    lines = effects.without_effect(args.function.__name__, args.given, now)
     if predictor and predictor.tta and not predictor.flips:
         lines.append(inference.NO_FLIPS)
     for line in lines:
@@ -407,7 +409,7 @@ def _predictor(args: argparse.Namespace):
             f"{predictor.config.preset!r}; leave --preset out, weights know theirs"
         )
     with warnings.catch_warnings():
-        # Printed at the end, where it is seen; see `_print_told`.
+        # Printed at the end, where it is seen; see `_print_without_effect`.
         warnings.filterwarnings("ignore", "tta has no effect")
         for option in inference.OPTIONS:
             setattr(predictor, option, getattr(args, option))
@@ -437,7 +439,7 @@ def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
         print(f"{len(results['no_image'])} others are no images, such as {names}")
     n_volumes = sum(map(volumes.is_volume, results["done"]))
     now = effects.Situation(predictor.config, n_volumes < n_done, n_volumes > 0)
-    _print_told(args, now, predictor)
+    _print_without_effect(args, now, predictor)
     return [*failed.values(), *(f"{name}: {reason}" for name, reason in left_out.items())]
 
 

@@ -1,7 +1,7 @@
-"""Options of the command line that cannot act on what they are given: refused, or told in one line.
+"""Options of the command line that cannot act on what they are given: refused, or named in a line.
 
 An option that is ignored silently looks like one that worked. `REFUSED` holds what the command line
-alone shows; `TOLD` needs the config, which may come from a file or from weights, or the data.
+alone shows; `WITHOUT_EFFECT` needs the data, or the config, which may come from a file or weights.
 """
 
 from argparse import Namespace
@@ -50,7 +50,7 @@ class Situation(NamedTuple):
     has_volumes: bool
 
 
-class Told(NamedTuple):
+class WithoutEffect(NamedTuple):
     """Options of some commands that act in some situations only; `reason` says why they do not."""
 
     commands: Collection[str]
@@ -156,68 +156,71 @@ REFUSED = (
         "goes into the Kaggle data set; give --kaggle YOUR_NAME as well",
     ),
 )
-TOLD = (
-    Told(
+WITHOUT_EFFECT = (
+    WithoutEffect(
         ["train", "evaluate", "predict"],
         ["threshold"],
         lambda now: now.cfg.task != "multiclass",
         "the task is multiclass, where the likeliest class wins",
     ),
-    Told(
+    WithoutEffect(
         ["prepare"],
         [name for name in config.FIELDS if name not in PREPARE],
         lambda now: False,
         "prepared pixels do not depend on it; give it to train or evaluate",
     ),
-    Told(
+    WithoutEffect(
         ["train"],
         ["patience"],
         lambda now: now.cfg.early_stopping or now.cfg.scheduler == "plateau",
         "it needs --early_stopping or --scheduler plateau",
     ),
-    Told(
+    WithoutEffect(
         ["train"],
         ["encoder_weights"],
         lambda now: _takes(tables.ARCHITECTURES[now.cfg.architecture], "encoder"),
         "this network has no pretrained encoder; --architecture smp_unet has one",
     ),
-    Told(
+    WithoutEffect(
         ["train"],
         ["sync_batch_norm", "cudnn_benchmark"],
         lambda now: hosts.choose_device(now.cfg.device) == "cuda",
         "it acts on NVIDIA GPUs, and this training runs on none",
     ),
-    Told(
+    WithoutEffect(
         ["prepare", "train", "evaluate", "predict"],
         ["slice_axis"],
         lambda now: now.has_volumes,
         "it acts on volumes, and there are only pictures",
     ),
-    Told(
+    WithoutEffect(
         ["prepare", "train"],
         ["window_level", "window_width"],
         lambda now: now.has_volumes,
         "it acts on volumes, and there are only pictures",
     ),
-    Told(
+    WithoutEffect(
         ["prepare", "train"],
         ["percentiles"],
         lambda now: now.has_pictures or now.cfg.window_level is None,
         "the window of --window_level is used instead",
     ),
-    Told(
+    WithoutEffect(
         ["prepare", "train", "evaluate"],
         ["label_map"],
-        lambda now: now.cfg.task == "multiclass" or now.has_volumes,
-        "it translates the numbers of label maps, and there are none",
+        lambda now: (
+            now.cfg.mask_encoding in ("auto", "index")
+            or (now.has_volumes and now.cfg.task != "multiclass")
+        ),
+        "--mask_encoding says already what the masks hold",
     ),
-    Told(
+    WithoutEffect(
         ["prepare", "train", "evaluate"],
         ["mask_inverted"],
         lambda now: now.cfg.task != "multiclass",
         "label maps hold class numbers, not a structure and its background",
     ),
-    Told(
+    WithoutEffect(
         ["predict"],
         OF_PICTURES,
         lambda now: now.has_pictures,
@@ -238,11 +241,11 @@ def refuse(command: str, options: Collection[str], args: Namespace) -> None:
                 raise ConfigError(f"{name}: {rule.reason}")
 
 
-def told(command: str, options: Collection[str], now: Situation) -> list[str]:
+def without_effect(command: str, options: Collection[str], now: Situation) -> list[str]:
     """A line for each of the user's options that has no effect in this situation."""
     reasons = [
         (name, rule.reason)
-        for rule in TOLD
+        for rule in WITHOUT_EFFECT
         for name in rule.options
         if command in rule.commands and name in options and not rule.acts(now)
     ]

@@ -40,7 +40,9 @@ def options_of(command):
 def ruled(command):
     """The options of a command that a rule of `effects` is about."""
     names = {n for rule in effects.REFUSED if rule.command == command for n in rule.options}
-    return names | {n for rule in effects.TOLD if command in rule.commands for n in rule.options}
+    return names | {
+        n for rule in effects.WITHOUT_EFFECT if command in rule.commands for n in rule.options
+    }
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.function.__name__)
@@ -110,7 +112,7 @@ def test_what_can_act_is_not_refused(line):
 def told(line, preset="binary", pictures=True, volumes=False, **changes):
     args = parse(line.split())
     now = effects.Situation(config.preset(preset, "smoke", **changes), pictures, volumes)
-    lines = effects.told(args.function.__name__, args.given, now)
+    lines = effects.without_effect(args.function.__name__, args.given, now)
     return [text.split(" ")[0].removeprefix("--") for text in lines]
 
 
@@ -131,7 +133,7 @@ def told(line, preset="binary", pictures=True, volumes=False, **changes):
         ("train --window_level 40 --window_width 400", "rsna", ["window_level", "window_width"]),
         ("prepare --epochs 3 --image_size 64", "binary", ["epochs"]),
         ("evaluate --mask_inverted", "cardiac", ["mask_inverted"]),
-        ("evaluate --label_map {'5':1}", "binary", ["label_map"]),
+        ("evaluate --label_map {'5':1}", "binary", []),
         ("evaluate --label_map {'5':1}", "cardiac", []),
         ("predict --image_dir . --slice_axis 1 --tiled", "binary", ["slice_axis"]),
     ],
@@ -146,6 +148,13 @@ def test_what_acts_on_volumes_and_on_pictures():
     assert told(line, pictures=False, volumes=True) == ["tiled", "save_overlay"]
     assert told("train --patience 3", early_stopping=False) == ["patience"]
     assert told("train --patience 3", early_stopping=True) == []
+
+
+def test_label_map_acts_unless_mask_encoding_decides():
+    line = "evaluate --label_map {'5':1}"
+    assert told(line, mask_encoding="threshold") == ["label_map"]
+    assert told(line, mask_encoding="threshold", volumes=True) == []
+    assert told(line, "cardiac", mask_encoding={"255,0,0": 1}, volumes=True) == ["label_map"]
 
 
 def test_an_option_with_its_default_value_counts_as_not_given():
