@@ -33,7 +33,7 @@ CLASS_OF_MASK_FILE = {
     "small_bowel": "bowel",
     "duodenum": "bowel",
 }
-_CACHE_SIZE = 6  # results that each thread keeps: image, labels and their notes of two volumes
+_CACHE_SIZE = 4  # results that each thread keeps: image and labels of two volumes
 
 
 @dataclass(frozen=True)
@@ -467,9 +467,7 @@ def notes_on_labels(path: str | Path, labels: str | Path, cfg) -> tuple[str, ...
         return tuple(dict.fromkeys(note for path in paths for note in _notes_on_place(grid, path)))
 
     settings = (cfg.class_names, *options(cfg).values())
-    return _cache.get(
-        ("notes", str(path), stamp(path), str(labels), stamp(labels), *settings), convert
-    )
+    return _notes.get((str(path), stamp(path), str(labels), stamp(labels), *settings), convert)
 
 
 def _notes_on_place(grid: Grid, path: str | Path) -> list[str]:
@@ -532,3 +530,4 @@ class _Cache(threading.local):
 
 
 _cache = _Cache()
+_notes = _Cache()  # apart, so that they do not displace pixels

@@ -109,11 +109,12 @@ def _rows(
 def _refuse_a_folder_an_image(root: Path, rows: list[Row], cfg: Any) -> None:
     """Raise `DataError` where no mask fits, and the root is one of many folders of an image each.
 
-    The nuclei of the Data Science Bowl are published so: NAME/images, and a mask for each nucleus
-    in NAME/masks.
+    The nuclei of the Data Science Bowl are published so: NAME/images/NAME.png, and a mask for each
+    nucleus in NAME/masks.
     """
     columns = ["labels"] if cfg.task == "multiclass" else cfg.class_names
-    if not rows or any(row.get(column) for row in rows for column in columns):
+    names = [row["case"] for row in rows]
+    if names != [root.absolute().name] or any(rows[0].get(column) for column in columns):
         return
     above = root.absolute().parent
     n_alike = sum(
