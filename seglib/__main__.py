@@ -277,20 +277,17 @@ def _warn_of_a_long_training(cfg: config.Config) -> None:
 
 def _warn_of_training_images(report: Any, cfg: config.Config) -> None:
     """Say how many of the scored images the network was trained on, and what to do about it."""
-    if "seen" not in report.per_image:
-        return
-    cases = report.per_image.groupby("case")["seen"].any()
-    n_seen = int(cases.sum())
-    if not n_seen:
+    from .summary import seen_in_training
+
+    seen = seen_in_training(report.per_image)
+    if not seen or not seen.n_seen:
         return
     print(
-        f"WARNING: the network was trained on {n_seen} of these {len(cases)} images, so that the "
-        "scores above are too good and are no test."
+        f"WARNING: the network was trained on {seen.n_seen} of these {seen.n_images} images, so "
+        "that the scores above are too good and are no test."
     )
-    new = report.per_image[~report.per_image["seen"] & report.per_image["annotated"]]
-    if len(new):
-        n_new = new["case"].nunique()
-        print(f"WARNING: the {n_new} other images have a mean Dice of {new['dice'].mean():.3f}.")
+    if seen.n_new:
+        print(f"WARNING: the {seen.n_new} other images have a mean Dice of {seen.dice_of_new:.3f}.")
     advice = "this training had no test part: train with --test_split 0.2, or score other images"
     if cfg.test_split:
         advice = "evaluate without --data_dir scores the test part of the training alone"

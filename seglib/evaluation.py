@@ -474,16 +474,14 @@ def _seen_in_training(per_image: pd.DataFrame, predictor: Predictor, dataset) ->
 
 
 def _seen_text(per_image: pd.DataFrame) -> str:
-    if "seen" not in per_image:
+    seen = summary.seen_in_training(per_image)
+    if seen is None:
         return "unknown, the weights do not say"
-    total = per_image["case"].nunique()
-    n = per_image.loc[per_image["seen"], "case"].nunique()
-    if not n:
-        return f"none of {total} images"
-    text = f"{n} of {total} images (column seen of per_image.csv)"
-    new = per_image[~per_image["seen"] & per_image["annotated"]]
-    if len(new):
-        text += f"; Dice of the {new['case'].nunique()} others {new['dice'].mean():.4f}"
+    if not seen.n_seen:
+        return f"none of {seen.n_images} images"
+    text = f"{seen.n_seen} of {seen.n_images} images (column seen of per_image.csv)"
+    if seen.n_new:
+        text += f"; Dice of the {seen.n_new} others {seen.dice_of_new:.4f}"
     return text
 
 

@@ -6,7 +6,7 @@ Distances in mm and in pixels are never averaged together. Taught in `07_evaluat
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -147,12 +147,39 @@ def notes(per_image: pd.DataFrame, summary: pd.DataFrame, absent: Sequence[str])
     return [*_seen(per_image), *_absent(per_image, absent), *_empty(per_image, summary)]
 
 
+class Seen(NamedTuple):
+    """How many of the scored images the network was trained with.
+
+    Attributes:
+        n_seen, n_images: of all images.
+        n_new, dice_of_new: the annotated images that it had not seen, and their mean Dice.
+    """
+
+    n_seen: int
+    n_images: int
+    n_new: int
+    dice_of_new: float
+
+
+def seen_in_training(per_image: pd.DataFrame) -> Seen | None:
+    """The images seen in training by the column `seen`; None where the table has none."""
+    if "seen" not in per_image:
+        return None
+    new = per_image[~per_image["seen"] & per_image["annotated"]]
+    return Seen(
+        n_seen=per_image.loc[per_image["seen"], "case"].nunique(),
+        n_images=per_image["case"].nunique(),
+        n_new=new["case"].nunique(),
+        dice_of_new=float(new["dice"].mean()),
+    )
+
+
 def _seen(per_image: pd.DataFrame) -> list[str]:
-    if "seen" not in per_image or not per_image["seen"].any():
+    seen = seen_in_training(per_image)
+    if not seen or not seen.n_seen:
         return []
-    total = per_image["case"].nunique()
-    n = per_image.loc[per_image["seen"], "case"].nunique()
-    which = f"ALL {total} IMAGES" if n == total else f"{n} OF {total} IMAGES"
+    total = seen.n_images
+    which = f"ALL {total} IMAGES" if seen.n_seen == total else f"{seen.n_seen} OF {total} IMAGES"
     return [
         f"{which} WERE SEEN IN TRAINING: the scores show how well the network remembers them, not "
         "how well it does on new images. Score images that no training has seen: the test part of "

@@ -163,15 +163,20 @@ def test_the_two_halves_of_a_union_may_differ(tmp_path):
     assert store.report.problems.empty and (store.open()[1][..., 0] == SQUARE).all()
 
 
+def write_volume(root, i, labels):
+    """Volume `p<i>` of noise with these labels, in images and masks."""
+    grid = numbered_volume(labels.shape)
+    noise = np.random.default_rng(i).integers(0, 99, labels.shape).astype(np.int16)
+    save_nifti(nibabel.Nifti1Image(noise, grid.affine), root / "images" / f"p{i}.nii")
+    save_nifti(labels_like(grid, labels), root / "masks" / f"p{i}.nii")
+
+
 def test_numbers_of_volumes_that_differ_are_never_merged(tmp_path):
     root = tmp_path / "t"
     for i in range(4):
-        volume = numbered_volume((16, 16, 4))
-        noise = np.random.default_rng(i).integers(0, 99, (16, 16, 4)).astype(np.int16)
-        save_nifti(nibabel.Nifti1Image(noise, volume.affine), root / "images" / f"p{i}.nii")
         labels = np.zeros((16, 16, 4))
         labels[3:9, 4:12] = i % 2 + 1
-        save_nifti(labels_like(volume, labels), root / "masks" / f"p{i}.nii")
+        write_volume(root, i, labels)
     with pytest.raises(DataError, match=r"such as p0\.nii.*such as p1\.nii.*label_map={'"):
         build(root)
     masks = build(root, label_map={"2": 1}).open()[1]
@@ -289,18 +294,15 @@ def test_label_maps_of_few_bits_hold_the_numbers_that_are_stored(tmp_path, bits)
 def test_255_in_a_volume(tmp_path):
     root = tmp_path / "t"
     for i in range(3):
-        volume = numbered_volume((16, 16, 4))
-        noise = np.random.default_rng(i).integers(0, 99, (16, 16, 4)).astype(np.int16)
-        save_nifti(nibabel.Nifti1Image(noise, volume.affine), root / "images" / f"p{i}.nii")
         labels = np.zeros((16, 16, 4))
         labels[3:9, 4:12, 1:3] = 255
-        save_nifti(labels_like(volume, labels), root / "masks" / f"p{i}.nii")
+        write_volume(root, i, labels)
     fields = dict(class_names=("background", "lesion"), image_size=16)
     assert set(np.unique(build(root, "cardiac", **fields).open()[1])) == {0, 1}
     # The whole volume decides: slices without 1 are no maps of 0 and 255.
     for i in range(3):
         labels[3:9, 4:12, 1] = 1
-        save_nifti(labels_like(volume, labels), root / "masks" / f"p{i}.nii")
+        write_volume(root, i, labels)
     masks = build(root, "cardiac", **fields).open()[1][..., 0]
     assert set(np.unique(masks[2])) == {0, IGNORE} and set(np.unique(masks[1])) == {0, 1}
 

@@ -71,16 +71,9 @@ def header(path: str | Path) -> Header:
         DataError: as `read`.
     """
     path = Path(path)
-    kind = _kind(path)
-    layout = None
-    with _named_errors(path, kind):
-        if kind == "a TIFF picture":
-            layout = tiff.layout(path)
-            if layout.deep:
-                return _header(path, kind, None, layout, layout.bits)
-        with _opened(path, kind, layout) as picture:
-            bits = layout.bits if layout else _bits(path, kind, picture)
-            return _header(path, kind, picture, layout, bits)
+    with _reading(path) as (kind, layout, picture):
+        bits = layout.bits if layout else _bits(path, kind, picture)
+        return _header(path, kind, picture, layout, bits)
 
 
 def read(path: str | Path) -> tuple[np.ndarray, str, np.ndarray | None]:
@@ -95,18 +88,32 @@ def read(path: str | Path) -> tuple[np.ndarray, str, np.ndarray | None]:
             is not read, or too many pixels to be one.
     """
     path = Path(path)
+    with _reading(path) as (kind, layout, picture):
+        if picture is None:
+            return *tiff.read(path), layout.palette
+        if not layout and _bits(path, kind, picture) > 8 and picture.mode not in ("I;16", "F"):
+            picture.load()  # it finds damages that OpenCV does not
+            return *_read_16_bits(path, kind), None
+        return _read_8_bits(picture, layout)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[tuple[str, tiff.Layout | None, Image.Image | None]]:
+    """What a picture file is, the layout of a TIFF file, and the picture opened by Pillow.
+
+    The picture is None where the file is a TIFF of numbers that Pillow does not keep.
+
+    Raises:
+        DataError: as `read`, also for errors of libraries while the file is read.
+    """
     kind = _kind(path)
-    layout = None
     with _named_errors(path, kind):
-        if kind == "a TIFF picture":
-            layout = tiff.layout(path)
-            if layout.deep:
-                return *tiff.read(path), layout.palette
+        layout = tiff.layout(path) if kind == "a TIFF picture" else None
+        if layout and layout.deep:
+            yield kind, layout, None
+            return
         with _opened(path, kind, layout) as picture:
-            if not layout and _bits(path, kind, picture) > 8 and picture.mode not in ("I;16", "F"):
-                picture.load()  # it finds damages that OpenCV does not
-                return *_read_16_bits(path, kind), None
-            return _read_8_bits(picture, layout)
+            yield kind, layout, picture
 
 
 def _read_8_bits(
