@@ -182,16 +182,22 @@ LOSSES: dict[str, Loss] = {
 }
 
 AUGMENTATIONS: dict[str, Augmentation] = {
-    "hflip": Augmentation("data:hflip"),
-    "vflip": Augmentation("data:vflip"),
-    "rot90": Augmentation("data:rot90"),
-    "rotate": Augmentation("data:rotate", ("limit",)),
-    "affine": Augmentation("data:affine", ("scale", "translate", "rotate"), {"scale": (0.01, 100)}),
-    "brightness_contrast": Augmentation("data:brightness_contrast", ("brightness", "contrast")),
-    "gauss_noise": Augmentation("data:gauss_noise", ("std",), {"std": (0, 1)}),
-    "grid_distortion": Augmentation("data:grid_distortion", ("limit",), {"limit": (-1, 1)}),
+    "hflip": Augmentation("augmentations:hflip"),
+    "vflip": Augmentation("augmentations:vflip"),
+    "rot90": Augmentation("augmentations:rot90"),
+    "rotate": Augmentation("augmentations:rotate", ("limit",)),
+    "affine": Augmentation(
+        "augmentations:affine", ("scale", "translate", "rotate"), {"scale": (0.01, 100)}
+    ),
+    "brightness_contrast": Augmentation(
+        "augmentations:brightness_contrast", ("brightness", "contrast")
+    ),
+    "gauss_noise": Augmentation("augmentations:gauss_noise", ("std",), {"std": (0, 1)}),
+    "grid_distortion": Augmentation(
+        "augmentations:grid_distortion", ("limit",), {"limit": (-1, 1)}
+    ),
     "coarse_dropout": Augmentation(
-        "data:coarse_dropout",
+        "augmentations:coarse_dropout",
         ("holes", "size", "fill"),
         {"holes": (1, math.inf), "size": (0, 1)},
     ),

@@ -210,7 +210,9 @@ def network(
         Its attribute `model` is the network.
     """
     training.seed_everything(seed)
-    rng, augment = np.random.default_rng(seed), data.augmentation(AUGMENT)
+    from . import augmentations  # slow to load
+
+    rng, augment = np.random.default_rng(seed), augmentations.pipeline(AUGMENT)
     model = SmallNet().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
     steps = math.ceil(len(inputs) / batch_size)  # of one epoch
