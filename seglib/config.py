@@ -194,6 +194,11 @@ class Config:
         (6, 12, 18), "dilations of the ASPP branches", "network", 1, 64
     )
     attention: bool = _setting(False, "attention gates on the skip connections", "network")
+    stem: Literal["full", "space_to_depth"] = _setting(
+        "full",
+        "space_to_depth = 2x2 pixels become channels, and the network computes at half the sides",
+        "network",
+    )
     class_prior: bool = _setting(
         False, "start the output's bias at the classes' shares of the training masks", "run"
     )

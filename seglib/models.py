@@ -15,6 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from . import tables
 from .errors import ConfigError
 
+# Stems: the sides of the blocks of pixels that the first convolution sees as one, see `UNet`.
+STEMS = {"full": 1, "space_to_depth": 2}
+
 
 class DoubleConv(nn.Sequential):
     """3x3 convolution, batch norm and ReLU, twice.
@@ -107,6 +110,10 @@ class UNet(nn.Module):
         depth: number of 2x2 max poolings.
         bilinear: upsample bilinearly instead of by a learned 2x2 transposed convolution.
         attention: gate the skip connections, see `AttentionGate`.
+        stem: "space_to_depth" moves each block of 2x2 pixels into the channels (Shi et al., CVPR
+            2016), so that every level computes at half the sides; the head gives four logits per
+            class, which are moved back to the four pixels. Nothing is averaged away. Odd sides are
+            padded by one pixel, and the sides must be at least 2 ** (depth + 1).
         checkpointing: keep only the output of every block, and compute the rest a second time in
             the backward pass (Chen et al., arXiv 1604.06174): the same gradients with less memory
             and somewhat more time.
@@ -121,14 +128,20 @@ class UNet(nn.Module):
         bilinear: bool = False,
         attention: bool = False,
         checkpointing: bool = False,
+        stem: str = "full",
     ):
         super().__init__()
+        if stem not in STEMS:
+            raise ValueError(f"stem: {stem!r} is unknown; choose from {', '.join(STEMS)}")
+        self.in_channels = in_channels
+        self.block = STEMS[stem]
+        self.logits_per_class = self.block**2
         self.checkpointing = checkpointing
         channels = [base_channels * 2**level for level in range(depth + 1)]  # 64, 128, ..., 1024
         # Bilinear upsampling keeps the number of channels, so the level below has to halve it.
         divisor = 2 if bilinear else 1
         channels[-1] //= divisor
-        self.first = DoubleConv(in_channels, channels[0])
+        self.first = DoubleConv(in_channels * self.block**2, channels[0])
         self.down = nn.ModuleList(DoubleConv(channels[i], channels[i + 1]) for i in range(depth))
         self.pool = nn.MaxPool2d(2)
         self.up = nn.ModuleList()
@@ -137,11 +150,11 @@ class UNet(nn.Module):
             out = channels[level] // (divisor if level else 1)
             self.up.append(Up(deep, channels[level], out, bilinear, attention))
             deep = out
-        self.head = nn.Conv2d(deep, n_classes, 1)
+        self.head = nn.Conv2d(deep, n_classes * self.logits_per_class, 1)
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """The features of every level, the deepest last."""
-        features = [self._run(self.first, image)]  # (N, 64, H, W)
+        features = [self._run(self.first, self._blocks_to_channels(image))]  # (N, 64, H, W)
         for block in self.down:
             features.append(self._run(block, self.pool(features[-1])))  # (N, 128, H/2, W/2) ...
         return features
@@ -151,7 +164,24 @@ class UNet(nn.Module):
         deep = features.pop()
         for block in self.up:
             deep = self._run(block, deep, features.pop())
-        return self.head(deep)  # (N, n_classes, H, W)
+        height, width = image.shape[-2:]
+        return self._channels_to_blocks(self.head(deep), height, width)  # (N, n_classes, H, W)
+
+    def _blocks_to_channels(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, 4 C, H/2, W/2) with the stem "space_to_depth"."""
+        if self.block == 1:
+            return image
+        height, width = image.shape[-2:]
+        rows, columns = -height % self.block, -width % self.block
+        if rows or columns:
+            image = F.pad(image, (0, columns, 0, rows), mode="replicate")
+        return F.pixel_unshuffle(image, self.block)
+
+    def _channels_to_blocks(self, logits: Tensor, height: int, width: int) -> Tensor:
+        """The inverse of `_blocks_to_channels`: (N, 4 K, H/2, W/2) -> (N, K, H, W)."""
+        if self.block == 1:
+            return logits
+        return F.pixel_shuffle(logits, self.block)[..., :height, :width]
 
     def _run(self, block: nn.Module, *features: Tensor) -> Tensor:
         if not (self.checkpointing and self.training):
@@ -223,7 +253,8 @@ class ASPPNet(UNet):
         base_channels: channels of the first level; every pooling doubles them, the last keeps them.
         aspp_rates: dilations in pixels of the deepest features. Where a rate is at least their
             side, that branch acts as a 1x1 convolution.
-        attention, checkpointing: see `UNet`.
+        attention, checkpointing, stem: see `UNet`; with the stem "space_to_depth" the deepest
+            features have stride 32, and the sides above are twice as large.
     """
 
     def __init__(
@@ -234,6 +265,7 @@ class ASPPNet(UNet):
         aspp_rates: tuple[int, ...] = (6, 12, 18),
         attention: bool = False,
         checkpointing: bool = False,
+        stem: str = "full",
     ):
         super().__init__(
             in_channels=in_channels,
@@ -243,6 +275,7 @@ class ASPPNet(UNet):
             bilinear=True,
             attention=attention,
             checkpointing=checkpointing,
+            stem=stem,
         )
         self.aspp = ASPP(8 * base_channels, 8 * base_channels, aspp_rates)
 
@@ -279,7 +312,8 @@ def _check_parts(architecture: str, settings: dict[str, Any]) -> None:
         name: tables.parameters(network.build) for name, network in tables.ARCHITECTURES.items()
     }
     for setting, value in settings.items():
-        if value is not True or setting in parameters[architecture]:
+        is_on = value is True or (setting == "stem" and value != "full")
+        if not is_on or setting in parameters[architecture]:
             continue
         owners = [name for name, names in parameters.items() if setting in names]
         if owners:
@@ -304,6 +338,8 @@ def init_output_bias(model: nn.Module, shares: np.ndarray, task: str) -> None:
         ConfigError: see `output_layer`.
     """
     bias = output_layer(model, len(shares)).bias
+    # Several logits of one class stand side by side, see `UNet._channels_to_blocks`.
+    shares = np.repeat(shares, len(bias) // len(shares))
     share = torch.from_numpy(np.clip(shares, 1e-4, 1 - 1e-4)).to(bias.device)
     prior = share.log() if task == "multiclass" else share.logit()
     with torch.no_grad():
@@ -314,15 +350,17 @@ def output_layer(model: nn.Module, n_classes: int) -> nn.Module:
     """The layer that computes the logits: the last convolution or linear layer that runs.
 
     Raises:
-        ConfigError: that layer has no bias, or another number of outputs than `n_classes`.
+        ConfigError: that layer has no bias, or another number of outputs than `n_classes` (with
+            the stem "space_to_depth" four times as many).
     """
     layers = _layers_as_they_run(model)
     last = layers[-1] if layers else None
     n_outputs = getattr(last, "out_channels", getattr(last, "out_features", 0))
-    if n_outputs != n_classes or last.bias is None:
+    expected = n_classes * getattr(model, "logits_per_class", 1)
+    if n_outputs != expected or last.bias is None:
         raise ConfigError(
             f"class_prior: the last layer of {type(model).__name__} is {last}; expected a "
-            f"convolution or linear layer with {n_classes} outputs and a bias; set class_prior to "
+            f"convolution or linear layer with {expected} outputs and a bias; set class_prior to "
             "False, or give the network such a layer"
         )
     return last
@@ -338,7 +376,9 @@ def _layers_as_they_run(model: nn.Module) -> list[nn.Module]:
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
     convolutions = [layer for layer in layers.values() if isinstance(layer, nn.Conv2d)]
-    for in_channels in dict.fromkeys(layer.in_channels for layer in convolutions):
+    possible = [layer.in_channels for layer in convolutions]
+    possible.insert(0, getattr(model, "in_channels", possible[0] if possible else 1))
+    for in_channels in dict.fromkeys(possible):
         order: list[nn.Module] = []
         try:
             meta_model = copy.deepcopy(model).to("meta").eval()
@@ -396,9 +436,10 @@ def receptive_field(
         for branch in branches
     ]
     height, width = (size, size) if isinstance(size, int) else size
-    stem = next(model.parameters())  # the weight of the first convolution
+    first = next(model.parameters())  # the weight of the first convolution
+    in_channels = getattr(model, "in_channels", first.shape[1])
     noise = torch.Generator().manual_seed(0)
-    image = torch.randn(n, stem.shape[1], height, width, generator=noise).to(stem).requires_grad_()
+    image = torch.randn(n, in_channels, height, width, generator=noise).to(first).requires_grad_()
     training = model.training
     try:
         with torch.enable_grad():

@@ -148,6 +148,8 @@ def _check_sides(cfg) -> None:
     if isinstance(poolings, str):
         remedy = f"or a smaller {poolings}"
         poolings = getattr(cfg, poolings)
+    if cfg.stem != "full":
+        poolings += 1
     for name, sides in (("image_size", cfg.height_width), ("patch_size", cfg.patch_height_width)):
         if sides and min(sides) < 2**poolings:
             raise ConfigError(

@@ -86,6 +86,14 @@ def test_onnx_equals_pytorch_at_full_size(tmp_path, preset):
     print(f"{preset}: {done.megabytes:.0f} MB, {times}, {done.difference:.0e}")
 
 
+@pytest.mark.parametrize("sides", [64, (65, 67)])
+def test_blocks_of_pixels_are_exported(tmp_path, sides):
+    """PixelUnshuffle and PixelShuffle, and the padding and cropping of odd sides."""
+    weights = weights_of(tmp_path, "lung", image_size=sides, stem="space_to_depth")
+    done = export.to_onnx(weights, tmp_path / "model.onnx")
+    assert done.difference <= 1e-4
+
+
 @pytest.mark.parametrize("preset", ["cardiac", "lung"])
 def test_program_needs_no_seglib_and_equals_pytorch(tmp_path, preset):
     done = export.to_program(weights_of(tmp_path, preset), tmp_path / "model.pt2")
@@ -185,8 +193,8 @@ def row_of(card, name):
     "preset, network",
     [
         ("rsna", "smp_unet, encoder tu-tf_mobilenetv3_large_100"),
-        ("lung", "unet, base_channels 4, depth 3, bilinear False, attention False"),
-        ("cardiac", "aspp, base_channels 4, aspp_rates [1, 2, 3], attention False"),
+        ("lung", "unet, base_channels 4, depth 3, bilinear False, attention False, stem full"),
+        ("cardiac", "aspp, base_channels 4, aspp_rates [1, 2, 3], attention False, stem full"),
     ],
 )
 def test_the_card_names_the_settings_that_the_network_takes(tmp_path, preset, network):

@@ -21,6 +21,10 @@ KINDS = {
     "gated bilinear unet": lambda: models.UNet(3, 2, 4, 3, bilinear=True, attention=True),
     "aspp": lambda: models.ASPPNet(3, 2, base_channels=4, aspp_rates=(1, 2)),
     "gated aspp": lambda: models.ASPPNet(3, 2, 4, aspp_rates=(1, 2), attention=True),
+    "blocks unet": lambda: models.UNet(3, 2, 4, 3, stem="space_to_depth"),
+    "blocks aspp": lambda: models.ASPPNet(
+        3, 2, 4, (1, 2), attention=True, checkpointing=True, stem="space_to_depth"
+    ),
     "smp_unet": lambda: models.build("smp_unet", n_classes=2, encoder="tu-mobilenetv3_small_050"),
 }
 
@@ -197,6 +201,51 @@ def test_one_seed_gives_one_network():
     assert not all(torch.equal(states[0][k], states[2][k]) for k in states[0])
 
 
+# ---- the stem space_to_depth
+
+BLOCKS = {"stem": "space_to_depth"}
+
+
+@settings(max_examples=25)
+@given(data=st.data(), depth=st.integers(1, 5), bilinear=st.booleans(), attention=st.booleans())
+def test_blocks_give_the_size_of_the_input(data, depth, bilinear, attention):
+    height, width = (data.draw(st.integers(2 ** (depth + 1), 300)) for _ in range(2))
+    options = {"base_channels": 2, "depth": depth, "bilinear": bilinear, "attention": attention}
+    network = meta(in_channels=3, n_classes=2, **options, **BLOCKS)
+    logits = network(torch.empty(2, 3, height, width, device="meta"))
+    assert logits.shape == (2, 2, height, width)
+
+
+@pytest.mark.parametrize("kind", [models.UNet, models.ASPPNet])
+@pytest.mark.parametrize("sides", [(64, 96), (65, 95)])
+def test_blocks_equal_the_layers_of_torch_around_the_network(kind, sides):
+    blocks = kind(3, 2, 4, **BLOCKS).eval()
+    plain = kind(12, 8, 4).eval()
+    plain.load_state_dict(blocks.state_dict())
+    reference = nn.Sequential(nn.PixelUnshuffle(2), plain, nn.PixelShuffle(2))
+    image = torch.randn(2, 3, *sides)
+    padded = nn.functional.pad(image, (0, sides[1] % 2, 0, sides[0] % 2), mode="replicate")
+    expected = reference(padded)[..., : sides[0], : sides[1]]
+    assert torch.equal(blocks(image), expected)
+    assert models.n_parameters(blocks) == models.n_parameters(plain)
+
+
+def test_the_full_stem_is_the_network_without_stems():
+    names = models.UNet(3, 2, 4, 3).state_dict().keys()
+    assert names == models.UNet(3, 2, 4, 3, **BLOCKS).state_dict().keys()
+    with pytest.raises(ValueError, match="stem: 'patchify' is unknown; choose from full, space"):
+        models.UNet(3, 2, stem="patchify")
+
+
+def test_receptive_field_behind_blocks_counts_in_pixels_of_the_image():
+    """Two 3x3 convolutions see 5x5 blocks, which are 10x10 pixels."""
+    network = models.UNet(2, 3, base_channels=8, depth=1, **BLOCKS)
+    assert extent(models.receptive_field(network, 64, "first")) == (10, 10)
+    plain = models.receptive_field(models.UNet(2, 3, base_channels=8, depth=1), 128)
+    blocks = models.receptive_field(network, (128, 130))
+    assert blocks.shape == (128, 130) and extent(blocks) == tuple(2 * n for n in extent(plain))
+
+
 # ---- ASPP
 
 
@@ -349,9 +398,10 @@ def one_step(network, image):
 
 
 @pytest.mark.parametrize("kind", [models.UNet, models.ASPPNet])
-def test_checkpointing_changes_nothing_but_memory(kind):
+@pytest.mark.parametrize("stem", models.STEMS)
+def test_checkpointing_changes_nothing_but_memory(kind, stem):
     """Nor the running means: every block is computed twice, but its batch norms count once."""
-    fields = dict(in_channels=1, n_classes=2, base_channels=4, attention=True)
+    fields = dict(in_channels=1, n_classes=2, base_channels=4, attention=True, stem=stem)
     plain, frugal = kind(**fields), kind(**fields, checkpointing=True)
     frugal.load_state_dict(plain.state_dict())
     before = plain.first[1].running_mean.clone()
@@ -380,12 +430,19 @@ def test_unknown_architecture_is_named():
         models.build("vnet", in_channels=1, n_classes=1)
 
 
-@pytest.mark.parametrize("setting", ["attention", "checkpointing"])
-def test_a_part_that_the_network_lacks_is_refused(setting):
+@pytest.mark.parametrize(
+    ("setting", "on", "off"),
+    [
+        ("attention", True, False),
+        ("checkpointing", True, False),
+        ("stem", "space_to_depth", "full"),
+    ],
+)
+def test_a_part_that_the_network_lacks_is_refused(setting, on, off):
     message = f"{setting}: smp_unet does not have it; use the architecture unet or aspp"
     with pytest.raises(ConfigError, match=message):
-        models.build("smp_unet", in_channels=1, n_classes=1, **{setting: True})
-    models.build("smp_unet", in_channels=1, n_classes=1, **{setting: False}, early_stopping=True)
+        models.build("smp_unet", in_channels=1, n_classes=1, **{setting: on})
+    models.build("smp_unet", in_channels=1, n_classes=1, **{setting: off}, early_stopping=True)
 
 
 class Mine(nn.Module):
@@ -432,6 +489,18 @@ def test_every_class_starts_with_its_share(architecture, task):
     assert start.numpy() == pytest.approx(shares, abs=1e-6)
     if task == "multiclass":
         assert model(torch.randn(2, 1, 64, 64)).softmax(1).mean((0, 2, 3))[0] > 0.6
+
+
+@pytest.mark.parametrize("architecture", ["unet", "aspp"])
+def test_the_four_logits_of_a_block_start_with_the_share_of_their_class(architecture):
+    shares = np.array([0.9, 0.06, 0.04])
+    model = models.build(architecture, in_channels=1, n_classes=3, base_channels=4, **BLOCKS).eval()
+    models.init_output_bias(model, shares, "multiclass")
+    with torch.no_grad():
+        model.head.weight.zero_()
+        prob = model(torch.randn(2, 1, 64, 64)).softmax(1)
+    expected = torch.tensor(shares, dtype=torch.float32)[None, :, None, None].expand_as(prob)
+    torch.testing.assert_close(prob, expected)
 
 
 def test_a_class_without_masks_keeps_its_bias_and_an_empty_one_has_a_limit():

@@ -176,6 +176,10 @@ def test_weights_whose_writing_was_killed_have_their_own_description(tmp_path, m
         (dict(image_size=(64, 8), depth=4), r"image_size: \(64, 8\) is too small"),
         (dict(image_size=64, patch_size=8, depth=4), "patch_size: 8 is too small"),
         (dict(image_size=15, architecture="aspp"), "image_size: 15 is too small for aspp"),
+        (
+            dict(image_size=31, depth=4, stem="space_to_depth"),
+            "image_size: 31 is too small for unet, .* 5 times; .* 32, or",
+        ),
         (dict(image_size=256, depth=8, base_channels=512), "base_channels: the weights .* GB"),
     ],
 )
@@ -186,7 +190,11 @@ def test_a_network_that_cannot_be_is_refused(settings, words):
 
 
 def test_the_smallest_sides_are_enough():
-    for settings in (dict(image_size=16, depth=4), dict(image_size=(17, 16), architecture="aspp")):
+    for settings in (
+        dict(image_size=16, depth=4),
+        dict(image_size=(17, 16), architecture="aspp"),
+        dict(image_size=(16, 17), depth=3, stem="space_to_depth"),
+    ):
         cfg = config.preset("binary", "smoke", base_channels=1, augment={}, **settings)
         image = torch.zeros(2, 3, *cfg.height_width)
         assert runs.network(cfg)(image).shape == (2, 1, *cfg.height_width)
