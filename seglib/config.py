@@ -88,8 +88,11 @@ class Config:
     preset: str = _setting(
         "binary", "the system", "run", choices=lambda: presets.PRESETS, resume="fixed"
     )
-    size: Literal["full", "small", "smoke"] = _setting(
-        "full", "full = as published, small = a laptop, smoke = seconds", "run", resume="free"
+    size: Literal["full", "medium", "small", "smoke"] = _setting(
+        "full",
+        "full = as published; on two cores: medium = 20 minutes, small = 5, smoke = seconds",
+        "run",
+        resume="free",
     )
     task: Literal["binary", "multilabel", "multiclass"] = _setting(
         "binary", "sigmoid of one, sigmoid of many, softmax", "store network"
@@ -382,8 +385,9 @@ def preset(name: str, size: str | None = None, **overrides: Any) -> Config:
 
     Args:
         name: palm, rsna, cardiac, lung, binary, or another key of `presets.PRESETS`.
-        size: full (the numbers of the system), small (a laptop's few minutes) or smoke (seconds);
-            by default full, or smoke while `SEGLIB_SMOKE=1`.
+        size: full (the numbers of the system), medium (at most 20 minutes on a laptop's two
+            cores), small (at most 5) or smoke (seconds); by default full, or smoke while
+            `SEGLIB_SMOKE=1`.
         overrides: any field; these values win over those of the preset.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The systems of the series, each in three sizes. `config.preset` makes a `Config` of an entry.
+"""The systems of the series, each in four sizes. `config.preset` makes a `Config` of an entry.
 
 To add a system, add an entry to `PRESETS` and, if its data has a new layout, one to
 `tables.LAYOUTS`. Help, checks and error messages follow.
@@ -28,7 +28,8 @@ class Preset(NamedTuple):
 
     Attributes:
         full: its published settings.
-        small: what differs from `full` in a training of a few minutes on a laptop.
+        small: what differs from `full` in a training of at most 5 minutes on two cores.
+        medium: what differs from `small` in a training of at most 20 minutes on two cores.
         layouts: the names in `tables.LAYOUTS` that its data usually has.
         phantom: draws one synthetic case, see `phantoms.write`.
         smoke: what differs from `small` in a test of seconds, in addition to `SMOKE`.
@@ -40,6 +41,7 @@ class Preset(NamedTuple):
     small: dict[str, Any]
     layouts: tuple[str, ...]
     phantom: str | Callable
+    medium: dict[str, Any] = {}
     smoke: dict[str, Any] = {}
     curves: str = "training_history.png"
     run_folder: str | None = None
@@ -50,6 +52,8 @@ class Preset(NamedTuple):
             return dict(self.full)
         if size == "small":
             return {**self.full, **self.small}
+        if size == "medium":
+            return {**self.full, **self.small, **self.medium}
         return {**self.full, **self.small, **SMOKE, **self.smoke}
 
 

@@ -42,7 +42,7 @@ def test_smoke_variable(monkeypatch):
     assert config.preset("lung").size == "full"
 
 
-@pytest.mark.parametrize("size", ["full", "small", "smoke"])
+@pytest.mark.parametrize("size", ["full", "medium", "small", "smoke"])
 def test_overrides_win_over_every_size(size):
     cfg = config.preset("rsna", size, epochs=77, image_size=(64, 96), encoder_weights="a.pth")
     assert (cfg.epochs, cfg.image_size, cfg.encoder_weights) == (77, (64, 96), "a.pth")

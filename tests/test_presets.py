@@ -10,7 +10,7 @@ import pytest
 from seglib import config, presets, tables
 from tests.helpers import copy_of_the_package
 
-SIZES = ("full", "small", "smoke")
+SIZES = ("full", "medium", "small", "smoke")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 # Copied by hand from systems.md, never from the code.
