@@ -115,7 +115,9 @@ def fit(
     cfg = cfg.replace()  # a copy: edits of the caller's config during training change nothing
     with memory.keep_freed_memory(), _restoring_cudnn(), _restoring_forward(model):
         training = _set_up(cfg, batches, model, loss, resume, folder)
-        _run_epochs(training)
+        device, precision = training.run.info["device"], training.run.info["precision"]
+        with updates.depthwise_in_float32(training.network, device, precision):
+            _run_epochs(training)
         return _finish(training)
 
 

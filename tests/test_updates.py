@@ -190,3 +190,43 @@ def test_waiting_is_the_share_of_the_loader(tiny, monkeypatch):
     n = len(batches["train"].dataset)
     assert 0 < quick < row["waiting"] < 1
     assert row["waiting"] * n / row["images_per_second"] >= 0.05 * n  # seconds
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "training_mode", "expected"),
+    [
+        ("cpu", "bf16", True, torch.float32),
+        ("cpu", "bf16", False, torch.bfloat16),
+        ("cpu", "fp32", True, torch.bfloat16),
+        ("cuda", "bf16", True, torch.bfloat16),
+    ],
+)
+def test_depthwise_convolutions_train_in_float32_on_a_cpu(
+    device, precision, training_mode, expected
+):
+    types = {}
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 2, 1))
+    for number, layer in enumerate(network.train(training_mode)):
+        # Registered before the hooks that are tested, so the type is that of the layer itself.
+        layer.register_forward_hook(lambda m, i, output, n=number: types.update({n: output.dtype}))
+    with (
+        updates.depthwise_in_float32(network, device, precision),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        network(torch.randn(2, 3, 16, 16))
+    assert types == {0: torch.bfloat16, 1: expected, 2: torch.bfloat16}
+    assert len(network[1]._forward_hooks) == 1, "the hooks stay after the training"
+
+
+def test_a_depthwise_network_learns_alike_in_bf16(tiny):
+    def separable():
+        torch.manual_seed(0)
+        depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), depthwise, nn.Conv2d(8, 1, 1))
+
+    results = {}
+    for precision in ("fp32", "bf16"):
+        cfg, batches = tiny(epochs=1, precision=precision)
+        results[precision] = training.fit(cfg, batches, model=separable()).history
+    losses_of = {name: history["train_loss"].iloc[0] for name, history in results.items()}
+    assert losses_of["bf16"] == pytest.approx(losses_of["fp32"], rel=0.02)
