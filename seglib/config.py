@@ -173,9 +173,14 @@ class Config:
     )
 
     # What training sees
-    augment: dict[str, Any] = _setting({}, "name -> probability, or parameters with 'p'", "run")
     patch_size: Sides | None = _setting(
         None, "pixels of the patches that training sees; none = whole frames", "run", 8, 8192
+    )
+    augment: dict[str, Any] = _setting(
+        {},
+        "name -> probability, or parameters with 'p'; or a set by its name, such as robust, the "
+        "set of the preset's kind of picture",
+        "run",
     )
 
     # Network
@@ -295,7 +300,10 @@ class Config:
     bootstrap: int = _setting(2000, "resamples of the 95 % intervals", "use", 10)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, check(name, value))
+        value = check(name, value)
+        if name == "augment" and isinstance(value, str):
+            value = check(name, _augmentation_set(self, value))
+        object.__setattr__(self, name, value)
 
     @property
     def n_classes(self) -> int:
@@ -333,6 +341,7 @@ class Config:
         _check_class_numbers(self)
         _check_image(self)
         _check_patches(self)
+        _check_augment_fits(self)
         _check_checkpoint_name(self.checkpoint_name)
         if self.patient_pattern and self.patient_table:
             raise ConfigError(
@@ -449,10 +458,14 @@ def check_names(names: Iterable[str]) -> None:
 def check(name: str, value: Any) -> Any:
     """The value of field `name` in its standard form.
 
+    The name of a set of augmentations stays a name: which set "robust" is depends on the preset.
+
     Raises:
         ConfigError: no such field, or a value of the wrong type, choice or range.
     """
     check_names([name])
+    if name == "augment" and isinstance(value, str):
+        return _check_set_name(value)
     coerced = fields.coerce(value, _HINTS[name])
     metadata = FIELDS[name].metadata
     if coerced is fields.INVALID or (metadata["choices"] and coerced not in choices_of(name)):
@@ -550,6 +563,49 @@ def _check_table(name: str, table: dict[str, int]) -> None:
             )
 
 
+def _check_set_name(name: str) -> str:
+    """The name of a set of augmentations; `ConfigError` where there is none of that name."""
+    names = ("robust", *tables.AUGMENTATION_SETS)
+    if name not in names:
+        near = fields.nearest(name, names)
+        raise ConfigError(
+            f"augment: {name!r} is no set of augmentations{near}; choose from {', '.join(names)}, "
+            "or give a table {name: probability}, {} for none"
+        )
+    return name
+
+
+def _augmentation_set(cfg: Config, name: str) -> dict[str, Any]:
+    """The set of this name without what does not suit the config.
+
+    That is, flips where a class name says left or right, turns by 90 degrees where frames are not
+    square, and what needs another number of channels.
+    """
+    if name == "robust":
+        name = presets.PRESETS[cfg.preset].picture
+    if name not in tables.AUGMENTATION_SETS:
+        raise ConfigError(
+            f"augment: the preset {cfg.preset!r} has no set 'robust', as its kind of picture is "
+            f"{name!r}; choose from {', '.join(tables.AUGMENTATION_SETS)}"
+        )
+    unsuitable = set()
+    if any({"left", "right"} & set(re.split(r"[^a-z]+", c.lower())) for c in cfg.class_names):
+        unsuitable |= {"hflip", "vflip"}
+    height, width = _sides_in_training(cfg)
+    if height != width:
+        unsuitable.add("rot90")
+    for member, augmentation in tables.AUGMENTATIONS.items():
+        if augmentation.channels not in (None, cfg.in_channels):
+            unsuitable.add(member)
+    chosen = tables.AUGMENTATION_SETS[name]
+    return {member: value for member, value in chosen.items() if member not in unsuitable}
+
+
+def _sides_in_training(cfg: Config) -> tuple[int, int]:
+    """(height, width) of what training sees: a patch, or the whole frame."""
+    return cfg.patch_height_width or cfg.height_width
+
+
 def _check_augment(augment: dict[str, Any]) -> None:
     """Raise `ConfigError` for an unknown augmentation, or a wrong parameter of one."""
     for name, value in augment.items():
@@ -570,28 +626,29 @@ def _check_augment(augment: dict[str, Any]) -> None:
                     f"augment: {name!r} has no parameter {parameter!r}; it takes {allowed}"
                 )
             limits = augmentation.ranges.get(parameter, (-math.inf, math.inf))
-            expected = _expected_instead(parameter, setting, *limits)
+            is_pair = parameter in augmentation.pairs
+            expected = _expected_instead(parameter, setting, is_pair, *limits)
             if expected:
                 raise ConfigError(
                     f"augment: {parameter!r} of {name!r} is {setting!r}; expected {expected}"
                 )
 
 
-def _expected_instead(parameter: str, value: Any, low: float, high: float) -> str:
+def _expected_instead(parameter: str, value: Any, is_pair: bool, low: float, high: float) -> str:
     """What a parameter of an augmentation takes; empty if `value` is allowed."""
     if parameter == "fill":
         return "" if value in (0, "random_uniform") else "0 or 'random_uniform'"
-    numbers, n, expected = [value], 1, "a number"
-    if parameter == "scale":
-        numbers, n, expected = value, 2, "two numbers"
+    expected = "two numbers" if is_pair else "a number"
     if (low, high) != (-math.inf, math.inf):
         expected += f" of at least {low:g}" if high == math.inf else f" from {low:g} to {high:g}"
-    fits = isinstance(numbers, (list, tuple)) and len(numbers) == n
-    if fits and all(type(v) in (int, float) and math.isfinite(v) for v in numbers):
-        fits = all(low <= v <= high for v in numbers)
-    else:
-        fits = False
-    return "" if fits else expected
+    if is_pair:
+        expected += ", the lower one first"
+    numbers = value if is_pair else [value]
+    if not isinstance(numbers, (list, tuple)) or len(numbers) != (2 if is_pair else 1):
+        return expected
+    if not all(type(v) in (int, float) and low <= v <= high for v in numbers):  # NaN is refused too
+        return expected
+    return "" if all(math.isfinite(v) for v in numbers) and numbers[0] <= numbers[-1] else expected
 
 
 def _check_classes(cfg: Config) -> None:
@@ -673,7 +730,7 @@ def _check_checkpoint_name(name: str) -> None:
 
 
 def _check_patches(cfg: Config) -> None:
-    """Raise `ConfigError` for patches larger than the frame, or rot90 on one that is not square."""
+    """Raise `ConfigError` for patches larger than the frame."""
     height, width = cfg.height_width
     if cfg.patch_size:
         patch_height, patch_width = cfg.patch_height_width
@@ -682,8 +739,20 @@ def _check_patches(cfg: Config) -> None:
                 f"patch_size: {cfg.patch_size} is larger than image_size {cfg.image_size}; "
                 "give at most that, or none for whole frames"
             )
+
+
+def _check_augment_fits(cfg: Config) -> None:
+    """Raise `ConfigError` for augmentations that do not suit the images' sides or channels."""
+    height, width = _sides_in_training(cfg)
     if "rot90" in cfg.augment and height != width:
         raise ConfigError(
-            f"augment: rot90 turns a frame of {height}x{width} on its side; "
-            "it needs a square image_size"
+            f"augment: rot90 turns a frame of {height}x{width} on its side; it needs a square "
+            "image_size, or a square patch_size; leave it out otherwise"
         )
+    for name in cfg.augment:
+        n_channels = tables.AUGMENTATIONS[name].channels
+        if n_channels not in (None, cfg.in_channels):
+            raise ConfigError(
+                f"augment: {name!r} changes images of {n_channels} channels, and in_channels is "
+                f"{cfg.in_channels}; leave it out, or set in_channels={n_channels}"
+            )

@@ -35,6 +35,8 @@ class Preset(NamedTuple):
         smoke: what differs from `small` in a test of seconds, in addition to `SMOKE`.
         curves: the file name of the training curves.
         run_folder: the run folder of the command line, where it is not `work_dir/<preset>`.
+        picture: the kind of its pictures, a key of `tables.AUGMENTATION_SETS`: what
+            `augment="robust"` stands for.
     """
 
     full: dict[str, Any]
@@ -45,6 +47,7 @@ class Preset(NamedTuple):
     smoke: dict[str, Any] = {}
     curves: str = "training_history.png"
     run_folder: str | None = None
+    picture: str | None = None
 
     def settings(self, size: str) -> dict[str, Any]:
         """The fields of `Config` that the system sets in this size."""
@@ -84,6 +87,7 @@ PRESETS: dict[str, Preset] = {
         ),
         layouts=("palm",),
         phantom="phantoms.fundus:palm_case",
+        picture="fundus",
         curves="training_progress.png",
     ),
     "rsna": Preset(
@@ -127,6 +131,7 @@ PRESETS: dict[str, Preset] = {
         ),
         layouts=("rsna_dicom", "slices", "ct_seg"),
         phantom="phantoms.abdomen:rsna_case",
+        picture="ct",
     ),
     "cardiac": Preset(
         full=dict(
@@ -176,6 +181,7 @@ PRESETS: dict[str, Preset] = {
         ),
         layouts=("acdc", "train_val"),
         phantom="phantoms.heart:cardiac_case",
+        picture="mr",
         smoke={"patch_size": 32},
     ),
     "lung": Preset(
@@ -209,6 +215,7 @@ PRESETS: dict[str, Preset] = {
         ),
         layouts=("chest",),
         phantom="phantoms.chest:lung_case",
+        picture="xray",
     ),
     "binary": Preset(
         full=dict(
@@ -245,6 +252,7 @@ PRESETS: dict[str, Preset] = {
         ),
         layouts=("images_masks", "carvana", "isic"),
         phantom="phantoms.skin:binary_case",
+        picture="colour",
         run_folder="checkpoints",
     ),
 }

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 IGNORE = 255  # value in a mask of pixels that no loss, metric or curve may count
@@ -52,12 +52,18 @@ class Augmentation(NamedTuple):
 
     `build` returns a transform of albumentations. It receives what its parameters name of
     `albumentations` (the module), `p` (the probability) and the entry's own `parameters`, as far as
-    `cfg.augment` gives them. `ranges` maps a parameter to its smallest and its largest value.
+    `cfg.augment` gives them.
+
+    A parameter is a number, or one of the `pairs`: two numbers, the lowest and the highest value.
+    `ranges` maps a parameter to its smallest and its largest value. `channels` is the number of
+    channels that an image must have, where that matters.
     """
 
     build: str | Callable
     parameters: tuple[str, ...] = ()
     ranges: Mapping[str, tuple[float, float]] = {}
+    pairs: Collection[str] = ()
+    channels: int | None = None
 
 
 class Architecture(NamedTuple):
@@ -182,25 +188,150 @@ LOSSES: dict[str, Loss] = {
 }
 
 AUGMENTATIONS: dict[str, Augmentation] = {
+    # Geometry: image and masks change together.
     "hflip": Augmentation("augmentations:hflip"),
     "vflip": Augmentation("augmentations:vflip"),
     "rot90": Augmentation("augmentations:rot90"),
-    "rotate": Augmentation("augmentations:rotate", ("limit",)),
+    "rotate": Augmentation("augmentations:rotate", ("limit",), {"limit": (0, 360)}),
     "affine": Augmentation(
-        "augmentations:affine", ("scale", "translate", "rotate"), {"scale": (0.01, 100)}
+        "augmentations:affine",
+        ("scale", "translate", "rotate"),
+        {"scale": (0.01, 100), "translate": (0, 1), "rotate": (0, 360)},
+        pairs=("scale",),
     ),
-    "brightness_contrast": Augmentation(
-        "augmentations:brightness_contrast", ("brightness", "contrast")
-    ),
-    "gauss_noise": Augmentation("augmentations:gauss_noise", ("std",), {"std": (0, 1)}),
     "grid_distortion": Augmentation(
         "augmentations:grid_distortion", ("limit",), {"limit": (-1, 1)}
+    ),
+    "elastic": Augmentation(
+        "augmentations:elastic",
+        ("strength", "points"),
+        {"strength": (0, 0.2), "points": (2, 32)},
+    ),
+    # Intensities: the masks are not changed.
+    "shading": Augmentation(
+        "augmentations:shading",
+        ("strength", "points"),
+        {"strength": (0, 4), "points": (2, 32)},
+    ),
+    "blur": Augmentation("augmentations:blur", ("sigma",), {"sigma": (0.1, 20)}, pairs=("sigma",)),
+    "low_resolution": Augmentation(
+        "augmentations:low_resolution", ("scale",), {"scale": (0.01, 1)}, pairs=("scale",)
+    ),
+    "gauss_noise": Augmentation("augmentations:gauss_noise", ("std",), {"std": (0, 1)}),
+    "brightness_contrast": Augmentation(
+        "augmentations:brightness_contrast",
+        ("brightness", "contrast"),
+        {"brightness": (0, 1), "contrast": (0, 1)},
+    ),
+    "gamma": Augmentation(
+        "augmentations:gamma", ("exponent",), {"exponent": (0.1, 10)}, pairs=("exponent",)
+    ),
+    "intensity_curve": Augmentation(
+        "augmentations:intensity_curve",
+        ("strength", "per_channel"),
+        {"strength": (0, 2), "per_channel": (0, 2)},
+    ),
+    "colour": Augmentation(
+        "augmentations:colour",
+        ("hue", "saturation"),
+        {"hue": (0, 0.5), "saturation": (0, 1)},
+        channels=3,
+    ),
+    "sharpness": Augmentation(
+        "augmentations:sharpness", ("amount",), {"amount": (0, 10)}, pairs=("amount",)
+    ),
+    "jpeg": Augmentation(
+        "augmentations:jpeg", ("quality",), {"quality": (1, 100)}, pairs=("quality",)
     ),
     "coarse_dropout": Augmentation(
         "augmentations:coarse_dropout",
         ("holes", "size", "fill"),
         {"holes": (1, math.inf), "size": (0, 1)},
     ),
+}
+
+# What `cfg.augment = "xray"` stands for: values of `augment` for a kind of picture, in the order in
+# which an image comes about: patient, device, display. "robust" is the set of the preset's kind.
+AUGMENTATION_SETS: dict[str, dict[str, Any]] = {
+    "xray": {
+        "hflip": 0.5,
+        "affine": {"scale": [0.75, 1.25], "translate": 0.08, "rotate": 15, "p": 0.9},
+        "shading": {"strength": 0.3, "p": 0.2},
+        "blur": 0.15,
+        "low_resolution": 0.15,
+        "gauss_noise": 0.2,
+        "brightness_contrast": {"brightness": 0.3, "contrast": 0.5, "p": 0.9},
+        "gamma": 0.3,
+        "intensity_curve": 0.2,
+    },
+    # Any direction may be up; lamps, cameras and eyes differ in colour.
+    "fundus": {
+        "hflip": 0.5,
+        "vflip": 0.5,
+        "rot90": 0.5,
+        "affine": {"scale": [0.8, 1.25], "translate": 0.05, "rotate": 30, "p": 0.7},
+        "shading": {"strength": 0.3, "p": 0.3},
+        "blur": 0.15,
+        "low_resolution": 0.1,
+        "gauss_noise": {"std": 0.03, "p": 0.15},
+        "brightness_contrast": {"brightness": 0.2, "contrast": 0.3, "p": 0.7},
+        "gamma": 0.3,
+        "colour": 0.5,
+        "sharpness": 0.1,
+        "jpeg": 0.1,
+    },
+    # No flips: organs lie on one side. Hounsfield units hardly vary between scanners.
+    "ct": {
+        "affine": {"scale": [0.8, 1.2], "translate": 0.05, "rotate": 15, "p": 0.8},
+        "elastic": 0.2,
+        "blur": {"sigma": [0.25, 1.0], "p": 0.15},
+        "low_resolution": 0.2,
+        "gauss_noise": 0.3,
+        "brightness_contrast": {"brightness": 0.15, "contrast": 0.2, "p": 0.5},
+        "gamma": 0.2,
+        "sharpness": 0.1,
+    },
+    # No flips: heart and liver lie on one side. Coils shade, and sequences differ in contrast.
+    "mr": {
+        "affine": {"scale": [0.75, 1.3], "translate": 0.05, "rotate": 30, "p": 0.9},
+        "elastic": 0.2,
+        "shading": {"strength": 0.5, "p": 0.4},
+        "blur": 0.15,
+        "low_resolution": 0.2,
+        "gauss_noise": 0.2,
+        "brightness_contrast": {"brightness": 0.3, "contrast": 0.5, "p": 0.9},
+        "gamma": 0.3,
+        "intensity_curve": 0.3,
+    },
+    # Skin, cells, tissue: any direction may be up; stains, lamps and cameras differ in colour.
+    "colour": {
+        "hflip": 0.5,
+        "vflip": 0.5,
+        "rot90": 0.5,
+        "affine": {"scale": [0.75, 1.25], "translate": 0.05, "rotate": 30, "p": 0.7},
+        "elastic": 0.1,
+        "shading": {"strength": 0.2, "p": 0.15},
+        "blur": 0.15,
+        "low_resolution": 0.1,
+        "gauss_noise": 0.15,
+        "brightness_contrast": {"brightness": 0.2, "contrast": 0.3, "p": 0.7},
+        "gamma": 0.2,
+        "colour": 0.5,
+        "jpeg": 0.1,
+    },
+    # The probe is above; its gain differs by depth and by examiner.
+    "ultrasound": {
+        "hflip": 0.5,
+        "affine": {"scale": [0.8, 1.25], "translate": 0.08, "rotate": 10, "p": 0.9},
+        "elastic": 0.1,
+        "shading": {"strength": 0.4, "p": 0.3},
+        "blur": 0.2,
+        "low_resolution": 0.2,
+        "gauss_noise": 0.2,
+        "brightness_contrast": {"brightness": 0.2, "contrast": 0.4, "p": 0.8},
+        "gamma": 0.3,
+        "intensity_curve": 0.2,
+    },
 }
 
 ARCHITECTURES: dict[str, Architecture] = {

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seglib import config, presets
+from seglib import config, presets, tables
 from seglib.errors import ConfigError, SeglibError
 from tests.helpers import copy_of_the_package
 
@@ -182,6 +182,8 @@ def test_a_wrong_value_is_refused_by_name(field, value):
         ("lung", {"loss": "cross_entropy"}, "loss: .* choose from bce, weighted_bce, dice, comb"),
         ("rsna", {"loss": "bce"}, "loss"),
         ("palm", {"image_size": (256, 128)}, "rot90 turns a frame of 256x128"),
+        ("palm", {"patch_size": (64, 96)}, "rot90 turns a frame of 64x96"),
+        ("lung", {"augment": {"colour": 0.5}}, "'colour' changes images of 3 channels, .* is 1"),
         ("lung", {"image_size": (64, 32), "patch_size": 48}, "patch_size"),
         ("palm", {"val_split": 1}, "val_split"),
         ("cardiac", {"percentiles": (99.5, 0.5)}, "percentiles"),
@@ -219,13 +221,121 @@ def test_a_change_inside_augment_is_caught_by_validate(name, value):
         ("grid_distortion", "limit", 2, "a number from -1 to 1"),
         ("coarse_dropout", "holes", 0, "a number of at least 1"),
         ("coarse_dropout", "size", 1.1, "a number from 0 to 1"),
-        ("affine", "scale", (0, 1), "two numbers from 0.01 to 100"),
+        ("affine", "scale", (0, 1), "two numbers from 0.01 to 100, the lower one first"),
+        ("affine", "scale", (1.2, 0.8), "two numbers from 0.01 to 100, the lower one first"),
+        ("affine", "translate", 1.5, "a number from 0 to 1"),
+        ("rotate", "limit", -10, "a number from 0 to 360"),
+        ("brightness_contrast", "contrast", 1.1, "a number from 0 to 1"),
+        ("gamma", "exponent", 1.2, "two numbers from 0.1 to 10, the lower one first"),
+        ("gamma", "exponent", (0, 2), "two numbers from 0.1 to 10, the lower one first"),
+        ("gamma", "exponent", (0.5, 1, 2), "two numbers"),
+        ("blur", "sigma", (0, 1), "two numbers from 0.1 to 20"),
+        ("low_resolution", "scale", (0.5, 1.5), "two numbers from 0.01 to 1"),
+        ("jpeg", "quality", (0, 90), "two numbers from 1 to 100"),
+        ("jpeg", "quality", "low", "two numbers"),
+        ("colour", "hue", 0.6, "a number from 0 to 0.5"),
+        ("elastic", "strength", 0.5, "a number from 0 to 0.2"),
+        ("elastic", "points", 1, "a number from 2 to 32"),
+        ("shading", "strength", math.nan, "a number from 0 to 4"),
+        ("sharpness", "amount", (True, 2), "two numbers"),
+        ("intensity_curve", "strength", -1, "a number from 0 to 2"),
     ],
 )
 def test_parameters_that_albumentations_would_refuse(name, parameter, value, words):
     text = f"augment: '{parameter}' of '{name}' is .*; expected {words}"
     with pytest.raises(ConfigError, match=text):
         make(augment={name: {"p": 0.5, parameter: value}})
+
+
+# Sets of augmentations
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("palm", "fundus"),
+        ("rsna", "ct"),
+        ("cardiac", "mr"),
+        ("lung", "xray"),
+        ("binary", "colour"),
+    ],
+)
+def test_robust_is_the_set_of_the_presets_kind_of_picture(name, kind):
+    plain = {"class_names": ("a",), "task": "binary", "loss": "bce"}
+    cfg = make(name, augment="robust", **plain)
+    assert cfg.augment == tables.AUGMENTATION_SETS[kind]
+    later = make(name, **plain)
+    later.augment = "robust"
+    assert later == cfg == make(name, augment=kind, **plain) == cfg.replace(augment="robust")
+
+
+def test_the_sets_by_name():
+    for kind, members in tables.AUGMENTATION_SETS.items():
+        assert make("binary", augment=kind).augment == members, kind
+    for kind in ("ct", "mr"):  # organs lie on one side
+        assert not {"hflip", "vflip", "rot90"} & set(tables.AUGMENTATION_SETS[kind])
+
+
+def test_a_set_is_a_copy():
+    cfg = make("lung", augment="xray")
+    cfg.augment["affine"]["rotate"] = 99
+    cfg.augment["blur"] = 0.0
+    assert make("lung", augment="xray").augment == tables.AUGMENTATION_SETS["xray"]
+    assert tables.AUGMENTATION_SETS["xray"]["affine"]["rotate"] != 99
+
+
+def test_a_set_leaves_out_what_does_not_suit_the_config():
+    sides = {"class_names": ("left_lung", "Right Lung"), "task": "multilabel"}
+    whole = set(tables.AUGMENTATION_SETS["colour"])
+    assert whole - set(make("binary", augment="robust", **sides).augment) == {"hflip", "vflip"}
+    assert "hflip" in make("binary", augment="robust", class_names=("cleft",)).augment
+    assert whole - set(make("binary", augment="robust", image_size=(64, 96)).augment) == {"rot90"}
+    cut = make("binary", augment="robust", image_size=(64, 96), patch_size=64)
+    assert whole == set(cut.augment)
+    grey = make("binary", augment="robust", in_channels=1, mean=(0.5,), std=(0.5,))
+    assert whole - set(grey.augment) == {"colour"}
+
+
+def test_an_unknown_set_is_refused_by_name():
+    for name in ("robbust", "x-ray", "none", ""):
+        with pytest.raises(ConfigError, match="augment: .* is no set of .* choose from robust, xr"):
+            make(augment=name)
+    with pytest.raises(ConfigError, match="did you mean 'robust'"):
+        make(augment="robbust")
+    with pytest.raises(ConfigError, match="augment: "):
+        make(augment=["robust"])
+
+
+def test_a_set_of_ones_own(monkeypatch):
+    monkeypatch.setitem(tables.AUGMENTATION_SETS, "mine", {"hflip": 0.5, "gamma": 0.1})
+    assert make(augment="mine").augment == {"hflip": 0.5, "gamma": 0.1}
+    monkeypatch.setitem(tables.AUGMENTATION_SETS, "wrong", {"hflip": 0.5, "gama": 0.1})
+    with pytest.raises(ConfigError, match="augment: unknown augmentation 'gama'.*'gamma'"):
+        make(augment="wrong")
+    of_mine = presets.PRESETS["binary"]._replace(picture="mine")
+    monkeypatch.setitem(presets.PRESETS, "mine", of_mine)
+    assert make("mine", augment="robust").augment == {"hflip": 0.5, "gamma": 0.1}
+    monkeypatch.setitem(presets.PRESETS, "mine", of_mine._replace(picture=None))
+    with pytest.raises(ConfigError, match="augment: the preset 'mine' has no set 'robust'"):
+        make("mine", augment="robust")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".toml", ".cfg"])
+def test_a_set_in_files_and_texts(tmp_path, suffix):
+    assert config.parse("augment", "robust") == "robust"
+    assert make(augment=config.parse("augment", "{'hflip': 0.5}")).augment == {"hflip": 0.5}
+    with pytest.raises(ConfigError, match="augment: 'robus' is no set"):
+        config.parse("augment", "robus")
+    path = tmp_path / f"run{suffix}"
+    text = {
+        ".json": '{"preset": "lung", "augment": "robust"}',
+        ".toml": 'preset = "lung"\naugment = "robust"\n',
+        ".cfg": "[config]\npreset = lung\naugment = robust\n",
+    }
+    path.write_text(text[suffix])
+    cfg = config.load(path)
+    assert cfg.augment == tables.AUGMENTATION_SETS["xray"]
+    assert config.load(cfg.save(path)) == cfg
 
 
 @pytest.mark.parametrize(
