@@ -110,8 +110,13 @@ _IMAGES_AND_MASKS = (
     ("images", "masks"),
     ("images", "labels"),
     ("imagesTr", "labelsTr"),
+    ("img", "label"),
+    ("img", "labels"),
+    ("img", "msk"),
     ("train/images", "train/masks"),
     ("train/images", "train/labels"),
+    ("train/img", "train/label"),
+    ("train/img", "train/msk"),
 )
 
 LAYOUTS: dict[str, Layout] = {
@@ -170,6 +175,23 @@ LAYOUTS: dict[str, Layout] = {
             ("*/*_seg.nii*",),
             ("*/*_ct*", "*/*_seg"),
             ("*/*/ct.nii*", "*/*/seg*"),
+        ),
+    ),
+    "volume_pairs": Layout(
+        "layouts.folders:scan_volume_pairs",
+        markers=(),
+        shared_markers=(
+            ("im*g*.nii*", "label*.nii*"),
+            ("im*g*.nii*", "mask*.nii*"),
+            ("im*g*.nii*", "seg*.nii*"),
+            ("vol*.nii*", "seg*.nii*"),
+            ("*_im*g*.nii*", "*_label*.nii*"),
+            ("*_im*g*.nii*", "*_mask*.nii*"),
+            ("*_im*g*.nii*", "*_gt*.nii*"),
+        ),
+        nested_markers=(
+            ("*/image.nii*", "*/label.nii*"),
+            ("*/image.nii*", "*/mask.nii*"),
         ),
     ),
     "acdc": Layout(

@@ -2,7 +2,8 @@
 
 `scan_images_masks` takes every picture as a case and a patient of its own (layouts `images_masks`
 and `train_val`); `scan_slices` reads from the names of pictures which slice of which volume they
-show (layout `slices`).
+show (layout `slices`). `scan_volume_pairs` takes volumes and labels that share one folder (layout
+`volume_pairs`).
 """
 
 import re
@@ -17,8 +18,16 @@ from ..formats import nifti, volumes
 from . import numbers, pairing, patients
 from .volumes import Row, case_table, half_pairs, nifti_files, volume_rows
 
-# Names of the two folders; imagesTr and labelsTr are those of nnU-Net and of the Decathlon.
-FOLDERS = (("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr"))
+# Names of the two folders; imagesTr and labelsTr are those of nnU-Net and of the Decathlon, img and
+# label those of Synapse (BTCV), img and msk those of copies of AMOS.
+FOLDERS = (
+    ("images", "masks"),
+    ("images", "labels"),
+    ("imagesTr", "labelsTr"),
+    ("img", "label"),
+    ("img", "labels"),
+    ("img", "msk"),
+)
 # Names of single slices; the first pattern that fits counts. Copies of the Decathlon put a running
 # number of the slice first.
 SLICE_NAMES = (
@@ -78,6 +87,58 @@ def scan_slices(root: str | Path, cfg: Any) -> pd.DataFrame:
             'its own, set layout = "images_masks"'
         )
     return patients.judged(case_table(rows, notes, cfg))
+
+
+def scan_volume_pairs(root: str | Path, cfg: Any) -> pd.DataFrame:
+    """Volumes and labels in one folder whose names differ in a word: `image_1` with `label_1`.
+
+    Other words are those of `pairing.by_words`, such as img, volume and mask, seg, segmentation.
+    Below the root, a folder for each case may hold `image.nii.gz` with `label.nii.gz`. Patients are
+    told apart by the names, see `patients.by_names`.
+
+    Raises:
+        DataError: no such files, two volumes of one name, or a task that needs other masks.
+    """
+    root = Path(root)
+    rows, notes = [], []
+    for folder in pairing.folders(root, depth=1):
+        rows += _pairs_by_words(folder, cfg, notes, in_root=folder == root)
+    if not rows:
+        raise DataError(
+            f"{root}: no volumes with labels; expected names such as image_1.nii.gz with "
+            f"label_1.nii.gz; found {pairing.contents(root)}"
+            + "".join(f"; {note}" for note in notes[:3])
+        )
+    return patients.judged(case_table(rows, notes, cfg))
+
+
+def _pairs_by_words(folder: Path, cfg: Any, notes: list[str], in_root: bool) -> list[Row]:
+    """The rows of the volumes in a folder that have labels there.
+
+    Below the root, only the pair `image` and `label` counts: other folders are other data sets.
+    """
+    files = nifti_files(folder)
+    pairs = pairing.by_words(files, files)
+    if not in_root:
+        pairs = {name: own for name, own in pairs.items() if name.isalpha()}
+        files = {name: path for name, path in files.items() if name.isalpha()}
+    used = {name for own in pairs.values() for name in own}
+    shared = {"label_numbers": numbers.of_files([files[name] for name in sorted(used)], cfg)}
+    rows = []
+    for name, own in pairs.items():
+        columns = dict(shared)
+        if len(own) > 1:
+            names = ", ".join(files[label].name for label in own)
+            columns["problem"] = f"which labels are its own is not clear: {names}; move others away"
+        volume = folder.name if name.isalpha() else name
+        rows += volume_rows(volume, volume, files[name], files[own[0]], cfg, notes, **columns)
+    if pairs:
+        others = [name for name in files if name not in pairs and name not in used]
+        notes += half_pairs(
+            [files[name] for name in others if not pairing.names_labels(name)],
+            [files[name] for name in others if pairing.names_labels(name)],
+        )
+    return rows
 
 
 def _rows(
@@ -185,6 +246,7 @@ def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) 
     """One row for each slice of the NIfTI volumes that have labels of the same name."""
     labels = nifti_files(masks)
     by_label = _first_channels(nifti_files(images), labels, notes)
+    labels = _named_as_volumes(by_label, labels)
     shared = {"split": split, "label_numbers": numbers.of_files(labels.values(), cfg)}
     matched = pairing.masks_by_image(by_label, labels)
     rows, alone = [], []
@@ -203,6 +265,16 @@ def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) 
             alone.append(path)
     notes += half_pairs(alone, matched.without_image)
     return rows
+
+
+def _named_as_volumes(files: dict[str, Path], labels: dict[str, Path]) -> dict[str, Path]:
+    """The label files by the names of their volumes where only a word differs: label01 of img01."""
+    volume_of = {
+        own[0]: name
+        for name, own in pairing.by_words(files, labels).items()
+        if len(own) == 1 and name not in labels
+    }
+    return {volume_of.get(name, name): path for name, path in labels.items()}
 
 
 def _first_channels(

@@ -18,6 +18,10 @@ MASK_SUFFIXES = ("", "_mask", "_segmentation", "_masks", "_seg", "-mask")
 _NUMBER = re.compile(r"(?P<suffix>.*?)(?P<number>[-_ ]?\d+| ?\(\d+\))")
 # Words that may be joined to a number at the end of an image's name: 01mask.
 _MASK_WORDS = ("mask", "seg", "label", "gt", "annot", "truth")
+# Words by which the names of a volume and of its labels differ: image_1 with label_1. A longer word
+# comes before those that it begins with.
+_VOLUME_WORDS = ("image", "img", "volume", "vol", "scan")
+_LABEL_WORDS = ("segmentation", "label", "mask", "seg", "gt")
 # Name of a folder -> the part of the split that it holds.
 SPLITS = {
     "train": "train",
@@ -145,6 +149,43 @@ def masks_by_image(
         else:
             without_image += files
     return Masks(of_image, unclear, without_image)
+
+
+def by_words(volumes: Iterable[str], labels: Iterable[str]) -> dict[str, list[str]]:
+    """Name of a volume -> the names of its labels, where a word stands in place of another.
+
+    Such as image_1 with label_1, img0001 with label0001, and case7_img with case7_gt. Volumes
+    without labels are left out.
+
+    Args:
+        volumes, labels: names without `.nii.gz`; a name may be in both.
+    """
+    label_names: dict[tuple[str, str], list[str]] = {}
+    for name in labels:
+        for frame in _frames(name, _LABEL_WORDS):
+            label_names.setdefault(frame, []).append(name)
+    result = {}
+    for name in volumes:
+        frames = _frames(name, _VOLUME_WORDS)
+        own = [label for frame in frames for label in label_names.get(frame, ())]
+        if own:
+            result[name] = own
+    return result
+
+
+def names_labels(name: str) -> bool:
+    """Whether a word in the name of a file says that it holds labels."""
+    return bool(_frames(name, _LABEL_WORDS))
+
+
+def _frames(name: str, words: Iterable[str]) -> list[tuple[str, str]]:
+    """What stands before and behind each of the words in a name: ("", "1") of image_1."""
+    pattern = rf"(?<![a-z])(?:{'|'.join(words)})s?(?![a-z])"
+    key = folded(name)
+    return [
+        (key[: match.start()].rstrip("-_. "), key[match.end() :].lstrip("-_. "))
+        for match in re.finditer(pattern, key)
+    ]
 
 
 class Owners:
