@@ -136,6 +136,10 @@ class Checked:
         table = pd.concat([self.report.problems, problem_table(problems)], ignore_index=True)
         return cases, replace(self.report, problems=table)
 
+    def classes_of(self, cases: pd.DataFrame) -> list[set[str]]:
+        """The classes that the masks of each of these rows of `cases` contain."""
+        return pd.Series(self.classes, index=self.cases["case"])[cases["case"]].tolist()
+
     def classes_without_masks(self, cases: pd.DataFrame, parts: pd.Series) -> list[str]:
         """Notes on the classes that occur in no mask, in all cases and in single parts of the
         split: nothing is learned about them there, or nothing is scored.
@@ -143,7 +147,7 @@ class Checked:
         Args:
             cases: rows of `cases`; parts: train, val or test for each of them.
         """
-        present = pd.Series(self.classes, index=self.cases["case"])[cases["case"]]
+        present = self.classes_of(cases)
         everywhere = set().union(*present)
         missing = [name for name in self.class_names if name not in everywhere]
         notes = []

@@ -3,11 +3,11 @@
 import copy
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -56,20 +56,86 @@ def evaluate(
         DataError: the part is empty, the data is of other classes, or the network's output is not a
             number.
     """
+    predictor, dataset = _checked(run, loader)
+    networks = _Networks([predictor], np.zeros(len(dataset), int))
+    report = _report(networks, dataset, loader, grid, distances, part)
+    report.history = getattr(run, "history", None)
+    return report
+
+
+def out_of_fold(
+    predictors: Sequence[Predictor],
+    loader,
+    fold: Sequence[int],
+    grid: str = "store",
+    distances: bool = True,
+) -> Report:
+    """Score every image by the network that was trained without the fold of its patient.
+
+    The report is that of `evaluate` on all images together. `per_image` and `per_volume` have the
+    additional column `fold`.
+
+    Args:
+        predictors: one for each fold, all of the same settings.
+        loader: all images of all folds, in any of the parts of `data.loaders`.
+        fold: for each image of the loader's dataset the position in `predictors`.
+        grid, distances: as for `evaluate`.
+
+    Raises:
+        DataError: as for `evaluate`; or a patient is in two folds.
+    """
+    fold = np.asarray(fold)
+    for predictor in predictors:
+        _, dataset = _checked(predictor, loader)
+    fold_of = dict(zip(dataset.cases["patient"], fold.tolist()))
+    if [fold_of[patient] for patient in dataset.cases["patient"]] != fold.tolist():
+        raise DataError("fold: a patient is in two folds; a network would score whom it has seen")
+    networks = _Networks(list(predictors), fold)
+    part = f"out-of-fold, {len(predictors)} folds by patient"
+    report = _report(networks, dataset, loader, grid, distances, part)
+    for table in (report.per_image, report.per_volume):
+        table["fold"] = table["patient"].map(fold_of)
+    return report
+
+
+class _Networks(NamedTuple):
+    """The predictors of a report, all of the same settings, and which of them scores each image.
+
+    `of_row` (n,) int: for each image of the dataset its position in `predictors`.
+    """
+
+    predictors: list[Predictor]
+    of_row: np.ndarray
+
+    def of(self, number: int) -> Predictor:
+        """The predictor of one image of the dataset."""
+        return self.predictors[self.of_row[number]]
+
+    def orders(self, order: list[int]) -> Iterator[tuple[Predictor, list[int]]]:
+        """Each predictor with its images, in this order of all images."""
+        for position, predictor in enumerate(self.predictors):
+            yield predictor, [number for number in order if self.of_row[number] == position]
+
+
+def _report(
+    networks: _Networks, dataset, loader, grid: str, distances: bool, part: str | None
+) -> Report:
+    """The report of `evaluate` and `out_of_fold`, without the history of a run."""
     if grid not in ("store", "original"):
         raise DataError(f"grid: {grid!r} is not allowed; expected 'store' or 'original'")
-    predictor, dataset = _checked(run, loader)
-    scorer = _Scorer(predictor, dataset, grid, distances)
+    cfg = networks.predictors[0].config
+    scorer = _Scorer(networks.predictors[0], dataset, grid, distances)
     with memory.keep_freed_memory(), ThreadPoolExecutor(scorer.threads) as pool:
-        for numbers, prob in _batches(predictor, dataset, loader, scorer.order):
-            scorer.add(pool, numbers, prob)
+        for predictor, order in networks.orders(scorer.order):
+            for numbers, prob in _batches(predictor, dataset, loader, order):
+                scorer.add(pool, numbers, prob)
     per_image = scorer.per_image()
     per_volume = scorer.per_volume(per_image)
-    seen = _seen_in_training(per_image, predictor, dataset)
+    seen = _seen_in_training(per_image, networks, dataset)
     if seen is not None:
         per_image["seen"] = seen
-    about = _about(run, predictor, dataset, (per_image, per_volume), grid, part)
-    cfg, absent = predictor.config, summary.absent_classes(per_image)
+    about = _about(networks, dataset, (per_image, per_volume), grid, part)
+    absent = summary.absent_classes(per_image)
     title = (
         f"{cfg.preset}: {about['part']}, {about['images']} images of {about['patients']} patients"
     )
@@ -87,8 +153,7 @@ def evaluate(
         notes=[*summary.notes(per_image, scores, absent), *_notes_of_data(dataset)],
         curves=scorer.pixels.curves,
         confusion=scorer.pixels.confusion(per_image),
-        history=getattr(run, "history", None),
-        examples=_Examples(dataset, predictor),
+        examples=_Examples(dataset, networks),
     )
 
 
@@ -423,8 +488,7 @@ def _spacing(case: Any, columns: tuple[str, ...]) -> tuple[float, ...] | None:
 
 
 def _about(
-    run,
-    predictor: Predictor,
+    networks: _Networks,
     dataset,
     scores: tuple[pd.DataFrame, pd.DataFrame],
     grid: str,
@@ -435,6 +499,7 @@ def _about(
     `scores` are `per_image` and `per_volume`.
     """
     per_image, per_volume = scores
+    predictor = networks.predictors[0]  # the settings are those of all
     if part is None:
         part = "validation, used for model choice" if dataset.part == "val" else dataset.part
     about = {
@@ -450,10 +515,8 @@ def _about(
         "images": int(per_image["case"].nunique()),
         "patients": int(per_image["patient"].nunique()),
         "precision": predictor.precision,
-        "weights": (predictor.weights or Path("in memory")).name,
+        **_about_weights(networks.predictors),
     }
-    if predictor.weights_sha256:
-        about["weights_sha256"] = predictor.weights_sha256[:16]
     if predictor.config.task == "multiclass":
         about["threshold"] = "none, the likeliest class"
     for option in OPTIONS:
@@ -465,12 +528,31 @@ def _about(
     return about
 
 
-def _seen_in_training(per_image: pd.DataFrame, predictor: Predictor, dataset) -> pd.Series | None:
-    """Whether the weights were trained with the image of each row; None if that is unknown."""
-    if predictor.trained_on is None:
+def _about_weights(predictors: list[Predictor]) -> dict[str, str]:
+    """Names and checksums of all weights files of a report."""
+    paths = [path for predictor in predictors for path in predictor.files]
+    checksums = [sha256 for predictor in predictors for sha256 in predictor.checksums]
+    if not paths:
+        return {"weights": "in memory"}
+    names = [path.name for path in paths]
+    if len(paths) > 1:  # of several, the name of the run tells them apart
+        names = [f"{path.parent.name}/{path.name}" for path in paths]
+    about = {"weights": ", ".join(names)}
+    if all(checksums):
+        about["weights_sha256"] = ", ".join(sha256[:16] for sha256 in checksums)
+    return about
+
+
+def _seen_in_training(per_image: pd.DataFrame, networks: _Networks, dataset) -> pd.Series | None:
+    """Whether the image of each row was in the training of the network that predicted it; None if
+    that is unknown."""
+    trained_on = [predictor.trained_on for predictor in networks.predictors]
+    if None in trained_on:
         return None
-    hashes = dataset.cases.set_index("case")["sha256"].str.slice(0, 16)
-    return per_image["case"].map(hashes).isin(set(predictor.trained_on))
+    hash_sets = [set(hashes) for hashes in trained_on]
+    hashes = dataset.cases["sha256"].str.slice(0, 16)
+    seen = [sha256 in hash_sets[position] for sha256, position in zip(hashes, networks.of_row)]
+    return per_image["case"].map(dict(zip(dataset.cases["case"], seen)))
 
 
 def _seen_text(per_image: pd.DataFrame) -> str:
@@ -597,8 +679,8 @@ class _Pixels:
 class _Examples:
     """Images of a part at the size of the store, with truth and prediction, computed on demand."""
 
-    def __init__(self, dataset, predictor: Predictor):
-        self.dataset, self.predictor = dataset, predictor
+    def __init__(self, dataset, networks: _Networks):
+        self.dataset, self.networks = dataset, networks
 
     def __call__(self, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image (H, W, C), truth and prediction as `plots.overlay` takes masks.
@@ -606,22 +688,27 @@ class _Examples:
         A slice is cleaned with its whole volume, so all slices of the volume are predicted.
         """
         image, truth, prob = self.probabilities(case)
-        cases = self.dataset.cases
+        cases, predictor = self.dataset.cases, self.networks.of(self._number(case))
         volume = _volume_of(cases[cases["case"] == case].iloc[0])
-        if volume is None or not self.predictor.cleans:
-            return image, truth, self.predictor.mask(prob)
+        if volume is None or not predictor.cleans:
+            return image, truth, predictor.mask(prob)
         names = [
             cases["case"].iloc[number]
             for number in _order(cases)
             if _volume_of(cases.iloc[number]) == volume
         ]
-        masks = [self.predictor.raw_mask(self.probabilities(name)[2]) for name in names]
-        cleaned = self.predictor.cleaned(np.stack(masks, axis=-3))
+        masks = [predictor.raw_mask(self.probabilities(name)[2]) for name in names]
+        cleaned = predictor.cleaned(np.stack(masks, axis=-3))
         return image, truth, cleaned[..., names.index(case), :, :]
 
     def probabilities(self, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The same with probabilities (K, H, W) instead of the prediction."""
-        number = int(np.flatnonzero(self.dataset.cases["case"] == case)[0])
+        number = self._number(case)
+        predictor = self.networks.of(number)
         image, mask = self.dataset.pixels(number)
-        batch = torch.from_numpy(data.normalise(image, self.predictor.table))[None]
-        return image, plots.flat(mask), self.predictor.probabilities(batch)[0].cpu().numpy()
+        batch = torch.from_numpy(data.normalise(image, predictor.table))[None]
+        return image, plots.flat(mask), predictor.probabilities(batch)[0].cpu().numpy()
+
+    def _number(self, case: str) -> int:
+        """The position of a case in the dataset."""
+        return int(np.flatnonzero(self.dataset.cases["case"] == case)[0])

@@ -243,6 +243,11 @@ def kaggle_folder(
 def _file_of(weights: str | Path | Predictor) -> Path:
     if not hasattr(weights, "probabilities"):
         return Path(weights)
+    if len(weights.files) > 1:
+        raise DataError(
+            f"this predictor is the mean of {len(weights.files)} networks, and a model card "
+            f"describes one; give one of its files, such as {weights.files[0]}"
+        )
     if weights.weights is None:
         raise DataError(
             "this predictor was made in memory; save its network with runs.save_weights and give "

@@ -5,7 +5,7 @@ import functools
 import math
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from . import config, data, hosts, memory, metrics, plots, runs
+from . import config, data, hosts, memory, metrics, models, plots, runs
 from .errors import ConfigError, DataError
 from .formats import dicom_seg, images, inputs, nifti, orientation, volumes
 
@@ -75,10 +75,11 @@ class Predictor:
         temperature: logits are divided by it.
         thresholds: one for each class, instead of the config's; see `evaluation.tuned`.
         chosen: temperature and thresholds as text, with the data they were chosen on.
+        models: the networks; of several, the mean of their probabilities is used.
         trained_on: first 16 characters of the hashes of the images that the weights were trained
-            with, or None.
-        weights: the file that the weights were loaded from, or None.
-        weights_sha256: the checksum in the JSON beside the file, or None.
+            with, those of all networks together; None if one of them does not tell.
+        files: the weights files that the networks were loaded from, empty for one in memory.
+        checksums: the SHA-256 of each file, None where the JSON beside it has none.
     """
 
     tta_rotation = 0.0
@@ -89,13 +90,13 @@ class Predictor:
     thresholds: tuple[float, ...] | None = None
     chosen: dict[str, str] = {}
     trained_on: list[str] | None = None
-    weights: Path | None = None
-    weights_sha256: str | None = None
+    files: tuple[Path, ...] = ()
+    checksums: tuple[str | None, ...] = ()
     _tta: bool | str = False
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: torch.nn.Module | Sequence[torch.nn.Module],
         cfg,
         device: str = "auto",
         precision: str = "auto",
@@ -104,19 +105,24 @@ class Predictor:
         """A predictor of a network in memory; `load` makes one from a weights file.
 
         Args:
+            model: a network, or several, whose mean is used.
             trained_in: the precision of the training, which `precision="auto"` then takes where
                 the device computes in it.
         """
         self.config = cfg
         self.device = hosts.choose_device(device)
         self.precision = hosts.choose_precision(self.device, precision, trained_in)
+        self.models = [model] if isinstance(model, torch.nn.Module) else list(model)
+        model = self.models[0]
+        if len(self.models) > 1:
+            model = models.Ensemble(self.models, cfg.task)
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()
         self.table = data.normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
 
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        path: str | Path | Sequence[str | Path],
         device: str = "auto",
         precision: str = "auto",
         model: torch.nn.Module | None = None,
@@ -124,6 +130,8 @@ class Predictor:
         """From a weights file and the `.json` beside it; nothing in either is executed.
 
         Args:
+            path: a file; several files, or the folder of a cross-validation: the mean of the
+                probabilities of these networks.
             precision: "auto" computes as in training, if the device can; see
                 `hosts.choose_precision`.
             model: the network, where `training.fit` was given one of your own. The weights go into
@@ -131,27 +139,31 @@ class Predictor:
 
         Raises:
             DataError: a file is missing, torn, tries to run code, or the weights are of another
-                network; or they are of a network of your own and `model` is not given.
+                network; they are of a network of your own and `model` is not given; or several
+                networks differ in their classes or their input.
         """
-        description = runs.describe_weights(path)
-        cfg = config.from_dict(description["config"])
-        own_network = description.get("network")
-        if model is not None:
-            model = copy.deepcopy(model)
-        elif own_network:
-            raise DataError(
-                f"{path}: weights of the network {own_network}, which is not part of seglib; "
-                f"define the class {own_network} and pass an instance built as for the training: "
-                f"Predictor.load({Path(path).name!r}, model={own_network}(...))"
-            )
-        else:
-            model = runs.network(cfg, pretrained=False, strict=False)
-        trained_in = description.get("precision")
-        predictor = cls(runs.load_weights(path, model), cfg, device, precision, trained_in)
-        predictor.trained_on = description.get("trained_on")
-        predictor.weights = Path(path)
-        predictor.weights_sha256 = description.get("weights_sha256")
+        paths = runs.weights_files(path)
+        descriptions = [runs.describe_weights(file) for file in paths]
+        configs = [config.from_dict(description["config"]) for description in descriptions]
+        _check_alike(paths, configs)
+        networks = [
+            _network(file, description, cfg, model)
+            for file, description, cfg in zip(paths, descriptions, configs)
+        ]
+        precisions = {description.get("precision") for description in descriptions}
+        trained_in = precisions.pop() if len(precisions) == 1 else None
+        predictor = cls(networks, configs[0], device, precision, trained_in)
+        hashes = [description.get("trained_on") for description in descriptions]
+        if None not in hashes:
+            predictor.trained_on = sorted(set().union(*hashes))
+        predictor.files = tuple(paths)
+        predictor.checksums = tuple(item.get("weights_sha256") for item in descriptions)
         return predictor
+
+    @property
+    def weights(self) -> Path | None:
+        """The file of the weights; None for a network in memory, and for several files."""
+        return self.files[0] if len(self.files) == 1 else None
 
     @property
     def tta(self) -> bool | str:
@@ -596,6 +608,41 @@ class Predictor:
                 nifti.write(part, grid.restore(plane), grid, source)
         else:
             nifti.write(target, grid.restore(mask), grid, source)
+
+
+# What networks must have in common to be averaged: their classes, and the images they take.
+ALIKE = (
+    *("task", "class_names", "image_size", "resize", "in_channels", "mean", "std", "patch_size"),
+    *("window_level", "window_width", "percentiles", "slice_axis", "threshold"),
+)
+
+
+def _check_alike(paths: Sequence[Path], configs: Sequence[Any]) -> None:
+    """Refuse the mean of networks that have other classes, or take their images in another form."""
+    for path, cfg in zip(paths[1:], configs[1:]):
+        for name in ALIKE:
+            first, other = getattr(configs[0], name), getattr(cfg, name)
+            if first != other:
+                raise DataError(
+                    f"{path}: {name} is {other!r}, but {first!r} in {paths[0]}; the networks of a "
+                    f"mean must have the same {name}: leave one of them out"
+                )
+
+
+def _network(path: Path, description: dict[str, Any], cfg, model: torch.nn.Module | None):
+    """The network of a weights file, with its weights; `model` as for `Predictor.load`."""
+    own_network = description.get("network")
+    if model is not None:
+        model = copy.deepcopy(model)
+    elif own_network:
+        raise DataError(
+            f"{path}: weights of the network {own_network}, which is not part of seglib; "
+            f"define the class {own_network} and pass an instance built as for the training: "
+            f"Predictor.load({path.name!r}, model={own_network}(...))"
+        )
+    else:
+        model = runs.network(cfg, pretrained=False, strict=False)
+    return runs.load_weights(path, model)
 
 
 def _flip_names(text: str) -> str:

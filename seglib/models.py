@@ -2,7 +2,8 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -282,6 +283,38 @@ class ASPPNet(UNet):
     def encode(self, image: Tensor) -> list[Tensor]:
         *features, deep = super().encode(image)
         return [*features, self.aspp(deep)]  # (N, 256, H/16, W/16)
+
+
+class Ensemble(nn.Module):
+    """The mean of the probabilities of several networks, as one network.
+
+    Images (N, C, H, W) -> logits of the mean probability (N, n_classes, H, W) float32: its
+    log-odds, or for `multiclass` its logarithm. Sigmoid or softmax give the mean back, so that
+    whatever acts on logits, such as a temperature, acts on the mean.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], task: str):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.task = task
+
+    def forward(self, image: Tensor) -> Tensor:
+        # Sums of probabilities from their logarithms: exact also where a probability is near 0.
+        if self.task == "multiclass":
+            total = self._log_of_sum(image, lambda logits: F.log_softmax(logits, dim=1))
+            return total - math.log(len(self.networks))
+        both = self._log_of_sum(
+            image, lambda logits: torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)])
+        )
+        return both[0] - both[1]
+
+    def _log_of_sum(self, image: Tensor, log_probabilities: Callable[[Tensor], Tensor]) -> Tensor:
+        """The logarithm of the sum of the networks' probabilities, one network after the other."""
+        first, *others = self.networks
+        total = log_probabilities(first(image).float())
+        for network in others:
+            total = torch.logaddexp(total, log_probabilities(network(image).float()))
+        return total
 
 
 def build(architecture: str = "unet", strict: bool = True, **settings: Any) -> nn.Module:

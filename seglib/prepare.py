@@ -10,6 +10,7 @@ import dataclasses
 import io
 import json
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
 
 from . import checks, config, hosts, meanings, stores
 from .case_io import (
@@ -161,19 +163,9 @@ def split(cases: pd.DataFrame, cfg) -> tuple[pd.Series, list[str]]:
     if tree_parts:
         notes.append(f"split: the tree's own parts are kept ({', '.join(sorted(tree_parts))})")
         parts = parts.replace("", "train")
-    open_rows = parts.isin(["train", ""])
-    patients = np.array(sorted(set(cases.loc[open_rows, "patient"])), dtype=object)
-    order = np.random.default_rng(cfg.split_seed).permutation(len(patients))
-    n_taken = 0
-    for part, wanted in (("test", cfg.test_split), ("val", cfg.val_split)):
-        if part in tree_parts or wanted == 0:
-            continue
-        count, more_notes = _part_size(part, wanted, len(patients), len(patients) - n_taken)
-        notes += more_notes
-        drawn = set(patients[order[n_taken : n_taken + count]])
-        parts[open_rows & cases["patient"].isin(drawn)] = part
-        n_taken += count
-    parts = parts.replace("", "train")
+    shares = {"test": cfg.test_split, "val": cfg.val_split}
+    shares = {part: share for part, share in shares.items() if part not in tree_parts}
+    notes += _draw(parts, cases["patient"], shares, cfg.split_seed)
     # Patients are drawn as a whole, so only the tree's own parts can divide one.
     n_parts = cases.assign(split=parts).groupby("patient")["split"].nunique()
     crossing = n_parts.index[n_parts > 1]
@@ -183,6 +175,74 @@ def split(cases: pd.DataFrame, cfg) -> tuple[pd.Series, list[str]]:
             "scores would be too good: move them to one part, or set keep_split=False"
         )
     return parts, notes
+
+
+def _draw(parts: pd.Series, patients: pd.Series, shares: dict[str, float], seed: int) -> list[str]:
+    """Draw parts from the rows that are "train" or "" in `parts`, which is changed: what is left
+    becomes "train". Returns notes on what was decided."""
+    notes: list[str] = []
+    open_rows = parts.isin(["train", ""])
+    names = np.array(sorted(set(patients[open_rows])), dtype=object)
+    order = np.random.default_rng(seed).permutation(len(names))
+    n_taken = 0
+    for part, wanted in shares.items():
+        if wanted == 0:
+            continue
+        count, more_notes = _part_size(part, wanted, len(names), len(names) - n_taken)
+        notes += more_notes
+        drawn = set(names[order[n_taken : n_taken + count]])
+        parts[open_rows & patients.isin(drawn)] = part
+        n_taken += count
+    parts[parts == ""] = "train"
+    return notes
+
+
+def patient_folds(labels, patients, n_folds: int = 5, seed: int = 0) -> np.ndarray:
+    """A fold number for each row: no patient is in two folds, and labels are spread evenly.
+
+    The folds have nearly equal numbers of patients. The result does not depend on the order of the
+    rows.
+
+    Args:
+        labels: of each row, such as its finding. A patient with several has them all together.
+        patients: the patient of each row.
+
+    Raises:
+        DataError: fewer than two folds, or more folds than patients.
+    """
+    table = pd.DataFrame({"patient": np.asarray(patients), "label": np.asarray(labels)})
+    label_of = table.groupby("patient")["label"].agg(_united)
+    if not 2 <= n_folds <= len(label_of):
+        raise DataError(
+            f"folds: {n_folds} is not allowed for {len(label_of)} patients; expected from 2 up to "
+            "one for each patient"
+        )
+    if label_of.value_counts().max() < n_folds:
+        label_of[:] = ""  # scikit-learn takes no labels of which none has enough patients
+    names = label_of.index.to_numpy()
+    fold_of: dict[Any, int] = {}
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of labels with fewer patients than folds
+        for number, (_, held_out) in enumerate(splitter.split(names, label_of, names)):
+            fold_of |= dict.fromkeys(names[held_out], number)
+    return table["patient"].map(fold_of).to_numpy()
+
+
+def _united(labels: pd.Series) -> str:
+    """The labels of one patient as one label."""
+    return "+".join(sorted(set(map(str, labels))))
+
+
+def fold_parts(
+    patients: pd.Series, fold: np.ndarray, number: int, cfg
+) -> tuple[pd.Series, list[str]]:
+    """train, val or test for each row where one fold is the test part; and notes as of `split`.
+
+    The val part is drawn from the other folds, by `val_split` and `split_seed`.
+    """
+    parts = pd.Series(np.where(fold == number, "test", ""), index=patients.index)
+    return parts, _draw(parts, patients, {"val": cfg.val_split}, cfg.split_seed)
 
 
 def test_split_for(store: Store, cfg) -> tuple[float, str]:

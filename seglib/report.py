@@ -175,7 +175,7 @@ class Report:
         """What is saved as JSON: plain values, NaN as null."""
         identity = ["case", "patient", "class", "annotated", "n_true"]
         scores = metrics.names("counts", "probabilities", "distances")
-        extra = (measurements.UNIT, "seen")
+        extra = (measurements.UNIT, "seen", "fold")
         columns = [name for name in (*identity, *scores, *extra) if name in self.per_image]
         confusion = {
             name: json.loads(table.to_json(orient="split"))

@@ -8,6 +8,7 @@ import contextlib
 import json
 import random
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ import pandas as pd
 import torch
 
 from . import config, files, hosts, models, tables
-from .errors import ConfigError, DataError
+from .errors import ConfigError, DataError, listed
 from .files import load_safely
 from .formats import images
 
 # Checkpoints after the last epoch and the one before it. If the last one is damaged, only one
 # epoch is lost.
 LAST, BEFORE = "last.ckpt", "before.ckpt"
+# A cross-validation has the first file in its folder, and the second in that of each finished run.
+FOLDS, FOLD = "folds.json", "fold.json"
 EARLIER = "earlier_weights"  # the key of a description that holds that of the weights before
 
 
@@ -99,6 +102,44 @@ def move_aside(folder: Path) -> Path | None:
     while folder.with_name(f"{folder.name}.{number}").exists():
         number += 1
     return folder.rename(folder.with_name(f"{folder.name}.{number}"))
+
+
+def fold_folder(folder: Path, fold: int, seed: int) -> Path:
+    """The run folder of one fold and one seed in the folder of a cross-validation."""
+    return folder / f"fold_{fold}_seed_{seed}"
+
+
+def weights_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The weights files that a path means: itself, each of several paths, or the best weights of
+    all runs of a cross-validation, by its folder.
+
+    Raises:
+        DataError: no path, a folder of something else, or a cross-validation that is not finished.
+    """
+    if not isinstance(source, (str, Path)):
+        if not source:
+            raise DataError("no weights file is given; expected one or several")
+        return [path for part in source for path in weights_files(part)]
+    folder = Path(source)
+    if not folder.is_dir():
+        return [folder]
+    try:
+        plan = json.loads((folder / FOLDS).read_text(encoding="utf-8"))
+        name = plan["config"]["checkpoint_name"]
+        runs = [(fold, seed) for seed in plan["seeds"] for fold in range(plan["folds"])]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder}: a folder without a cross-validation ({error}); give the weights file in "
+            "it, such as best_model.pth, or the folder that training.cross_validate has written"
+        ) from error
+    folders = [fold_folder(folder, fold, seed) for fold, seed in runs]
+    unfinished = [path.name for path in folders if not (path / FOLD).is_file()]
+    if unfinished:
+        raise DataError(
+            f"{folder}: {len(unfinished)} of {len(folders)} trainings of this cross-validation are "
+            f"not finished ({listed(unfinished)}); go on with it, or give single weights files"
+        )
+    return [path / name for path in folders]
 
 
 def network(cfg, pretrained: bool = True, strict: bool = True) -> torch.nn.Module:

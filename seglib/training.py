@@ -7,7 +7,7 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +119,22 @@ def fit(
         with updates.depthwise_in_float32(training.network, device, precision):
             _run_epochs(training)
         return _finish(training)
+
+
+def cross_validate(
+    cfg,
+    store,
+    folds: int = 5,
+    seeds: Sequence[int] = (0,),
+    folder: str | Path | None = None,
+    resume: bool = True,
+):
+    """Train on all folds but one, in turn, and score each patient by networks that never saw them.
+
+    `folds.cross_validate` does it, and says what the arguments and the result are.
+    """
+    code = tables.load("folds:cross_validate")  # of a module that itself uses this one
+    return code(cfg, store, folds, seeds, folder, resume)
 
 
 def seed_everything(seed: int) -> None:

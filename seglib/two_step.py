@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from .inference import Predictor
 
 
 def patient_folds(labels, patients, n_folds: int = 5, seed: int = 0) -> np.ndarray:
-    """A fold number for each row: no patient is in two folds, and findings are spread evenly.
+    """`prepare.patient_folds` by finding, for classifiers: every fold must have both findings.
 
     Args:
         labels: the finding of each row.
@@ -43,11 +42,7 @@ def patient_folds(labels, patients, n_folds: int = 5, seed: int = 0) -> np.ndarr
             f"folds: found patients by finding {n_patients.to_dict()}; "
             f"expected two findings, {n_folds} of each"
         )
-    fold = np.zeros(len(labels), int)
-    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    for number, (_, held_out) in enumerate(splitter.split(labels, labels, patients)):
-        fold[held_out] = number
-    return fold
+    return prepare.patient_folds(labels, patients, n_folds, seed)
 
 
 def segment_unseen(cases: pd.DataFrame, cfg, fold: np.ndarray, folder: str | Path) -> pd.DataFrame:

@@ -41,6 +41,7 @@ FLOORS = [
     ["training", "inference", "summary"],
     ["report"],
     ["evaluation", "export", "explorer", "two_step"],
+    ["folds"],
     ["__main__"],
 ]
 FLOOR_OF = {module: number for number, row in enumerate(FLOORS) for module in row}

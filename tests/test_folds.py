@@ -1,0 +1,310 @@
+"""Cross-validation: who is scored by whom, what is trained again, and the means of networks."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.model_selection import StratifiedKFold
+
+from seglib import config, evaluation, folds, inference, layouts, prepare, runs, training
+from seglib.errors import ConfigError, DataError
+from seglib.report import Report
+from tests.helpers import TINY, same_weights
+
+pytestmark = pytest.mark.usefixtures("without_figures")
+
+
+@pytest.fixture
+def lung(lung_store, tmp_path):
+    """(cfg, store) of 16 phantoms, eight of each finding, and a training of a second."""
+    store, cfg = lung_store
+    changes = {**TINY, "work_dir": str(tmp_path / "work"), "image_size": 64, "val_split": 0.2}
+    return cfg.replace(**changes, scheduler="none", bootstrap=20, lr=0.02), store
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The cases that each call of `fit` has trained on: [(folder, train and val, test)]."""
+    calls = []
+    real_fit = training.fit
+
+    def fit(cfg, batches, **options):
+        cases = {part: set(loader.dataset.cases["case"]) for part, loader in batches.items()}
+        calls.append((options["folder"].name, cases["train"] | cases["val"], cases["test"]))
+        return real_fit(cfg, batches, **options)
+
+    monkeypatch.setattr(training, "fit", fit)
+    return calls
+
+
+# --- the folds ---
+
+
+def test_folds_are_by_patient_and_stratified():
+    patients = np.repeat(np.arange(30), 2)
+    labels = (patients % 3 == 0).astype(int)
+    fold = prepare.patient_folds(labels, patients, 5)
+    assert pd.Series(fold).groupby(patients).nunique().max() == 1
+    assert {labels[fold == number].sum() for number in range(5)} == {4}
+    assert {(fold == number).sum() for number in range(5)} == {12}
+    order = np.random.default_rng(0).permutation(60)
+    np.testing.assert_array_equal(
+        fold[order], prepare.patient_folds(labels[order], patients[order], 5)
+    )
+
+
+def test_rare_labels_are_spread_as_evenly_as_scikit_learn_spreads_them():
+    labels = np.array(["a"] * 14 + ["b"] * 7 + ["c"] * 2)
+    fold = prepare.patient_folds(labels, np.arange(23), 5)
+    with pytest.warns(UserWarning, match="least populated"):
+        expected = [rows for _, rows in StratifiedKFold(5).split(labels, labels)]
+    for label in "abc":
+        mine = sorted((labels[fold == number] == label).sum() for number in range(5))
+        assert mine == sorted((labels[rows] == label).sum() for rows in expected)
+
+
+@pytest.mark.parametrize("n_folds", [0, 1, 4])
+def test_a_number_of_folds_that_the_patients_do_not_allow(n_folds):
+    with pytest.raises(DataError, match=f"folds: {n_folds} is not allowed for 3 patients"):
+        prepare.patient_folds(list("aab"), list("xyz"), n_folds)
+
+
+def test_labels_that_all_patients_have_alone():
+    fold = prepare.patient_folds(list("abcdefg"), range(7), 3)
+    assert sorted(np.bincount(fold)) == [2, 2, 3]
+
+
+# --- training and scores ---
+
+
+def test_every_case_is_scored_once_by_networks_that_never_saw_it(lung, trained):
+    cfg, store = lung
+    crossed = training.cross_validate(cfg, store, folds=4)
+    assert [name for name, _, _ in trained] == [f"fold_{k}_seed_0" for k in range(4)]
+    everyone = set(store.cases["case"])
+    for (_, seen, scored), run in zip(trained, crossed.runs):
+        assert not seen & scored and seen | scored == everyone and len(scored) == 4
+        hashes = store.cases.set_index("case")["sha256"].str.slice(0, 16)
+        assert runs.describe_weights(run.best)["trained_on"] == sorted(hashes[sorted(seen)])
+    report = crossed.report
+    assert sorted(report.per_image["case"]) == sorted(everyone)
+    of_fold = report.per_image.groupby("fold")["case"].agg(set)
+    assert of_fold.tolist() == [scored for _, _, scored in trained]
+    assert not report.per_image["seen"].any()
+    assert crossed.table["dice"].tolist() == pytest.approx(
+        report.per_image.groupby("fold")["dice"].mean().tolist()
+    )
+    assert crossed.table["patients"].sum() == 16
+    # Two findings of eight patients each: two of each in every fold.
+    findings = store.cases.set_index("case")["finding"]
+    assert all((findings[sorted(c)] == "normal").sum() == 2 for _, _, c in trained)
+
+
+def test_the_report_is_that_of_the_single_folds_together(lung):
+    cfg, store = lung
+    crossed = training.cross_validate(cfg, store, folds=3)
+    report = crossed.report
+    curve, matrix = None, 0
+    for number, run in enumerate(crossed.runs):
+        of_fold = report.per_image[report.per_image["fold"] == number]
+        scored = store.cases["case"].isin(of_fold["case"])
+        part = folds.replace(store, cases=store.cases[scored].assign(split="test"))
+        single = evaluation.evaluate(run, folds.data.loaders(part, cfg)["test"])
+        columns = single.per_image.columns
+        pd.testing.assert_frame_equal(of_fold[columns].reset_index(drop=True), single.per_image)
+        matrix = matrix + single.confusion["lung"]
+        if curve is None:
+            curve = single.curves["lung"]
+        else:
+            curve.merge(single.curves["lung"])
+    pd.testing.assert_frame_equal(report.confusion["lung"], matrix)
+    assert report.curves["lung"].auc() == curve.auc()
+    case = report.per_image["case"].iloc[0]
+    own = crossed.runs[report.per_image["fold"].iloc[0]]
+    expected = inference.Predictor.load(own.best, "cpu").predict(report.examples(case)[0])
+    np.testing.assert_array_equal(report.examples(case)[2], expected.mask)
+
+
+def test_seeds_of_a_fold_are_averaged(lung):
+    cfg, store = lung
+    crossed = training.cross_validate(cfg, store, folds=2, seeds=(3, 1))
+    assert crossed.table[["fold", "seed"]].to_numpy().tolist() == [[0, 3], [1, 3], [0, 1], [1, 1]]
+    assert [run.config.seed for run in crossed.runs] == [3, 3, 1, 1]
+    report = crossed.report
+    row = report.per_image.iloc[5]
+    image, truth, _ = report.examples(row["case"])
+    of_fold = [run.best for run in crossed.runs[row["fold"] :: 2]]
+    probs = [inference.Predictor.load(path, "cpu").predict(image).prob for path in of_fold]
+    mean = np.mean(probs, axis=0)[0]
+    dice = 2 * ((mean >= 0.5) & (truth == 1)).sum() / ((mean >= 0.5).sum() + (truth == 1).sum())
+    assert row["dice"] == pytest.approx(dice)
+    assert len(crossed.predictor.models) == 4
+
+
+def test_finished_folds_are_not_trained_again_and_seeds_can_be_added(lung, trained):
+    cfg, store = lung
+    first = training.cross_validate(cfg, store, folds=2)
+    weights = [run.best.read_bytes() for run in first.runs]
+    again = training.cross_validate(cfg, store, folds=2, seeds=(0, 1))
+    assert [name for name, _, _ in trained] == [
+        *("fold_0_seed_0", "fold_1_seed_0", "fold_0_seed_1", "fold_1_seed_1")
+    ]
+    assert [run.best.read_bytes() for run in again.runs[:2]] == weights
+    pd.testing.assert_frame_equal(again.table[:2], first.table)
+    assert len(inference.Predictor.load(first.folder).models) == 4
+
+
+def test_a_stopped_cross_validation_ends_with_the_same_weights(lung, monkeypatch, tmp_path):
+    cfg, store = lung
+    straight = training.cross_validate(cfg, store, folds=2, folder=tmp_path / "straight")
+    save = training._save
+    n_saved = []
+
+    def save_and_stop(session):
+        save(session)
+        n_saved.append(session)
+        if len(n_saved) == 3:  # after the first epoch of the second fold
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "_save", save_and_stop)
+        training.cross_validate(cfg, store, folds=2)
+    with pytest.raises(DataError, match="1 of 2 trainings .* not finished .fold_1_seed_0"):
+        inference.Predictor.load(tmp_path / "work" / "lung_folds")
+    resumed = training.cross_validate(cfg, store, folds=2)
+    assert len(n_saved) == 3 and list(resumed.runs[1].history["epoch"]) == [1, 2]
+    for one, other in zip(straight.runs, resumed.runs):
+        assert same_weights(torch.load(one.best), torch.load(other.best))
+    assert not list(resumed.folder.glob("*.1")) and not list(resumed.folder.rglob("*.ckpt"))
+
+
+def test_other_settings_and_cases_are_refused_or_begin_anew(lung, trained, tmp_path):
+    cfg, store = lung
+    first = training.cross_validate(cfg, store, folds=2)
+    for changes, text in (
+        ({"lr": 0.5}, "lr=0.02, now 0.5"),
+        ({"epochs": 3}, "epochs=2, now 3"),
+        ({"split_seed": 1}, "split_seed=0, now 1"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            training.cross_validate(cfg.replace(**changes), store, folds=2)
+    with pytest.raises(ConfigError, match="folds=2, now 3"):
+        training.cross_validate(cfg, store, folds=3)
+    fewer = prepare.build(layouts.scan(cfg)[1:], cfg.replace(work_dir=str(tmp_path / "other")))
+    with pytest.raises(ConfigError, match="1 are gone and 0 new, such as MCU"):
+        training.cross_validate(cfg, fewer, folds=2)
+    assert len(trained) == 2, "nothing was trained"
+    other = training.cross_validate(cfg.replace(lr=0.5), store, folds=2, resume=False)
+    assert other.folder == first.folder and (other.folder.with_name("lung_folds.1")).is_dir()
+    assert runs.Run.load(other.runs[0].folder).config.lr == 0.5
+    training.cross_validate(cfg.replace(lr=0.5, bootstrap=30, test_split=0.5), store, folds=2)
+    assert len(trained) == 4, "these settings do not matter"
+
+
+def test_a_corrected_mask_is_noticed(lung, tmp_path):
+    cfg, store = lung
+    training.cross_validate(cfg, store, folds=2)
+    copy = folds.replace(store, folder=tmp_path / "store")
+    copy.folder.mkdir()
+    pictures, masks = (np.array(array) for array in store.open())
+    row = store.cases["row"].iloc[3]
+    masks[row, 5, 5] = 1 - masks[row, 5, 5]
+    np.save(copy.folder / "images.npy", pictures)
+    np.save(copy.folder / "masks.npy", masks)
+    name = store.cases["case"].iloc[3]
+    with pytest.raises(ConfigError, match=f"other masks of 1 cases, such as {name}"):
+        training.cross_validate(cfg, copy, folds=2)
+
+
+def test_the_pixels_are_decoded_once(lung_tree, lung, monkeypatch, tmp_path):
+    cfg, _ = lung
+    cfg = cfg.replace(work_dir=str(tmp_path / "once"))
+    decoded = []
+    decode = prepare._decode_case
+    monkeypatch.setattr(
+        prepare, "_decode_case", lambda *args: decoded.append(args[0]["case"]) or decode(*args)
+    )
+    store = prepare.build(layouts.scan(cfg), cfg)
+    training.cross_validate(cfg, store, folds=3)
+    assert len(decoded) == len(set(decoded)) == 16
+    assert len(list((tmp_path / "once" / "stores").iterdir())) == 1
+
+
+def test_two_cross_validations_are_compared_on_the_same_cases(lung, tmp_path, monkeypatch):
+    monkeypatch.setattr(Report, "figures", lambda self: iter(()))
+    cfg, store = lung
+    first = training.cross_validate(cfg, store, folds=2, folder=tmp_path / "a")
+    second = training.cross_validate(cfg.replace(seed=0, lr=0.01), store, 2, (5,), tmp_path / "b")
+    table = evaluation.compare(first.report, second.report)
+    a, b = (report.per_image["dice"].mean() for report in (first.report, second.report))
+    row = table.set_index("class").loc["mean"]
+    assert (row["n"], row["difference"]) == (16, pytest.approx(b - a))
+    saved = evaluation.compare(first.save(), second.save(tmp_path / "saved"))
+    pd.testing.assert_frame_equal(table, saved)
+    assert pd.read_csv(first.folder / "table.csv")["fold"].tolist() == [0, 1]
+    assert (
+        "fold"
+        in json.loads((tmp_path / "saved" / "evaluation_report.json").read_text())["per_image"][
+            "columns"
+        ]
+    )
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    "arguments, error, text",
+    [
+        ({"folds": 1}, DataError, "folds: 1 is not allowed for 16 patients"),
+        ({"folds": 17}, DataError, "folds: 17 is not allowed for 16 patients"),
+        ({"folds": 2.5}, ConfigError, "folds: 2.5 is not allowed"),
+        ({"seeds": ()}, ConfigError, "seeds: .. is not allowed"),
+        ({"seeds": 3}, ConfigError, "seeds: 3 is not allowed"),
+        ({"seeds": (1, 1)}, ConfigError, "repeat a seed"),
+        ({"seeds": (-1,)}, ConfigError, "seed: -1 is out of range"),
+    ],
+)
+def test_wrong_arguments(lung, arguments, error, text):
+    with pytest.raises(error, match=text):
+        training.cross_validate(*lung, **arguments)
+
+
+def test_two_folds_of_two_patients(lung, tmp_path):
+    cfg, _ = lung
+    cfg = cfg.replace(work_dir=str(tmp_path / "two"))
+    store = prepare.build(layouts.scan(cfg)[:2], cfg)
+    crossed = training.cross_validate(cfg, store, folds=2)
+    assert crossed.table["patients"].tolist() == [1, 1]
+    assert len(crossed.report.per_image) == 2
+
+
+# --- means of networks ---
+
+
+def networks(n, n_classes):
+    torch.manual_seed(0)
+    return [torch.nn.Conv2d(3, n_classes, 3, padding=1) for _ in range(n)]
+
+
+@pytest.mark.parametrize("task, n_classes", [("binary", 1), ("multilabel", 2), ("multiclass", 4)])
+def test_an_ensemble_is_the_mean_of_the_probabilities(task, n_classes):
+    names = tuple("abcd"[:n_classes])
+    loss = "cross_entropy" if task == "multiclass" else "bce"
+    cfg = config.preset(
+        "binary", "smoke", task=task, class_names=names, loss=loss, augment={"hflip": 0.5}
+    )
+    members = networks(3, n_classes)
+    for member in members:
+        member.weight.data *= 60  # also probabilities near 0 and 1
+    batch = torch.randn(2, 3, 8, 8)
+    ensemble = inference.Predictor(members, cfg, "cpu", "fp32")
+    single = [inference.Predictor(member, cfg, "cpu", "fp32") for member in members]
+    assert len(ensemble.models) == 3
+    for tta in (False, True):
+        for predictor in (ensemble, *single):
+            predictor.tta = tta
+        mean = torch.stack([predictor.probabilities(batch) for predictor in single]).mean(0)
+        torch.testing.assert_close(ensemble.probabilities(batch), mean, atol=1e-6, rtol=1e-4)
