@@ -207,6 +207,9 @@ class Config:
         "space_to_depth = 2x2 pixels become channels, and the network computes at half the sides",
         "network",
     )
+    deep_supervision: bool = _setting(
+        False, "heads on all levels of the decoder share the loss: 1, 1/2, 1/4, ...", "network"
+    )
     class_prior: bool = _setting(
         False, "start the output's bias at the classes' shares of the training masks", "run"
     )

@@ -11,7 +11,7 @@ A loss is any callable `loss(logits, target, annotated)` that returns a scalar t
 - `annotated` (N, K) bool: whether the image has a mask of that class.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import tables
+from .errors import TrainingError
 from .tables import IGNORE
 
 
@@ -213,6 +214,47 @@ class WeightedSum(nn.Module):
         first = self.first(logits, target, annotated, totals[0])
         second = self.second(logits, target, annotated, totals[1])
         return self.weights[0] * first + self.weights[1] * second
+
+
+# ---- deep supervision
+
+
+def enlarged(levels: Sequence[Tensor]) -> list[Tensor]:
+    """The logits of a decoder's levels, all enlarged bilinearly to the size of the first.
+
+    The alternative, which nnU-Net takes, is to reduce the target by nearest neighbour. At a stride
+    of 8 that drops most lesions of a few pixels, so that the coarse levels would learn to predict
+    background there, and it drops or spreads ignored pixels. With enlarged logits every labelled
+    pixel counts once on every level, ignored pixels count on none, and the denominator of a loss,
+    which depends on the target alone, is that of all levels.
+
+    Args:
+        levels: (N, K, H, W), then coarser ones (N, K, h, w), as a network with `deep_supervision`
+            returns them.
+
+    Raises:
+        TrainingError: a member is no tensor of this shape.
+    """
+    fit = [isinstance(level, Tensor) and level.ndim == 4 for level in levels]
+    if not fit or not all(fit) or len({level.shape[:2] for level in levels}) > 1:
+        shapes = [tuple(getattr(level, "shape", ())) or type(level).__name__ for level in levels]
+        raise TrainingError(
+            f"model: in training mode the network returned a list of {shapes}; expected logits "
+            "(N, K, H, W), or a list of such logits, the finest first"
+        )
+    sides = levels[0].shape[-2:]
+    coarser = [F.interpolate(level, sides, mode="bilinear") for level in levels[1:]]
+    return [levels[0], *coarser]
+
+
+def mean_of_levels(values: Sequence[Tensor]) -> Tensor:
+    """The weighted mean of the losses of a decoder's levels, the finest first.
+
+    The weights are 1, 1/2, 1/4, ... divided by their sum, as in nnU-Net (Isensee et al., Nature
+    Methods 2021).
+    """
+    weights = [0.5**level for level in range(len(values))]
+    return sum(weight * value for weight, value in zip(weights, values)) / sum(weights)
 
 
 # ---- the entries of `tables.LOSSES`; their parameters are names of settings

@@ -115,6 +115,10 @@ class UNet(nn.Module):
             2016), so that every level computes at half the sides; the head gives four logits per
             class, which are moved back to the four pixels. Nothing is averaged away. Odd sides are
             padded by one pixel, and the sides must be at least 2 ** (depth + 1).
+        deep_supervision: in training mode the network returns a list of logits: after the full
+            ones those of a 1x1 convolution on every coarser level of the decoder, the finest first
+            (Lee et al., AISTATS 2015), for the weighted loss of `losses.mean_of_levels`. In
+            evaluation mode it returns one tensor as ever, and these convolutions do not run.
         checkpointing: keep only the output of every block, and compute the rest a second time in
             the backward pass (Chen et al., arXiv 1604.06174): the same gradients with less memory
             and somewhat more time.
@@ -130,8 +134,14 @@ class UNet(nn.Module):
         attention: bool = False,
         checkpointing: bool = False,
         stem: str = "full",
+        deep_supervision: bool = False,
     ):
         super().__init__()
+        if deep_supervision and depth == 1:
+            raise ConfigError(
+                "deep_supervision: a network of depth 1 has no coarser level in its decoder; set a "
+                "larger depth, or deep_supervision to False"
+            )
         if stem not in STEMS:
             raise ValueError(f"stem: {stem!r} is unknown; choose from {', '.join(STEMS)}")
         self.in_channels = in_channels
@@ -146,11 +156,14 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(DoubleConv(channels[i], channels[i + 1]) for i in range(depth))
         self.pool = nn.MaxPool2d(2)
         self.up = nn.ModuleList()
+        self.auxiliary = nn.ModuleList()  # heads of the decoder's levels, the coarsest first
         deep = channels[-1]
         for level in reversed(range(depth)):
             out = channels[level] // (divisor if level else 1)
             self.up.append(Up(deep, channels[level], out, bilinear, attention))
             deep = out
+            if deep_supervision and level:
+                self.auxiliary.append(nn.Conv2d(out, n_classes, 1))
         self.head = nn.Conv2d(deep, n_classes * self.logits_per_class, 1)
 
     def encode(self, image: Tensor) -> list[Tensor]:
@@ -160,13 +173,17 @@ class UNet(nn.Module):
             features.append(self._run(block, self.pool(features[-1])))  # (N, 128, H/2, W/2) ...
         return features
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         features = self.encode(image)
         deep = features.pop()
-        for block in self.up:
+        coarse_logits: list[Tensor] = []
+        for number, block in enumerate(self.up):
             deep = self._run(block, deep, features.pop())
+            if self.training and number < len(self.auxiliary):
+                coarse_logits.insert(0, self.auxiliary[number](deep))
         height, width = image.shape[-2:]
-        return self._channels_to_blocks(self.head(deep), height, width)  # (N, n_classes, H, W)
+        logits = self._channels_to_blocks(self.head(deep), height, width)  # (N, n_classes, H, W)
+        return [logits, *coarse_logits] if coarse_logits else logits
 
     def _blocks_to_channels(self, image: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, 4 C, H/2, W/2) with the stem "space_to_depth"."""
@@ -254,8 +271,9 @@ class ASPPNet(UNet):
         base_channels: channels of the first level; every pooling doubles them, the last keeps them.
         aspp_rates: dilations in pixels of the deepest features. Where a rate is at least their
             side, that branch acts as a 1x1 convolution.
-        attention, checkpointing, stem: see `UNet`; with the stem "space_to_depth" the deepest
-            features have stride 32, and the sides above are twice as large.
+        attention, checkpointing, stem, deep_supervision: see `UNet`; with the stem
+            "space_to_depth" the deepest features have stride 32, and the sides above are twice as
+            large.
     """
 
     def __init__(
@@ -267,6 +285,7 @@ class ASPPNet(UNet):
         attention: bool = False,
         checkpointing: bool = False,
         stem: str = "full",
+        deep_supervision: bool = False,
     ):
         super().__init__(
             in_channels=in_channels,
@@ -277,6 +296,7 @@ class ASPPNet(UNet):
             attention=attention,
             checkpointing=checkpointing,
             stem=stem,
+            deep_supervision=deep_supervision,
         )
         self.aspp = ASPP(8 * base_channels, 8 * base_channels, aspp_rates)
 
@@ -370,13 +390,13 @@ def init_output_bias(model: nn.Module, shares: np.ndarray, task: str) -> None:
     Raises:
         ConfigError: see `output_layer`.
     """
-    bias = output_layer(model, len(shares)).bias
-    # Several logits of one class stand side by side, see `UNet._channels_to_blocks`.
-    shares = np.repeat(shares, len(bias) // len(shares))
-    share = torch.from_numpy(np.clip(shares, 1e-4, 1 - 1e-4)).to(bias.device)
+    share = torch.from_numpy(np.clip(shares, 1e-4, 1 - 1e-4))
     prior = share.log() if task == "multiclass" else share.logit()
-    with torch.no_grad():
-        bias.copy_(torch.where(prior.isnan(), bias.double(), prior))
+    for layer in (output_layer(model, len(shares)), *getattr(model, "auxiliary", ())):
+        # Several logits of one class stand side by side, see `UNet._channels_to_blocks`.
+        start = prior.repeat_interleave(len(layer.bias) // len(prior)).to(layer.bias.device)
+        with torch.no_grad():
+            layer.bias.copy_(torch.where(start.isnan(), layer.bias.double(), start))
 
 
 def output_layer(model: nn.Module, n_classes: int) -> nn.Module:

@@ -93,8 +93,10 @@ def fit(
 
     Args:
         model: a network of your own: images (N, C, H, W) float32 -> logits (N, n_classes, H, W).
-            It is trained in place, starts with the weights that it has (or those of
-            `cfg.init_from`) and ends with the best ones. By default the one that `cfg` describes.
+            In training mode it may return a list of logits instead, the finest first, as `UNet`
+            does with `deep_supervision`. It is trained in place, starts with the weights that it
+            has (or those of `cfg.init_from`) and ends with the best ones. By default the one that
+            `cfg` describes.
         loss: a loss of your own, `loss(logits, target, annotated)` -> scalar tensor, in place of
             `cfg.loss`; `losses` describes target and annotated. A loss derived from
             `losses.MaskedLoss` works with all settings; any other callable only with

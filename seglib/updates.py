@@ -5,13 +5,13 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from . import tables
+from . import losses, tables
 from .errors import ConfigError, TrainingError
 
 Batch = dict[str, Any]  # as `data.loaders` makes them: image, mask, annotated, index
@@ -82,14 +82,31 @@ def check_loss(loss: Callable, accumulate: int, n_processes: int, n_splits: int)
     )
 
 
-def share(loss: Callable, logits: Tensor, batch: Batch, total: Tensor | None) -> Tensor:
+def share(
+    loss: Callable, logits: Tensor | Sequence[Tensor], batch: Batch, total: Tensor | None
+) -> Tensor:
     """The loss of a micro-batch; with `total`, its share in the loss of the whole update.
 
+    Args:
+        logits: those of the network, or of a list of levels (deep supervision), whose losses are
+            then averaged.
+
     Raises:
-        TrainingError: the loss returned no scalar tensor, or one that has no gradient.
+        TrainingError: the loss returned no scalar tensor, or one that has no gradient; or the
+            network a list that does not hold logits.
     """
     options = {} if total is None else {"total": total}
-    value = loss(logits, batch["mask"], batch["annotated"], **options)
+
+    def of(level: Tensor) -> Tensor:
+        return _checked(loss(level, batch["mask"], batch["annotated"], **options), loss)
+
+    if isinstance(logits, list | tuple):
+        return losses.mean_of_levels([of(level) for level in losses.enlarged(logits)])
+    return of(logits)
+
+
+def _checked(value: Any, loss: Callable) -> Tensor:
+    """What a loss returned, where it is a scalar tensor with a gradient."""
     name = tables.name_of(loss)
     if not isinstance(value, Tensor) or value.ndim != 0:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

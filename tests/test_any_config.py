@@ -29,6 +29,7 @@ def allowed(draw):
         "architecture": draw(st.sampled_from(["unet", "aspp"])),
         "depth": draw(st.integers(1, 6)),
         "attention": draw(st.booleans()),
+        "deep_supervision": draw(st.booleans()),
         "stem": draw(st.sampled_from(config.choices_of("stem"))),
         "checkpointing": draw(st.booleans()),
         "epochs": draw(st.integers(1, 2)),

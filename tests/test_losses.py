@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from seglib import losses
+from seglib.errors import TrainingError
 
 SIGMOID = [
     ("bce", {}),
@@ -453,6 +454,42 @@ def test_combined_and_dice_focal_are_weighted_sums(weights):
     torch.testing.assert_close(
         built(logits, target, annotated), weights[0] * dice + weights[1] * focal
     )
+
+
+# ---- deep supervision
+
+
+@pytest.mark.parametrize("loss", [losses.MaskedBCE(), losses.DiceLoss("multilabel")])
+def test_the_loss_of_levels_is_the_sum_written_by_hand(loss):
+    generator = torch.Generator().manual_seed(5)
+    levels = [torch.randn(2, 2, side, side, generator=generator) for side in (8, 4, 2)]
+    _, target, annotated = sigmoid_batch(seed=1, k=2, side=8, ignored=0.3)
+    values = [loss(level, target, annotated) for level in losses.enlarged(levels)]
+    two = torch.nn.Upsample(scale_factor=2, mode="bilinear")(levels[1])
+    four = torch.nn.Upsample(scale_factor=4, mode="bilinear")(levels[2])
+    parts = [loss(level, target, annotated) for level in (levels[0], two, four)]
+    expected = parts[0] * 4 / 7 + parts[1] * 2 / 7 + parts[2] * 1 / 7
+    torch.testing.assert_close(losses.mean_of_levels(values), expected)
+
+
+def test_a_lesion_of_one_pixel_and_an_ignored_pixel_count_on_every_level():
+    """Reduced by nearest neighbour, the lesion would be gone and the ignored pixel spread."""
+    target = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    target[..., 3, 3], target[..., 0, 0] = 1, 255
+    logits = torch.zeros(1, 1, 1, 1, requires_grad=True)
+    (level,) = losses.enlarged([torch.zeros(1, 1, 8, 8), logits])[1:]
+    losses.MaskedBCE()(level, target, torch.ones(1, 1, dtype=torch.bool)).backward()
+    # 63 pixels count, one of them is a lesion: the mean of sigmoid(0) - truth.
+    assert logits.grad.item() == pytest.approx(0.5 - 1 / 63)
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [[], [{}, {}], [torch.zeros(1, 2, 4, 4), {}], [torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 2, 2)]],
+)
+def test_levels_that_are_no_logits_are_named(levels):
+    with pytest.raises(TrainingError, match="model: in training mode the network returned"):
+        losses.enlarged(levels)
 
 
 def test_bce_by_name_ignores_the_missing_weight():

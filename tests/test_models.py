@@ -206,7 +206,7 @@ def test_one_seed_gives_one_network():
 BLOCKS = {"stem": "space_to_depth"}
 
 
-@settings(max_examples=25)
+@settings(max_examples=6)
 @given(data=st.data(), depth=st.integers(1, 5), bilinear=st.booleans(), attention=st.booleans())
 def test_blocks_give_the_size_of_the_input(data, depth, bilinear, attention):
     height, width = (data.draw(st.integers(2 ** (depth + 1), 300)) for _ in range(2))
@@ -378,6 +378,55 @@ def test_gate_weighs_the_skip():
             torch.testing.assert_close(gate(skip, deep), expected)
 
 
+# ---- deep supervision
+
+DEEP = {"deep_supervision": True}
+
+
+@pytest.mark.parametrize("stem", models.STEMS)
+@pytest.mark.parametrize(
+    ("kind", "depth", "fields"),
+    [
+        (models.UNet, 3, {"depth": 3}),
+        (models.UNet, 4, {"bilinear": True, "attention": True}),
+        (models.ASPPNet, 4, {"checkpointing": True}),
+    ],
+)
+def test_levels_are_returned_in_training_and_one_tensor_in_evaluation(kind, depth, fields, stem):
+    fields = dict(in_channels=1, n_classes=2, base_channels=2, stem=stem, **fields)
+    network = kind(**fields, **DEEP)
+    levels = network(torch.randn(2, 1, 96, 128))
+    stride = models.STEMS[stem]
+    sides = [(96, 128), *((96 // stride // 2**k, 128 // stride // 2**k) for k in range(1, depth))]
+    assert [tuple(level.shape) for level in levels] == [(2, 2, *side) for side in sides]
+    sum(level.square().mean() for level in levels).backward()
+    assert all(p.grad.abs().sum() > 0 for p in network.parameters())
+
+    plain = kind(**fields)
+    missing, unexpected = plain.load_state_dict(network.state_dict(), strict=False)
+    assert not missing and {key.split(".")[0] for key in unexpected} == {"auxiliary"}
+    image = torch.randn(2, 1, 97, 131)
+    assert torch.equal(network.eval()(image), plain.eval()(image))
+
+
+def test_heads_on_the_levels_are_1x1_convolutions():
+    plain, deep = meta(n_classes=5), meta(n_classes=5, **DEEP)
+    extra = sum(5 * channels + 5 for channels in (128, 256, 512))
+    assert models.n_parameters(deep) == models.n_parameters(plain) + extra
+    with pytest.raises(ConfigError, match="deep_supervision: a network of depth 1 .* larger depth"):
+        models.UNet(3, 2, depth=1, **DEEP)
+
+
+def test_every_level_starts_with_the_shares_of_the_classes():
+    shares = np.array([0.9, 0.06, np.nan])
+    network = models.UNet(1, 3, base_channels=4, depth=3, **BLOCKS, **DEEP)
+    before = network.auxiliary[0].bias[2].item()
+    models.init_output_bias(network, shares, "multilabel")
+    for head in network.auxiliary:
+        assert head.bias.detach().sigmoid()[:2].numpy() == pytest.approx(shares[:2], abs=1e-6)
+    assert network.auxiliary[0].bias[2].item() == before
+
+
 # ---- checkpointing
 
 
@@ -435,6 +484,7 @@ def test_unknown_architecture_is_named():
     [
         ("attention", True, False),
         ("checkpointing", True, False),
+        ("deep_supervision", True, False),
         ("stem", "space_to_depth", "full"),
     ],
 )

@@ -297,6 +297,38 @@ def test_class_prior_starts_new_networks_only(tiny):
     assert torch.allclose(bias(tuned), bias(plain), atol=1e-5)
 
 
+def test_the_loss_of_an_epoch_is_that_of_all_levels(tiny):
+    """Written by hand for one batch of all images: the weights 1, 1/2 and 1/4 over their sum."""
+    fields = dict(deep_supervision=True, depth=3, epochs=1, batch_size=12, loss="combined")
+    cfg, batches = tiny(**fields, lr=1e-8, augment={})
+    run = training.fit(cfg, batches)
+    training.seed_everything(cfg.seed)
+    network = runs.network(cfg)
+    batch = next(iter(data.loaders(batches["train"].dataset.store, cfg)["train"]))
+    levels = [
+        nn.functional.interpolate(level, (64, 64), mode="bilinear")
+        for level in network(batch["image"])
+    ]
+    loss = losses.combined()
+    first, second, third = (loss(level, batch["mask"]).item() for level in levels)
+    expected = (first + second / 2 + third / 4) / 1.75
+    assert run.history["train_loss"].iloc[0] == pytest.approx(expected, rel=1e-5)
+    assert abs(first - expected) > 1e-4
+
+
+def test_deep_supervision_trains_predicts_and_resumes(tiny, monkeypatch):
+    fields = dict(deep_supervision=True, depth=3, epochs=3, accumulate=2, stem="space_to_depth")
+    cfg, batches = tiny("straight", **fields)
+    straight = training.fit(cfg, batches)
+    stop_after(1, monkeypatch, *tiny("cut", **fields))
+    assert_same_run(straight, training.fit(*tiny("cut", **fields), resume=True))
+    predictor = inference.Predictor.load(straight.best)
+    image, truth = batches["val"].dataset.pixels(0)
+    assert predictor.predict(image).mask.shape == truth.shape[:2]
+    with pytest.raises(ConfigError, match="deep_supervision: this run was begun with"):
+        training.fit(*tiny("cut", **fields | {"deep_supervision": False}), resume=True)
+
+
 def test_patches_train_a_network_for_whole_frames(tiny):
     cfg, batches = tiny(patch_size=32, epochs=2)
     assert next(iter(batches["train"]))["image"].shape[2:] == (32, 32)

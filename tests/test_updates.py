@@ -24,9 +24,9 @@ def plain_loss(logits, target, annotated):
 class SmallCard(nn.Module):
     """A network in whose memory `room` images fit, from its second forward pass in training on."""
 
-    def __init__(self, room):
+    def __init__(self, room, layer=None):
         super().__init__()
-        self.layer = convolution()
+        self.layer = layer or convolution()
         self.room, self.sizes = room, []
 
     def forward(self, image):
@@ -35,6 +35,18 @@ class SmallCard(nn.Module):
             if len(image) > self.room and len(self.sizes) > 1:
                 raise torch.OutOfMemoryError("no more")
         return self.layer(image)
+
+
+class TwoLevels(nn.Module):
+    """A network without batch norm whose levels are supervised."""
+
+    def __init__(self, channels=1):
+        super().__init__()
+        self.fine, self.coarse = convolution(channels), convolution(channels)
+
+    def forward(self, image):
+        fine = self.fine(image)
+        return [fine, self.coarse(F.avg_pool2d(image, 4))] if self.training else fine
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(2, 2), (1, 4), (4, 3)])
@@ -53,8 +65,9 @@ def test_accumulated_steps_are_one_large_batch(tiny, batch_size, accumulate):
     assert (other["weight"] - large["weight"]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("network", [convolution, TwoLevels])
 @pytest.mark.parametrize("loss", ["combined", "weighted_bce"])
-def test_accumulation_is_exact_where_masks_are_missing(tmp_path, loss):
+def test_accumulation_is_exact_where_masks_are_missing(tmp_path, loss, network):
     """The denominator is that of the whole update; the mean of the means of its parts is wrong."""
     store = multilabel_store(tmp_path / "store", n=10)
     fields = {**TINY, "loss": loss, "optimizer": "sgd", "lr": 0.1, "scheduler": "none", "seed": 3}
@@ -62,8 +75,9 @@ def test_accumulation_is_exact_where_masks_are_missing(tmp_path, loss):
     def trained(name, batch_size, accumulate):
         sizes = {"batch_size": batch_size, "accumulate": accumulate}
         cfg = config.preset("palm", "smoke", **fields | sizes, work_dir=str(tmp_path / name))
-        run = training.fit(cfg, data.loaders(store, cfg), model=convolution(3))
-        return torch.load(run.folder / "final_model.pth")["weight"], run.history["train_loss"]
+        run = training.fit(cfg, data.loaders(store, cfg), model=network(3))
+        state = torch.load(run.folder / "final_model.pth")
+        return torch.cat([value.flatten() for value in state.values()]), run.history["train_loss"]
 
     large, large_loss = trained("large", 6, 1)
     for name, batch_size, accumulate in (("small", 1, 6), ("halves", 3, 2)):
@@ -73,11 +87,12 @@ def test_accumulation_is_exact_where_masks_are_missing(tmp_path, loss):
     assert (trained("means", 1, 1)[0] - large).abs().max() > 1e-3
 
 
-def test_out_of_memory_halves_the_micro_batch_and_keeps_the_update(tiny):
+@pytest.mark.parametrize("layer", [convolution, TwoLevels])
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_update(tiny, layer):
     """The weights are those of a machine with room for all; the gradients of the failed attempt, in
     which one of two micro-batches was computed, do not count."""
     fields = dict(batch_size=4, accumulate=2, optimizer="sgd", lr=0.1, loss="combined", epochs=1)
-    roomy, network, hopeless = SmallCard(room=4), SmallCard(room=1), SmallCard(room=0)
+    roomy, network, hopeless = (SmallCard(room, layer()) for room in (4, 1, 0))
     training.fit(*tiny("roomy", **fields), model=roomy)
     with pytest.warns(UserWarning, match="micro-batches are halved"):
         training.fit(*tiny("cramped", **fields), model=network)
