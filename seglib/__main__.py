@@ -109,11 +109,18 @@ def train(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Score weights on all cases of --data_dir, or on the test part of their own data."""
-    from . import data, evaluation
+    from . import data, evaluation, zoo
 
     predictor, weights = _predictor(args)
     cfg, part = predictor.config, None
-    if hasattr(args, "data_root"):  # options of settings are absent unless the user gave them
+    is_of_zoo = weights.parent in zoo.folders()
+    if is_of_zoo and cfg.data_root is None:
+        raise ConfigError(
+            f"data_dir: the network {weights.stem} has no test part of its own; give "
+            "--data_dir FOLDER with annotated images"
+        )
+    # Options of settings are absent unless the user gave them.
+    if is_of_zoo or hasattr(args, "data_root"):
         cfg = cfg.replace(test_split=1.0, val_split=0.0, keep_split=False)
         part = "all cases given"
     store, _ = _store(cfg)
@@ -152,11 +159,27 @@ def predict(args: argparse.Namespace) -> None:
         raise DataError("\n".join(["not predicted:", *problems]))
 
 
+def zoo(args: argparse.Namespace) -> None:
+    """List the networks that --model takes by a name; with NAME the model card of one."""
+    from . import export, zoo
+
+    if args.name:
+        print(export.card_of(args.name))
+        return
+    networks = zoo.listing()
+    if networks.empty:
+        print(f"no networks in {' or '.join(map(str, zoo.folders()))}; make zoo trains some")
+        return
+    print(networks.to_string(index=False))
+    print("next: python -m seglib predict --model NAME --image_path FILE")
+    print("model card of a network: python -m seglib zoo NAME")
+
+
 def export(args: argparse.Namespace) -> None:
     """Write weights as ONNX and torch.export, each checked against PyTorch; a folder for Kaggle."""
-    from . import export
+    from . import export, zoo
 
-    weights = Path(args.model_path) if args.model_path else _find_weights("best*.pth")
+    weights = zoo.resolve(args.model_path) if args.model_path else _find_weights("best*.pth")
     folder = Path(args.output_dir)
     print(f"weights: {weights}")
     for write, suffix in ((export.to_onnx, ".onnx"), (export.to_program, ".pt2")):
@@ -361,12 +384,14 @@ def _run_folder(cfg: config.Config) -> Path:
 
 def _find_weights(name: str, roots: Any = None) -> Path:
     """The newest weights of that name or pattern, below `roots` or where runs usually lie."""
-    from . import hosts
+    from . import hosts, zoo
 
     weights = hosts.find_model(name, roots)
     if weights is None:
         missing = hosts.explain_missing_model(name, roots)
-        raise DataError(f"{missing}; train first, or give --model_path")
+        networks = zoo.advice()
+        choice = f", or take a network of the zoo: {networks}" if networks else ""
+        raise DataError(f"{missing}; train first, or give --model_path{choice}")
     return weights
 
 
@@ -377,7 +402,7 @@ def _predictor(args: argparse.Namespace):
     best ones. Settings of use and place are taken from the arguments, then from --config; without
     it, those of use are as trained, and those of place have this machine's defaults.
     """
-    from . import inference, runs
+    from . import inference, runs, zoo
 
     settings = _settings(args)
     places = {name: settings[name] for name in ("work_dir", "local") if name in settings}
@@ -387,7 +412,7 @@ def _predictor(args: argparse.Namespace):
         base = config.preset(settings.get("preset", "binary"), **places)
 
     if args.model_path:
-        weights = Path(args.model_path)
+        weights = zoo.resolve(args.model_path)
     elif args.config or "preset" in settings:
         folders = dict.fromkeys([_run_folder(base), runs.folder_of(base)])
         # Notebooks run in the folder notebooks/, so that their runs lie below it.
@@ -562,7 +587,12 @@ def _flag(text: str) -> dict[str, Any]:
     return {"action": "store_true", "help": text}
 
 
-WEIGHTS = {"--model_path": _value("FILE", "weights (default the newest best ones)")}
+WEIGHTS = {
+    "--model_path --model": _value(
+        "FILE|NAME",
+        "weights, or a network of the zoo such as lung (default the newest best ones)",
+    )
+}
 PREDICTION = {  # the options of a predictor, `inference.OPTIONS`
     "--tta": {
         "metavar": "FLIPS",
@@ -646,6 +676,12 @@ COMMANDS = (
             **PREDICTION,
         },
         fields=effects.PREDICT,
+    ),
+    Command(
+        zoo,
+        options={
+            "name": {"metavar": "NAME", "nargs": "?", "help": "a network: prints its model card"},
+        },
     ),
     Command(
         export,

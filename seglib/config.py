@@ -213,7 +213,9 @@ class Config:
     class_prior: bool = _setting(
         False, "start the output's bias at the classes' shares of the training masks", "run"
     )
-    init_from: str | None = _setting(None, "weights file to start from", "run", resume="free")
+    init_from: str | None = _setting(
+        None, "weights to start from: a file, or a network of the zoo", "run", resume="free"
+    )
 
     # Loss
     loss: str = _setting("bce", "what is minimised", "run", choices=lambda: tables.LOSSES)

@@ -122,7 +122,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
             f"{path}: no such weights file; encoder_weights takes imagenet, none or the path of a "
             "file"
         )
-    state = _read_safetensors(file) if file.suffix == ".safetensors" else load_safely(file)
+    state = load_safely(file)
     for key in ("state_dict", "model"):  # training scripts save it under these names
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -130,18 +130,6 @@ def read(path: str | Path) -> dict[str, Tensor]:
     if not is_dict or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(f"{path}: found no state_dict (name -> tensor)")
     return dict(state)
-
-
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise DataError(
-            f"{file}: refused to load: {first_line(error)}; expected a complete safetensors file"
-        ) from error
 
 
 def load_state(

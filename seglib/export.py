@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import config, files, metrics, runs, tables
+from . import config, files, metrics, runs, tables, zoo
 from . import report as reports
 from .errors import ConfigError, DataError
 from .inference import Predictor
@@ -24,7 +24,7 @@ from .inference import Predictor
 USE = """```python
 from seglib import hosts, inference
 
-predictor = inference.Predictor.load(hosts.find_model("{name}"){model})
+predictor = inference.Predictor.load({weights}{model})
 mask = predictor.predict(image).mask  # image (H, W) or (H, W, C), RGB
 ```"""
 LIMITS = """For research and teaching, not for diagnosis. Other scanners, protocols, ages and
@@ -242,7 +242,7 @@ def kaggle_folder(
 
 def _file_of(weights: str | Path | Predictor) -> Path:
     if not hasattr(weights, "probabilities"):
-        return Path(weights)
+        return zoo.resolve(weights)
     if len(weights.files) > 1:
         raise DataError(
             f"this predictor is the mean of {len(weights.files)} networks, and a model card "
@@ -295,22 +295,61 @@ def _is_of(report: Path, weights: Path, sha256: str | None) -> bool:
 # ---- the model card
 
 
-def model_card(weights: Path, description: dict, title: str, report: Any = None) -> str:
+def model_card(
+    weights: Path,
+    description: dict,
+    title: str,
+    report: Any = None,
+    expression: str | None = None,
+) -> str:
     """Markdown: what the network does, how it was trained, its scores, its use and its limits.
 
     Args:
         weights: the weights file.
         description: the JSON beside it, as of `runs.describe_weights`.
         report: as `report.read` takes it.
+        expression: Python that `Predictor.load` takes for these weights, by default a search for
+            the file.
     """
+    about = zoo.about_of(description)
+    expression = expression or f'hosts.find_model("{weights.name}")'
     own_network = description.get("network")
     model = f", model={own_network}(...)" if own_network else ""
-    rows = [f"| {name} | {value} |" for name, value in _facts(weights, description).items()]
-    lines = [f"# {title}", "", "| | |", "|---|---|", *rows]
-    lines += ["", "## Scores", "", *_scores(report)]
-    lines += ["", "## Use", "", USE.format(name=weights.name, model=model)]
-    lines += ["", "## Limits", "", LIMITS]
+    lines = [f"# {title}", ""]
+    if about.purpose:
+        lines += [about.purpose, ""]
+    lines += ["| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in _facts(weights, description).items()]
+    if about.data or about.terms:
+        lines += ["", "## Data", "", *filter(None, [about.data, about.terms])]
+    lines += ["", "## Scores", "", *_scores_of_tests(about.tests)]
+    if report is not None or not about.tests:
+        lines += _scores(report)
+    lines += ["", "## Use", "", USE.format(weights=expression, model=model)]
+    lines += ["", "## Limits", "", *filter(None, [about.limits, LIMITS])]
+    if about.command:
+        lines += ["", "## Made by", "", f"    {about.command}"]
     return "\n".join(lines) + "\n"
+
+
+def card_of(weights: str | Path) -> str:
+    """The model card of a network of the zoo, by its name, or of any other weights file."""
+    path = zoo.resolve(weights)
+    expression = f'"{path.stem}"' if zoo.is_name(weights) else None
+    return model_card(path, runs.describe_weights(path), path.stem, expression=expression)
+
+
+def _scores_of_tests(tests: list[dict[str, Any]]) -> list[str]:
+    """A Markdown table of `zoo.About.tests`."""
+    if not tests:
+        return []
+    lines = ["| images | metric | value | 95 % interval | n |", "|---|---|---|---|---|"]
+    for row in tests:
+        low, high = row.get("low"), row.get("high")
+        interval = "–" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+        cells = [row["data"], row["metric"], f"{row['value']:.3f}", interval, row["n"]]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return [*lines, ""]
 
 
 def _facts(weights: Path, description: dict) -> dict[str, str]:
@@ -323,7 +362,7 @@ def _facts(weights: Path, description: dict) -> dict[str, str]:
         network = f"{description['network']}, of the notebook that trained it"
     versions = description.get("versions", {})
     shown = [f"{name} {versions[name]}" for name in ("torch", "seglib") if name in versions]
-    return {
+    facts = {
         "system": f"{cfg.preset} ({cfg.task}), size {cfg.size}",
         "classes": ", ".join(cfg.class_names),
         "input": f"{cfg.in_channels} channels, {cfg.image_size} pixels ({cfg.resize})",
@@ -334,6 +373,9 @@ def _facts(weights: Path, description: dict) -> dict[str, str]:
         "weights": f"{weights.name}, sha256 {description.get('weights_sha256', 'unknown')}",
         "versions": ", ".join(shown),
     }
+    if val_dice is None and description.get("about"):  # trained on all images, without validation
+        del facts["validation Dice of the epoch kept"]
+    return facts
 
 
 def _network(cfg) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import DataError, first_line
 
+SAFETENSORS = ".safetensors"  # suffix of weights in the format of that name
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -69,7 +70,7 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def load_safely(path: str | Path) -> Any:
-    """`torch.load` that never runs code from the file.
+    """`torch.load` that never runs code from the file; a `.safetensors` file as its tensors.
 
     Raises:
         DataError: no such file, or one that is damaged or asks to run code; says which.
@@ -78,6 +79,8 @@ def load_safely(path: str | Path) -> Any:
 
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file")
+    if Path(path).suffix == SAFETENSORS:
+        return _load_safetensors(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds here, from pickle, zip and its own code
@@ -89,6 +92,18 @@ def load_safely(path: str | Path) -> Any:
         raise DataError(
             f"{path}: refused to load: {reason}; "
             "expected a complete file of tensors and plain values only"
+        ) from error
+
+
+def _load_safetensors(path: str | Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DataError(
+            f"{path}: refused to load: {first_line(error)}; expected a complete safetensors file"
         ) from error
 
 

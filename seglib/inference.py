@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from . import config, data, hosts, memory, metrics, models, plots, runs
+from . import config, data, hosts, memory, metrics, models, plots, runs, zoo
 from .errors import ConfigError, DataError
 from .formats import dicom_seg, images, inputs, nifti, orientation, volumes
 
@@ -130,8 +130,9 @@ class Predictor:
         """From a weights file and the `.json` beside it; nothing in either is executed.
 
         Args:
-            path: a file; several files, or the folder of a cross-validation: the mean of the
-                probabilities of these networks.
+            path: a file, or the name of a network of the zoo, such as "lung", see `zoo.resolve`;
+                several of them, or the folder of a cross-validation: the mean of the probabilities
+                of these networks.
             precision: "auto" computes as in training, if the device can; see
                 `hosts.choose_precision`.
             model: the network, where `training.fit` was given one of your own. The weights go into
@@ -142,7 +143,8 @@ class Predictor:
                 network; they are of a network of your own and `model` is not given; or several
                 networks differ in their classes or their input.
         """
-        paths = runs.weights_files(path)
+        parts = [path] if isinstance(path, str | Path) else path
+        paths = runs.weights_files([zoo.resolve(part) for part in parts])
         descriptions = [runs.describe_weights(file) for file in paths]
         configs = [config.from_dict(description["config"]) for description in descriptions]
         _check_alike(paths, configs)

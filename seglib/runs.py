@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import safetensors.torch
 import torch
 
 from . import config, files, hosts, models, tables
@@ -211,6 +212,11 @@ def save_weights(path: Path, model: torch.nn.Module, cfg, **facts: Any) -> Path:
     `loss` unless they name those that were passed to `fit`.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    return save_state(path, state, cfg, **facts)
+
+
+def save_state(path: Path, state: dict[str, torch.Tensor], cfg, **facts: Any) -> Path:
+    """What `save_weights` does, for a state_dict; the suffix of `path` decides the format."""
     description = {
         "config": cfg.to_dict(),
         "class_names": list(cfg.class_names),
@@ -224,7 +230,10 @@ def save_weights(path: Path, model: torch.nn.Module, cfg, **facts: Any) -> Path:
     }
     beside = path.with_suffix(".json")
     with files.replacing(path) as partial:
-        torch.save(state, partial)
+        if path.suffix == files.SAFETENSORS:
+            partial.write_bytes(safetensors.torch.save(state))
+        else:
+            torch.save(state, partial)
         description["weights_sha256"] = images.sha256(partial)
         with contextlib.suppress(DataError):  # there may be no earlier weights
             description[EARLIER] = describe_weights(path)
@@ -239,7 +248,9 @@ def _write_json(path: Path, description: dict[str, Any]) -> None:
 
 
 def load_weights(path: str | Path, model: torch.nn.Module) -> torch.nn.Module:
-    """Load the weights of a `.pth` file into a network. Nothing in the file is executed.
+    """Load the weights of a `.pth` or `.safetensors` file into a network, in its own precision.
+
+    Nothing in the file is executed.
 
     Raises:
         DataError: missing or torn file, a file that holds more than tensors and plain values, or
@@ -302,8 +313,9 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
     load_safely(path)  # a damaged file has an error of its own
     raise DataError(
         f"{path}: {beside.name} beside it describes other weights: their weights_sha256 begins "
-        f"with {description['weights_sha256'][:12]}, that of this file with {sha256[:12]}; copy "
-        "both files from one run, or write weights that you have changed with runs.save_weights"
+        f"with {description['weights_sha256'][:12]}, that of this file with {sha256[:12]}; one of "
+        "the two is damaged or of another run: copy both files from one run, or write weights that "
+        "you have changed with runs.save_weights"
     )
 
 

@@ -23,7 +23,20 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
 
-from . import config, hosts, losses, memory, metrics, models, plots, presets, runs, tables, updates
+from . import (
+    config,
+    hosts,
+    losses,
+    memory,
+    metrics,
+    models,
+    plots,
+    presets,
+    runs,
+    tables,
+    updates,
+    zoo,
+)
 from .errors import ConfigError, DataError, TrainingError, first_line
 from .runs import Run
 
@@ -260,7 +273,7 @@ def _network(run: Run, dataset, new: bool) -> nn.Module:
     if network is None:
         network = runs.network(cfg, pretrained=new and not cfg.init_from, strict=new)
     if new and cfg.init_from:
-        runs.load_weights(cfg.init_from, network)
+        runs.load_weights(zoo.resolve(cfg.init_from), network)
     elif new and cfg.class_prior and run.model is None:
         models.init_output_bias(network, dataset.class_shares(), cfg.task)
     info["parameters"] = models.n_parameters(network)

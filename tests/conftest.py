@@ -30,7 +30,7 @@ torch.set_num_threads(1)  # networks of a few channels: threads cost more than t
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
     """No variable of the caller's shell decides a test."""
-    for name in ("SEGLIB_SMOKE", "SEGLIB_DATA"):
+    for name in ("SEGLIB_SMOKE", "SEGLIB_DATA", "SEGLIB_ZOO"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SEGLIB_PROGRESS", "0")
     monkeypatch.setenv("MPLBACKEND", "agg")

@@ -11,6 +11,7 @@ from seglib.errors import ConfigError
 ALWAYS = {
     "phantoms": {"name", "output", "n", "seed"},
     "stores": {"prune", "work_dir", "local"},
+    "zoo": {"name"},
     "compare": {"first", "second", "metric"},
     "export": {"model_path", "output_dir", "kaggle"},
     "prepare": {"source_images"},

@@ -485,7 +485,12 @@ def test_a_lesion_of_one_pixel_and_an_ignored_pixel_count_on_every_level():
 
 @pytest.mark.parametrize(
     "levels",
-    [[], [{}, {}], [torch.zeros(1, 2, 4, 4), {}], [torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 2, 2)]],
+    [
+        [],
+        [{}, {}],
+        [torch.zeros(1, 2, 4, 4), {}],
+        [torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 2, 2)],
+    ],
 )
 def test_levels_that_are_no_logits_are_named(levels):
     with pytest.raises(TrainingError, match="model: in training mode the network returned"):

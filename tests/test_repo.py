@@ -38,6 +38,7 @@ FLOORS = [
     ["layouts", "case_io", "models", "losses", "metrics"],
     ["checks", "stores", "updates"],
     ["prepare", "data", "plots", "runs", "bootstrap", "lungs"],
+    ["zoo"],
     ["training", "inference", "summary"],
     ["report"],
     ["evaluation", "export", "explorer", "two_step"],

@@ -208,7 +208,7 @@ def test_weights_beside_the_description_of_others_are_refused(trained, tmp_path)
     found = hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()[:12]
     for call in (runs.describe_weights, Predictor.load):
         with pytest.raises(
-            DataError, match=f"w.json .* with {expected}, .* with {found}; copy both"
+            DataError, match=f"w.json .* with {expected}, .* with {found}; .* copy both"
         ):
             call(tmp_path / "w.pth")
     with pytest.raises(DataError, match="describes other weights"):
