@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import meanings
+from . import meanings, presets
 from .case_io import TURNS, mask_columns
 from .errors import DataError, grouped, listed
 from .formats import volumes
@@ -36,8 +36,8 @@ class DataReport:
             set aside.
         notes: sentences about the data as a whole.
         undecided: those of the notes that ask what masks mean, because two settings would read
-            them differently. The store holds one of both readings, but `data.loaders` refuses it
-            until the config says which one is meant.
+            them differently, or whether volumes are CT. The store holds one of both readings, but
+            `data.loaders` refuses it until the config says which one is meant.
     """
 
     facts: pd.DataFrame
@@ -193,7 +193,8 @@ def check(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> Checked:
     notes = [*scan_notes, *_notes_of_files(files, decoded, with_headers=not scan_notes)]
     notes += _warnings(files, decoded) + _empty_classes(decoded, inverted, cfg)
     meaning = meanings.judge(cases, facts, cfg)
-    notes = [*meaning.undecided, *notes, *meaning.notes]
+    undecided = [*_question_on_window(files, decoded, cfg), *meaning.undecided]
+    notes = [*undecided, *notes, *meaning.notes]
     problems += [
         _problem(case, path, text, "set aside; correct the file, or set what the message says")
         for case, path, text in meaning.set_aside
@@ -216,7 +217,7 @@ def check(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> Checked:
         fact_table(decoded, mask_columns(cfg)),
         problem_table(problems),
         notes,
-        meaning.undecided,
+        undecided,
     )
     names = cfg.class_names[1:] if cfg.task == "multiclass" else cfg.class_names
     classes = [_classes_in(fact, cfg) for fact in chosen]
@@ -315,6 +316,36 @@ def _notes_of_files(
         for text in [*texts, *slices[0]["decoding_notes"]]:
             names.setdefault(text, []).append(Path(path).name)
     return [f"{listed(files)}: {text}" for text, files in names.items()]
+
+
+def _question_on_window(paths: Iterable[str], facts: list[dict[str, Any]], cfg) -> list[str]:
+    """What the config must answer where the preset's window of CT meets MRI, else [].
+
+    The window would turn most of the image white. One that the user chose is taken as meant.
+    """
+    default = presets.PRESETS[cfg.preset].full
+    window = (default.get("window_level"), default.get("window_width"))
+    if cfg.window_level is None or (cfg.window_level, cfg.window_width) != window:
+        return []
+    first_slices = {
+        path: slices[0]
+        for path, slices in _by_file(paths, facts).items()
+        if volumes.is_volume(path)
+    }
+    reasons = (volumes.NOT_IN_HU, volumes.OTHER_MODALITY)
+    odd = [
+        Path(path).name
+        for path, fact in first_slices.items()
+        if any(note.startswith(reasons) for note in fact["decoding_notes"])
+    ]
+    if 2 * len(odd) <= len(first_slices):
+        return []
+    return [
+        f"window: {len(odd)} of {len(first_slices)} volumes ({listed(odd)}) are not CT in "
+        f"Hounsfield units, but the preset's window of CT is set (window_level="
+        f"{cfg.window_level:g}, window_width={cfg.window_width:g}): for MRI set {volumes.FOR_MRI}; "
+        "for CT in other numbers convert the files, or set a window that fits them"
+    ]
 
 
 def _warnings(paths: Iterable[str], facts: list[dict[str, Any]]) -> list[str]:

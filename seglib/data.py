@@ -128,7 +128,7 @@ def loaders(store, cfg) -> dict[str, DataLoader]:
     an edit of this module make new loaders: running workers keep the code that they started with.
 
     Raises:
-        DataError: what the masks mean is undecided, see `DataReport.undecided`.
+        DataError: what masks or voxels mean is undecided, see `DataReport.undecided`.
     """
     if store.report.undecided:
         raise DataError("\n".join(store.report.undecided))

@@ -1,11 +1,14 @@
 """Which layout a folder of raw data has, and that every preset reads every layout."""
 
+import re
+import shlex
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from seglib import __main__ as command_line
 from seglib import (
@@ -21,7 +24,7 @@ from seglib import (
     training,
 )
 from seglib.errors import ConfigError, DataError, SeglibError
-from seglib.layouts import folders, pictures
+from seglib.layouts import convert, folders, pictures
 from tests.helpers import (
     binary_config,
     file_names,
@@ -62,6 +65,41 @@ def test_no_data_says_where_it_looked(tmp_path, name):
         with pytest.raises(DataError, match=f"{name}: no data found") as error:
             layouts.scan(config.preset(name, data_root=str(root)))
         assert str(root) in str(error.value)
+
+
+@pytest.mark.parametrize("readers", [("_1stHO", "_2ndHO"), ("_vessels",)])
+def test_images_and_masks_in_one_folder_are_told_how_to_part(tmp_path, readers):
+    root, output = tmp_path / "two readers", tmp_path / "out"
+    for name in ("Image_01L", "Image_01R", "Image_02L", "Image_02R"):
+        plant_pictures(root, f"{name}.jpg", *(f"{name}{reader}.png" for reader in readers))
+    with pytest.raises(DataError, match="two readers: images and masks share") as error:
+        layouts.scan(binary_config(root))
+    line = re.search(r"python -m seglib (.*) --output OUTPUT", str(error.value))[1]
+    assert all(f"{reader} (4 files)" in str(error.value) for reader in readers)
+    assert command_line.main([*shlex.split(line), "--output", str(output)]) == 0
+    cases = layouts.scan(binary_config(output))
+    assert list(cases["patient"]) == ["Image_01", "Image_01", "Image_02", "Image_02"]
+    assert (cases["structure"] != "").all()
+
+
+def test_pictures_that_are_numbered_are_no_masks(tmp_path):
+    plant_pictures(tmp_path, *(f"{case}_{k}.png" for case in "abc" for k in (1, 2)), "a.png")
+    with pytest.raises(DataError, match="no data found"):
+        layouts.scan(binary_config(tmp_path))
+
+
+def test_real_chase_by_either_reader(real, tmp_path):
+    with pytest.raises(DataError, match=r"_1stHO \(20 files\), _2ndHO \(20 files\)"):
+        layouts.scan(binary_config(real("chase_db1")))
+    for reader in ("_1stHO", "_2ndHO"):
+        output = tmp_path / reader
+        done = convert.to_images_and_masks(real("chase_db1"), None, output, mask_suffix=reader)
+        assert done.pairs == 20 and not done.without_mask and len(done.left_out) == 20
+        cases = layouts.scan(binary_config(output))
+        assert len(cases) == 20 and cases["patient"].nunique() == 10
+        drawn = np.array(Image.open(real("chase_db1") / f"Image_07L{reader}.png"))
+        written = np.array(Image.open(output / "masks" / "Image_07L.png"))
+        np.testing.assert_array_equal(written > 0, drawn)
 
 
 @pytest.mark.parametrize("scan", [scan_chest, scan_images_masks])

@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from seglib import layouts, prepare
+from seglib import config, data, layouts, prepare
 from seglib.errors import DataError
 from seglib.formats import volumes
 from tests.helpers import (
@@ -171,3 +171,57 @@ def test_notes_on_the_place_of_labels_reach_the_report(tmp_path, place):
     notes = prepare.build(layouts.scan(cfg), cfg).report.notes
     about_labels = [note for note in notes if "a_seg.nii.gz: " in note]
     assert [note.startswith(expected) for note in about_labels] == [True] * bool(expected), notes
+
+
+def mri_or_ct(folder, *kinds):
+    """A tree of volumes with labels; "ct" has air at -1000, "mri" no number below 0."""
+    rng = np.random.default_rng(0)
+    for n, kind in enumerate(kinds):
+        body = np.indices((24, 24, 3))[0] % 12 > 3
+        voxels = np.where(body, 60, -1000) if kind == "ct" else np.where(body, 500, 4)
+        voxels = (voxels + rng.uniform(0, 4, voxels.shape)).astype(np.int16)
+        image = nibabel.Nifti1Image(voxels, np.diag([-1.2, -1.2, 5, 1]))
+        save_nifti(image, folder / f"image_{n}.nii.gz")
+        save_nifti(labels_like(image, body), folder / f"label_{n}.nii.gz")
+    return folder
+
+
+def two_classes(folder, tmp_path, **changes):
+    values = {"class_names": ("background", "body"), "label_map": {}, "val_split": 0, **changes}
+    return config.preset(
+        "rsna", "smoke", data_root=str(folder), work_dir=str(tmp_path / "work"), **values
+    )
+
+
+def test_mri_in_the_window_of_the_preset_is_no_training(tmp_path):
+    cfg = two_classes(mri_or_ct(tmp_path / "tree", "mri", "mri", "ct"), tmp_path)
+    store = prepare.build(layouts.scan(cfg), cfg)
+    (question,) = store.report.undecided
+    assert question.startswith("window: 2 of 3 volumes (image_0.nii.gz, image_1.nii.gz) are not CT")
+    with pytest.raises(DataError, match="window_level=None, window_width=None, percentiles"):
+        data.loaders(store, cfg)
+    # What the message says is the way out; a window of one's own is taken as meant.
+    values = {"window_level": None, "window_width": None, "percentiles": (0.5, 99.5)}
+    for changes in (values, {"window_level": 300, "window_width": 600}):
+        answered = cfg.replace(**changes)
+        store = prepare.build(layouts.scan(answered), answered)
+        assert store.report.undecided == []
+        batch = next(iter(data.loaders(store, answered)["train"]))
+        assert batch["image"].std() > 0.2
+
+
+def test_one_odd_volume_among_ct_is_noted_only(tmp_path):
+    cfg = two_classes(mri_or_ct(tmp_path / "tree", "ct", "mri", "ct"), tmp_path)
+    report = prepare.build(layouts.scan(cfg), cfg).report
+    assert report.undecided == []
+    assert any(note.startswith("image_1.nii.gz: not in Hounsfield") for note in report.notes)
+
+
+def test_a_dicom_series_of_mri_is_asked_about(tmp_path, stack):
+    root = tmp_path / "tree"
+    write_series_and_labels(root, stack)
+    for path in (root / "ct").iterdir():
+        edit_dicom(path, Modality="MR", RescaleIntercept=0)
+    cfg = two_classes(root, tmp_path, class_names=tuple("012345"))
+    (question,) = prepare.build(layouts.scan(cfg), cfg).report.undecided
+    assert "1 of 1 volumes (ct) are not CT" in question

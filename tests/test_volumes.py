@@ -255,6 +255,28 @@ def test_a_ct_that_is_not_in_hu_is_noted(tmp_path, name):
     assert volumes.read_8_bit(path, without).decoding_notes == ()
 
 
+def mri_phantom(rng):
+    """A trunk of MRI: a dark background, muscle, bright fat, and no number below 0."""
+    rows, columns = np.mgrid[:64, :64]
+    distance = np.hypot(rows - 32, columns - 32)
+    signal = np.select([distance < 22, distance < 27], [160, 700], 0)
+    signal[np.hypot(rows - 25, columns - 22) < 6] = 420
+    return np.abs(signal + rng.normal(0, 12, (6, 64, 64))).round()
+
+
+def test_mri_is_not_in_hu():
+    voxels = mri_phantom(np.random.default_rng(0))
+    for window in WINDOWS:
+        (note,) = volumes.not_in_hu(voxels, *window)
+        assert "none below 0" in note and volumes.FOR_MRI in note
+
+
+def test_real_mri_is_not_in_hu(real):
+    for path in (real("chaos_mr_t2") / "chaos_MR_T2_normalized").glob("image_*"):
+        (note,) = volumes.not_in_hu(volumes.read(path).voxels, 50, 400)
+        assert "shifted" not in note and volumes.FOR_MRI in note
+
+
 WINDOWS = [(50, 400), (40, 80), (100, 150), (-600, 1500), (400, 1800)]
 
 

@@ -33,6 +33,9 @@ CLASS_OF_MASK_FILE = {
     "small_bowel": "bowel",
     "duodenum": "bowel",
 }
+# How the notes begin that say that a window in HU does not fit a volume: `checks` looks for both.
+NOT_IN_HU, OTHER_MODALITY = "not in Hounsfield units", "Modality "
+FOR_MRI = "window_level=None, window_width=None, percentiles=(0.5, 99.5)"  # settings without HU
 _CACHE_SIZE = 4  # results that each thread keeps: image and labels of two volumes
 
 
@@ -360,9 +363,9 @@ def not_in_hu(voxels: np.ndarray, level: float, width: float) -> tuple[str, ...]
     if not text:
         return ()
     return (
-        f"not in Hounsfield units, it seems: {text}. The window expects air at -1000, water at 0 "
+        f"{NOT_IN_HU}, it seems: {text}. The window expects air at -1000, water at 0 "
         "and bone above 300: convert the file (DICOM: RescaleSlope and RescaleIntercept), or set "
-        "window_level=None where it is no CT",
+        f"{FOR_MRI} where it is no CT, such as MRI",
     )
 
 
@@ -372,8 +375,8 @@ def _no_ct(grid: Grid) -> tuple[str, ...]:
     if modality in ("", "CT"):
         return ()
     return (
-        f"Modality {modality}, but the window is one of CT, in Hounsfield units: expected CT; look "
-        "whether it is the right series, or set window_level=None",
+        f"{OTHER_MODALITY}{modality}, but the window is one of CT, in Hounsfield units: expected "
+        f"CT; look whether it is the right series, or set {FOR_MRI}",
     )
 
 
@@ -391,7 +394,9 @@ def _what_instead_of_hu(voxels: np.ndarray, low: float, high: float, white: floa
     if low >= 0 and 200 <= high <= 255 and share(-1, 0) > 0.05:
         return f"{extent}, {share(-1, 0):.0%} of them 0, so they are a picture of 8 bits"
     has_air, bright = share(-np.inf, -250) > 0.001, share(500, np.inf)
-    if not has_air and bright > 0.02 and share(850, 1350) > bright / 2:
+    # MRI has as much between its dark and its bright tissues; shifted CT has only lung there.
+    is_soft_tissue = share(850, 1350) > max(bright / 2, share(100, 500))
+    if not has_air and bright > 0.02 and is_soft_tissue:
         return (
             f"{extent}, without air but {bright:.0%} above 500, most of that about 1000, so they "
             "were shifted by about 1024 (the intercept was lost)"
@@ -405,6 +410,10 @@ def _what_instead_of_hu(voxels: np.ndarray, low: float, high: float, white: floa
     saturated = share(limit, np.inf)
     if saturated > (0.5 if has_air else 0.25):
         return f"{extent}, {saturated:.0%} of them above {limit:g}"
+    if low >= 0 and share(300, np.inf) > 0.05:
+        return (
+            f"{extent}, none below 0, where air and fat lie, and {share(300, np.inf):.0%} above 300"
+        )
     if low < -1300 and share(-200, 300) < 0.005:
         return f"{extent}, without soft tissue, so they were shifted (the intercept counted twice?)"
     return ""

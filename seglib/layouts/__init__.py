@@ -15,7 +15,7 @@ import pandas as pd
 from .. import hosts, presets, tables
 from ..errors import DataError
 from ..formats.images import SUFFIXES
-from . import patients
+from . import pairing, patients
 
 
 def scan(cfg: Any) -> pd.DataFrame:
@@ -66,6 +66,10 @@ def _find(cfg: Any) -> hosts.Tree:
     # Where the user named the layout, its own function explains best what is missing.
     if cfg.layout != "auto" and cfg.data_root and Path(cfg.data_root).expanduser().is_dir():
         return hosts.Tree(Path(cfg.data_root).expanduser().absolute(), (cfg.layout,))
+    if cfg.data_root and Path(cfg.data_root).expanduser().is_dir():
+        advice = pairing.advice_on_one_folder(Path(cfg.data_root).expanduser())
+        if advice:
+            raise DataError(advice)
     raise DataError(hosts.explain_missing(cfg))
 
 

@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -236,6 +238,33 @@ def begins_with(name: str, beginning: str) -> bool:
         bool(beginning)
         and name.startswith(beginning)
         and _is_boundary(beginning[-1], name[len(beginning) :])
+    )
+
+
+def advice_on_one_folder(folder: Path) -> str:
+    """What to do with a folder in which images and their masks lie side by side; "" for others.
+
+    Such as Image_01L.jpg with Image_01L_1stHO.png and Image_01L_2ndHO.png of CHASE_DB1: where the
+    masks are of several readers, the user has to choose one.
+    """
+    stems = [file.stem for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
+    owners = Owners(stems)
+    counts = Counter(
+        without_number(rest) for image, rest in (owners.of(s, whole=False) for s in stems) if image
+    )
+    # Names that go on with a number alone are further images: case_1 and case_1_2.
+    by_number = sorted((-n, suffix) for suffix, n in counts.items() if suffix)
+    if not by_number or -4 * by_number[0][0] < len(stems):
+        return ""
+    kinds = ", ".join(f"{suffix} ({-n} files)" for n, suffix in by_number[:4])
+    choice = by_number[0][1]
+    which = " (choose one of them, such as one reader)" if len(by_number) > 1 else ""
+    return (
+        f"{folder}: images and masks share this folder, and masks end in {kinds}: bring them into "
+        f"images + masks{which}, then set data_root to OUTPUT: python -m seglib prepare "
+        f"--source_images {shlex.quote(str(folder))} --mask_suffix {choice} --output OUTPUT (in "
+        "Python: from seglib.layouts import convert; convert.to_images_and_masks("
+        f"{str(folder)!r}, None, OUTPUT, mask_suffix={choice!r}))"
     )
 
 
