@@ -15,7 +15,6 @@ from albumentations.augmentations.geometric.distortion import BaseDistortion
 from . import tables
 from .tables import IGNORE
 
-FOREGROUND = 0.7  # share of the patches that must contain a pixel of a structure
 # How transforms that move pixels fill the places that no pixel of the image moves to.
 BORDER = {"border_mode": cv2.BORDER_CONSTANT, "fill": 0, "fill_mask": IGNORE}
 
@@ -28,22 +27,20 @@ def pipeline(augment: dict[str, Any], patch_size: tuple[int, int] | None = None)
     listed in `tables.AUGMENTATIONS`.
 
     Args:
-        patch_size: (height, width) of the patch that is cut out at the end. A share `FOREGROUND` of
-            the patches must contain a pixel of a structure (as in nnU-Net, Isensee et al., Nature
-            Methods 2021); the others lie anywhere.
+        patch_size: (height, width) of the patch in the middle of the image. Transforms that need
+            what lies around it (`tables.Augmentation.region`) act first, all others act on the
+            patch alone.
     """
-    transforms = []
+    moving, others = [], []
     for name, value in augment.items():
         parameters = value if isinstance(value, dict) else {"p": value}
         settings = {"albumentations": albumentations, "p": 1.0, **parameters}
-        transforms.append(tables.call(tables.AUGMENTATIONS[name].build, settings))
+        entry = tables.AUGMENTATIONS[name]
+        is_moving = patch_size is not None and entry.region is not None
+        (moving if is_moving else others).append(tables.call(entry.build, settings))
     if patch_size is not None:
-        on_structure = albumentations.CropNonEmptyMaskIfExists(
-            *patch_size, ignore_values=[IGNORE], p=1.0
-        )
-        anywhere = albumentations.RandomCrop(*patch_size, p=1.0)
-        transforms.append(albumentations.OneOrOther(on_structure, anywhere, p=FOREGROUND))
-    return albumentations.Compose(transforms)
+        moving.append(albumentations.CenterCrop(*patch_size, p=1.0))
+    return albumentations.Compose([*moving, *others])
 
 
 # The transforms of `tables.AUGMENTATIONS`. The defaults are used for parameters that `cfg.augment`

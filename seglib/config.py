@@ -117,9 +117,9 @@ class Config:
     )
 
     # Images
-    image_size: Sides = _setting(256, "pixels, one side or (height, width)", "store", 8, 8192)
-    resize: Literal["letterbox", "stretch"] = _setting(
-        "letterbox", "keep the aspect ratio and pad, or squeeze", "store"
+    image_size: Sides = _setting(256, "pixels, one side or (height, width)", "store", 8, 16384)
+    resize: Literal["letterbox", "stretch", "none"] = _setting(
+        "letterbox", "keep the aspect ratio and pad, squeeze, or pad without scaling", "store"
     )
     in_channels: int = _setting(3, "channels of the network's input", "store network", 1, 16)
     slice_axis: int | None = _setting(
@@ -174,7 +174,10 @@ class Config:
 
     # What training sees
     patch_size: Sides | None = _setting(
-        None, "pixels of the patches that training sees; none = whole frames", "run", 8, 8192
+        None, "pixels of the patches that training sees; none = whole frames", "run", 8, 16384
+    )
+    patches_per_image: int = _setting(
+        1, "patches that are cut out of every image in an epoch", "run updates", 1, 10_000
     )
     augment: dict[str, Any] = _setting(
         {},
@@ -324,6 +327,11 @@ class Config:
     def patch_height_width(self) -> tuple[int, int] | None:
         """`patch_size` as (height, width) in pixels; None where training sees whole frames."""
         return None if self.patch_size is None else _height_width(self.patch_size)
+
+    @property
+    def network_height_width(self) -> tuple[int, int]:
+        """(height, width) in pixels of what the network sees at once: a patch, or the frame."""
+        return self.patch_height_width or self.height_width
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -596,7 +604,7 @@ def _augmentation_set(cfg: Config, name: str) -> dict[str, Any]:
     unsuitable = set()
     if any({"left", "right"} & set(re.split(r"[^a-z]+", c.lower())) for c in cfg.class_names):
         unsuitable |= {"hflip", "vflip"}
-    height, width = _sides_in_training(cfg)
+    height, width = cfg.network_height_width
     if height != width:
         unsuitable.add("rot90")
     for member, augmentation in tables.AUGMENTATIONS.items():
@@ -604,11 +612,6 @@ def _augmentation_set(cfg: Config, name: str) -> dict[str, Any]:
             unsuitable.add(member)
     chosen = tables.AUGMENTATION_SETS[name]
     return {member: value for member, value in chosen.items() if member not in unsuitable}
-
-
-def _sides_in_training(cfg: Config) -> tuple[int, int]:
-    """(height, width) of what training sees: a patch, or the whole frame."""
-    return cfg.patch_height_width or cfg.height_width
 
 
 def _check_augment(augment: dict[str, Any]) -> None:
@@ -735,7 +738,7 @@ def _check_checkpoint_name(name: str) -> None:
 
 
 def _check_patches(cfg: Config) -> None:
-    """Raise `ConfigError` for patches larger than the frame."""
+    """Raise `ConfigError` for patches larger than the frame, or their number without a size."""
     height, width = cfg.height_width
     if cfg.patch_size:
         patch_height, patch_width = cfg.patch_height_width
@@ -744,11 +747,16 @@ def _check_patches(cfg: Config) -> None:
                 f"patch_size: {cfg.patch_size} is larger than image_size {cfg.image_size}; "
                 "give at most that, or none for whole frames"
             )
+    elif cfg.patches_per_image > 1:
+        raise ConfigError(
+            f"patches_per_image: {cfg.patches_per_image} patches of whole frames are all alike; "
+            "set patch_size as well, or leave it at 1"
+        )
 
 
 def _check_augment_fits(cfg: Config) -> None:
     """Raise `ConfigError` for augmentations that do not suit the images' sides or channels."""
-    height, width = _sides_in_training(cfg)
+    height, width = cfg.network_height_width
     if "rot90" in cfg.augment and height != width:
         raise ConfigError(
             f"augment: rot90 turns a frame of {height}x{width} on its side; it needs a square "

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader
 
 from . import case_io, curves, data, hosts, measurements, memory, metrics, plots, summary, tables
 from .curves import HistogramROC
@@ -182,7 +181,7 @@ def tuned(run, loader, metric: str = "dice") -> Predictor:
         )
     cfg = predictor.config
     predictor.temperature = 1.0
-    predictor.temperature = _best_temperature(predictor, dataset, loader.batch_size)
+    predictor.temperature = _best_temperature(predictor, dataset, loader)
     where = f"on the part {dataset.part!r}, {len(dataset)} images"
     temperature_text = f"{predictor.temperature:.3f}, of the least log loss {where}"
     predictor.chosen = {"temperature": temperature_text}
@@ -193,9 +192,9 @@ def tuned(run, loader, metric: str = "dice") -> Predictor:
     return predictor
 
 
-def _best_temperature(predictor: Predictor, dataset, batch_size: int) -> float:
+def _best_temperature(predictor: Predictor, dataset, loader) -> float:
     temperature = curves.Temperature(predictor.config.task)
-    batches = DataLoader(dataset, batch_size)
+    batches = data.whole_frames(dataset, loader, list(range(len(dataset))))
     for batch in hosts.progress(batches, desc=f"temperature on {dataset.part}", leave=False):
         temperature.update(predictor.log_odds(batch["image"]).cpu(), batch["mask"])
     return temperature.value()
@@ -238,7 +237,7 @@ def _batches(
     predictor: Predictor, dataset, loader, order: list[int]
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Every image once, in this order: positions in the dataset, and probabilities (N, K, H, W)."""
-    batches = DataLoader(dataset, loader.batch_size, sampler=order, num_workers=loader.num_workers)
+    batches = data.whole_frames(dataset, loader, order)
     for batch in hosts.progress(batches, desc=f"evaluate {dataset.part}", leave=False):
         yield batch["index"].tolist(), predictor.probabilities(batch["image"]).cpu().numpy()
 

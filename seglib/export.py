@@ -74,8 +74,8 @@ def to_onnx(
 ) -> Exported:
     """Write an ONNX file, checked against PyTorch with onnxruntime.
 
-    Its input is `image` (batch, C, H, W) float32 from 0 to 1, RGB, in the size of the config; its
-    output is `probability` (batch, classes, H, W). It takes batches of any size. It computes in
+    Its input is `image` (batch, C, H, W) float32 from 0 to 1, RGB, in the size that the network
+    sees: `patch_size`, or `image_size` where it was trained on whole frames. Its output is `probability` (batch, classes, H, W). It takes batches of any size. It computes in
     float32, whatever the precision of the training.
 
     Args:
@@ -145,7 +145,7 @@ def _deployed(weights: str | Path | Predictor, model: nn.Module | None) -> tuple
     deployed = Deployed(predictor).to(memory_format=torch.contiguous_format)
     # Seeded, because `torch.export` stores it: the same weights give the same file.
     generator = torch.Generator().manual_seed(0)
-    return deployed, torch.rand(2, cfg.in_channels, *cfg.height_width, generator=generator)
+    return deployed, torch.rand(2, cfg.in_channels, *cfg.network_height_width, generator=generator)
 
 
 @torch.inference_mode(False)
@@ -360,12 +360,13 @@ def _facts(weights: Path, description: dict) -> dict[str, str]:
     network = _network(cfg)
     if description.get("network"):
         network = f"{description['network']}, of the notebook that trained it"
+    tiles = f", by tiles of {cfg.patch_size}" if cfg.patch_size else ""
     versions = description.get("versions", {})
     shown = [f"{name} {versions[name]}" for name in ("torch", "seglib") if name in versions]
     facts = {
         "system": f"{cfg.preset} ({cfg.task}), size {cfg.size}",
         "classes": ", ".join(cfg.class_names),
-        "input": f"{cfg.in_channels} channels, {cfg.image_size} pixels ({cfg.resize})",
+        "input": f"{cfg.in_channels} channels, {cfg.image_size} pixels ({cfg.resize}){tiles}",
         "network": network,
         "trained on": "unknown" if trained_on is None else n_images,
         "arithmetic of the training": description.get("precision") or "unknown",

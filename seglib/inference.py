@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from . import config, data, hosts, memory, metrics, models, plots, runs, zoo
+from . import config, data, hosts, memory, metrics, models, plots, runs, tiles, zoo
 from .errors import ConfigError, DataError
 from .formats import dicom_seg, images, inputs, nifti, orientation, volumes
 
@@ -215,23 +215,43 @@ class Predictor:
     def probabilities(self, batch: torch.Tensor) -> torch.Tensor:
         """Normalised images (N, C, H, W) float32 -> probabilities (N, classes, H, W) float32.
 
-        Where the GPU's memory is too small for the batch, its halves are computed one after the
-        other.
+        A network that was trained by patches sees tiles of that size, which overlap and are blended
+        smoothly (`tiles.blend`). Where the GPU's memory is too small for the batch, its halves are
+        computed one after the other.
 
         Raises:
             DataError: it is too small for a single image.
         """
+        if self._exceeds_patch(batch):
+            return self._blended(batch, tiles.OVERLAP, self.config.batch_size)
         return self._in_halves(self._mean_of_views, batch)
 
     def log_odds(self, batch: torch.Tensor) -> torch.Tensor:
-        """What a temperature divides: the logits of one view, those of the mean of several views.
+        """What a temperature divides: the logits of one view, those of the mean of several views
+        or tiles.
 
         Shapes, and memory, as for `probabilities`.
         """
-        if not (self.tta or self.tta_rotation):
+        if not (self.tta or self.tta_rotation or self._exceeds_patch(batch)):
             return self._in_halves(self.logits, batch)
         prob = self.probabilities(batch)
         return prob.log() if self.config.task == "multiclass" else prob.logit(1e-7)
+
+    def _exceeds_patch(self, batch: torch.Tensor) -> bool:
+        """Whether images are larger than the patches that the network was trained with."""
+        patch = self.config.patch_height_width
+        return patch is not None and any(n > side for n, side in zip(batch.shape[-2:], patch))
+
+    def _blended(
+        self, batch: torch.Tensor, overlap: float, batch_size: int, progress: Callable = iter
+    ) -> torch.Tensor:
+        """Probabilities of a batch by tiles of what the network sees at once."""
+
+        def compute(part: torch.Tensor) -> torch.Tensor:
+            return self._in_halves(self._mean_of_views, part)
+
+        sides = self.config.network_height_width
+        return tiles.blend(batch, sides, compute, overlap, batch_size, progress)
 
     def _in_halves(
         self, compute: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor
@@ -291,11 +311,12 @@ class Predictor:
             image: (H, W) or (H, W, C), RGB.
 
         Raises:
-            DataError: not an image array, or a number of channels that cannot be brought to the
-                network's.
+            DataError: not an image array, a number of channels that cannot be brought to the
+                network's, or an image larger than the frame of a network that was trained on whole
+                frames without scaling (`resize="none"`).
         """
         pixels, cfg = self._pixels(image), self.config
-        fitted = images.fit_image(pixels, cfg.height_width, cfg.resize)
+        fitted = images.fit_image(pixels, self._frame(pixels.shape[:2]), cfg.resize)
         batch = torch.from_numpy(data.normalise(fitted, self.table))[None]
         prob = self.probabilities(batch)[0].cpu().numpy()
         prob = images.unfit(prob, pixels.shape[:2], cfg.resize)
@@ -307,34 +328,32 @@ class Predictor:
         """The same at the image's own resolution: tiles of the network's size, blended smoothly.
 
         For images much larger than the network's input, if the network was trained at their scale.
-        The outer eighth of a tile, where the network sees padding, is not used, except at the
-        image's edge. If the network's receptive field reaches no farther than that, the result
-        equals that of the whole image.
+        See `tiles.blend`. With `resize="none"` and `patch_size`, `predict` does the same.
 
         Args:
             overlap: share of a tile that the next tile also covers, 0.3 to 0.9.
+            batch_size: number of tiles that are computed at once.
         """
         if not 0.3 <= overlap <= 0.9:
             raise DataError(f"overlap: {overlap} is not allowed; expected 0.3 to 0.9")
         pixels = self._pixels(image)
-        height, width = self.config.height_width
-        padded = data.normalise(pixels, self.table)  # (C, H, W)
-        missing_rows, missing_columns = np.maximum(0, (height, width) - np.array(padded.shape[1:]))
-        padded = np.pad(padded, ((0, 0), (0, missing_rows), (0, missing_columns)))
-        rows = _tile_starts(padded.shape[1], height, overlap)
-        columns = _tile_starts(padded.shape[2], width, overlap)
-        tiles = [(slice(r, r + height), slice(c, c + width)) for r in rows for c in columns]
-        total = np.zeros((self.config.n_classes, *padded.shape[1:]), np.float32)
-        weights = np.zeros(padded.shape[1:], np.float32)
-        for start in hosts.progress(range(0, len(tiles), batch_size), desc="tiles", leave=False):
-            chunk = tiles[start : start + batch_size]
-            batch = torch.from_numpy(np.stack([padded[:, r, c] for r, c in chunk]))
-            for (r, c), prob in zip(chunk, self.probabilities(batch).cpu().numpy()):
-                weight = np.outer(_fade(r, padded.shape[1]), _fade(c, padded.shape[2]))
-                total[:, r, c] += weight * prob
-                weights[r, c] += weight
-        prob = (total / weights)[:, : pixels.shape[0], : pixels.shape[1]]
+        frame = _at_least(pixels.shape[:2], self.config.network_height_width)
+        padded = data.normalise(images.fit_image(pixels, frame, "none"), self.table)  # (C, H, W)
+        progress = functools.partial(hosts.progress, desc="tiles", leave=False)
+        prob = self._blended(torch.from_numpy(padded)[None], overlap, batch_size, progress)
+        prob = images.unfit(prob[0].numpy(), pixels.shape[:2], "none")
         return Prediction(prob, self.mask(prob))
+
+    def _frame(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the frame into which an image of this shape is brought.
+
+        A network that was trained by patches without scaling takes an image as it is, padded where
+        it is smaller than a patch.
+        """
+        cfg = self.config
+        if cfg.resize == "none" and cfg.patch_size:
+            return _at_least(shape, cfg.patch_height_width)
+        return cfg.height_width
 
     def _pixels(self, image: np.ndarray) -> np.ndarray:
         """(H, W, channels of the network) uint8 of an array as `predict` takes it."""
@@ -575,12 +594,13 @@ class Predictor:
     def _predict_slices(self, slices: np.ndarray, batch_size: int) -> list[np.ndarray]:
         """The mask of every slice (S, H, W) uint8 of a volume, before it is cleaned."""
         cfg, masks = self.config, []
+        frame = self._frame(slices.shape[1:])
         starts = range(0, len(slices), batch_size)
         for start in hosts.progress(starts, desc="predict", leave=False):
             batch = []
             for plane in slices[start : start + batch_size]:
                 image = images.as_channels(plane, cfg.in_channels)
-                fitted = images.fit_image(image, cfg.height_width, cfg.resize)
+                fitted = images.fit_image(image, frame, cfg.resize)
                 batch.append(data.normalise(fitted, self.table))
             for prob in self.probabilities(torch.from_numpy(np.stack(batch))).cpu().numpy():
                 masks.append(self.raw_mask(images.unfit(prob, slices.shape[1:], cfg.resize)))
@@ -722,19 +742,7 @@ def _read_ahead(
     yield from started
 
 
-def _tile_starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Where tiles must start to cover a side evenly."""
-    n = 1 + math.ceil((length - tile) / (tile * (1 - overlap)))
-    return np.linspace(0, length - tile, n).round().astype(int).tolist()
 
-
-def _fade(place: slice, length: int) -> np.ndarray:
-    """Weights along one side of a tile: 0 in its outer eighth, then rising.
-
-    At the image's own edge, where no other tile helps, the weight stays full.
-    """
-    n = place.stop - place.start
-    ramp = np.clip(np.arange(n) + 1 - n // 8, 0, None).astype(np.float32)
-    before = ramp if place.start else np.full(n, ramp.max())
-    after = ramp[::-1] if place.stop < length else np.full(n, ramp.max())
-    return np.minimum(before, after)
+def _at_least(shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int]:
+    """(height, width), each at least that of `sides`."""
+    return max(shape[0], sides[0]), max(shape[1], sides[1])

@@ -57,6 +57,11 @@ class Augmentation(NamedTuple):
     A parameter is a number, or one of the `pairs`: two numbers, the lowest and the highest value.
     `ranges` maps a parameter to its smallest and its largest value. `channels` is the number of
     channels that an image must have, where that matters.
+
+    `region` is for transforms that bring pixels of farther away into a patch. It receives the
+    `height` and `width` of a patch and the parameters, and returns the height and width that the
+    transform needs to fill it. Such transforms act first, then the patch is cut out, and all others
+    change the patch alone.
     """
 
     build: str | Callable
@@ -64,6 +69,7 @@ class Augmentation(NamedTuple):
     ranges: Mapping[str, tuple[float, float]] = {}
     pairs: Collection[str] = ()
     channels: int | None = None
+    region: str | Callable | None = None
 
 
 class Architecture(NamedTuple):
@@ -213,13 +219,16 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     # Geometry: image and masks change together.
     "hflip": Augmentation("augmentations:hflip"),
     "vflip": Augmentation("augmentations:vflip"),
-    "rot90": Augmentation("augmentations:rot90"),
-    "rotate": Augmentation("augmentations:rotate", ("limit",), {"limit": (0, 360)}),
+    "rot90": Augmentation("augmentations:rot90", region="patches:square"),
+    "rotate": Augmentation(
+        "augmentations:rotate", ("limit",), {"limit": (0, 360)}, region="patches:rotated"
+    ),
     "affine": Augmentation(
         "augmentations:affine",
         ("scale", "translate", "rotate"),
         {"scale": (0.01, 100), "translate": (0, 1), "rotate": (0, 360)},
         pairs=("scale",),
+        region="patches:moved",
     ),
     "grid_distortion": Augmentation(
         "augmentations:grid_distortion", ("limit",), {"limit": (-1, 1)}
@@ -228,6 +237,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         "augmentations:elastic",
         ("strength", "points"),
         {"strength": (0, 0.2), "points": (2, 32)},
+        region="patches:warped",
     ),
     # Intensities: the masks are not changed.
     "shading": Augmentation(

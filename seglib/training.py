@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from . import (
     config,
+    data,
     hosts,
     losses,
     memory,
@@ -80,7 +81,7 @@ class Training:
     @property
     def n_val(self) -> int:
         """Number of validation images."""
-        return len(self.val.dataset)
+        return len(self.val.dataset.cases)
 
     @property
     def is_over(self) -> bool:
@@ -189,7 +190,7 @@ def _set_up(
     loss = losses.build(cfg.loss, **cfg.settings) if loss is None else loss
     updates.check_loss(loss, cfg.accumulate, accelerator.num_processes, state.n_splits)
     if model is not None:
-        _check_output(model.to(accelerator.device), cfg, cfg.height_width)
+        _check_output(model.to(accelerator.device), cfg, cfg.network_height_width)
     history = pd.DataFrame(state.history)
     run = Run(folder=folder, config=cfg, history=history, info=info, model=model)
 
@@ -239,14 +240,14 @@ def _prepare(
         network,
         _optimizer(cfg, network),
         batches["train"],
-        batches["val"],
+        data.for_validation(batches, cfg),
         device_placement=[True, True, False, True],
     )
     if accelerator.num_processes > 1:
         # `_average_buffers` averages them; DDP would overwrite them with those of one process.
         model.broadcast_buffers = False
     n_updates = math.ceil(len(train) / cfg.accumulate)
-    scheduler = _scheduler(cfg, optimizer.optimizer, n_updates, len(batches["val"].dataset))
+    scheduler = _scheduler(cfg, optimizer.optimizer, n_updates, len(batches["val"].dataset.cases))
     network = accelerator.unwrap_model(model)
     if cfg.compile:
         model = _compiled(model, accelerator.device)
@@ -340,7 +341,7 @@ def _check_network(network: nn.Module, cfg, loader: DataLoader) -> None:
     n, batch_size = len(loader.dataset), loader.batch_size
     last = 0 if loader.drop_last else n % batch_size
     has_batch_of_one = 1 in (min(n, batch_size), last)
-    sides = cfg.patch_height_width or cfg.height_width
+    sides = cfg.network_height_width
     try:
         meta_network = copy.deepcopy(network).to("meta")
         # Batch norm needs more than one value per channel in training only.
@@ -379,7 +380,7 @@ def _run_info(
     if checkpoint is None:
         return _inspect(cfg, batches) | own
     by_step = cfg.scheduler in BY_STEP
-    runs.check_resumable(checkpoint, cfg, len(batches["train"].dataset), by_step, **own)
+    runs.check_resumable(checkpoint, cfg, len(batches["train"].dataset.cases), by_step, **own)
     return _on_this_machine(checkpoint["info"], cfg) | own
 
 
@@ -395,7 +396,7 @@ def _inspect(cfg, batches: dict[str, DataLoader]) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "workers": batches["train"].num_workers,
         "versions": hosts.describe(),
-        "images": {part: len(loader.dataset) for part, loader in batches.items()},
+        "images": {part: len(loader.dataset.cases) for part, loader in batches.items()},
         # So that an evaluation can mark the images that the weights have seen.
         "trained_on": sorted(set(hashes.str.slice(0, 16))),
     }
@@ -699,7 +700,7 @@ def _validate(training: Training) -> dict[str, float]:
     """Mean loss, mean Dice and pixel accuracy of the validation part, over all processes."""
     cfg, accelerator = training.cfg, training.accelerator
     training.model.eval()
-    gathered: dict[str, list] = {"loss": [], "counts": [], "annotated": []}
+    gathered: dict[str, list] = {"loss": [], "counts": [], "annotated": [], "index": []}
     for batch in training.val:
         image = batch["image"].contiguous(memory_format=torch.channels_last)
         logits = training.model(image)  # (N, K, H, W)
@@ -707,18 +708,34 @@ def _validate(training: Training) -> dict[str, float]:
         prob = metrics.probabilities(logits, cfg.task)
         pred = metrics.to_one_hot(prob, cfg.task, cfg.threshold)
         counts = metrics.batch_counts(pred, batch["mask"], cfg.task)  # (N, K, 4): tp, fp, fn, tn
-        # One row per image, as `gather_for_metrics` drops those that only fill up the last batch.
-        of_batch = (loss.repeat(len(image)), counts, batch["annotated"])
+        # One row per image or tile, as `gather_for_metrics` drops those that only fill up the last
+        # batch.
+        of_batch = (loss.repeat(len(image)), counts, batch["annotated"], batch["index"])
         for values, tensor in zip(gathered.values(), accelerator.gather_for_metrics(of_batch)):
             values.append(tensor.cpu().numpy())
     if not gathered["loss"]:
         return dict.fromkeys(("val_loss", "val_dice"), math.nan) | {"val_accuracy": 0.0}
-    loss, counts, annotated = (np.concatenate(values) for values in gathered.values())
+    loss, counts, annotated, index = (np.concatenate(values) for values in gathered.values())
+    counts, annotated = _sum_tiles(counts, annotated, index)
     return {
         "val_loss": float(loss.astype(np.float64).mean()),
         "val_dice": _mean_dice(counts, annotated, cfg.task),
         "val_accuracy": _accuracy(counts, annotated, cfg.task),
     }
+
+
+def _sum_tiles(
+    counts: np.ndarray, annotated: np.ndarray, index: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same with one row per image: the sum of the counts of its tiles.
+
+    Args:
+        counts: (N, K, 4); annotated: (N, K); index: (N,), the image of each row.
+    """
+    _, first, image = np.unique(index, return_index=True, return_inverse=True)
+    of_images = np.zeros((len(first), *counts.shape[1:]), counts.dtype)
+    np.add.at(of_images, image, counts)
+    return of_images, annotated[first]
 
 
 def _mean_dice(counts: np.ndarray, annotated: np.ndarray, task: str) -> float:
@@ -856,23 +873,48 @@ def _finish(training: Training) -> Run:
         curves = presets.PRESETS[run.config.preset].curves
         plots.save(plots.training_curves(run.history), run.folder / curves)
         runs.load_weights(run.best, training.network).eval()
-        shown = training.val if training.n_val else training.train
-        _draw_samples(run, training.network, shown.dataset.plain())
+        _draw_samples(run, training.network, _shown(training))
     training.accelerator.wait_for_everyone()
     return run
 
 
+def _shown(training: Training):
+    """The data set whose images are drawn: validation, or training where there is none."""
+    if training.n_val:
+        return training.val.dataset
+    dataset, patch = training.train.dataset, training.cfg.patch_height_width
+    return dataset.plain() if patch is None else dataset.tiled(patch, n_tiles=SAMPLES)
+
+
 @torch.no_grad()
 def _draw_samples(run: Run, network: nn.Module, dataset) -> None:
-    """`sample_predictions.png`: the first images of a data set, their truth and the prediction."""
+    """`sample_predictions.png`: the first images of a data set, their truth and the prediction.
+
+    Of a data set of tiles, the tile of each image that shows most of the structures.
+    """
     task = run.config.task
     device = next(network.parameters()).device
     rows = []
-    for number in range(min(SAMPLES, len(dataset))):
-        image, mask = dataset.pixels(number)
+    for number in _samples(dataset):
+        index, image, mask = dataset.part_of_image(number)
         logits = network(dataset[number]["image"][None].to(device))
         prob = metrics.probabilities(logits, task)
         pred = metrics.to_one_hot(prob, task, run.config.threshold)[0]
-        case = dataset.cases["case"].iloc[number]
+        case = dataset.cases["case"].iloc[index]
         rows.append((case, image, plots.flat(mask), metrics.to_label_map(pred, task)))
     plots.save(plots.predictions(rows), run.folder / "sample_predictions.png")
+
+
+def _samples(dataset) -> list[int]:
+    """The items of the first images: whole frames, or of each image one tile."""
+    if dataset.tiles is None:
+        return list(range(min(SAMPLES, len(dataset))))
+
+    def n_structure(number: int) -> int:
+        mask = dataset.part_of_image(number)[2]
+        return int(((mask > 0) & (mask != tables.IGNORE)).sum())
+
+    of_images: dict[int, list[int]] = {}
+    for number, tile in enumerate(dataset.tiles):
+        of_images.setdefault(tile.index, []).append(number)
+    return [max(numbers, key=n_structure) for numbers in list(of_images.values())[:SAMPLES]]

@@ -70,6 +70,18 @@ class NumbersError(DataError):
         self.numbers = numbers
 
 
+class FrameError(DataError):
+    """An image of `size` (height, width) is larger than a frame into which it must fit unscaled."""
+
+    def __init__(self, size: tuple[int, int], frame: tuple[int, int]):
+        super().__init__(
+            f"its {size[0]}x{size[1]} pixels do not fit into image_size {frame[0]}x{frame[1]} "
+            "(height x width), and resize='none' does not scale; set image_size to at least "
+            f"({size[0]}, {size[1]}), or resize='letterbox'"
+        )
+        self.size = size
+
+
 def read_pixels(path: str | Path) -> tuple[np.ndarray, str, np.ndarray | None]:
     """The pixels of a picture file, the mode, and the palette: see `codecs.read`."""
     return codecs.read(path)
@@ -786,20 +798,32 @@ def fit_box(
 
     Args:
         resize: "stretch" fills the frame; "letterbox" keeps the aspect ratio of the image and
-            centres it.
+            centres it; "none" centres it without scaling.
 
     Returns:
         (top, left, height, width)
+
+    Raises:
+        FrameError: "none", and the image is larger than the frame.
     """
     if resize == "stretch":
         return 0, 0, *size
-    scale = min(size[0] / original[0], size[1] / original[1])
-    height, width = (max(1, round(side * scale)) for side in original)
+    if resize == "none":
+        height, width = original
+        if height > size[0] or width > size[1]:
+            raise FrameError((height, width), size)
+    else:
+        scale = min(size[0] / original[0], size[1] / original[1])
+        height, width = (max(1, round(side * scale)) for side in original)
     return (size[0] - height) // 2, (size[1] - width) // 2, height, width
 
 
 def fit_image(image: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
-    """(H, W, C) uint8 -> (*size, C): bilinear with antialiasing; a letterbox pads with black."""
+    """(H, W, C) uint8 -> (*size, C): bilinear with antialiasing; padding is black.
+
+    Raises:
+        FrameError: as `fit_box`.
+    """
     top, left, height, width = fit_box(image.shape[:2], size, resize)
     frame = np.zeros((*size, image.shape[2]), np.uint8)
     for channel in range(image.shape[2]):
@@ -809,7 +833,7 @@ def fit_image(image: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarr
 
 
 def fit_mask(mask: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
-    """(H, W) uint8 -> size: nearest neighbour; the padding of a letterbox is `IGNORE`."""
+    """(H, W) uint8 -> size: nearest neighbour; padding is `IGNORE`."""
     top, left, height, width = fit_box(mask.shape, size, resize)
     frame = np.full(size, IGNORE, np.uint8)
     plane = _resample(mask, (height, width), Image.Resampling.NEAREST)
@@ -820,7 +844,7 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray
 def unfit(prob: np.ndarray, original: tuple[int, int], resize: str) -> np.ndarray:
     """Undo `fit_image` for probabilities: (C, *size) float32 -> (C, *original).
 
-    The padding of a letterbox is cut off, the rest is resized bilinearly.
+    Padding is cut off, the rest is resized bilinearly.
     """
     top, left, height, width = fit_box(original, prob.shape[1:], resize)
     inside = prob[:, top : top + height, left : left + width].astype(np.float32)
