@@ -75,8 +75,9 @@ def to_onnx(
     """Write an ONNX file, checked against PyTorch with onnxruntime.
 
     Its input is `image` (batch, C, H, W) float32 from 0 to 1, RGB, in the size that the network
-    sees: `patch_size`, or `image_size` where it was trained on whole frames. Its output is `probability` (batch, classes, H, W). It takes batches of any size. It computes in
-    float32, whatever the precision of the training.
+    sees: `patch_size`, or `image_size` where it was trained on whole frames. Its output is
+    `probability` (batch, classes, H, W). It takes batches of any size. It computes in float32,
+    whatever the precision of the training.
 
     Args:
         weights: a weights file, or a `Predictor`, whose temperature is then used as well.

@@ -742,7 +742,6 @@ def _read_ahead(
     yield from started
 
 
-
 def _at_least(shape: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int]:
     """(height, width), each at least that of `sides`."""
     return max(shape[0], sides[0]), max(shape[1], sides[1])

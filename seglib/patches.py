@@ -60,7 +60,11 @@ def positions(mask: np.ndarray, task: str, seed: int) -> dict[int, np.ndarray]:
 
 
 def draw(
-    of_classes: dict[int, np.ndarray], box: Box, frame: Sides, sides: Sides, rng: np.random.Generator
+    of_classes: dict[int, np.ndarray],
+    box: Box,
+    frame: Sides,
+    sides: Sides,
+    rng: np.random.Generator,
 ) -> tuple[int, int]:
     """Where a patch starts (top, left).
 
@@ -107,9 +111,11 @@ def cut(frame: np.ndarray, top: int, left: int, sides: Sides, fill: int) -> np.n
     Of a memory-mapped frame only the rows of the part are read.
     """
     part = np.full((*sides, frame.shape[2]), fill, frame.dtype)
-    first_row, first_column = max(0, top), max(0, left)
-    source = frame[first_row : top + sides[0], first_column : left + sides[1]]
-    row, column = first_row - top, first_column - left
+    rows, columns = (
+        slice(max(0, start), max(0, start + side)) for start, side in zip((top, left), sides)
+    )
+    source = frame[rows, columns]
+    row, column = rows.start - top, columns.start - left
     part[row : row + source.shape[0], column : column + source.shape[1]] = source
     return part
 
@@ -170,9 +176,7 @@ def moved(
     """
     sides = height, width
     for _ in range(20):
-        shifted = [
-            side + 2 * abs(translate) * whole for side, whole in zip((height, width), sides)
-        ]
+        shifted = [side + 2 * abs(translate) * whole for side, whole in zip((height, width), sides)]
         sides = tuple(side / min(scale) for side in rotated(*shifted, rotate))
     return sides[0], sides[1]
 

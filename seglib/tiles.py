@@ -60,7 +60,8 @@ def blend(
 def starts(length: int, tile: int, overlap: float) -> list[int]:
     """Where tiles must start to cover a side evenly."""
     n = 1 + math.ceil((length - tile) / (tile * (1 - overlap)))
-    return torch.linspace(0, length - tile, n, dtype=torch.float64).round().int().tolist()
+    places = torch.linspace(0, length - tile, n, dtype=torch.float64).round().int()
+    return places.unique().tolist()  # steps of less than a pixel give the same place twice
 
 
 def _place(top: int, left: int, sides: tuple[int, int]) -> tuple[slice, slice]:
@@ -68,7 +69,7 @@ def _place(top: int, left: int, sides: tuple[int, int]) -> tuple[slice, slice]:
 
 
 def _fade(start: int, tile: int, length: int) -> Tensor:
-    """Weights along one side of a tile: 0 in its outer eighth, then rising to 1 in the middle.
+    """Weights along one side of a tile: 0 in its outer eighth, then rising.
 
     At the image's own edge, where no other tile helps, the weight stays full.
     """
@@ -78,8 +79,7 @@ def _fade(start: int, tile: int, length: int) -> Tensor:
         before = torch.full_like(ramp, ramp[-1])
     if start + tile == length:
         after = torch.full_like(ramp, ramp[-1])
-    weights = torch.minimum(before, after)
-    return weights / weights.max()
+    return torch.minimum(before, after)
 
 
 def _sum(weights: dict[int, Tensor], length: int) -> Tensor:

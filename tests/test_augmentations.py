@@ -409,24 +409,3 @@ def test_jpeg_is_that_of_the_file_format():
     Image.fromarray(image[..., 0]).save(file, "JPEG", quality=30)
     decoded = np.asarray(Image.open(file)).astype(int)
     assert np.abs(changed[..., 0] - decoded).mean() < 1
-
-
-# ---- patches
-
-
-def test_patches_hold_the_structure_more_often_than_chance():
-    """Of patches of 32 pixels cut anywhere in a frame of 128, few hold a dot in its corner."""
-    image, mask = np.zeros((128, 128, 1), np.uint8), np.zeros((128, 128), np.uint8)
-    mask[:8] = 255  # padding must not draw patches
-    mask[100, 110] = 1
-    pipeline = augmentations.pipeline({}, (32, 32))
-    pipeline.set_random_seed(0)
-    unknown = np.full_like(mask, 255)  # a class without a mask hides none of the others
-    held = [
-        (pipeline(image=image, masks=[mask, unknown])["masks"][0] == 1).any() for _ in range(400)
-    ]
-    assert abs(np.mean(held) - augmentations.FOREGROUND) < 0.08
-    assert pipeline(image=image, masks=[mask * 0])["masks"][0].shape == (
-        32,
-        32,
-    )  # nothing there: anywhere

@@ -309,27 +309,6 @@ def test_older_configs_say_the_patch_as_a_share(size, crop, expected):
     assert cfg.patch_height_width == expected and cfg.split_seed == 3
 
 
-@pytest.mark.parametrize("augment", [{}, AUGMENT])
-def test_training_sees_patches_and_validation_whole_frames(tmp_path, augment):
-    rng = np.random.default_rng(0)
-    masks = rng.integers(0, 4, (6, 64, 96, 1), np.uint8)
-    splits = ["train"] * 4 + ["val"] * 2
-    store = hand_store(
-        tmp_path / "store", masks * 60, masks, splits, ("labels",)
-    )  # the image tells the class
-    cfg = config.preset(
-        "cardiac", "smoke", image_size=(64, 96), patch_size=(32, 32), augment={}
-    ).replace(augment=augment)
-    loaders = data.loaders(store, cfg)
-    batch = next(iter(loaders["train"]))
-    assert batch["image"].shape == (4, 1, 32, 32) and batch["mask"].shape == (4, 32, 32)
-    if not augment:
-        shown = torch.from_numpy(loaders["train"].dataset.table[0])[batch["mask"].long() * 60]
-        assert torch.equal(batch["image"][:, 0], shown)
-    assert next(iter(loaders["val"]))["image"].shape == (2, 1, 64, 96)
-    assert loaders["train"].dataset.plain()[0]["image"].shape == (1, 64, 96)
-
-
 # ---- shares of the classes
 
 

@@ -30,7 +30,7 @@ FLOORS = [
     ["formats.volumes", "formats.dicom_seg"],
     ["config", "hosts", "memory", "formats.inputs"],
     ["effects", "layouts.pairing", "layouts.patients", "layouts.numbers", "meanings"],
-    ["augmentations", "encoders", "measurements", "curves"],
+    ["augmentations", "patches", "tiles", "encoders", "measurements", "curves"],
     ["phantoms.drawing"],
     ["phantoms.abdomen", "phantoms.chest", "phantoms.fundus", "phantoms.heart", "phantoms.skin"],
     ["phantoms", "layouts.volumes", "layouts.pictures", "layouts.convert"],
