@@ -132,10 +132,10 @@ def region(augment: dict[str, Any], sides: Sides, frame: Sides) -> Sides:
     longest = 2 * max(frame)
     for name, value in reversed(augment.items()):
         entry = tables.AUGMENTATIONS[name]
-        given = value if isinstance(value, dict) else {"p": value}
-        if entry.region is None or given.get("p", 1.0) == 0:
+        parameters = value if isinstance(value, dict) else {"p": value}
+        if entry.region is None or parameters.get("p", 1.0) == 0:
             continue
-        settings = {**_defaults(entry.build), **given, "height": sides[0], "width": sides[1]}
+        settings = {**_defaults(entry.build), **parameters, "height": sides[0], "width": sides[1]}
         needed = tables.call(entry.region, settings)
         # Two pixels more for the interpolation, and an even difference, so that the patch lies
         # exactly in the middle.
