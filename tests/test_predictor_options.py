@@ -151,11 +151,13 @@ def test_tiles_equal_the_whole_where_the_network_sees_no_farther(shape, overlap)
     model, image = predictor(reach=3), noise(shape)
     found = model.predict_tiled(image, overlap, batch_size=3)
     assert found.prob.shape == (1, *shape) and found.mask.shape == shape
-    padded = np.zeros([max(64, n) for n in shape], np.float32)
-    padded[: shape[0], : shape[1]] = (image / 255 - 0.5) / 0.25
-    whole = model.probabilities(torch.from_numpy(padded)[None, None])[0].numpy()[
-        :, : shape[0], : shape[1]
-    ]
+    frame = [max(64, n) for n in shape]
+    padded = np.zeros(frame)  # black, as in training
+    top, left = ((outer - n) // 2 for outer, n in zip(frame, shape))
+    padded[top : top + shape[0], left : left + shape[1]] = image / 255
+    padded = torch.from_numpy((padded - 0.5) / 0.25).float()[None, None]
+    whole = model.probabilities(padded)[0].numpy()
+    whole = whole[:, top : top + shape[0], left : left + shape[1]]
     np.testing.assert_allclose(found.prob, whole, atol=1e-5)
 
 
