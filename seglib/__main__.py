@@ -83,6 +83,8 @@ def train(args: argparse.Namespace) -> None:
     from . import data, hosts, training
 
     cfg = _config(args)
+    if args.folds is not None:
+        return _cross_validate(args, cfg)
     folder = Path(args.checkpoint_dir or _run_folder(cfg))
     begun = folder / "config.json"
     goes_on = args.resume and "test_split" not in args.given and begun.is_file()
@@ -113,21 +115,26 @@ def evaluate(args: argparse.Namespace) -> None:
 
     predictor, weights = _predictor(args)
     cfg, part = predictor.config, None
-    is_of_zoo = weights.parent in zoo.folders()
-    if is_of_zoo and cfg.data_root is None:
+    zoo_folders = zoo.folders()
+    of_zoo = [path.stem for path in predictor.files if path.parent in zoo_folders]
+    if of_zoo and cfg.data_root is None:
         raise ConfigError(
-            f"data_dir: the network {weights.stem} has no test part of its own; give "
+            f"data_dir: the network {of_zoo[0]} has no test part of its own; give "
             "--data_dir FOLDER with annotated images"
         )
     # Options of settings are absent unless the user gave them.
-    if is_of_zoo or hasattr(args, "data_root"):
+    is_other_data = bool(of_zoo) or hasattr(args, "data_root")
+    cross_validation = None if is_other_data else _cross_validation_of(predictor)
+    if cross_validation:
+        return _evaluate_folds(cross_validation, args)
+    if is_other_data:
         cfg = cfg.replace(test_split=1.0, val_split=0.0, keep_split=False)
         part = "all cases given"
     store, _ = _store(cfg)
     batches = data.loaders(store, cfg)
     loader = batches["test"] if len(batches["test"].dataset) else batches["val"]
     report = evaluation.evaluate(predictor, loader, grid="original", part=part)
-    report.about["weights"] = str(weights)
+    report.about["weights"] = weights
     print(report.text())
     print(f"report: {report.save(args.output_dir)}")
     _check_effects(args, cfg, loader.dataset.cases, predictor)
@@ -177,19 +184,25 @@ def zoo(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Write weights as ONNX and torch.export, each checked against PyTorch; a folder for Kaggle."""
-    from . import export, zoo
+    from . import export, inference
 
-    weights = zoo.resolve(args.model_path) if args.model_path else _find_weights("best*.pth")
+    predictor = inference.Predictor.load(
+        args.model_path or _find_weights("best*.pth"), device="cpu", precision="fp32"
+    )
     folder = Path(args.output_dir)
-    print(f"weights: {weights}")
+    print(f"weights: {', '.join(map(str, predictor.files))}")
+    if args.kaggle:
+        export.file_of(predictor)  # refuses the mean of several networks at once
+    name = predictor.weights.stem if predictor.weights else "ensemble"
     for write, suffix in ((export.to_onnx, ".onnx"), (export.to_program, ".pt2")):
-        exported = write(weights, folder / f"{weights.stem}{suffix}")
+        exported = write(predictor, folder / f"{name}{suffix}")
         print(
             f"{exported.path}: {exported.megabytes:.1f} MB, "
             f"{exported.ms:.1f} ms an image (PyTorch {exported.torch_ms:.1f} ms), "
             f"differs by at most {exported.difference:.1e}"
         )
     if args.kaggle:
+        weights = export.file_of(predictor)
         title = args.title or f"seglib {weights.parent.name}"
         report = args.report or export.report_of(weights)
         data_set = export.kaggle_folder(weights, folder / "kaggle", args.kaggle, title, report)
@@ -212,6 +225,79 @@ def compare(args: argparse.Namespace) -> None:
     )
     print("better: share of the bootstrap resamples in which the second is better")
     print("a, b: the means of the first and of the second; n_left_out: images not scored in both")
+
+
+# ---- cross-validation
+
+
+def _cross_validate(args: argparse.Namespace, cfg: config.Config) -> None:
+    """Train all folds; write their table and the out-of-fold report into the folder of the runs."""
+    from . import training
+
+    seeds = _seeds(args.seeds)
+    run_folder = _run_folder(cfg)
+    folder = args.checkpoint_dir or run_folder.with_name(f"{run_folder.name}_folds")
+    # Without parts of its own, as the folds replace them.
+    store, _ = _store(cfg.replace(test_split=0.0, val_split=0.0))
+    _check_effects(args, cfg, store.cases)
+    _warn_of_a_long_training(cfg)
+    crossed = training.cross_validate(cfg, store, args.folds, seeds, folder, args.resume)
+    report = crossed.evaluate(grid="original")
+    _print_folds(crossed, report, crossed.folder)
+    print(f"next: python -m seglib predict --model_path {crossed.folder} --image_dir PICTURES")
+
+
+def _seeds(text: str) -> list[int]:
+    """The numbers of --seeds, such as 0,1."""
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"seeds: {text!r} is not allowed; expected numbers such as 0,1") from None
+
+
+def _print_folds(crossed: Any, report: Any, folder: str | Path) -> None:
+    """Print and save the table of a cross-validation, and a report of it."""
+    from . import folds
+
+    print(report.text())
+    print(crossed.table.round(4).to_string(index=False))
+    print(f"report: {folds.save(crossed, report, folder)}")
+
+
+def _cross_validation_of(predictor: Any) -> Path | None:
+    """The folder of the cross-validation that --model_path names; None for other weights.
+
+    Raises:
+        ConfigError: it names weights of single folds, whose data has no test part of its own.
+    """
+    from . import runs
+
+    folders = {path.parent.parent for path in predictor.files}
+    of_folds = [folder for folder in folders if (folder / runs.FOLDS).is_file()]
+    if not of_folds:
+        return None
+    folder = of_folds[0]
+    if list(predictor.files) != runs.weights_files(folder):
+        raise ConfigError(
+            f"model_path: {predictor.files[0]} is of one fold of a cross-validation; give its "
+            f"folder, {folder}, to score every case by the networks that never saw its patient, or "
+            "--data_dir FOLDER for other data"
+        )
+    return folder
+
+
+def _evaluate_folds(folder: Path, args: argparse.Namespace) -> None:
+    """Score every case of a cross-validation by the networks that never saw its patient."""
+    from . import folds, inference
+
+    settings = {name: value for name, value in _settings(args).items() if name in USE}
+    cfg = folds.config_of(folder).replace(**settings)
+    store, _ = _store(cfg.replace(test_split=0.0, val_split=0.0))
+    crossed = folds.load(folder, store, **settings)
+    options = {name: getattr(args, name) for name in inference.OPTIONS}
+    report = crossed.evaluate(grid="original", **options)
+    _print_folds(crossed, report, args.output_dir)
+    _check_effects(args, crossed.config, store.cases, crossed.predictor)
 
 
 # ---- parts of the commands
@@ -396,13 +482,13 @@ def _find_weights(name: str, roots: Any = None) -> Path:
 
 
 def _predictor(args: argparse.Namespace):
-    """The `Predictor` of the arguments, and the path of its weights.
+    """The `Predictor` of the arguments, and the paths of its weights as text.
 
     The weights are those of --model_path, of the run that --config or --preset means, or the newest
     best ones. Settings of use and place are taken from the arguments, then from --config; without
     it, those of use are as trained, and those of place have this machine's defaults.
     """
-    from . import inference, runs, zoo
+    from . import inference, runs
 
     settings = _settings(args)
     places = {name: settings[name] for name in ("work_dir", "local") if name in settings}
@@ -412,7 +498,7 @@ def _predictor(args: argparse.Namespace):
         base = config.preset(settings.get("preset", "binary"), **places)
 
     if args.model_path:
-        weights = zoo.resolve(args.model_path)
+        weights: Any = args.model_path
     elif args.config or "preset" in settings:
         folders = dict.fromkeys([_run_folder(base), runs.folder_of(base)])
         # Notebooks run in the folder notebooks/, so that their runs lie below it.
@@ -420,14 +506,17 @@ def _predictor(args: argparse.Namespace):
         weights = _find_weights(base.checkpoint_name, roots)
     else:
         weights = _find_weights("best*.pth", places.get("work_dir"))
+        if (weights.parent.parent / runs.FOLDS).is_file():
+            weights = weights.parent.parent  # all networks of a cross-validation
 
     changes = {name: getattr(base, name) for name in (USE if args.config else PLACE)}
     changes |= {name: value for name, value in settings.items() if name in USE}
     predictor = inference.Predictor.load(weights, changes["device"], changes["precision"])
     predictor.config = predictor.config.replace(**changes)
+    names = ", ".join(map(str, predictor.files))
     if "preset" in settings and predictor.config.preset != base.preset:
         raise ConfigError(
-            f"preset: {base.preset!r}, but {weights} were trained as "
+            f"preset: {base.preset!r}, but {names} were trained as "
             f"{predictor.config.preset!r}; leave --preset out, weights know theirs"
         )
     with warnings.catch_warnings():
@@ -436,8 +525,8 @@ def _predictor(args: argparse.Namespace):
         for option in inference.OPTIONS:
             setattr(predictor, option, getattr(args, option))
     machine = f"on {predictor.device} in {predictor.precision}"
-    print(f"weights: {weights}, {predictor.config.preset}, {machine}")
-    return predictor, weights
+    print(f"weights: {names}, {predictor.config.preset}, {machine}")
+    return predictor, names
 
 
 def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
@@ -588,10 +677,12 @@ def _flag(text: str) -> dict[str, Any]:
 
 
 WEIGHTS = {
-    "--model_path --model": _value(
-        "FILE|NAME",
-        "weights, or a network of the zoo such as lung (default the newest best ones)",
-    )
+    "--model_path --model": {
+        "metavar": "FILE|NAME",
+        "nargs": "+",
+        "help": "weights, or a network of the zoo such as lung (default the newest best ones); "
+        "several, or the folder of train --folds: the mean of these networks",
+    }
 }
 PREDICTION = {  # the options of a predictor, `inference.OPTIONS`
     "--tta": {
@@ -646,6 +737,13 @@ COMMANDS = (
                 "DIR", "run folder (default checkpoints for binary, else work_dir/PRESET)"
             ),
             "--resume": _flag("go on after the last finished epoch"),
+            "--folds": {
+                "metavar": "N",
+                "type": int,
+                "help": "cross-validation: N trainings, each scored on the patients that it never "
+                "saw (default run folder checkpoints_folds for binary, else work_dir/PRESET_folds)",
+            },
+            "--seeds": _value("N,N", "with --folds: train every fold with each seed", "0"),
         },
         fields=tuple(config.FIELDS),
     ),

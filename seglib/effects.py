@@ -123,6 +123,24 @@ REFUSED = (
         "says where weights are looked for, and --model_path names them; give one of the two",
     ),
     Refused(
+        "train",
+        ["seeds"],
+        lambda args: args.folds is not None,
+        "trains the folds of a cross-validation several times; give --folds N as well, or --seed N",
+    ),
+    Refused(
+        "train",
+        ["seed"],
+        lambda args: args.folds is None,
+        "the folds of --folds are trained with the seeds of --seeds; give that instead",
+    ),
+    Refused(
+        "train",
+        ["test_split"],
+        lambda args: args.folds is None,
+        "with --folds every fold is the test part once; leave it out",
+    ),
+    Refused(
         "prepare",
         ["source_masks", "output", "image_suffix", "mask_suffix"],
         lambda args: args.source_images,

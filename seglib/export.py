@@ -215,7 +215,7 @@ def kaggle_folder(
         ConfigError: a title or user name that Kaggle refuses.
         DataError: no such weights, no such report, or the folder exists.
     """
-    weights, folder = _file_of(weights), Path(folder)
+    weights, folder = file_of(weights), Path(folder)
     description = runs.describe_weights(weights)
     slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     if not 6 <= len(title) <= 50 or len(slug) < 3 or not re.fullmatch(r"[A-Za-z0-9][\w-]*", owner):
@@ -241,7 +241,12 @@ def kaggle_folder(
     return folder
 
 
-def _file_of(weights: str | Path | Predictor) -> Path:
+def file_of(weights: str | Path | Predictor) -> Path:
+    """The weights file, also of a `Predictor`.
+
+    Raises:
+        DataError: the predictor was made in memory, or is the mean of several networks.
+    """
     if not hasattr(weights, "probabilities"):
         return zoo.resolve(weights)
     if len(weights.files) > 1:

@@ -77,16 +77,18 @@ class CrossValidation:
 
         Args:
             grid, distances: as for `evaluation.evaluate`.
-            options: of `inference.OPTIONS`, such as `tta=True`.
+                options: of `inference.OPTIONS`, such as `tta=True`.
+
+        Raises:
+            ConfigError: there is no such option.
         """
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
             raise ConfigError(
                 f"{unknown[0]}: no option of a predictor; it has {', '.join(OPTIONS)}"
             )
-        predictors = [
-            self._load(self.runs[number :: self.n_folds]) for number in range(self.n_folds)
-        ]
+        numbers = range(self.n_folds)
+        predictors = [self._load(self.runs[number :: self.n_folds]) for number in numbers]
         for predictor in predictors:
             for name, value in options.items():
                 setattr(predictor, name, value)
@@ -103,7 +105,10 @@ class CrossValidation:
 
     def _load(self, of_runs: list[Run]) -> Predictor:
         paths = [run.best for run in of_runs]
-        return Predictor.load(paths, self.config.device, self.config.precision)
+        predictor = Predictor.load(paths, self.config.device, self.config.precision)
+        use = {name: getattr(self.config, name) for name in config.fields_that("use")}
+        predictor.config = predictor.config.replace(**use)
+        return predictor
 
 
 def save(crossed: CrossValidation, report: Report, folder: str | Path) -> Path:
@@ -149,24 +154,56 @@ def cross_validate(
     runs_of: list[Run] = []
     rows: list[dict[str, Any]] = []
     seconds: list[float] = []  # of the trainings of this call
-    jobs = [(number, seed) for seed in plan.seeds for number in range(folds)]
     try:
-        for position, (number, seed) in enumerate(jobs):
-            run, row, is_new = _train(plan, number, seed)
+        for position, job in enumerate(plan.jobs, start=1):
+            is_new = not _is_finished(plan, job)
+            run, row = _train(plan, *job) if is_new else _finished(plan, *job)
             runs_of.append(run)
             rows.append(row)
             seconds += [row["seconds"]] if is_new else []
-            print(_after(plan, row, is_new, seconds, _n_missing(plan, jobs[position + 1 :])))
+            print(_after(row, is_new, seconds, n_left=_n_missing(plan, plan.jobs[position:])))
     except KeyboardInterrupt:
         print(f"cross_validate, called again, goes on in {plan.folder}")
         raise
+    return _result(plan, runs_of, rows)
+
+
+def load(folder: str | Path, store: prepare.Store, **changes: Any) -> CrossValidation:
+    """A finished cross-validation from its folder, for example to evaluate it in another notebook.
+
+    Args:
+        store: of `prepare.build`, with the cases of the cross-validation.
+        changes: settings of use and place, such as `threshold=0.4`.
+
+    Raises:
+        ConfigError: the store has other cases.
+        DataError: there is no cross-validation in the folder, or it is not finished.
+    """
+    folder = Path(folder)
+    runs.weights_files(folder)  # refuses what is not finished
+    before = _read(folder)
+    seeds = before[0]["seeds"]
+    plan = _plan(config_of(folder), store, before[0]["folds"], seeds, folder)
+    _refuse(folder, _differences(before, (_description(plan), _case_table(plan))))
+    finished = [_finished(plan, *job) for job in plan.jobs]
+    crossed = _result(plan, [run for run, _ in finished], [row for _, row in finished])
+    crossed.config = crossed.config.replace(**changes)
+    return crossed
+
+
+def config_of(folder: str | Path) -> config.Config:
+    """The settings of the cross-validation in a folder; its seed is the first one."""
+    return config.from_dict(_read(Path(folder))[0]["config"])
+
+
+def _result(plan: "_Plan", of_runs: list[Run], rows: list[dict[str, Any]]) -> CrossValidation:
     return CrossValidation(
         folder=plan.folder,
         config=plan.cfg,
         store=plan.store,
         fold=plan.fold,
         seeds=plan.seeds,
-        runs=runs_of,
+        runs=of_runs,
         table=pd.DataFrame(rows),
         notes=plan.notes,
     )
@@ -186,6 +223,11 @@ class _Plan:
     seeds: tuple[int, ...]
     folder: Path
     notes: list[str]
+
+    @property
+    def jobs(self) -> list[tuple[int, int]]:
+        """Fold and seed of every training, in their order."""
+        return [(number, seed) for seed in self.seeds for number in range(self.n_folds)]
 
     def store_of(self, number: int) -> prepare.Store:
         """The store with the parts of one fold."""
@@ -314,13 +356,7 @@ def _begin(plan: _Plan, resume: bool) -> None:
     description, table = _description(plan), _case_table(plan)
     if resume and (plan.folder / runs.FOLDS).is_file():
         before = _read(plan.folder)
-        differences = _differences(before, (description, table))
-        if differences:
-            raise ConfigError(
-                f"{plan.folder}: this cross-validation was begun with {'; '.join(differences)}. "
-                "Go on with that, give another folder, or set resume=False: it begins anew, and "
-                "the old one is renamed"
-            )
+        _refuse(plan.folder, _differences(before, (description, table)))
         description["seeds"] = list(dict.fromkeys([*before[0]["seeds"], *plan.seeds]))
     else:
         moved = runs.move_aside(plan.folder)
@@ -329,6 +365,15 @@ def _begin(plan: _Plan, resume: bool) -> None:
     plan.folder.mkdir(parents=True, exist_ok=True)
     files.write_text(plan.folder / CASES, table.to_csv(index=False))
     files.write_text(plan.folder / runs.FOLDS, json.dumps(description, indent=2))
+
+
+def _refuse(folder: Path, differences: list[str]) -> None:
+    if differences:
+        raise ConfigError(
+            f"{folder}: this cross-validation was begun with {'; '.join(differences)}. Go on with "
+            "what it was begun with, give another folder, or begin anew with resume=False (on the "
+            "command line without --resume), which renames the old one"
+        )
 
 
 def _description(plan: _Plan) -> dict[str, Any]:
@@ -393,27 +438,31 @@ def _differences(before: tuple[dict, pd.DataFrame], now: tuple[dict, pd.DataFram
 # ---- one fold
 
 
-def _train(plan: _Plan, number: int, seed: int) -> tuple[Run, dict[str, Any], bool]:
-    """The run of one fold and seed, its row of the table, and whether it was trained just now."""
+def _is_finished(plan: _Plan, job: tuple[int, int]) -> bool:
+    return (runs.fold_folder(plan.folder, *job) / runs.FOLD).is_file()
+
+
+def _finished(plan: _Plan, number: int, seed: int) -> tuple[Run, dict[str, Any]]:
+    """A run that was trained earlier, and its row of the table."""
     folder = runs.fold_folder(plan.folder, number, seed)
-    marker = folder / runs.FOLD
-    if marker.is_file():
-        row = json.loads(marker.read_text(encoding="utf-8"))
-        return Run.load(folder), {**row, "dice": _number(row["dice"])}, False
+    row = json.loads((folder / runs.FOLD).read_text(encoding="utf-8"))
+    dice = math.nan if row["dice"] is None else row["dice"]
+    return Run.load(folder), {**row, "dice": dice}
+
+
+def _train(plan: _Plan, number: int, seed: int) -> tuple[Run, dict[str, Any]]:
+    """Train one fold with one seed, or go on with it; the run, and its row of the table."""
+    folder = runs.fold_folder(plan.folder, number, seed)
     store = plan.store_of(number)
     cfg = plan.cfg.replace(seed=seed)
     batches = data.loaders(store, cfg)
     run = training.fit(cfg, batches, resume=True, folder=folder)
     row = {"fold": number, "seed": seed, **_score(run, batches["test"])}
     value = row["dice"] if math.isfinite(row["dice"]) else None
-    files.write_text(marker, json.dumps({**row, "dice": value}, indent=2))
+    files.write_text(folder / runs.FOLD, json.dumps({**row, "dice": value}, indent=2))
     for name in (runs.LAST, runs.BEFORE):  # a finished fold never goes on
         (folder / name).unlink(missing_ok=True)
-    return run, row, True
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+    return run, row
 
 
 def _score(run: Run, loader) -> dict[str, Any]:
@@ -439,17 +488,15 @@ def _score(run: Run, loader) -> dict[str, Any]:
 
 def _n_missing(plan: _Plan, jobs: list[tuple[int, int]]) -> int:
     """How many of these trainings are not finished yet."""
-    folders = [runs.fold_folder(plan.folder, number, seed) for number, seed in jobs]
-    return sum(not (folder / runs.FOLD).is_file() for folder in folders)
+    return sum(not _is_finished(plan, job) for job in jobs)
 
 
 def _before(plan: _Plan) -> str:
     """What the trainings will be, and what they need."""
-    jobs = [(number, seed) for seed in plan.seeds for number in range(plan.n_folds)]
     n_parameters = models.n_parameters(runs.network(plan.cfg, pretrained=False, strict=False))
     megabytes = 4e-6 * n_parameters
     cases = plan.store.cases
-    n_jobs, n_missing = len(jobs), _n_missing(plan, jobs)
+    n_jobs, n_missing = len(plan.jobs), _n_missing(plan, plan.jobs)
     begun = "" if n_missing == n_jobs else f", {n_jobs - n_missing} of them trained already"
     lines = [
         f"cross-validation in {plan.folder}: {cases['patient'].nunique()} patients ({len(cases)} "
@@ -469,18 +516,16 @@ def _before(plan: _Plan) -> str:
     return "\n".join(lines)
 
 
-def _after(
-    plan: _Plan, row: dict[str, Any], is_new: bool, seconds: list[float], n_missing: int
-) -> str:
+def _after(row: dict[str, Any], is_new: bool, seconds: list[float], n_left: int) -> str:
     """The result of one fold, and how long the others will take."""
     text = f"fold {row['fold']}, seed {row['seed']}: Dice {row['dice']:.4f} ({row['average']}, "
     text += f"{row['patients']} patients), epoch {row['best_epoch']} of {row['epochs']}"
     if not is_new:
         return f"{text}, trained already"
     text += f", {row['seconds']:.0f} s"
-    if n_missing:
-        rest = n_missing * float(np.mean(seconds))
-        text += f"; {n_missing} trainings are left, about {_duration(rest)}"
+    if n_left:
+        rest = _duration(n_left * float(np.mean(seconds)))
+        text += f"; {n_left} left, about {rest}"
     return text
 
 

@@ -15,7 +15,7 @@ ALWAYS = {
     "compare": {"first", "second", "metric"},
     "export": {"model_path", "output_dir", "kaggle"},
     "prepare": {"source_images"},
-    "train": {"checkpoint_dir", "resume"},
+    "train": {"checkpoint_dir", "resume", "folds"},
     "evaluate": {"model_path", "output_dir"},
     "predict": {"model_path", "image_path", "image_dir", "output_dir"},
 }
@@ -85,6 +85,9 @@ def refused(line):
         ("prepare --mask_suffix _m", "mask_suffix: converts"),
         ("prepare --source_images a --output b --export c", "export: writes the resized"),
         ("prepare --source_images a --output b --image_size 64", "image_size: has no effect"),
+        ("train --seeds 0,1", "seeds: trains the folds"),
+        ("train --folds 5 --seed 1", "seed: the folds of --folds"),
+        ("train --folds 5 --test_split 9", "test_split: with --folds"),
         ("export --title Lungs", "title: goes into"),
         ("export --report evaluation", "report: goes into"),
     ],
@@ -102,6 +105,7 @@ def test_what_cannot_act_in_a_line_is_refused(line, words):
         "predict --image_path . --dicom_seg",
         "prepare --preset lung --size smoke --export c --image_size 64",
         "prepare --source_images a --output b --mask_inverted --preset lung",
+        "train --folds 5 --seeds 0,1",
         "export --kaggle me --title Lungs",
     ],
 )

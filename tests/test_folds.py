@@ -1,6 +1,7 @@
 """Cross-validation: who is scored by whom, what is trained again, and the means of networks."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from sklearn.model_selection import StratifiedKFold
 from seglib import config, evaluation, folds, inference, layouts, prepare, runs, training
 from seglib.errors import ConfigError, DataError
 from seglib.report import Report
-from tests.helpers import TINY, same_weights
+from tests.helpers import TINY, command, error_of, read_picture, same_weights
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
@@ -308,3 +309,73 @@ def test_an_ensemble_is_the_mean_of_the_probabilities(task, n_classes):
             predictor.tta = tta
         mean = torch.stack([predictor.probabilities(batch) for predictor in single]).mean(0)
         torch.testing.assert_close(ensemble.probabilities(batch), mean, atol=1e-6, rtol=1e-4)
+
+
+# --- the command line ---
+
+
+@pytest.fixture
+def here(lung_tree, tmp_path, monkeypatch):
+    """An empty current folder, and the line of a training of seconds on the phantoms."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Report, "figures", lambda self: iter(()))
+    options = "--epochs 1 --base_channels 2 --depth 2 --image_size 32 --device cpu --bootstrap 20"
+    return f"train --preset lung --size smoke --data_dir {lung_tree} {options} --precision fp32"
+
+
+def test_folds_on_the_command_line(here, trained, capsys):
+    assert command(f"{here} --folds 3 --seeds 0,1") == 0
+    folder = Path("runs/lung_folds")
+    assert len(pd.read_csv(folder / "table.csv")) == 6
+    per_image = pd.read_csv(folder / "per_image.csv")
+    assert sorted(per_image["fold"].unique()) == [0, 1, 2] and len(per_image) == 16
+    assert "16 patients (16 images) in 3 folds" in capsys.readouterr().out
+
+    line = f"evaluate --model_path {folder} --output_dir again --bootstrap 20"
+    assert command(line) == 0
+    again = pd.read_csv("again/per_image.csv")
+    pd.testing.assert_frame_equal(again, per_image)
+    assert command(f"{line} --threshold 0.1 --tta hflip --output_dir other") == 0
+    other = pd.read_csv("other/per_image.csv")
+    assert (other["n_pred"] > per_image["n_pred"]).any()
+    assert command(f"compare {folder} again") == 0
+
+    assert command(f"{here} --folds 3 --resume") == 0
+    assert len(trained) == 6, "all folds were finished"
+    assert command(f"{here} --folds 2") == 0
+    assert len(trained) == 8 and Path("runs/lung_folds.1").is_dir(), "begun anew"
+
+
+def test_a_folder_or_several_files_are_a_mean(here, lung_tree, capsys):
+    assert command(f"{here} --folds 2") == 0
+    first, second = (f"runs/lung_folds/fold_{k}_seed_0/best_model.pth" for k in (0, 1))
+    image = next(iter(layouts.scan(config.preset("lung", data_root=str(lung_tree)))["image"]))
+    for number, paths in enumerate((f"{first} {second}", "runs/lung_folds")):
+        line = f"predict --model_path {paths} --image_path {image} --output_dir out{number}"
+        assert command(line) == 0
+    mean = inference.Predictor.load([first, second], "cpu").predict_file(image).mask
+    for number in (0, 1):
+        written = read_picture(f"out{number}/{Path(image).stem}_mask.png")
+        np.testing.assert_array_equal(written > 0, mean > 0)
+    line = f"evaluate --model_path {first} {second} --data_dir {lung_tree} --bootstrap 20"
+    assert command(line) == 0
+    assert "16 OF 16 IMAGES" in capsys.readouterr().out.replace("ALL 16", "16 OF 16")
+    message = error_of(capsys, f"evaluate --model_path {first}")
+    assert "is of one fold of a cross-validation; give its folder, runs/lung_folds" in message
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ("--seeds 1,2", "seeds: trains the folds"),
+        ("--folds 3 --seed 2", "seed: the folds of --folds are trained with"),
+        ("--folds 3 --test_split 4", "test_split: with --folds every fold"),
+        ("--folds 3 --seeds a", "seeds: 'a' is not allowed"),
+        ("--folds many", "invalid int value: 'many'"),
+        ("--folds 1", "folds: 1 is not allowed for 16 patients"),
+        ("--folds 17", "folds: 17 is not allowed for 16 patients"),
+    ],
+)
+def test_folds_that_the_command_line_refuses(here, capsys, options, text):
+    assert text in error_of(capsys, f"{here} {options}")
+    assert not Path("runs/lung_folds").exists()
