@@ -260,7 +260,7 @@ def _plan(
         folder=Path(folder) if folder else runs.folder_of(cfg).with_name(f"{cfg.preset}_folds"),
         notes=[*notes, note],
     )
-    plan.notes[:0] = _notes_of_classes(plan)
+    plan.notes[:0] = [*_notes_of_first_weights(plan), *_notes_of_classes(plan)]
     return plan
 
 
@@ -317,6 +317,20 @@ def _labels(store: prepare.Store, cases: pd.DataFrame) -> tuple[list[str], str]:
     if len(set(labels)) == 1:
         return labels, "folds: patients were drawn at random"
     return labels, f"folds: patients were drawn so that {label} is spread evenly over the folds"
+
+
+def _notes_of_first_weights(plan: _Plan) -> list[str]:
+    """Whether the weights that all trainings start from have seen cases that are to be scored."""
+    if not plan.cfg.init_from:
+        return []
+    hashes = plan.store.cases["sha256"].str.slice(0, 16)
+    n_seen = int(hashes.isin(runs.trained_on(plan.cfg.init_from)).sum())
+    if not n_seen:
+        return []
+    return [
+        f"init_from: {n_seen} of {len(hashes)} images were in the training of these weights, so "
+        "that every network has seen them: their scores are too good"
+    ]
 
 
 def _notes_of_classes(plan: _Plan) -> list[str]:

@@ -130,8 +130,8 @@ def weights_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
         runs = [(fold, seed) for seed in plan["seeds"] for fold in range(plan["folds"])]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{folder}: a folder without a cross-validation ({error}); give the weights file in "
-            "it, such as best_model.pth, or the folder that training.cross_validate has written"
+            f"{folder}: a folder without a whole {FOLDS}; give the weights file in it, such as "
+            "best_model.pth, or the folder that training.cross_validate has written"
         ) from error
     folders = [fold_folder(folder, fold, seed) for fold, seed in runs]
     unfinished = [path.name for path in folders if not (path / FOLD).is_file()]
@@ -317,6 +317,15 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
         "the two is damaged or of another run: copy both files from one run, or write weights that "
         "you have changed with runs.save_weights"
     )
+
+
+def trained_on(path: str | Path) -> set[str]:
+    """First 16 characters of the hashes of the images that weights have seen; empty where no JSON
+    beside the file tells."""
+    try:
+        return set(describe_weights(path).get("trained_on") or ())
+    except DataError:  # weights of other programs
+        return set()
 
 
 # ---- resume an interrupted training

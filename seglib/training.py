@@ -389,6 +389,9 @@ def _inspect(cfg, batches: dict[str, DataLoader]) -> dict[str, Any]:
     device = hosts.choose_device(cfg.device)
     precision = hosts.choose_precision(device, cfg.precision)
     hashes = pd.concat([batches[part].dataset.cases["sha256"] for part in ("train", "val")])
+    seen = set(hashes.str.slice(0, 16))
+    if cfg.init_from:
+        seen |= runs.trained_on(cfg.init_from)
     return {
         "device": device,
         "precision": precision,
@@ -398,7 +401,7 @@ def _inspect(cfg, batches: dict[str, DataLoader]) -> dict[str, Any]:
         "versions": hosts.describe(),
         "images": {part: len(loader.dataset.cases) for part, loader in batches.items()},
         # So that an evaluation can mark the images that the weights have seen.
-        "trained_on": sorted(set(hashes.str.slice(0, 16))),
+        "trained_on": sorted(seen),
     }
 
 

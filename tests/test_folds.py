@@ -1,6 +1,7 @@
 """Cross-validation: who is scored by whom, what is trained again, and the means of networks."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,17 @@ import pytest
 import torch
 from sklearn.model_selection import StratifiedKFold
 
-from seglib import config, evaluation, folds, inference, layouts, prepare, runs, training
+from seglib import config, evaluation, export, folds, inference, layouts, prepare, runs, training
 from seglib.errors import ConfigError, DataError
 from seglib.report import Report
-from tests.helpers import TINY, command, error_of, read_picture, same_weights
+from tests.helpers import (
+    TINY,
+    command,
+    error_of,
+    read_picture,
+    same_weights,
+    write_picture,
+)
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
@@ -282,6 +290,119 @@ def test_two_folds_of_two_patients(lung, tmp_path):
     assert len(crossed.report.per_image) == 2
 
 
+# --- what is said before ---
+
+
+def painted(tmp_path, classes, n_slices=1, split=""):
+    """A case table of pictures, and its config: `classes` lists the classes of each patient.
+
+    With `n_slices`, a patient is a volume of so many pictures.
+    """
+    rng, rows = np.random.default_rng(0), []
+    for patient, names in enumerate(classes):
+        for position in range(n_slices):
+            case = f"p{patient}_{position}"
+            row = {"case": case, "patient": f"p{patient}", "split": split}
+            row["image"] = tmp_path / "tree" / f"{case}.png"
+            pixels = rng.integers(0, 90, (32, 32), np.uint8)
+            for k, name in enumerate("ab"):
+                mask = np.zeros((32, 32), np.uint8)
+                mask[8 * k + 4 : 8 * k + 12, 6:20] = 255 * (name in names)
+                row[name] = str(write_picture(tmp_path / "tree" / f"{case}_{name}.png", mask))
+                pixels = np.where(mask > 0, 200 + 40 * k, pixels)
+            row["image"] = str(write_picture(row["image"], pixels))
+            if n_slices > 1:
+                row |= {"volume": f"v{patient}", "slice": position}
+            rows.append(row)
+    changes = {**TINY, "class_names": ("a", "b"), "task": "multilabel", "image_size": 32}
+    cfg = config.preset("binary", "smoke", **changes, work_dir=str(tmp_path / "work"), bootstrap=20)
+    return pd.DataFrame(rows), cfg.replace(loss="bce", lr=0.02, mask_inverted=False)
+
+
+@pytest.fixture
+def announced(monkeypatch, capsys):
+    """A function: what a cross-validation says before its first training."""
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    def text(cfg, store, n_folds):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(training, "fit", stop)
+            training.cross_validate(cfg, store, n_folds)
+        return capsys.readouterr().out
+
+    return text
+
+
+def test_a_class_of_one_patient_is_named_with_its_folds(tmp_path, announced):
+    cases, cfg = painted(tmp_path, ["a", "a", "ab", "a", "a", "a"])
+    store = prepare.build(cases, cfg)
+    text = announced(cfg, store, 3)
+    fold = pd.read_csv(tmp_path / "work" / "binary_folds" / "folds.csv").set_index("case")["fold"]
+    own = fold["p2_0"]
+    others = ", ".join(str(k) for k in range(3) if k != own)
+    assert "NOTE: b: in the masks of 1 patients (p2); no training mask contains it in" in text
+    untrained = text.split("no training mask contains it in ")[1].split(", which")[0]
+    assert str(own) in untrained
+    assert f"no test mask contains it in folds {others}, which cannot score it" in text
+    assert "NOTE: a:" not in text
+
+
+def test_the_test_part_of_the_tree_takes_no_part(tmp_path, announced):
+    cases, cfg = painted(tmp_path, ["a"] * 6)
+    cases.loc[[1, 4], "split"] = "test"
+    cases.loc[[0], "split"] = "val"
+    store = prepare.build(cases, cfg)
+    assert "own test part (2 images of 2 patients) takes no part" in announced(cfg, store, 2)
+    table = pd.read_csv(tmp_path / "work" / "binary_folds" / "folds.csv")
+    assert table["patient"].tolist() == ["p0", "p2", "p3", "p5"]
+    free = cfg.replace(keep_split=False, work_dir=str(tmp_path / "free"))
+    assert "6 patients (6 images) in 2 folds" in announced(free, store, 2)
+    cases["split"] = "test"
+    with pytest.raises(DataError, match="all cases are in the test part of the tree"):
+        training.cross_validate(cfg, prepare.build(cases, cfg), 2)
+
+
+def test_equal_images_are_scored_once(tmp_path, announced):
+    cases, cfg = painted(tmp_path, ["a"] * 5)
+    for column in ("image", "a", "b"):
+        shutil.copy(cases.loc[0, column], cases.loc[3, column])
+    store = prepare.build(cases, cfg)
+    assert "4 patients (4 images) in 2 folds" in announced(cfg, store, 2)
+
+
+def test_first_weights_that_have_seen_the_cases_are_told(lung, tmp_path, announced):
+    cfg, store = lung
+    run = training.fit(cfg, folds.data.loaders(store, cfg), folder=tmp_path / "run")
+    hashes = set(store.cases["sha256"].str.slice(0, 16))
+    cfg = cfg.replace(init_from=str(run.best))
+    assert "init_from: 16 of 16 images were in the training" in announced(cfg, store, 2)
+    half = folds.replace(store, cases=store.cases[:8])
+    tuned = training.fit(cfg, folds.data.loaders(half, cfg), folder=tmp_path / "tuned")
+    assert set(runs.describe_weights(tuned.best)["trained_on"]) == hashes
+
+
+def test_a_table_that_was_filtered_afterwards_is_refused(lung):
+    cfg, store = lung
+    fewer = folds.replace(store, cases=store.cases[3:])
+    with pytest.raises(DataError, match="store.cases was changed: it has 13 cases"):
+        training.cross_validate(cfg, fewer, folds=2)
+
+
+def test_volumes_stay_whole(tmp_path):
+    cases, cfg = painted(tmp_path, ["a", "ab", "ab", "b"], n_slices=3)
+    crossed = training.cross_validate(cfg, prepare.build(cases, cfg), folds=2)
+    report = crossed.report
+    assert report.per_image.groupby("volume")["fold"].nunique().max() == 1
+    assert report.per_volume["volume"].nunique() == 4
+    assert crossed.table["average"].tolist() == ["per volume"] * 2
+    of_folds = report.per_volume[report.per_volume["annotated"]].groupby(["fold", "class"])["dice"]
+    occurring = report.per_volume.groupby(["fold", "class"])["n_true"].sum() > 0
+    expected = of_folds.mean()[occurring].groupby("fold").mean()
+    assert crossed.table["dice"].tolist() == pytest.approx(expected.tolist())
+
+
 # --- means of networks ---
 
 
@@ -309,6 +430,37 @@ def test_an_ensemble_is_the_mean_of_the_probabilities(task, n_classes):
             predictor.tta = tta
         mean = torch.stack([predictor.probabilities(batch) for predictor in single]).mean(0)
         torch.testing.assert_close(ensemble.probabilities(batch), mean, atol=1e-6, rtol=1e-4)
+
+
+def test_networks_that_do_not_fit_together_are_refused(tmp_path):
+    cfg = config.preset("binary", "smoke", image_size=32, base_channels=2, depth=2)
+    other = {"image_size": 64, "class_names": ("lesion",), "threshold": 0.4, "mean": (0.5,)}
+    first = runs.save_weights(tmp_path / "a.pth", runs.network(cfg, False, False), cfg)
+    for name, value in other.items():
+        changed = cfg.replace(**{name: value})
+        second = runs.save_weights(tmp_path / f"{name}.pth", runs.network(cfg), changed)
+        with pytest.raises(DataError, match=f"{name}.pth: {name} is .* in .*a.pth"):
+            inference.Predictor.load([first, second])
+    with pytest.raises(DataError, match="no weights file is given"):
+        inference.Predictor.load([])
+    with pytest.raises(DataError, match="a folder without a whole folds.json"):
+        inference.Predictor.load(tmp_path)
+
+
+def test_a_mean_tells_what_its_networks_have_seen(tmp_path):
+    cfg = config.preset("binary", "smoke", image_size=32, base_channels=2, depth=2)
+    paths = []
+    for name, facts in {"a": {"trained_on": ["1"]}, "b": {"trained_on": ["2"]}, "c": {}}.items():
+        path, network = tmp_path / f"{name}.pth", runs.network(cfg, False, False)
+        paths.append(runs.save_weights(path, network, cfg, **facts))
+    assert inference.Predictor.load(paths[:2], "cpu").trained_on == ["1", "2"]
+    assert inference.Predictor.load(paths, "cpu").trained_on is None
+    predictor = inference.Predictor.load(paths[:2], "cpu", "fp32")
+    predictor.temperature = 1.7
+    exported = export.to_program(predictor, tmp_path / "mean.pt2")  # compares them itself
+    assert exported.difference < 1e-5
+    with pytest.raises(DataError, match="mean of 2 networks, and a model card describes one"):
+        export.kaggle_folder(predictor, tmp_path / "kaggle", "me", "A mean of two")
 
 
 # --- the command line ---
