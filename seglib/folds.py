@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import config, data, evaluation, files, hosts, models, prepare, runs, training
+from . import config, data, evaluation, files, hosts, models, prepare, runs, training, zoo
 from .errors import ConfigError, DataError, listed
 from .inference import OPTIONS, Predictor
 from .layouts import patients
@@ -324,7 +324,8 @@ def _notes_of_first_weights(plan: _Plan) -> list[str]:
     if not plan.cfg.init_from:
         return []
     hashes = plan.store.cases["sha256"].str.slice(0, 16)
-    n_seen = int(hashes.isin(runs.trained_on(plan.cfg.init_from)).sum())
+    first_weights = zoo.resolve(plan.cfg.init_from)
+    n_seen = int(hashes.isin(runs.trained_on(first_weights)).sum())
     if not n_seen:
         return []
     return [

@@ -391,7 +391,7 @@ def _inspect(cfg, batches: dict[str, DataLoader]) -> dict[str, Any]:
     hashes = pd.concat([batches[part].dataset.cases["sha256"] for part in ("train", "val")])
     seen = set(hashes.str.slice(0, 16))
     if cfg.init_from:
-        seen |= runs.trained_on(cfg.init_from)
+        seen |= runs.trained_on(zoo.resolve(cfg.init_from))
     return {
         "device": device,
         "precision": precision,

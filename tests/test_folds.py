@@ -303,14 +303,15 @@ def painted(tmp_path, classes, n_slices=1, split=""):
         for position in range(n_slices):
             case = f"p{patient}_{position}"
             row = {"case": case, "patient": f"p{patient}", "split": split}
-            row["image"] = tmp_path / "tree" / f"{case}.png"
+            row["image"] = str(tmp_path / "tree" / f"{case}.png")
             pixels = rng.integers(0, 90, (32, 32), np.uint8)
             for k, name in enumerate("ab"):
                 mask = np.zeros((32, 32), np.uint8)
                 mask[8 * k + 4 : 8 * k + 12, 6:20] = 255 * (name in names)
-                row[name] = str(write_picture(tmp_path / "tree" / f"{case}_{name}.png", mask))
+                row[name] = str(tmp_path / "tree" / f"{case}_{name}.png")
+                write_picture(Path(row[name]), mask)
                 pixels = np.where(mask > 0, 200 + 40 * k, pixels)
-            row["image"] = str(write_picture(row["image"], pixels))
+            write_picture(Path(row["image"]), pixels)
             if n_slices > 1:
                 row |= {"volume": f"v{patient}", "slice": position}
             rows.append(row)
