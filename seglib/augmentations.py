@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from albumentations.augmentations.geometric.distortion import BaseDistortion
 
-from . import tables
+from . import config, tables
+from .errors import ConfigError
 from .tables import IGNORE
 
 # How transforms that move pixels fill the places that no pixel of the image moves to.
@@ -41,6 +42,54 @@ def pipeline(augment: dict[str, Any], patch_size: tuple[int, int] | None = None)
     if patch_size is not None:
         moving.append(albumentations.CenterCrop(*patch_size, p=1.0))
     return albumentations.Compose([*moving, *others])
+
+
+def examples(
+    image: np.ndarray, mask: np.ndarray, augment: dict[str, Any], n: int = 3, seed: int = 0
+) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """What each augmentation makes of an image, and, as `together`, all of them.
+
+    `plots.augmentation_samples` shows them.
+
+    Args:
+        image: (H, W) or (H, W, C) uint8.
+        mask: (H, W), or (K, H, W) for classes that may overlap, uint8.
+        augment: as `cfg.augment`. Alone, each of them is certain; together they have their
+            probabilities, as in training.
+        n: changed images for each.
+
+    Returns:
+        name -> n pairs of image and mask in the forms that were given.
+
+    Raises:
+        ConfigError: no table, an unknown augmentation, a wrong parameter, or an augmentation of
+            colours for a grey image.
+    """
+    augment = config.check("augment", augment)
+    if isinstance(augment, str):
+        raise ConfigError(f"augment: {augment!r} is a name; give the table, such as cfg.augment")
+    config.check_channels(augment, image.reshape(*image.shape[:2], -1).shape[2])
+    alone = {}
+    for name, value in augment.items():
+        parameters = value if isinstance(value, dict) else {}
+        alone[name] = {name: {**parameters, "p": 1.0}}
+    changed = {}
+    for name, chosen in {**alone, "together": augment}.items():
+        transforms = pipeline(chosen)
+        transforms.set_random_seed(seed)
+        changed[name] = [_changed(transforms, image, mask) for _ in range(n)]
+    return changed
+
+
+def _changed(transforms, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask after a pipeline, in their own forms."""
+    pixels = image.reshape(*image.shape[:2], -1)
+    planes = list(mask.reshape(-1, *mask.shape[-2:]))
+    result = transforms(image=pixels, masks=planes)
+    new_image, new_mask = result["image"], np.stack(result["masks"])
+    if image.ndim == 2:
+        new_image = new_image[..., 0]
+    return new_image, new_mask[0] if mask.ndim == 2 else new_mask
 
 
 # The transforms of `tables.AUGMENTATIONS`. The defaults are used for parameters that `cfg.augment`

@@ -602,7 +602,7 @@ def _augmentation_set(cfg: Config, name: str) -> dict[str, Any]:
             f"{name!r}; choose from {', '.join(tables.AUGMENTATION_SETS)}"
         )
     unsuitable = set()
-    if any({"left", "right"} & set(re.split(r"[^a-z]+", c.lower())) for c in cfg.class_names):
+    if any(_SIDE.search(class_name) for class_name in cfg.class_names):
         unsuitable |= {"hflip", "vflip"}
     height, width = cfg.network_height_width
     if height != width:
@@ -612,6 +612,12 @@ def _augmentation_set(cfg: Config, name: str) -> dict[str, Any]:
             unsuitable.add(member)
     chosen = tables.AUGMENTATION_SETS[name]
     return {member: value for member, value in chosen.items() if member not in unsuitable}
+
+
+# "left" or "right" as a word of a name: left_lung, LungRight, RIGHT, but not cleft or leftover.
+_SIDE = re.compile(
+    r"(?<![a-z])(?:left|right)(?![a-z])|(?:Left|Right)(?![a-z])|(?<![A-Z])(?:LEFT|RIGHT)(?![A-Z])"
+)
 
 
 def _check_augment(augment: dict[str, Any]) -> None:
@@ -762,10 +768,15 @@ def _check_augment_fits(cfg: Config) -> None:
             f"augment: rot90 turns a frame of {height}x{width} on its side; it needs a square "
             "image_size, or a square patch_size; leave it out otherwise"
         )
-    for name in cfg.augment:
+    check_channels(cfg.augment, cfg.in_channels)
+
+
+def check_channels(augment: Iterable[str], in_channels: int) -> None:
+    """Raise `ConfigError` for an augmentation of images with another number of channels."""
+    for name in augment:
         n_channels = tables.AUGMENTATIONS[name].channels
-        if n_channels not in (None, cfg.in_channels):
+        if n_channels not in (None, in_channels):
             raise ConfigError(
                 f"augment: {name!r} changes images of {n_channels} channels, and in_channels is "
-                f"{cfg.in_channels}; leave it out, or set in_channels={n_channels}"
+                f"{in_channels}; leave it out, or set in_channels={n_channels}"
             )

@@ -94,10 +94,41 @@ def batch_samples(batch: dict, mean: Sequence[float], std: Sequence[float], n: i
         pixels = np.rint(pixels * 255).astype(np.uint8)
         if mask.ndim == 2:
             mask = mask[None]
-        picture = overlay(pixels, mask[0] if len(mask) == 1 else mask)
-        picture[(mask == IGNORE).all(axis=0)] = IGNORED
-        pictures.append(picture)
+        pictures.append(_overlay_and_ignored(pixels, mask[0] if len(mask) == 1 else mask))
     return grid(pictures)
+
+
+def augmentation_samples(
+    image: np.ndarray, mask: np.ndarray, augment: dict, n: int = 3, seed: int = 0
+) -> Figure:
+    """What each augmentation does to an image with its mask: a row for each, and one for all of
+    them together.
+
+    The first column is the image as it is. Pixels that are ignored in every class are dark red.
+
+    Args:
+        image: (H, W) or (H, W, C) uint8.
+        mask: (H, W) of class numbers, or (K, H, W) of 0/1; 255 is ignored.
+        augment: as `cfg.augment`: a set such as `tables.AUGMENTATION_SETS["xray"]`, or
+            `{"gamma": 1}`.
+        n: changed images for each, all different.
+    """
+    from . import augmentations  # slow to load
+
+    pictures, titles = [], []
+    for name, samples in augmentations.examples(image, mask, augment, n, seed).items():
+        pairs = [(image, mask), *samples]
+        pictures += [_overlay_and_ignored(*pair) for pair in pairs]
+        titles += ["as it is", name, *[""] * (n - 1)]
+    return grid(pictures, titles, columns=n + 1, side=1.8)
+
+
+def _overlay_and_ignored(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`overlay`, with pixels that are ignored in every class in dark red."""
+    picture = overlay(image, mask)
+    planes = mask.reshape(-1, *mask.shape[-2:])
+    picture[(planes == IGNORE).all(axis=0)] = IGNORED
+    return picture
 
 
 def flat(mask: np.ndarray) -> np.ndarray:

@@ -288,7 +288,10 @@ def test_a_set_leaves_out_what_does_not_suit_the_config():
     sides = {"class_names": ("left_lung", "Right Lung"), "task": "multilabel"}
     whole = set(tables.AUGMENTATION_SETS["colour"])
     assert whole - set(make("binary", augment="robust", **sides).augment) == {"hflip", "vflip"}
-    assert "hflip" in make("binary", augment="robust", class_names=("cleft",)).augment
+    for name in ("left", "lung_left", "rightLung", "LungRight", "LEFT_LUNG", "right lung"):
+        assert "hflip" not in make("binary", augment="robust", class_names=(name,)).augment, name
+    for name in ("cleft", "leftover", "bright", "upright_lung", "BRIGHT"):
+        assert "hflip" in make("binary", augment="robust", class_names=(name,)).augment, name
     assert whole - set(make("binary", augment="robust", image_size=(64, 96)).augment) == {"rot90"}
     cut = make("binary", augment="robust", image_size=(64, 96), patch_size=64)
     assert whole == set(cut.augment)
