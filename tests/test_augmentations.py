@@ -409,3 +409,37 @@ def test_jpeg_is_that_of_the_file_format():
     Image.fromarray(image[..., 0]).save(file, "JPEG", quality=30)
     decoded = np.asarray(Image.open(file)).astype(int)
     assert np.abs(changed[..., 0] - decoded).mean() < 1
+
+
+# ---- examples
+
+
+def test_examples_are_certain_alone_and_by_chance_together():
+    image, masks = scene()
+    augment = {"hflip": 0.001, "vflip": {"p": 0.001}, "gauss_noise": {"std": 0.2, "p": 0.001}}
+    samples = augmentations.examples(image, np.stack(masks), augment, n=2, seed=1)
+    assert list(samples) == [*augment, "together"] and {len(s) for s in samples.values()} == {2}
+    for changed, planes in samples["hflip"]:
+        assert np.array_equal(changed, image[:, ::-1])
+        assert np.array_equal(planes, np.stack(masks)[:, :, ::-1])
+    assert np.array_equal(samples["vflip"][0][0], image[::-1])
+    noisy = [changed for changed, _ in samples["gauss_noise"]]
+    assert not np.array_equal(*noisy) and not np.array_equal(noisy[0], image)
+    assert np.array_equal(samples["together"][0][0], image)
+    grey = augmentations.examples(image[..., 0], masks[0], {"hflip": 1.0})["hflip"][0]
+    assert np.array_equal(grey[0], image[:, ::-1, 0]) and np.array_equal(grey[1], masks[0][:, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("augment", "words"),
+    [
+        ("xray", "'xray' is a name; give the table"),
+        ({"gama": 1.0}, "unknown augmentation 'gama'"),
+        ({"gamma": 2}, "the probability of 'gamma' is 2"),
+        ({"colour": 1.0}, "'colour' changes images of 3 channels"),
+    ],
+)
+def test_examples_refuse_what_the_config_refuses(augment, words):
+    image, masks = scene()
+    with pytest.raises(ConfigError, match=words):
+        augmentations.examples(image[..., 0], masks[0], augment)

@@ -158,6 +158,22 @@ def test_batch_samples_of_many_classes_and_of_label_maps(tmp_path):
     assert pixels[0, 2].tolist() == np.rint(0.4 * SECOND).tolist()
 
 
+@pytest.mark.parametrize("shape", [(20, 24), (20, 24, 3)])
+def test_augmentation_samples_show_image_and_mask_after_each_change(shape):
+    rng = np.random.default_rng(0)
+    image, mask = rng.integers(0, 256, shape, np.uint8), rng.integers(0, 2, shape[:2], np.uint8)
+    mask[:5] = 255
+    augment = {"hflip": 0.1, "rotate": {"limit": 30, "p": 0.1}}
+    figure = plots.augmentation_samples(image, mask, augment, n=2)
+    assert titles(figure) == [t for n in (*augment, "together") for t in ("as it is", n, "")]
+    expected = plots.overlay(image, mask)
+    expected[mask == 255] = (120, 0, 0)
+    for axis in (figure.axes[0], figure.axes[3]):
+        np.testing.assert_array_equal(pixels_of(axis), expected)
+    np.testing.assert_array_equal(pixels_of(figure.axes[1]), expected[:, ::-1])
+    assert not np.array_equal(pixels_of(figure.axes[4]), pixels_of(figure.axes[5]))
+
+
 # ---- figures of runs and reports
 
 

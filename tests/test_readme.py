@@ -89,15 +89,24 @@ def test_the_map_names_every_file_in_the_order_of_its_imports():
 def own_tables(monkeypatch):
     """Tables in which a test may add entries."""
     for module in (tables, presets):
-        for name in ("LAYOUTS", "LOSSES", "ARCHITECTURES", "METRICS", "PRESETS"):
+        for name in (
+            "LAYOUTS",
+            "LOSSES",
+            "ARCHITECTURES",
+            "METRICS",
+            "AUGMENTATIONS",
+            "AUGMENTATION_SETS",
+            "PRESETS",
+        ):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, dict(getattr(module, name)))
 
 
 def test_every_example_of_how_to_add_works(own_tables, tmp_path):
-    """The code in the README adds a loss, a layout, a metric, a network and a preset."""
+    """The code in the README adds a loss, a layout, a metric, a network, an augmentation and a
+    preset."""
     examples = re.findall(r"```python\n(.*?)```", section("How to add"), re.DOTALL)
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         assert len(re.findall(r"^.*\S", example, re.MULTILINE)) <= 12, "a short example"
         exec(example, {})
@@ -107,10 +116,12 @@ def test_every_example_of_how_to_add_works(own_tables, tmp_path):
     shutil.move(lesions / "images", tmp_path / "tree" / "photos")
     shutil.move(lesions / "masks", tmp_path / "tree" / "outlines")
     names = {"loss": "brier", "layout": "outlines", "architecture": "three_layers"}
+    names["augment"] = "phone"
     places = {"data_root": str(tmp_path / "tree"), "work_dir": str(tmp_path / "work")}
     cfg = config.preset("moles", "smoke", epochs=1, test_split=0.2, **names, **places)
     batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
     run = training.fit(cfg, batches)
+    assert "posterise" in cfg.augment and "elastic" in cfg.replace(augment="robust").augment
     assert run.folder.name == "moles" and run.history["train_loss"].iloc[0] < 0.5
     scores = evaluation.evaluate(run, batches["test"]).per_image
     tp, fp, fn = (scores[name] for name in ("tp", "fp", "fn"))
