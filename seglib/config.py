@@ -18,6 +18,11 @@ from . import fields, files, presets, tables
 from .errors import ConfigError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# What naming an encoder decides, unless these fields are named as well: see `_choose`.
+OF_ENCODER = ("architecture", "encoder_weights", "mean", "std")
+# Parts that only some networks have. A preset's own are left out where the user names a network
+# without them.
+PARTS = ("bilinear", "attention", "stem", "deep_supervision", "checkpointing")
 
 LARGEST = 2**63 - 1  # of torch's integers
 
@@ -191,7 +196,9 @@ class Config:
         "unet", "the kind of network", "network", choices=lambda: tables.ARCHITECTURES
     )
     encoder: str = _setting(
-        "tu-tf_mobilenetv3_large_100", "encoder of smp_unet, by its smp name", "network"
+        "tu-tf_mobilenetv3_large_100",
+        "encoder by its smp name; naming one implies smp_unet with ImageNet weights",
+        "network",
     )
     encoder_weights: str = _setting(
         "none", "imagenet, none, or the path of a weights file", "run", resume="free"
@@ -312,6 +319,14 @@ class Config:
         if name == "augment" and isinstance(value, str):
             value = check(name, _augmentation_set(self, value))
         object.__setattr__(self, name, value)
+        if "_chosen" in vars(self):  # not while a new config gets its values
+            _choose(self, [name])
+
+    # Not a field: the names of the fields that the user has set, and not a preset.
+    _chosen = frozenset()
+
+    def __post_init__(self) -> None:
+        _choose(self, ())
 
     @property
     def n_classes(self) -> int:
@@ -356,6 +371,7 @@ class Config:
         _check_patches(self)
         _check_augment_fits(self)
         _check_checkpoint_name(self.checkpoint_name)
+        _check_encoder(self)
         if self.patient_pattern and self.patient_table:
             raise ConfigError(
                 "patient_pattern and patient_table are both set; set one of the two to none"
@@ -370,7 +386,9 @@ class Config:
     def replace(self, **changes: Any) -> "Config":
         """A copy with changes: `cfg.replace(seed=1)`."""
         check_names(changes)
-        return dataclasses.replace(self, **changes).validate()
+        changed = dataclasses.replace(self, **changes)
+        _choose(changed, [*self._chosen, *changes])
+        return changed.validate()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only (lists for tuples), as saved to JSON."""
@@ -405,6 +423,10 @@ def pick_size(otherwise: str = "full") -> str:
 def preset(name: str, size: str | None = None, **overrides: Any) -> Config:
     """The `Config` of one system.
 
+    Naming an `encoder` is enough for a pretrained one, here, in a file, on the command line and in
+    `cfg.encoder = ...`: it implies the architecture smp_unet, the encoder weights imagenet and, for
+    3 channels, ImageNet's mean and std. Fields that are named as well, before or after, win.
+
     Args:
         name: palm, rsna, cardiac, lung, binary, or another key of `presets.PRESETS`.
         size: full (the numbers of the system), medium (at most 20 minutes on a laptop's two
@@ -416,11 +438,42 @@ def preset(name: str, size: str | None = None, **overrides: Any) -> Config:
         ConfigError: unknown preset, size or field (names the nearest one), or a value of the wrong
             type or range.
     """
+    return _make(name, size, overrides, chosen=overrides)
+
+
+def _make(
+    name: str, size: str | None, overrides: Mapping[str, Any], chosen: Iterable[str]
+) -> Config:
+    """`preset`, where the user has chosen only some of the overrides."""
     check("preset", name)
     size = check("size", size or pick_size())
     check_names(overrides)
     values = {**presets.PRESETS[name].settings(size), **overrides}
-    return Config(**{**values, "preset": name, "size": size}).validate()
+    cfg = Config(**{**values, "preset": name, "size": size})
+    _choose(cfg, chosen)
+    return cfg.validate()
+
+
+def _choose(cfg: Config, names: Iterable[str]) -> None:
+    """Note the names of fields that the user has set, and set those that they decide."""
+    chosen = cfg._chosen | set(names)
+    object.__setattr__(cfg, "_chosen", chosen)
+    implied: dict[str, Any] = {}
+    if "encoder" in chosen:
+        implied["encoder_weights"] = "imagenet"
+        if "architecture" not in chosen and not _takes_encoder(cfg.architecture):
+            object.__setattr__(cfg, "architecture", "smp_unet")
+        if cfg.in_channels == 3:
+            implied |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    if chosen & {"encoder", "architecture"}:
+        parameters = tables.parameters(tables.ARCHITECTURES[cfg.architecture].build)
+        implied |= {name: FIELDS[name].default for name in PARTS if name not in parameters}
+    for name in implied.keys() - chosen:
+        object.__setattr__(cfg, name, implied[name])
+
+
+def _takes_encoder(architecture: str) -> bool:
+    return "encoder" in tables.parameters(tables.ARCHITECTURES[architecture].build)
 
 
 def load(path: str | Path, **overrides: Any) -> Config:
@@ -432,11 +485,17 @@ def load(path: str | Path, **overrides: Any) -> Config:
         ConfigError: no such file, not readable, no `preset` in it, or a value as in `preset`.
     """
     path = Path(path)
-    values = {**fields.read(path, _HINTS), **overrides}
+    in_file = fields.read(path, _HINTS)
+    values = {**in_file, **overrides}
     if "preset" not in values:
         names = ", ".join(presets.PRESETS)
         raise ConfigError(f"{path.name}: no 'preset'; add a line such as  preset = lung  ({names})")
-    return from_dict(values)
+    return from_dict(values, overrides if _is_saved(in_file) else values)
+
+
+def _is_saved(values: Mapping[str, Any]) -> bool:
+    """Whether these are the values of `Config.save`, which names every field: nobody chose them."""
+    return {"encoder", *OF_ENCODER} <= set(values)
 
 
 def names_in(path: str | Path) -> set[str]:
@@ -444,20 +503,27 @@ def names_in(path: str | Path) -> set[str]:
     return set(fields.read(Path(path), _HINTS))
 
 
-def from_dict(values: Mapping[str, Any]) -> Config:
+def from_dict(values: Mapping[str, Any], chosen: Iterable[str] | None = None) -> Config:
     """The config of saved values, which hold at least `preset`; older versions' values also fit.
 
     Before version 0.2 `seed` also decided the split, and `crop` was the share of the frame that
     training saw.
+
+    Args:
+        chosen: the fields that count as named by the user; by default all, or none where the values
+            are those of a saved config.
     """
     values = dict(values)
+    if chosen is None:
+        chosen = () if _is_saved(values) else values
+    chosen = set(chosen) & set(FIELDS) - {"preset", "size"}
     if "crop" in values:
         share = values.pop("crop")
         sides = _height_width(values.get("image_size", 256))
         patch = [max(min(side, 32), int(side * share) // 32 * 32) for side in sides]
         values["patch_size"] = patch if share < 1 else None
         values.setdefault("split_seed", values.get("seed", 0))
-    return preset(values.pop("preset"), values.pop("size", None), **values)
+    return _make(values.pop("preset"), values.pop("size", None), values, chosen)
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -729,6 +795,15 @@ def _check_image(cfg: Config) -> None:
         raise ConfigError("window_level and window_width belong together: set both, or neither")
     if cfg.percentiles and cfg.percentiles[0] >= cfg.percentiles[1]:
         raise ConfigError(f"percentiles: {cfg.percentiles} must rise")
+
+
+def _check_encoder(cfg: Config) -> None:
+    """Raise `ConfigError` where the user has named an encoder, and a network without one."""
+    if "encoder" in cfg._chosen and not _takes_encoder(cfg.architecture):
+        raise ConfigError(
+            f"encoder: {cfg.encoder!r} is set, but the architecture {cfg.architecture!r} has no "
+            "such encoder; leave the architecture out, or name no encoder"
+        )
 
 
 def _check_checkpoint_name(name: str) -> None:

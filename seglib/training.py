@@ -229,6 +229,9 @@ def _prepare(
     """Network, optimizer, schedule and loaders, on the device and wrapped for it."""
     cfg = run.config
     network = _network(run, batches["train"].dataset, new)
+    if new:
+        for line in _start(run):
+            accelerator.print(line)
     _check_network(network, cfg, batches["train"])
     if cfg.sync_batch_norm:
         network = _synchronised(network, accelerator)
@@ -279,10 +282,21 @@ def _network(run: Run, dataset, new: bool) -> nn.Module:
         models.init_output_bias(network, dataset.class_shares(), cfg.task)
     info["parameters"] = models.n_parameters(network)
     if new and hasattr(network, "encoder_origin"):
-        info["encoder_weights"] = network.encoder_origin
-        if cfg.init_from:
-            info["encoder_weights"] = f"file {cfg.init_from}"
+        origin = f"file {cfg.init_from}" if cfg.init_from else network.encoder_origin
+        info |= {"encoder": cfg.encoder, "encoder_weights": origin}
     return network
+
+
+def _start(run: Run) -> list[str]:
+    """Sentences on what the network of a new run starts from."""
+    cfg, info = run.config, run.info
+    if "encoder" not in info:
+        return []
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (cfg.mean, cfg.std))
+    return [
+        f"encoder {info['encoder']}, weights: {info['encoder_weights']}; images are normalised "
+        f"with mean {mean} and std {std}"
+    ]
 
 
 def _check_arguments(model: Any, loss: Any) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import itertools
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seglib import __main__ as command_line
 from seglib import config, presets, tables
 from seglib.errors import ConfigError, SeglibError
 from tests.helpers import copy_of_the_package
@@ -356,6 +358,133 @@ def test_seeds_are_those_that_torch_takes(field):
     make(**{field: 2**63 - 1})
     with pytest.raises(ConfigError, match=f"{field}: .* out of range"):
         make(**{field: 2**63})
+
+
+# An encoder as one field
+
+LITE0 = "tu-tf_efficientnet_lite0"
+IMAGENET = (config.IMAGENET_MEAN, config.IMAGENET_STD)
+
+
+def by_argument(name, size):
+    return config.preset(name, size, encoder=LITE0)
+
+
+def by_assignment(name, size):
+    cfg = config.preset(name, size)
+    cfg.encoder = LITE0
+    return cfg
+
+
+def by_replacement(name, size):
+    return config.preset(name, size).replace(encoder=LITE0)
+
+
+def by_command_line(name, size):
+    line = ["train", "--preset", name, "--size", size, "--encoder", LITE0]
+    return command_line._config(command_line.parse(line))
+
+
+def by_file(name, size):
+    path = Path("settings.cfg")
+    path.write_text(f"[data]\npreset = {name}\nsize = {size}\n[model]\nencoder = {LITE0}\n")
+    return config.load(path)
+
+
+def by_saved_file(name, size):
+    return config.load(config.preset(name, size).save("saved.json"), encoder=LITE0)
+
+
+def by_saved_file_and_assignment(name, size):
+    cfg = config.load(config.preset(name, size).save("saved.toml"))
+    cfg.encoder = LITE0
+    return cfg
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+@pytest.mark.parametrize("size", config.choices_of("size"))
+@pytest.mark.parametrize(
+    "way",
+    [
+        *(by_argument, by_assignment, by_replacement, by_command_line),
+        *(by_file, by_saved_file, by_saved_file_and_assignment),
+    ],
+)
+def test_an_encoder_is_enough(tmp_path, monkeypatch, name, size, way):
+    monkeypatch.chdir(tmp_path)
+    plain, cfg = config.preset(name, size), way(name, size).validate()
+    assert (cfg.architecture, cfg.encoder) == ("smp_unet", LITE0)
+    assert cfg.encoder_weights == "imagenet"
+    assert (cfg.mean, cfg.std) == (IMAGENET if cfg.in_channels == 3 else (plain.mean, plain.std))
+    implied = {"encoder", *config.OF_ENCODER, *config.PARTS}
+    values = cfg.to_dict()
+    assert all(values[n] == value for n, value in plain.to_dict().items() if n not in implied)
+    assert config.from_dict(cfg.to_dict()) == cfg  # as saved beside weights
+    assert config.load(cfg.save("again.json")) == cfg.replace() == copy.deepcopy(cfg) == cfg
+
+
+def test_the_preset_of_rsna_stays_as_published():
+    plain = config.preset("rsna")
+    assert config.preset("rsna", encoder=LITE0).replace(encoder=plain.encoder) == plain
+    assert config.preset("rsna", "smoke").encoder_weights == "none"
+
+
+def in_every_order(**changes):
+    for order in itertools.permutations(changes.items()):
+        cfg = config.preset("lung", "small")
+        for name, value in order:
+            setattr(cfg, name, value)
+        yield cfg.validate()
+    yield config.preset("lung", "small", **changes)
+    yield config.preset("lung", "small").replace(**changes)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"encoder_weights": "none"},
+        {"encoder_weights": "lite0.pth", "in_channels": 3},
+        {"mean": (0.4,), "in_channels": 3},
+        {"architecture": "smp_unet", "in_channels": 3},
+    ],
+)
+def test_what_is_named_beside_the_encoder_wins_in_every_order(others):
+    for cfg in in_every_order(encoder=LITE0, **others):
+        assert cfg.architecture == "smp_unet"
+        assert cfg.encoder_weights == others.get("encoder_weights", "imagenet")
+        is_rgb = "in_channels" in others
+        assert cfg.mean == others.get("mean", config.IMAGENET_MEAN if is_rgb else (0.5,))
+        assert cfg.std == (config.IMAGENET_STD if is_rgb else (0.25,))
+
+
+def test_an_encoder_beside_a_network_without_one_is_refused_in_every_order():
+    for make in (
+        lambda: next(in_every_order(encoder=LITE0, architecture="unet")),
+        lambda: next(in_every_order(architecture="aspp", encoder=LITE0)),
+        lambda: config.preset("lung", encoder=LITE0, architecture="unet"),
+        lambda: config.preset("lung", encoder=LITE0).replace(architecture="unet"),
+    ):
+        with pytest.raises(ConfigError, match=f"encoder: '{LITE0}' is set, but the architecture"):
+            make()
+
+
+def test_parts_of_the_presets_network_are_left_out_where_another_is_named(monkeypatch):
+    small = {**presets.PRESETS["lung"].small, "stem": "space_to_depth", "deep_supervision": True}
+    monkeypatch.setitem(presets.PRESETS, "lung", presets.PRESETS["lung"]._replace(small=small))
+    for named in ({"encoder": LITE0}, {"architecture": "smp_unet"}):
+        cfg = config.preset("lung", "small", **named)
+        assert (cfg.stem, cfg.deep_supervision) == ("full", False)
+    assert config.preset("lung", "small", architecture="aspp").stem == "space_to_depth"
+    with_stem = config.preset("lung", "small", encoder=LITE0, stem="space_to_depth")
+    assert with_stem.stem == "space_to_depth"  # refused where the network is built
+
+
+def test_an_architecture_of_ones_own_that_takes_an_encoder_stays(monkeypatch):
+    mine = tables.Architecture(lambda in_channels, n_classes, encoder: None)
+    monkeypatch.setitem(tables.ARCHITECTURES, "mine", mine)
+    cfg = config.preset("lung", architecture="mine")
+    cfg.encoder = LITE0
+    assert cfg.architecture == "mine"
 
 
 # Copies

@@ -14,7 +14,7 @@ import sklearn.metrics
 import torch
 from torch import nn
 
-from seglib import config, data, hosts, inference, losses, models, runs, training
+from seglib import config, data, encoders, hosts, inference, losses, models, runs, training
 from seglib.errors import ConfigError, DataError, SeglibError
 from tests.helpers import (
     TINY,
@@ -807,7 +807,7 @@ def test_a_loss_that_is_no_number_names_its_cases(tiny, value):
         (dict(depth=4, patch_size=16), 1, 3, "16x16 pixels .*; .* a larger patch_size"),
         (dict(architecture="aspp", patch_size=16), 1, 3, "a network that is less deep"),
         (dict(depth=5, attention=True, bilinear=True, patch_size=32), 1, 3, "32x32 pixels"),
-        (dict(architecture="smp_unet", encoder="resnet18", patch_size=32), 1, 3, "32x32 pixels"),
+        (dict(encoder="resnet18", encoder_weights="none", patch_size=32), 1, 3, "32x32 pixels"),
     ],
 )
 def test_a_single_value_for_batch_norm_is_refused_before_the_training(
@@ -839,11 +839,26 @@ def test_two_values_for_batch_norm_are_enough(tiny, network, batch_size):
 
 
 def test_a_picture_too_small_for_an_encoder_is_refused(tiny):
-    cfg, batches = tiny(architecture="smp_unet", encoder="vgg11", image_size=(9, 40))
+    cfg, batches = tiny(encoder="vgg11", encoder_weights="none", image_size=(9, 40))
     with pytest.raises(
         ConfigError, match=r"fails on an image of shape \(1, 1, 9, 40\), .*image_size"
     ):
         training.fit(cfg, batches)
+
+
+def test_an_encoder_is_one_field_and_the_run_says_what_it_starts_from(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(encoders, "_hub_trouble", lambda: "no connection in a test")
+    cfg, batches = tiny(encoder="tu-mobilenetv3_small_050", epochs=1)
+    with pytest.warns(UserWarning, match="THE ENCODER STARTS FROM RANDOM WEIGHTS"):
+        run = training.fit(cfg, batches)
+    origin = "random (asked for imagenet: no connection in a test)"
+    assert run.info["encoder"] == "tu-mobilenetv3_small_050"
+    assert run.info["encoder_weights"] == origin
+    line = f"encoder tu-mobilenetv3_small_050, weights: {origin}; images are normalised with mean"
+    assert capsys.readouterr().out.count(f"{line} 0.5 and std 0.25") == 1
+    training.fit(cfg.replace(epochs=2), batches, resume=True)
+    assert line not in capsys.readouterr().out  # it starts from its own weights
+    assert inference.Predictor.load(run.best).config.replace(epochs=1) == cfg
 
 
 def test_init_from_may_lie_in_the_folder_of_the_run(tiny):
