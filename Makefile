@@ -4,7 +4,7 @@ BIN := .venv/bin
 FIRST := 00_start_here
 
 .DEFAULT_GOAL := help
-.PHONY: help env run notebooks address test test-slow fuzz lab results bench clean
+.PHONY: help env run notebooks address test test-slow fuzz lab results zoo bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ lab: env ## open the notebooks in JupyterLab
 
 results: env ## train on the real data and write every figure the README quotes
 	$(BIN)/python -m tests.results
+
+zoo: env ## train the networks that come with the package on real data (after make results)
+	$(BIN)/python -m tests.zoo
 
 bench: env ## time our code beside its peers and renew the README's timings (an hour; nothing else should run)
 	$(BIN)/python -m pip install -r tests/benchmarks/requirements.txt

@@ -338,10 +338,15 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def card_of(weights: str | Path) -> str:
-    """The model card of a network of the zoo, by its name, or of any other weights file."""
+def card_of(weights: str | Path, called_by_name: bool = False) -> str:
+    """The model card of a network of the zoo, by its name, or of any other weights file.
+
+    Args:
+        called_by_name: the card shows how the network is loaded by its name, as for a name.
+    """
     path = zoo.resolve(weights)
-    expression = f'"{path.stem}"' if zoo.is_name(weights) else None
+    by_name = called_by_name or zoo.is_name(weights)
+    expression = f'"{path.stem}"' if by_name else None
     return model_card(path, runs.describe_weights(path), path.stem, expression=expression)
 
 
@@ -353,7 +358,8 @@ def _scores_of_tests(tests: list[dict[str, Any]]) -> list[str]:
     for row in tests:
         low, high = row.get("low"), row.get("high")
         interval = "–" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-        cells = [row["data"], row["metric"], f"{row['value']:.3f}", interval, row["n"]]
+        value = "–" if row["value"] is None else f"{row['value']:.3f}"
+        cells = [row["data"], row["metric"], value, interval, row["n"]]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return [*lines, ""]
 

@@ -7,6 +7,7 @@ card). The environment variable `SEGLIB_ZOO` may name another such folder, which
 """
 
 import copy
+import math
 import os
 import re
 import warnings
@@ -48,7 +49,8 @@ class About:
         data: the images that it was trained on, and whom to cite.
         terms: licence or terms of these images.
         tests: scores on images that took no part in the training, one dict a figure with the keys
-            `data`, `metric`, `value`, `low`, `high` (95 % interval, may be left out) and `n`.
+            `data`, `metric`, `value`, `n` and, for a 95 % interval, `low` and `high`. NaN stands
+            for what there is not, as in the tables of a report.
         limits: where the network is known to fail, or was not tested.
         command: the command that trained it.
     """
@@ -220,12 +222,30 @@ def save(
     _check_predictions(network, stored, [_fitted(picture, cfg) for picture in pictures], cfg)
     versions = hosts.describe()
     facts = {key: description.get(key) for key in ("precision", "network", "loss", "epoch")}
-    facts |= {"trained_on": description.get("trained_on"), "about": asdict(about or About())}
+    facts |= {"trained_on": description.get("trained_on"), "about": _as_json(about or About())}
     facts["scores"] = description.get("scores") or {}
     facts["versions"] = {key: versions[key] for key in ("python", "seglib", *hosts.PACKAGES)}
     return runs.save_state(
         Path(folder) / f"{name}{SAFETENSORS}", stored, _without_paths(cfg), **facts
     )
+
+
+def _as_json(about: About) -> dict[str, Any]:
+    """An `About` with plain numbers, and null for NaN."""
+    required = {"data", "metric", "value", "n"}
+    for row in about.tests:
+        if not required <= set(row):
+            raise ConfigError(
+                f"about: a row of tests has the keys {', '.join(row)}; expected "
+                "data, metric, value and n, and low and high for an interval"
+            )
+    plain = [{key: _plain(value) for key, value in row.items()} for row in about.tests]
+    return asdict(about) | {"tests": plain}
+
+
+def _plain(value: Any) -> Any:
+    number = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
 def _network_of(source: Any) -> tuple[nn.Module, config.Config, dict[str, Any]]:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 
 import pytest
 import yaml
@@ -183,6 +184,11 @@ def test_the_wheel_holds_every_module(tmp_path):
     build = [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
     subprocess.run(build, check=True)
     (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size < 12e6
+    with zipfile.ZipFile(wheel) as content:
+        packed = {name for name in content.namelist() if name.startswith("seglib/weights/")}
+    shipped = {path.relative_to(ROOT).as_posix() for path in (ROOT / "seglib/weights").iterdir()}
+    assert packed == shipped
     subprocess.run([*pip, "install", "-q", "--no-deps", "--target", site, wheel], check=True)
     names = ["seglib", *(f"seglib.{name}" for name in MODULES if name != "__init__")]
     code = f"""

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from seglib import config, data, evaluation, export, hosts, runs, training, zoo
+from seglib import config, data, evaluation, export, hosts, phantoms, runs, training, zoo
 from seglib.errors import ConfigError, DataError
 from seglib.formats import images
 from seglib.inference import Predictor
+from tests import zoo as make_zoo
 from tests.helpers import command, convolution, error_of
 
 ABOUT = zoo.About(
@@ -187,6 +188,15 @@ def test_names_and_pictures_are_checked(run, pictures, tmp_path, name, n_picture
     assert not (tmp_path / "out").exists()
 
 
+def test_scores_of_a_report_are_taken_as_they_are(run, pictures, tmp_path):
+    numbers = {"value": np.float64(0.5), "low": np.nan, "high": np.nan, "n": np.int64(3)}
+    tests = [{"data": "few", "metric": "dice", **numbers}]
+    path = zoo.save(run, "few", tmp_path, pictures[:1], zoo.About(tests=tests))
+    assert "| few | dice | 0.500 | – | 3 |" in export.card_of(path)
+    with pytest.raises(ConfigError, match="about: a row of tests has the keys dice"):
+        zoo.save(run, "few", tmp_path, pictures[:1], zoo.About(tests=[{"dice": 0.5}]))
+
+
 def test_what_weights_cannot_hold_is_refused(run, pictures, tmp_path):
     for change in ({"temperature": 2.0}, {"thresholds": (0.3,)}):
         predictor = Predictor.load(run.best, "cpu")
@@ -328,6 +338,54 @@ def test_a_kaggle_data_set_of_a_name_keeps_the_terms(chest, tmp_path):
     assert {"chest.safetensors", "chest.json"} <= {path.name for path in folder.iterdir()}
     card = (folder / "README.md").read_text()
     assert ABOUT.terms in card and 'hosts.find_model("chest.safetensors")' in card
+
+
+# --- made
+
+
+def test_make_zoo_trains_scores_and_writes_a_network(tmp_path, monkeypatch, capsys):
+    """Rehearsed on phantoms, with the figures that the results hold."""
+    for folder, n in (("montgomery", 6), ("shenzhen", 3), ("covid_cxr_leftright", 3)):
+        phantoms.write("lung", tmp_path / "real" / folder, n=n, seed=n)
+    results = {
+        "date": "2026-01-01",
+        "rows": [
+            {"data": "Montgomery, 5 folds of 102 patients", "metric": metric, "value": 0.98}
+            | {"low": 0.97, "high": 0.99, "n": 102}
+            for metric in ("dice", "hd95")
+        ],
+    }
+    (tmp_path / "lung.json").write_text(json.dumps(results))
+    monkeypatch.setattr(make_zoo, "REAL", tmp_path / "real")
+    monkeypatch.setattr(make_zoo, "FOLDER", tmp_path)
+    tiny = dict(image_size=32, base_channels=2, depth=2, device="cpu", precision="fp32")
+    tiny |= dict(num_workers=0, bootstrap=20)
+    output = tmp_path / "out"
+    card = make_zoo.make("lung", output, tmp_path / "work", epochs=1, **tiny)
+    assert sorted(path.name for path in output.iterdir()) == [
+        "lung.json",
+        "lung.md",
+        "lung.safetensors",
+    ]
+    description = runs.describe_weights(output / "lung.safetensors")
+    tests = zoo.about_of(description).tests
+    assert [row["n"] for row in tests] == [102, 3, 3] and not paths_in(description)
+    assert len(description["trained_on"]) == 6 and description["config"]["val_split"] == 0
+    assert "| dice | 0.980 | 0.970 to 0.990 | 102 |" in card.read_text()
+    assert 'Predictor.load("lung")' in card.read_text() and not paths_in(card.read_text())
+    weights = (output / "lung.safetensors").read_bytes()
+    make_zoo.make("lung", output, tmp_path / "work", epochs=1, **tiny)
+    assert (output / "lung.safetensors").read_bytes() == weights, "nothing is trained twice"
+
+
+def test_a_network_without_scores_is_not_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_zoo, "FOLDER", tmp_path)
+    with pytest.raises(SystemExit, match="python -m tests.results nuclei"):
+        make_zoo.make("nuclei", tmp_path / "out", tmp_path)
+
+
+def test_there_is_a_recipe_for_every_network_of_the_package():
+    assert tuple(make_zoo.RECIPES) == zoo.NETWORKS
 
 
 # --- those of the package
