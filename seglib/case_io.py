@@ -343,7 +343,7 @@ def _read_labels(case: Any, cfg) -> images.Mask:
         return images.read_labels(path, cfg.mask_encoding, n_classes, label_map, complete)
     labels = volumes.read_labels(case["image"], path, cfg)
     plane = _slice(case, labels)
-    if os.path.isdir(path):
+    if volumes.is_organ_folder(path):
         # A copy, because cached volumes are read-only and the caller may change the pixels.
         return images.Mask(plane.copy(), "a mask file an organ")
     if cfg.mask_encoding == "threshold" and n_classes == 2:

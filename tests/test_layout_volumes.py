@@ -8,16 +8,18 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
-from seglib import config, layouts, phantoms, prepare
+from seglib import config, data, layouts, phantoms, plots, prepare
 from seglib.errors import DataError
 from seglib.formats import volumes
 from seglib.layouts import folders
 from seglib.layouts import volumes as volume_layouts
 from tests.helpers import (
     displayed,
+    edit_dicom,
     labels_like,
     numbered_volume,
     rsna_config,
@@ -389,6 +391,188 @@ def test_real_ct_to_store(ct, tmp_path):
     assert images[whole["row"]].min() == 0 and images[whole["row"]].max() == 255
 
 
+# ---- DICOM series whose labels are DICOM series too
+
+
+def plant_series(root, voxels, truth, name="case_1", **tags):
+    """img/*.dcm with msk/*.dcm of the same names; `tags` are those of the masks."""
+    write_series(root / "img", voxels, name=f"{name}_slice{{:04d}}.dcm")
+    values = {"RescaleIntercept": 0, **tags}
+    write_series(root / "msk", truth, name=f"{name}_slice{{:04d}}.dcm", **values)
+    return root
+
+
+@pytest.mark.parametrize("preset", ["rsna", "cardiac"])
+@pytest.mark.parametrize(
+    ("change", "tags"),
+    [
+        (0, {}),
+        (0, {"PixelPaddingValue": 0, "WindowCenter": 3, "WindowWidth": 2}),
+        (1024, {"RescaleIntercept": -1024}),  # written as values of CT
+        (0, {"RescaleIntercept": -1024}),  # the header of the image, copied
+        (0, {"PhotometricInterpretation": "MONOCHROME1", "Modality": "SEG"}),
+        (0, {"InstanceNumber": lambda k: 9 - k}),
+    ],
+    ids=["plain", "padding", "as CT", "copied header", "inverted display", "other numbers"],
+)
+def test_masks_in_dicom_are_labels_and_never_windowed(tmp_path, stack, preset, change, tags):
+    truth = stack % 6
+    root = plant_series(tmp_path / "data" / "train", stack, truth + change, **tags)
+    cfg = config.preset(
+        preset,
+        "smoke",
+        data_root=str(root.parent),
+        work_dir=str(tmp_path / "work"),
+        class_names=CLASSES,
+        label_map={},
+    )
+    cases = layouts.scan(cfg)
+    assert list(cases["case"]) == [f"case_1_{k:03d}" for k in range(5)]
+    assert set(cases["split"]) == {"train"} and set(cases["patient"]) == {"case_1"}
+    assert (cases["spacing_slice_mm"] == 2.5).all()
+    store = prepare.build(cases, cfg)
+    assert len(store.cases) == 5 and store.report.problems.empty
+    for k, (image, labels) in enumerate(truth_of(store, cfg).values()):
+        np.testing.assert_array_equal(labels, truth[k])
+        assert image.shape[:2] == labels.shape
+
+
+def test_masks_in_dicom_lie_by_their_position_and_not_by_their_names(tmp_path, stack):
+    """The image is stored upside down and from the head; the masks are stored the usual way."""
+    root, truth = tmp_path / "data", stack % 6
+    height = stack.shape[1]
+    write_series(
+        root / "img",
+        stack[:, ::-1],
+        name="a{}.dcm",
+        ImageOrientationPatient=[1, 0, 0, 0, -1, 0],
+        ImagePositionPatient=lambda k: [-20, -30 + 0.5 * (height - 1), 10 + 2.5 * k],
+    )
+    write_series(root / "msk", truth[::-1], name="b{}.dcm", RescaleIntercept=0)
+    for path in (root / "msk").iterdir():
+        k = len(stack) - 1 - int(path.stem[1:])
+        edit_dicom(path, ImagePositionPatient=[-20, -30, 10 + 2.5 * k])
+    cfg = rsna_config(root, tmp_path, label_map={})
+    store = prepare.build(layouts.scan(cfg), cfg)
+    for k, (_, labels) in enumerate(truth_of(store, cfg).values()):
+        np.testing.assert_array_equal(labels, truth[k])
+
+
+def test_a_folder_for_each_series_with_dicom_or_nifti_labels(tmp_path, stack):
+    root, truths = tmp_path / "data", {}
+    for i, name in enumerate(("p1", "p2")):
+        truths[name] = write_series_and_labels(root / name, np.roll(stack, i, axis=2))
+        shutil.move(root / name / "ct", root / "images" / name)
+        (root / "labels").mkdir(exist_ok=True)
+        shutil.move(root / name / "seg.nii.gz", root / "labels" / f"{name}.nii.gz")
+    third = np.roll(stack, 2, axis=2)
+    truths["p3"] = third % 6
+    write_series(root / "images" / "p3", third)
+    write_series(root / "labels" / "p3", truths["p3"], RescaleIntercept=0)
+    cfg = rsna_config(root, tmp_path, class_names=CLASSES, label_map={})
+    store = prepare.build(layouts.scan(cfg), cfg)
+    assert sorted(set(store.cases["patient"])) == ["p1", "p2", "p3"]
+    assert store.report.problems.empty
+    for case, (_, labels) in truth_of(store, cfg).items():
+        np.testing.assert_array_equal(labels, truths[case[:2]][int(case[-3:])])
+
+
+def test_series_of_one_patient_by_their_id_stay_together(tmp_path, stack):
+    root = tmp_path / "data"
+    for name, person in (("1.2.840.1", "A"), ("1.2.840.2", "A"), ("1.2.840.3", "B")):
+        write_series(root / "img" / name, stack, PatientID=person)
+        write_series(root / "msk" / name, stack % 6, PatientID=person, RescaleIntercept=0)
+    cases = layouts.scan(rsna_config(root, tmp_path, label_map={}))
+    assert sorted(set(zip(cases["volume"], cases["patient"]))) == [
+        ("1.2.840.1", "A"),
+        ("1.2.840.2", "A"),
+        ("1.2.840.3", "B"),
+    ]
+
+
+def test_bad_masks_in_dicom_are_named(tmp_path, stack):
+    def problem(root):
+        cfg = rsna_config(root, tmp_path, label_map={})
+        with pytest.raises(DataError) as error:
+            prepare.build(layouts.scan(cfg), cfg)
+        return str(error.value)
+
+    fewer = plant_series(tmp_path / "fewer", stack, stack % 6)
+    (fewer / "msk" / "case_1_slice0004.dcm").unlink()
+    assert "labels of 4x8x6" in problem(fewer) and "make both on one grid" in problem(fewer)
+    beside = plant_series(
+        tmp_path / "beside",
+        stack,
+        stack % 6,
+        ImagePositionPatient=lambda k: [-9, -30, 10 + 2.5 * k],
+    )
+    assert "voxels beside its volume" in problem(beside)
+    unplaced = plant_series(tmp_path / "unplaced", stack, stack % 6)
+    for path in (unplaced / "msk").iterdir():
+        edit_dicom(path, ImagePositionPatient=None)
+    assert "a DICOM series cannot be matched without it" in problem(unplaced)
+    two = plant_series(tmp_path / "two", stack, stack % 6)
+    plant_series(two, stack, stack % 6, name="case_2")
+    assert "2 series" in problem(two) and "give each its folder" in problem(two)
+
+
+def slice_position(path):
+    return pydicom.dcmread(path).ImagePositionPatient[2]
+
+
+AMOS = {"1": 2, "2": 4, "3": 3, "6": 1, "13": 5}
+
+
+@pytest.mark.parametrize("labels", ["dicom", "nifti"])
+def test_real_amos_from_dicom_to_overlay(real, tmp_path, labels):
+    root = real("amos_ct")
+    if labels == "nifti":  # as RSNA 2023 lays its data out
+        series = tmp_path / "rsna" / "train_images" / "1" / "amos_0001"
+        series.parent.mkdir(parents=True)
+        series.symlink_to(root / "data" / "train" / "img", target_is_directory=True)
+        (tmp_path / "rsna" / "segmentations").symlink_to(root / "segmentations")
+        root = tmp_path / "rsna"
+    cfg = config.preset(
+        "rsna",
+        "smoke",
+        data_root=str(root),
+        work_dir=str(tmp_path / "work"),
+        label_map=AMOS,
+        image_size=192,
+    )
+    store = prepare.build(layouts.scan(cfg), cfg)
+    assert len(store.cases) == 11 and store.report.problems.empty and not store.report.undecided
+    folder = real("amos_ct") / "data" / "train"
+    files = sorted((folder / "img").iterdir(), key=slice_position)
+    for path, (image, truth) in zip(files, truth_of(store, cfg).values()):
+        slice_file, mask = pydicom.dcmread(path), pydicom.dcmread(folder / "msk" / path.name)
+        # Rows are stored from the back to the front, and shown with the front at the top.
+        numbers = mask.pixel_array[::-1]
+        expected = sum(label * (numbers == int(number)) for number, label in AMOS.items())
+        np.testing.assert_array_equal(truth, expected)
+        grey = np.clip((slice_file.pixel_array[::-1] + 150) / 400, 0, 1) * 255
+        assert np.abs(image[..., 0] - grey).max() <= 0.5
+    check_sides(store, slice_file, mask)
+
+
+def check_sides(store, slice_file, mask):
+    """Left and right of the patient, by the DICOM geometry and in the overlay."""
+    # DICOM counts x to the patient's left. The number of the right kidney is 2, of the left one 3.
+    step = slice_file.ImageOrientationPatient[0] * slice_file.PixelSpacing[1]
+    x_mm = {n: np.argwhere(mask.pixel_array == n)[:, 1].mean() * step for n in (2, 3)}
+    assert x_mm[2] < x_mm[3]
+    pictures, masks = store.open()
+    picture, labels = pictures[-1], masks[-1, ..., 0]
+    shown = plots.overlay(picture, labels)
+    assert ((shown != picture).any(axis=-1) <= np.isin(labels, range(1, 6))).all()
+    centres = {k: np.argwhere(labels == k).mean(axis=0) for k in (1, 2, 3, 4)}
+    liver, spleen, left_kidney, right_kidney = centres.values()
+    assert right_kidney[1] < 96 < left_kidney[1], "the patient's right is at the image's left"
+    assert liver[1] < 96 < spleen[1]
+    bone = np.argwhere(picture[..., 0] == 255).mean(axis=0)
+    assert bone[0] > liver[0], "the spine is below the liver"
+
+
 def test_real_curvas(real, tmp_path):
     cfg = config.preset(
         "rsna",
@@ -400,6 +584,13 @@ def test_real_curvas(real, tmp_path):
     )
     cases = layouts.scan(cfg)
     assert len(cases) == 74 and cases["patient"].str.fullmatch(r"1\d{4}").all()
+    annotators = cases["image"].str.extract(r"(annotation_\d)")[0]
+    assert annotators.value_counts().sort_index().tolist() == [26, 24, 24]
+    # Slices of three annotators, of the same ten patients: each stays in one part.
+    assert (
+        cases["patient"].nunique() == 10
+        and annotators.groupby(cases["patient"]).nunique().max() > 1
+    )
     store = prepare.build(cases, cfg)
     assert len(store.cases) == 74 and store.report.problems.empty
     row = store.cases.iloc[5]
@@ -409,6 +600,30 @@ def test_real_curvas(real, tmp_path):
         painted = (colours == [int(part) for part in colour.split(",")]).all(axis=-1)
         np.testing.assert_array_equal(truth == number, painted)
     assert store.cases.groupby("patient")["split"].nunique().max() == 1
+
+
+def test_real_curvas_with_an_annotator_of_one_organ_only(real, tmp_path):
+    cfg = config.preset(
+        "rsna",
+        "smoke",
+        data_root=str(real("curvas_ct")),
+        work_dir=str(tmp_path),
+        mask_encoding=TABLE,
+        class_names=("background", "liver", "kidney", "pancreas"),
+    )
+    cases = layouts.scan(cfg)
+    is_third = cases["image"].str.contains("annotation_3")
+    cases["annotated"] = np.where(is_third, "liver", ",".join(cfg.class_names))
+    store = prepare.build(cases, cfg)
+    _, masks = store.open()
+    third = store.cases["image"].str.contains("annotation_3")
+    assert set(np.unique(masks[store.cases.loc[third, "row"]])) == {1, 255}
+    assert set(np.unique(masks[store.cases.loc[~third, "row"]])) == {0, 1, 2, 3}
+    batches = data.loaders(store, cfg.replace(batch_size=74, augment={}))["train"]
+    batch = next(iter(batches))
+    in_third = store.cases[store.cases["split"] == "train"].reset_index(drop=True)
+    liver_only = batch["annotated"].numpy().sum(axis=1) == 1
+    assert liver_only.sum() == in_third["image"].str.contains("annotation_3").sum() > 0
 
 
 def test_real_spleen(real, tmp_path):

@@ -89,6 +89,26 @@ def read(files: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     return array, notes + _notes_on_scale(headers)
 
 
+def read_labels(files: Sequence[str]) -> np.ndarray:
+    """The label numbers of a series whose pixels are labels, (files, rows, columns) int64.
+
+    The stored numbers are the labels. Where a slope and an intercept turn all of them into numbers
+    that are not negative, those count, as programs may store a label map as values of CT. Padding,
+    windows and other settings of the display are left aside: 0 is the background.
+
+    Raises:
+        DataError: as `read`.
+    """
+    headers, planes = zip(*(_decode(Path(file)) for file in files))
+    stored = np.stack([plane.astype(np.int64) for plane in planes])
+    scales = [
+        (_number(h.get("RescaleSlope"), 1), _number(h.get("RescaleIntercept"), 0)) for h in headers
+    ]
+    scaled = np.stack([plane * slope + start for plane, (slope, start) in zip(stored, scales)])
+    is_label_map = scaled.min() >= 0 and (scaled == np.rint(scaled)).all()
+    return np.rint(scaled).astype(np.int64) if is_label_map else stored
+
+
 def _notes_on_scale(headers: Sequence[Any]) -> list[str]:
     """What the headers say about the meaning of the values that a reader may not expect."""
     notes = []

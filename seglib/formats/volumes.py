@@ -36,6 +36,7 @@ CLASS_OF_MASK_FILE = {
 # How the notes begin that say that a window in HU does not fit a volume: `checks` looks for both.
 NOT_IN_HU, OTHER_MODALITY = "not in Hounsfield units", "Modality "
 FOR_MRI = "window_level=None, window_width=None, percentiles=(0.5, 99.5)"  # settings without HU
+_MAX_OTHERS = 5  # so many files of a folder are looked at to find one of DICOM
 _CACHE_SIZE = 4  # results that each thread keeps: image and labels of two volumes
 
 
@@ -82,6 +83,26 @@ def is_volume(path: str | Path) -> bool:
     """
     is_picture = str(path).lower().endswith(images.SUFFIXES)
     return _is_nifti(path) or (not is_picture and Path(path).is_dir())
+
+
+def is_series(path: str | Path) -> bool:
+    """Whether a path is a folder whose files are those of a DICOM series.
+
+    A folder with pictures or NIfTI files is none, such as one with a mask file for each organ.
+    """
+    if not Path(path).is_dir():
+        return False
+    files = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = entry.name.lower()
+            if name.endswith((*SUFFIXES, *images.SUFFIXES)):
+                return False
+            if not name.startswith(".") and not name.endswith(tuple(dicom_headers.OTHER_SUFFIXES)):
+                files.append(entry.path)
+    # A LICENSE or the like may come first.
+    first = (file for file in sorted(files)[:_MAX_OTHERS] if os.path.isfile(file))
+    return any(signatures.kind_of(file) == "a DICOM file" for file in first)
 
 
 def options(cfg) -> dict[str, Any]:
@@ -159,7 +180,12 @@ def read_dicom(
 
 
 def read_numbers(path: str | Path) -> np.ndarray:
-    """The numbers of a NIfTI file in its own axes, scaled by its header."""
+    """The numbers of a NIfTI file, or of a DICOM series of labels, in its own axes.
+
+    Those of a NIfTI file are scaled by its header; see `dicom_values.read_labels` for DICOM.
+    """
+    if is_series(path):
+        return dicom_values.read_labels(dicom.open_series(path).files)
     return nifti.load(path, nifti.open_file(path))
 
 
@@ -205,10 +231,10 @@ def read_labels_like(
     taken to have the same axes as its NIfTI volume.
 
     Args:
-        labels: a NIfTI label map (its numbers are returned), or one mask file for each class: a
-            dict class -> path(s), or a folder, whose files `organ_files` finds. Masks become class
-            numbers: the place in `class_names`, or 1, 2, 3 … in the order of the dict. Where masks
-            overlap, the later class wins.
+        labels: a label map (its numbers are returned): a NIfTI file, or the folder of a DICOM
+            series. Or one mask file for each class: a dict class -> path(s), or a folder, whose
+            files `organ_files` finds. Masks become class numbers: the place in `class_names`, or
+            1, 2, 3 … in the order of the dict. Where masks overlap, the later class wins.
         class_names: with the background first; for a folder by default the classes of
             `CLASS_OF_MASK_FILE`.
 
@@ -218,7 +244,7 @@ def read_labels_like(
     grid = volume.grid if isinstance(volume, Volume) else volume
     if isinstance(labels, dict):
         mask_files = labels
-    elif Path(labels).is_dir():
+    elif is_organ_folder(labels):
         if not class_names:
             class_names = ("background", *dict.fromkeys(CLASS_OF_MASK_FILE.values()))
         mask_files = organ_files(labels, class_names)
@@ -235,6 +261,11 @@ def read_labels_like(
         for path in [paths] if isinstance(paths, str | Path) else paths:
             label_map[_read_label_map(grid, path) > 0] = number
     return label_map
+
+
+def is_organ_folder(labels: str | Path) -> bool:
+    """Whether labels are a folder with one mask file for each organ, and not a DICOM series."""
+    return Path(labels).is_dir() and not is_series(labels)
 
 
 def organ_files(folder: str | Path, class_names: Iterable[str]) -> dict[str, list[Path]]:
@@ -262,26 +293,26 @@ def align(grid: Grid, path: str | Path) -> np.ndarray:
     Raises:
         DataError: the two grids do not coincide.
     """
-    image = nifti.open_file(path)
-    if not grid.oriented or not nifti.is_oriented(image):
-        return _align_by_shape(grid, path, image.shape)
-    orientation.nearest_axes(path, image.affine)  # refuses an affine that is no geometry
+    file_shape, affine, is_oriented = _geometry(path)
+    if not grid.oriented or not is_oriented:
+        return _align_by_shape(grid, path, file_shape)
+    orientation.nearest_axes(path, affine)  # refuses an affine that is no geometry
     # Displayed index -> index in the label file. Where the grids coincide, this is a reordering of
     # the axes, up to rounding.
-    to_labels = np.linalg.solve(nifti.affine_mm(image), grid.displayed_affine)
+    to_labels = np.linalg.solve(affine, grid.displayed_affine)
     display = orientation.inverse(orientation.nearest_axes(path, to_labels))
-    shape = orientation.in_display_order(image.shape, display)
+    shape = orientation.in_display_order(file_shape, display)
     # Two displayed axes with the same nearest label axis: turned by 45 degrees or more.
     label_axes = np.abs(to_labels[:3, :3]).argmax(axis=0)
     oblique = len(set(label_axes.tolist())) < 3
     if shape != grid.shape or oblique:
-        size = f"{_size(image.shape)}, turned obliquely" if oblique else _size(shape)
+        size = f"{_size(file_shape)}, turned obliquely" if oblique else _size(shape)
         raise DataError(
             f"{path}: labels of {size} (slices x rows x columns) for a volume of "
             f"{_size(grid.shape)} ({Path(grid.path).name}); make both on one grid"
         )
     # Both maps are affine, so they differ most at one of the eight corners of the volume.
-    difference = to_labels - orientation.index_map(display, image.shape)
+    difference = to_labels - orientation.index_map(display, file_shape)
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(grid.shape) - 1)
     offsets = difference @ np.column_stack([corners, np.ones(8)]).T
     largest = np.abs(offsets[:3]).max()
@@ -296,11 +327,25 @@ def align(grid: Grid, path: str | Path) -> np.ndarray:
     return display
 
 
+def _geometry(path: str | Path) -> tuple[tuple[int, int, int], np.ndarray, bool]:
+    """Of a label file or series: its shape, its affine in mm, and whether it says where it lies."""
+    if is_series(path):
+        series = dicom.open_series(path)
+        affine = np.eye(4) if series.affine is None else series.affine
+        return series.shape, affine, series.affine is not None
+    image = nifti.open_file(path)
+    return image.shape, nifti.affine_mm(image), nifti.is_oriented(image)
+
+
 def _align_by_shape(grid: Grid, path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Labels without an affine are taken to have the axes of a NIfTI volume of the same shape."""
-    if grid.files or shape != grid.file_shape:
+    """Labels without an affine are taken to have the axes of a NIfTI volume of the same shape.
+
+    Two DICOM series without positions have the order of their InstanceNumber.
+    """
+    without_positions = bool(grid.files) and is_series(path) and not grid.oriented
+    if (grid.files and not without_positions) or shape != grid.file_shape:
         reason = f"and its volume is {_size(grid.file_shape)}"
-        if grid.files:
+        if grid.files and not without_positions:
             reason = "a DICOM series cannot be matched without it"
         raise DataError(
             f"{path}: {_size(shape)} voxels without orientation, {reason}; "
@@ -470,7 +515,9 @@ def notes_on_labels(path: str | Path, labels: str | Path, cfg) -> tuple[str, ...
     def convert() -> tuple[str, ...]:
         grid = read_grid(path, **options(cfg))
         paths = [Path(labels)]
-        if paths[0].is_dir():
+        if is_series(labels):
+            paths = []
+        elif paths[0].is_dir():
             files_of = organ_files(labels, cfg.class_names)
             paths = [path for files in files_of.values() for path in files]
         return tuple(dict.fromkeys(note for path in paths for note in _notes_on_place(grid, path)))

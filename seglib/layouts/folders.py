@@ -1,4 +1,4 @@
-"""Folders of images and masks of equal names, pictures or NIfTI volumes, as case tables.
+"""Folders of images and masks of equal names, pictures or volumes, as case tables.
 
 `scan_images_masks` takes every picture as a case and a patient of its own (layouts `images_masks`
 and `train_val`); `scan_slices` reads from the names of pictures which slice of which volume they
@@ -6,6 +6,7 @@ show (layout `slices`). `scan_volume_pairs` takes volumes and labels that share 
 `volume_pairs`).
 """
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -16,7 +17,7 @@ import pandas as pd
 from ..errors import DataError, listed
 from ..formats import nifti, volumes
 from . import numbers, pairing, patients
-from .volumes import Row, case_table, half_pairs, nifti_files, volume_rows
+from .volumes import Row, case_table, half_pairs, nifti_files, volume_rows, with_patients
 
 # Names of the two folders; imagesTr and labelsTr are those of nnU-Net and of the Decathlon, img and
 # label those of Synapse (BTCV), img and msk those of copies of AMOS.
@@ -58,7 +59,7 @@ def scan_images_masks(root: str | Path, cfg: Any) -> pd.DataFrame:
         for row in rows:
             names = [name for name in columns if row.get(name)]
             row |= {name: f"{row['split']}_{row[name]}" for name in names}
-    return patients.judged(case_table(rows, notes, cfg))
+    return with_patients(case_table(rows, notes, cfg))
 
 
 def scan_slices(root: str | Path, cfg: Any) -> pd.DataFrame:
@@ -86,7 +87,7 @@ def scan_slices(root: str | Path, cfg: Any) -> pd.DataFrame:
             f"{names[0]!r}, so that no patient is left for a test; if each is of a patient of "
             'its own, set layout = "images_masks"'
         )
-    return patients.judged(case_table(rows, notes, cfg))
+    return with_patients(case_table(rows, notes, cfg))
 
 
 def scan_volume_pairs(root: str | Path, cfg: Any) -> pd.DataFrame:
@@ -154,7 +155,9 @@ def _rows(
         has_pair = True
         images, masks = pairs[0]
         split = _split_of(folder, root)
-        cases = _pictures(images, masks, cfg, notes, slice_names)
+        cases = []
+        if not volumes.is_series(images):
+            cases += _pictures(images, masks, cfg, notes, slice_names)
         cases += _volumes(images, masks, cfg, notes, split)
         name = "" if folder == root else folder.name
         rows += [{**row, "split": split, "folder": name} for row in cases]
@@ -243,9 +246,11 @@ def _with_slice(row: Row) -> Row:
 
 
 def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) -> list[Row]:
-    """One row for each slice of the NIfTI volumes that have labels of the same name."""
-    labels = nifti_files(masks)
-    by_label = _first_channels(nifti_files(images), labels, notes)
+    """One row for each slice of the volumes, NIfTI or DICOM, that have labels of the same name."""
+    labels = nifti_files(masks) | _series(masks)
+    by_label = _first_channels(nifti_files(images) | _series(images), labels, notes)
+    if volumes.is_series(images) and volumes.is_series(masks):  # they belong together by any name
+        labels = dict.fromkeys(by_label, masks)
     labels = _named_as_volumes(by_label, labels)
     shared = {"split": split, "label_numbers": numbers.of_files(labels.values(), cfg)}
     matched = pairing.masks_by_image(by_label, labels)
@@ -259,12 +264,23 @@ def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) 
             columns["problem"] = matched.unclear[key]
             files = [masks]  # none of the files is read
         if files:
-            name = nifti.stem(path.name)
+            name = key if path.is_dir() else nifti.stem(path.name)
             rows += volume_rows(name, name, path, files[0], cfg, notes, **columns)
         else:
             alone.append(path)
     notes += half_pairs(alone, matched.without_image)
     return rows
+
+
+def _series(folder: Path) -> dict[str, Path]:
+    """The DICOM series of a folder by name: the folder itself, or the folders in it."""
+    if not volumes.is_series(folder):
+        return {path.name: path for path in pairing.subfolders(folder) if volumes.is_series(path)}
+    # Its slices begin with the name of the case: amos_0001_slice0060.dcm, amos_0001_slice0061.dcm.
+    names = [path.stem for path in folder.iterdir() if not path.name.startswith(".")]
+    shared = os.path.commonprefix(names)
+    name = re.sub(r"[-_ ]*(slice|sl|image|img|im|i)?[-_ ]*\d*$", "", shared, flags=re.IGNORECASE)
+    return {name or folder.name: folder}
 
 
 def _named_as_volumes(files: dict[str, Path], labels: dict[str, Path]) -> dict[str, Path]:

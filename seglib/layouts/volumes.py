@@ -84,7 +84,7 @@ def scan_ct_seg(root: str | Path, cfg: Any) -> pd.DataFrame:
     """Volumes and labels side by side, at the root or up to two levels below.
 
     - `<name>_ct.nii.gz`, or a DICOM folder, with `<name>_seg.nii.gz`, or with one mask file for
-      each organ in `<name>_seg/`;
+      each organ, or a DICOM series of labels, in `<name>_seg/`;
     - TotalSegmentator's `<case>/ct.nii.gz` with `<case>/segmentations/<organ>.nii.gz`.
 
     Labels are paired by name, and where a name fits several volumes, by their grids.
@@ -96,15 +96,13 @@ def scan_ct_seg(root: str | Path, cfg: Any) -> pd.DataFrame:
     rows, notes = [], []
     for folder in pairing.folders(root, depth=2):
         rows += _named_pairs(folder, root, cfg, notes)
-    series = {row["volume"]: row["image"] for row in rows if Path(row["image"]).is_dir()}
-    ids = {volume: dicom_headers.patient_id(folder) for volume, folder in series.items()}
     if not rows:
         raise DataError(
             f"{root}: no CT with labels; expected *_ct.nii.gz with *_seg.nii.gz, or "
             f"<case>/ct.nii.gz with <case>/segmentations; found {pairing.contents(root)}"
             + "".join(f"; {note}" for note in notes[:3])
         )
-    return patients.identified(patients.judged(case_table(rows, notes, cfg)), ids)
+    return with_patients(case_table(rows, notes, cfg))
 
 
 def scan_acdc(root: str | Path, cfg: Any) -> pd.DataFrame:
@@ -155,7 +153,7 @@ def volume_rows(
         volume: its name.
         patient: who it shows, or the name by which `patients.judged` finds out.
         image: a NIfTI file or the folder of a DICOM series.
-        labels: a label map, or a folder with one mask file for each organ.
+        labels: a label map, also as a DICOM series, or a folder with one mask file for each organ.
         notes: what is odd about the headers is appended to it.
         grid: that of the volume, where it has been read before.
         more: further columns, the same for all slices.
@@ -176,7 +174,7 @@ def volume_rows(
         shared |= dict.fromkeys(SPACING, "")
     else:
         shared |= {name: round(side, 6) for name, side in zip(SPACING, grid.spacing_mm)}
-    if cfg.task == "multiclass" and labels.is_dir():
+    if cfg.task == "multiclass" and volumes.is_organ_folder(labels):
         organs = volumes.organ_files(labels, cfg.class_names)
         # Where an organ's mask is missing, the pixels outside all masks may belong to that organ:
         # they are not annotated as background.
@@ -221,6 +219,20 @@ def case_table(rows: list[Row], notes: list[str], cfg: Any) -> pd.DataFrame:
     return cases
 
 
+def with_patients(cases: pd.DataFrame) -> pd.DataFrame:
+    """The case table with patients by the names, and by the PatientID of DICOM series."""
+    cases = patients.judged(cases)
+    if "volume" not in cases:
+        return cases
+    image_of = dict(zip(cases["volume"], cases["image"]))
+    ids = {
+        volume: dicom_headers.patient_id(image)
+        for volume, image in image_of.items()
+        if volume and Path(image).is_dir()
+    }
+    return patients.identified(cases, ids)
+
+
 def half_pairs(volumes_alone: list[Path], labels_alone: list[Path]) -> list[str]:
     """Notes on volumes without labels and on labels without a volume, which are left out."""
     return [
@@ -250,7 +262,7 @@ def _mask_cells(labels: Path, cfg: Any) -> dict[str, str]:
     """
     if cfg.task == "multiclass":
         return {"labels": os.path.abspath(labels)}
-    if labels.is_dir():
+    if volumes.is_organ_folder(labels):
         organs = volumes.organ_files(labels, cfg.class_names)
         return {
             name: images.UNION.join(os.path.abspath(file) for file in organs.get(name, ()))
@@ -322,7 +334,8 @@ def _named_pairs(folder: Path, root: Path, cfg: Any, notes: list[str]) -> list[R
         if label in pairs.values():
             continue
         owner = next((n for n in _candidates(label, pairs, by_name=False)), None)
-        if paths[label].is_dir() and not volumes.organ_files(paths[label], cfg.class_names):
+        organs = volumes.is_organ_folder(paths[label])
+        if organs and not volumes.organ_files(paths[label], cfg.class_names):
             classes = ", ".join(cfg.class_names)
             notes.append(f"{label}: no mask file of {classes}; expected such as liver.nii.gz")
         elif owner and _fits(grids[owner], paths[label], cfg):
@@ -349,7 +362,7 @@ def _named_pairs(folder: Path, root: Path, cfg: Any, notes: list[str]) -> list[R
         if patient == ".":
             patient = folder.name
         columns = {"problem": unclear[name]} if name in unclear else {}
-        if not paths[label].is_dir():
+        if not volumes.is_organ_folder(paths[label]):
             columns["label_numbers"] = numbers.of_files([paths[label]], cfg)
         rows += volume_rows(
             volume, patient, paths[name], paths[label], cfg, notes, grids[name], **columns
@@ -424,7 +437,7 @@ def _fits(grid: volumes.Grid | None, labels: Path, cfg: Any) -> bool:
     """Whether a label map, or the first organ mask in a folder, has this grid."""
     if grid is None:
         return False
-    if labels.is_dir():
+    if volumes.is_organ_folder(labels):
         organs = volumes.organ_files(labels, cfg.class_names)
         files = [file for files in organs.values() for file in files]
         if not files:
