@@ -948,7 +948,7 @@ def _add_field(group: Any, name: str, default: str) -> None:
 def _options_named_in(message: str) -> str:
     """The settings that an error advises, such as task='multiclass', as a shell takes them."""
     options = {}
-    for name, text in re.findall(r"\b(\w+)=(\{[^}]*\}|\([^)]*\)|'[^']*'|[-\d.]+\d)", message):
+    for name, text in re.findall(r"\b(\w+)=(\{[^}]*\}|\([^)]*\)|'[^']*'|[-\d.]+\d|None)", message):
         if name in config.FIELDS:
             with contextlib.suppress(ValueError, SyntaxError):
                 value = _as_text(ast.literal_eval(text))

@@ -342,8 +342,8 @@ def _question_on_window(paths: Iterable[str], facts: list[dict[str, Any]], cfg) 
         return []
     return [
         f"window: {len(odd)} of {len(first_slices)} volumes ({listed(odd)}) are not CT in "
-        f"Hounsfield units, but the preset's window of CT is set (window_level="
-        f"{cfg.window_level:g}, window_width={cfg.window_width:g}): for MRI set {volumes.FOR_MRI}; "
+        f"Hounsfield units, but the window is the preset's one of CT (level {cfg.window_level:g}, "
+        f"width {cfg.window_width:g}): for MRI set {volumes.FOR_MRI}; "
         "for CT in other numbers convert the files, or set a window that fits them"
     ]
 

@@ -11,6 +11,7 @@ from seglib.errors import DataError
 from seglib.formats import volumes
 from tests.helpers import (
     edit_dicom,
+    error_of,
     labels_like,
     numbered_volume,
     rsna_config,
@@ -208,6 +209,19 @@ def test_mri_in_the_window_of_the_preset_is_no_training(tmp_path):
         assert store.report.undecided == []
         batch = next(iter(data.loaders(store, answered)["train"]))
         assert batch["image"].std() > 0.2
+
+
+def test_the_command_line_says_how_to_read_mri(tmp_path, capsys):
+    tree = mri_or_ct(tmp_path / "tree", "mri", "mri")
+    options = ["--data_dir", tree, "--work_dir", tmp_path / "work", "--label_map", "{}"]
+    message = error_of(
+        capsys,
+        "train --preset rsna --size smoke --class_names background,body",
+        *options,
+    )
+    assert "2 of 2 volumes" in message
+    options = message.split("on the command line: ")[1].strip()
+    assert options == "--window_level none, --window_width none, --percentiles '[0.5, 99.5]'"
 
 
 def test_one_odd_volume_among_ct_is_noted_only(tmp_path):
