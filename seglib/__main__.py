@@ -138,7 +138,7 @@ def evaluate(args: argparse.Namespace) -> None:
     print(report.text())
     print(f"report: {report.save(args.output_dir)}")
     _check_effects(args, cfg, loader.dataset.cases, predictor)
-    _warn_of_training_images(report, cfg)
+    _warn_of_training_images(report, predictor)
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -384,8 +384,9 @@ def _warn_of_a_long_training(cfg: config.Config) -> None:
         )
 
 
-def _warn_of_training_images(report: Any, cfg: config.Config) -> None:
+def _warn_of_training_images(report: Any, predictor: Any) -> None:
     """Say how many of the scored images the network was trained on, and what to do about it."""
+    from . import runs
     from .summary import seen_in_training
 
     seen = seen_in_training(report.per_image)
@@ -398,8 +399,12 @@ def _warn_of_training_images(report: Any, cfg: config.Config) -> None:
     if seen.n_new:
         print(f"WARNING: the {seen.n_new} other images have a mean Dice of {seen.dice_of_new:.3f}.")
     advice = "this training had no test part: train with --test_split 0.2, or score other images"
-    if cfg.test_split:
+    if predictor.config.test_split:
         advice = "evaluate without --data_dir scores the test part of the training alone"
+    folders = [path.parent.parent for path in predictor.files]
+    if folders and (folders[0] / runs.FOLDS).is_file():
+        advice = f"evaluate --model_path {folders[0]} without --data_dir scores every image by "
+        advice += "the networks that never saw its patient"
     print(f"WARNING: {advice}.")
 
 

@@ -229,12 +229,14 @@ class _Plan:
         """Fold and seed of every training, in their order."""
         return [(number, seed) for seed in self.seeds for number in range(self.n_folds)]
 
+    def parts(self, number: int) -> tuple[pd.Series, list[str]]:
+        """train, val or test for each row where one fold is the test part, and notes on them."""
+        return prepare.fold_parts(self.store.cases["patient"], self.fold, number, self.cfg)
+
     def store_of(self, number: int) -> prepare.Store:
         """The store with the parts of one fold."""
-        cases = self.store.cases
-        parts, notes = prepare.fold_parts(cases["patient"], self.fold, number, self.cfg)
-        report = replace(self.store.report, notes=[*self.store.report.notes, *notes])
-        return replace(self.store, cases=cases.assign(split=parts), report=report)
+        parts, _ = self.parts(number)
+        return replace(self.store, cases=self.store.cases.assign(split=parts))
 
 
 def _plan(
@@ -260,7 +262,9 @@ def _plan(
         folder=Path(folder) if folder else runs.folder_of(cfg).with_name(f"{cfg.preset}_folds"),
         notes=[*notes, note],
     )
+    notes_of_parts = [text for number in range(folds) for text in plan.parts(number)[1]]
     plan.notes[:0] = [*_notes_of_first_weights(plan), *_notes_of_classes(plan)]
+    plan.notes += dict.fromkeys(notes_of_parts)  # folds of one size have the same notes
     return plan
 
 
@@ -338,7 +342,7 @@ def _notes_of_classes(plan: _Plan) -> list[str]:
     """For each class that is missing in a training or a test part: which folds that concerns."""
     cases, numbers = plan.store.cases, range(plan.n_folds)
     has_class = plan.store.checked.classes_of(cases)
-    parts = [plan.store_of(number).cases["split"].to_numpy() for number in numbers]
+    parts = [plan.parts(number)[0].to_numpy() for number in numbers]
     notes = []
     for name in plan.store.checked.class_names:
         present = np.array([name in names for names in has_class])
@@ -347,7 +351,8 @@ def _notes_of_classes(plan: _Plan) -> list[str]:
         if not untrained and not unscored:
             continue
         names = sorted(set(cases.loc[present, "patient"]))
-        text = f"{name}: in the masks of {len(names)} patients"
+        n_patients = "one patient" if len(names) == 1 else f"{len(names)} patients"
+        text = f"{name}: in the masks of {n_patients}"
         text += f" ({listed(names)})" if names else ""
         if untrained:
             text += (
@@ -369,7 +374,11 @@ def _of_folds(numbers: list[int]) -> str:
 def _begin(plan: _Plan, resume: bool) -> None:
     """Make the folder and write down settings and folds; refuse what other settings have begun."""
     description, table = _description(plan), _case_table(plan)
-    if resume and (plan.folder / runs.FOLDS).is_file():
+    is_ours = (plan.folder / runs.FOLDS).is_file()
+    has_begun = any(plan.folder.glob("fold_*_seed_*"))
+    if is_ours and not has_begun:
+        pass  # stopped before its first training: nothing is lost
+    elif is_ours and resume:
         before = _read(plan.folder)
         _refuse(plan.folder, _differences(before, (description, table)))
         description["seeds"] = list(dict.fromkeys([*before[0]["seeds"], *plan.seeds]))

@@ -288,6 +288,7 @@ def test_two_folds_of_two_patients(lung, tmp_path):
     crossed = training.cross_validate(cfg, store, folds=2)
     assert crossed.table["patients"].tolist() == [1, 1]
     assert len(crossed.report.per_image) == 2
+    assert any("one stays for training" in note for note in crossed.report.notes)
 
 
 # --- what is said before ---
@@ -343,7 +344,7 @@ def test_a_class_of_one_patient_is_named_with_its_folds(tmp_path, announced):
     fold = pd.read_csv(tmp_path / "work" / "binary_folds" / "folds.csv").set_index("case")["fold"]
     own = fold["p2_0"]
     others = ", ".join(str(k) for k in range(3) if k != own)
-    assert "NOTE: b: in the masks of 1 patients (p2); no training mask contains it in" in text
+    assert "NOTE: b: in the masks of one patient (p2); no training mask contains it in" in text
     untrained = text.split("no training mask contains it in ")[1].split(", which")[0]
     assert str(own) in untrained
     assert f"no test mask contains it in folds {others}, which cannot score it" in text
@@ -358,6 +359,8 @@ def test_the_test_part_of_the_tree_takes_no_part(tmp_path, announced):
     assert "own test part (2 images of 2 patients) takes no part" in announced(cfg, store, 2)
     table = pd.read_csv(tmp_path / "work" / "binary_folds" / "folds.csv")
     assert table["patient"].tolist() == ["p0", "p2", "p3", "p5"]
+    # Other settings are no contradiction as long as nothing is trained.
+    assert "4 patients (4 images) in 4 folds" in announced(cfg.replace(lr=0.1), store, 4)
     free = cfg.replace(keep_split=False, work_dir=str(tmp_path / "free"))
     assert "6 patients (6 images) in 2 folds" in announced(free, store, 2)
     cases["split"] = "test"
