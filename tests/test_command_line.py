@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from seglib import config, hosts, phantoms, training
+from seglib import config, hosts, phantoms, tables, training
 from seglib.__main__ import FIELD_ALIASES, PREDICTION, SECTIONS, WITHOUT_VALUE
 from seglib.inference import OPTIONS
 from tests.helpers import command, error_of, read_picture, write_picture
@@ -487,6 +487,9 @@ def training_of(monkeypatch, line, *rest):
     [
         ("--image_size 256x320 --augment {}", "image_size", (256, 320)),
         ("--image_size 256,320 --augment {}", "image_size", (256, 320)),
+        ("--augment robust --preset lung", "augment", tables.AUGMENTATION_SETS["xray"]),
+        ("--augment ultrasound", "augment", tables.AUGMENTATION_SETS["ultrasound"]),
+        ("--augment {'blur':0.1}", "augment", {"blur": 0.1}),
         ("--batch-size=4", "batch_size", 4),
         ("--bilinear", "bilinear", True),
         ("--bilinear no", "bilinear", False),
@@ -524,6 +527,8 @@ def test_the_command_line_wins_over_the_file(monkeypatch, tmp_path):
     [
         ("trian", "invalid choice: 'trian'"),
         ("train --epoch 5", "takes no '--epoch'; did you mean '--epochs'"),
+        ("train --augment robbust", "no set of augmentations; did you mean 'robust'"),
+        ("train --augment {'blur':2}", "probability of 'blur' is 2"),
         ("predict --image_pth x.png", "did you mean '--image_path'"),
         ("predict x.png", "takes no 'x.png'"),
         ("predict --base_channels 4", "takes no '--base_channels'"),
