@@ -31,6 +31,7 @@ def allowed(draw):
         "attention": draw(st.booleans()),
         "deep_supervision": draw(st.booleans()),
         "stem": draw(st.sampled_from(config.choices_of("stem"))),
+        "augment": draw(st.sampled_from([{}, "robust", *tables.AUGMENTATION_SETS])),
         "checkpointing": draw(st.booleans()),
         "epochs": draw(st.integers(1, 2)),
         "batch_size": draw(st.sampled_from([1, 2, 3, 4096])),
