@@ -37,6 +37,8 @@ def pipeline(augment: dict[str, Any], patch_size: tuple[int, int] | None = None)
         parameters = value if isinstance(value, dict) else {"p": value}
         settings = {"albumentations": albumentations, "p": 1.0, **parameters}
         entry = tables.AUGMENTATIONS[name]
+        if entry.second_image:
+            continue  # `data` does it
         is_moving = patch_size is not None and entry.region is not None
         (moving if is_moving else others).append(tables.call(entry.build, settings))
     if patch_size is not None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from . import hosts, patches
+from . import copy_paste, hosts, patches
 from .errors import DataError
 from .formats import images
 from .formats.images import IGNORE
@@ -47,7 +47,11 @@ class SegmentationDataset(Dataset):
             self.patch = cfg.patch_height_width
             self.region = patches.region(cfg.augment, self.patch, cfg.height_width)
             self.items_per_image = cfg.patches_per_image
-        self.augment = None
+        self.augment, self.copy_paste = None, None
+        if training and "copy_paste" in cfg.augment:
+            value = cfg.augment["copy_paste"]
+            parameters = value if isinstance(value, dict) else {"p": value}
+            self.copy_paste = copy_paste.CopyPaste(**{"p": 1.0, **parameters})
         if training and cfg.augment:
             from . import augmentations  # slow to load: when a training starts
 
@@ -59,7 +63,7 @@ class SegmentationDataset(Dataset):
     def plain(self) -> "SegmentationDataset":
         """The same images as whole frames without augmentation, as they are needed for scores."""
         twin = copy.copy(self)
-        twin.augment = twin.patch = twin.region = twin.tiles = None
+        twin.augment = twin.copy_paste = twin.patch = twin.region = twin.tiles = None
         twin.items_per_image = 1
         return twin
 
@@ -110,6 +114,8 @@ class SegmentationDataset(Dataset):
     def __getitem__(self, number: int) -> dict[str, Any]:
         epoch, item = divmod(int(number), len(self))
         index, image, mask = self.part_of_image(item, epoch)
+        if self.copy_paste is not None:
+            self._paste(index, image, mask, np.random.default_rng([self.seed, epoch, item, 1]))
         if self.augment is not None:
             seed = np.random.SeedSequence([self.seed, epoch, item]).generate_state(1)[0].item()
             self.augment.set_random_seed(seed)
@@ -144,6 +150,25 @@ class SegmentationDataset(Dataset):
         margins = [(outer - inner) // 2 for outer, inner in zip(self.region, self.patch)]
         top, left = (start - margin for start, margin in zip(corner, margins))
         return index, *self._cut(index, top, left, self.region)
+
+    def _paste(
+        self, index: int, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+    ) -> None:
+        """Paste structures of another image of this part, by `cfg.augment["copy_paste"]`."""
+        settings = self.copy_paste
+        if rng.random() >= settings.p or len(self.cases) < 2:
+            return
+        other = (index + 1 + int(rng.integers(len(self.cases) - 1))) % len(self.cases)
+        of_classes = self.class_positions(other)
+        classes = [k for k in sorted(of_classes) if self.annotated[index][k]]
+        if not classes:
+            return
+        sides = image.shape[0] // 2, image.shape[1] // 2
+        for _ in range(rng.integers(1, int(settings.structures) + 1)):
+            k = classes[rng.integers(len(classes))]
+            row, column = divmod(int(rng.choice(of_classes[k])), self.frame[1])
+            donor = self._cut(other, row - sides[0] // 2, column - sides[1] // 2, sides)
+            copy_paste.paste(image, mask, donor, k, self.task, settings.softness, rng)
 
     def pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The stored image (H, W, C) and mask (H, W, K), uint8, without augmentation."""

@@ -294,8 +294,13 @@ class _Scorer:
     def add(self, pool: ThreadPoolExecutor, numbers: list[int], prob: np.ndarray) -> None:
         """Score the images of a batch; `prob` (N, K, H, W) has the size of the store."""
         # Some X-rays have 20 million pixels: a whole batch at that size may not fit into memory.
-        for start in range(0, len(numbers), self.threads):
-            chunk = slice(start, start + self.threads)
+        n_at_once = self.threads
+        if self.grid == "original":
+            sizes = self.dataset.cases.iloc[numbers][["height", "width"]].astype(int)
+            n_at_once = min(n_at_once, data.PIXELS_AT_ONCE // sizes.prod(axis=1).max())
+        n_at_once = max(1, n_at_once)
+        for start in range(0, len(numbers), n_at_once):
+            chunk = slice(start, start + n_at_once)
             self._add_few(pool, numbers[chunk], prob[chunk])
 
     def _add_few(self, pool: ThreadPoolExecutor, numbers: list[int], prob: np.ndarray) -> None:

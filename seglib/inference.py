@@ -316,8 +316,7 @@ class Predictor:
                 frames without scaling (`resize="none"`).
         """
         pixels, cfg = self._pixels(image), self.config
-        fitted = images.fit_image(pixels, self._frame(pixels.shape[:2]), cfg.resize)
-        batch = torch.from_numpy(data.normalise(fitted, self.table))[None]
+        batch = torch.from_numpy(data.normalise(self._fitted(pixels), self.table))[None]
         prob = self.probabilities(batch)[0].cpu().numpy()
         prob = images.unfit(prob, pixels.shape[:2], cfg.resize)
         return Prediction(prob, self.mask(prob))
@@ -344,16 +343,25 @@ class Predictor:
         prob = images.unfit(prob[0].numpy(), pixels.shape[:2], "none")
         return Prediction(prob, self.mask(prob))
 
-    def _frame(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the frame into which an image of this shape is brought.
+    def _fitted(self, pixels: np.ndarray) -> np.ndarray:
+        """An image (H, W, C) in the frame in which the network sees it, as in training.
 
         A network that was trained by patches without scaling takes an image as it is, padded where
         it is smaller than a patch.
         """
         cfg = self.config
+        height, width = pixels.shape[:2]
+        frame = cfg.height_width
         if cfg.resize == "none" and cfg.patch_size:
-            return _at_least(shape, cfg.patch_height_width)
-        return cfg.height_width
+            frame = _at_least((height, width), cfg.patch_height_width)
+        try:
+            return images.fit_image(pixels, frame, cfg.resize)
+        except images.FrameError as error:
+            raise DataError(
+                f"an image of {height}x{width} is larger than the frame of this network, which was "
+                f"trained on whole images of image_size {frame[0]}x{frame[1]} without scaling; "
+                "predict it by tiles (predict_tiled, --tiled), or train with patch_size"
+            ) from error
 
     def _pixels(self, image: np.ndarray) -> np.ndarray:
         """(H, W, channels of the network) uint8 of an array as `predict` takes it."""
@@ -594,14 +602,12 @@ class Predictor:
     def _predict_slices(self, slices: np.ndarray, batch_size: int) -> list[np.ndarray]:
         """The mask of every slice (S, H, W) uint8 of a volume, before it is cleaned."""
         cfg, masks = self.config, []
-        frame = self._frame(slices.shape[1:])
         starts = range(0, len(slices), batch_size)
         for start in hosts.progress(starts, desc="predict", leave=False):
             batch = []
             for plane in slices[start : start + batch_size]:
                 image = images.as_channels(plane, cfg.in_channels)
-                fitted = images.fit_image(image, frame, cfg.resize)
-                batch.append(data.normalise(fitted, self.table))
+                batch.append(data.normalise(self._fitted(image), self.table))
             for prob in self.probabilities(torch.from_numpy(np.stack(batch))).cpu().numpy():
                 masks.append(self.raw_mask(images.unfit(prob, slices.shape[1:], cfg.resize)))
         return masks

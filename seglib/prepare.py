@@ -425,12 +425,14 @@ def _write(root: Path, cases: pd.DataFrame, keys: list[str], cfg, strict: bool) 
     """
     height, width = cfg.height_width
     planes = cfg.n_classes if cfg.task == "multilabel" else 1
+    _check_room(root, len(cases), planes, cfg)
     with stores.writing(stores.folder_for(root, _store_name(cfg), keys)) as folder:
         pictures = stores.allocate(
             folder / "images.npy", (len(cases), height, width, cfg.in_channels)
         )
         masks = stores.allocate(folder / "masks.npy", (len(cases), height, width, planes))
         facts = _decode(cases, cfg, pictures, masks)
+        _refuse_larger(cases, facts, cfg)
         checked = checks.check(cases, facts, cfg)
         problems = checked.without_duplicates()[1].problems
         if strict and len(problems):
@@ -454,6 +456,47 @@ def _write(root: Path, cases: pd.DataFrame, keys: list[str], cfg, strict: bool) 
             "config": cfg.to_dict(),
         }
         (folder / "store.json").write_text(json.dumps(info, indent=1), encoding="utf-8")
+
+
+def _check_room(root: Path, n_images: int, planes: int, cfg) -> None:
+    """Say what a large store will take, before it is written.
+
+    Raises:
+        DataError: the disk has no room for the store, or the memory none for a single frame.
+    """
+    height, width = cfg.height_width
+    frame = f"a frame of {height}x{width}"
+    n_bytes = stores.frame_bytes(cfg.height_width, cfg.in_channels, planes)
+    memory = hosts.memory_bytes()
+    if memory and n_bytes.memory > memory:
+        raise DataError(
+            f"image_size: {frame} takes {n_bytes.memory / 1e9:.1f} GB of memory when it is scored, "
+            f"this machine has {memory / 1e9:.1f} GB; lower image_size"
+        )
+    free = stores.check_room(root, n_images * n_bytes.disk)
+    if n_images * n_bytes.disk >= stores.LARGE:
+        print(
+            f"store: {n_images} images of {height}x{width} take {n_images * n_bytes.disk / 1e9:.1f}"
+            f" GB of disk ({free / 1e9:.1f} GB are free in {root}); scoring {frame} takes about "
+            f"{n_bytes.memory / 1e9:.1f} GB of memory"
+        )
+
+
+def _refuse_larger(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> None:
+    """Raise `DataError` where images without scaling do not fit into their frame."""
+    larger = [fact for fact in facts if "larger" in fact]
+    if not larger:
+        return
+    sizes = [fact.get("larger") or (fact.get("height", 0), fact.get("width", 0)) for fact in facts]
+    height, width = (max(side) for side in zip(*sizes))
+    frame = "x".join(map(str, cfg.height_width))
+    first = "x".join(map(str, larger[0]["larger"]))
+    image = Path(cases["image"].iloc[larger[0]["row"]]).name
+    raise DataError(
+        f"{image}: its {first} pixels are more than image_size {frame}, and resize='none' does not "
+        f"scale ({len(larger)} of {len(cases)} images); set image_size to ({height}, {width}), "
+        "which holds all of them, or resize='letterbox'"
+    )
 
 
 def _decode(
@@ -491,6 +534,8 @@ def _decode_case(
         facts = _read_case(case, cfg, inverted, picture_out, mask_out)
     except (DataError, FileNotFoundError) as error:  # a file may vanish after it was read
         facts = {"problem": str(error), "file": _named_file(case, str(error))}
+        if isinstance(error, images.FrameError):
+            facts["larger"] = error.size
         if isinstance(error, images.NumbersError):
             facts["numbers"] = {str(number): count for number, count in error.numbers.items()}
     return {"case": case["case"], **facts}

@@ -26,6 +26,7 @@ VERSION = 4  # raise it when the format of stores changes: older ones are then l
 ARRAYS = ("images", "masks")
 # A folder without any of these files is not a store, and `prune` must not touch it.
 FILES = {"store.json", "facts.json", "cases.csv", "images.npy", "masks.npy"}
+LARGE = 2**30  # bytes of a store from which on its size is said before it is written
 IN_USE = ("", "being written", "not a store")  # the states that `prune` leaves alone
 
 
@@ -41,6 +42,37 @@ class Saved(NamedTuple):
     folder: Path
     info: dict[str, Any]
     facts: dict[str, dict[str, Any]]
+
+
+class FrameBytes(NamedTuple):
+    """What one frame takes: in the store on `disk`, and in `memory` while it is scored."""
+
+    disk: int
+    memory: int
+
+
+def frame_bytes(sides: tuple[int, int], channels: int, planes: int) -> FrameBytes:
+    """The bytes of a frame (height, width) with so many channels and mask planes."""
+    n_pixels = sides[0] * sides[1]
+    # float32 pixels twice, the sum of the tiles, probabilities, and their copies for the metrics.
+    of_pixel = 9 * channels + 16 * planes + 50
+    return FrameBytes(n_pixels * (channels + planes), n_pixels * of_pixel)
+
+
+def check_room(root: Path, n_bytes: int) -> int:
+    """The free bytes of the disk of a folder that holds stores, which need not exist yet.
+
+    Raises:
+        DataError: they are fewer than `n_bytes`.
+    """
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    if n_bytes > free:
+        raise DataError(
+            f"{root}: no room for the store: it takes {n_bytes / 1e6:.0f} MB, {free / 1e6:.0f} MB "
+            "are free; free some, lower image_size, or set work_dir to another disk"
+        )
+    return free
 
 
 def digest(*texts: str) -> str:

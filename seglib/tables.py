@@ -62,6 +62,9 @@ class Augmentation(NamedTuple):
     `height` and `width` of a patch and the parameters, and returns the height and width that the
     transform needs to fill it. Such transforms act first, then the patch is cut out, and all others
     change the patch alone.
+
+    An entry with `second_image` takes pixels of another image of the same part. It comes before all
+    others, and `data` does it: see `copy_paste`.
     """
 
     build: str | Callable
@@ -70,6 +73,7 @@ class Augmentation(NamedTuple):
     pairs: Collection[str] = ()
     channels: int | None = None
     region: str | Callable | None = None
+    second_image: bool = False
 
 
 class Architecture(NamedTuple):
@@ -232,6 +236,12 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     ),
     "grid_distortion": Augmentation(
         "augmentations:grid_distortion", ("limit",), {"limit": (-1, 1)}
+    ),
+    "copy_paste": Augmentation(
+        "copy_paste:CopyPaste",
+        ("structures", "softness"),
+        {"structures": (1, 50), "softness": (0, 20)},
+        second_image=True,
     ),
     "elastic": Augmentation(
         "augmentations:elastic",

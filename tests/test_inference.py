@@ -539,3 +539,75 @@ def test_an_own_network_of_another_form_is_refused(own_weights):
     path, _ = own_weights
     with pytest.raises(DataError, match=r"own\.pth: weights of another network"):
         Predictor.load(path, "cpu", "fp32", model=Own(width=5))
+
+
+# ---- networks trained by patches
+
+
+class Gradient(torch.nn.Module):
+    """Logits that depend on the place within a tile, so that tiles show."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, image):
+        ramp = torch.linspace(-1, 1, image.shape[-1])
+        return image.mean(1, keepdim=True) + ramp + self.bias
+
+
+def patch_predictor(**changes):
+    values = {"image_size": (64, 96), "patch_size": 32, "augment": {}, **changes}
+    return Predictor(Gradient(), config.preset("lung", "smoke", **values), "cpu", "fp32")
+
+
+def test_a_network_trained_by_patches_sees_patches_only(monkeypatch):
+    sizes = []
+    model = patch_predictor()
+    monkeypatch.setattr(
+        model.model, "forward", lambda image: sizes.append(image.shape) or image * 3
+    )
+    batch = torch.rand(3, 1, 64, 96)
+    torch.testing.assert_close(model.probabilities(batch), torch.sigmoid(batch * 3))
+    model.predict(np.zeros((150, 400), np.uint8))
+    model.predict_tiled(np.zeros((150, 400), np.uint8))
+    assert {tuple(size[-2:]) for size in sizes} == {(32, 32)}
+    assert max(size[0] for size in sizes) <= max(8, model.config.batch_size)
+
+
+def test_tiles_are_those_of_monai():
+    """An image of two and a half tiles, whose starts MONAI chooses as we do."""
+    from monai.inferers import sliding_window_inference
+
+    model = patch_predictor(image_size=(32, 80))
+    batch = torch.rand(1, 1, 32, 80)
+    ramp = np.clip(np.arange(32) + 1 - 4, 1e-6, None)
+    weights = torch.from_numpy(np.outer(np.ones(32), np.minimum(ramp, ramp[::-1]))).float()
+    expected = sliding_window_inference(
+        batch, (32, 32), 1, lambda part: torch.sigmoid(model.logits(part)), 0.5,
+        roi_weight_map=weights,
+    )  # fmt: skip
+    torch.testing.assert_close(model.probabilities(batch), expected, atol=1e-4, rtol=0)
+
+
+def test_log_odds_of_tiles_are_those_of_their_blend():
+    model = patch_predictor()
+    batch = torch.rand(2, 1, 64, 96)
+    odds = model.log_odds(batch)
+    torch.testing.assert_close(torch.sigmoid(odds), model.probabilities(batch))
+
+
+@pytest.mark.parametrize("shape", [(20, 25), (32, 32), (300, 170), (20, 100)])
+def test_without_scaling_an_image_of_any_size_is_predicted_as_it_is(shape):
+    model = patch_predictor(resize="none")
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    prediction = model.predict(pixels)
+    assert prediction.prob.shape == (1, *shape)
+    np.testing.assert_allclose(prediction.prob, model.predict_tiled(pixels).prob, atol=1e-6)
+
+
+def test_without_scaling_and_patches_an_image_must_fit_the_frame():
+    model = patch_predictor(resize="none", patch_size=None)
+    assert model.predict(np.zeros((50, 96), np.uint8)).mask.shape == (50, 96)
+    with pytest.raises(DataError, match="65x20 is larger than the frame .*predict_tiled"):
+        model.predict(np.zeros((65, 20), np.uint8))

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -1146,3 +1147,53 @@ def test_real_covid_busi_and_spleen(real, tmp_path):
         )
         masks = store.open()[1]
         assert ((masks == 1).any(axis=(1, 2, 3))).all(), name
+
+
+# Images without scaling, and room for the store
+
+
+def test_without_scaling_an_image_is_padded(tree):
+    store = build(tree, resize="none", image_size=(64, 80), augment={})
+    pictures, masks = store.open()
+    inside = (slice(None), slice(12, 52), slice(12, 68))
+    for row in store.cases.itertuples():
+        number = int(row.case[1:])
+        np.testing.assert_array_equal(pictures[row.row][inside[1:]], picture(number))
+        np.testing.assert_array_equal(masks[row.row][inside[1:]][..., 0], blob(number))
+    assert (masks == IGNORE).sum() == N * (64 * 80 - HEIGHT * WIDTH)
+    masks = masks.copy()
+    masks[inside] = IGNORE
+    assert (masks == IGNORE).all()
+
+
+def test_an_image_larger_than_the_frame_is_an_error_with_the_size_that_would_do(tree):
+    save(tree / "images/c3.png", picture(3, 50, 30))
+    save(tree / "masks/c3.png", blob(3, 50, 30) * np.uint8(255))
+    message = r"c0\.png: its 40x56 pixels are more than image_size 48x48.*10 of 10.*\(50, 56\)"
+    with pytest.raises(DataError, match=message):
+        build(tree, resize="none", image_size=48)
+    assert stores(tree) == []
+    assert build(tree, resize="none", image_size=(50, 56), augment={}).report.problems.empty
+
+
+def test_a_store_that_does_not_fit_is_refused_before_anything_is_read(tree, monkeypatch):
+    monkeypatch.setattr(prepare, "_decode", None)
+    full = SimpleNamespace(free=0)
+    monkeypatch.setattr(prepare.stores.shutil, "disk_usage", lambda folder: full)
+    with pytest.raises(DataError, match="no room for the store: it takes 0 MB, 0 MB are free"):
+        build(tree)
+    monkeypatch.undo()
+    monkeypatch.setattr(prepare, "_decode", None)
+    monkeypatch.setattr(prepare.hosts, "memory_bytes", lambda: 2**30)
+    with pytest.raises(DataError, match="image_size: a frame of 16000x16000 takes .* this machine"):
+        build(tree, image_size=16000)
+    assert stores(tree) == []
+
+
+def test_a_large_store_says_what_it_will_take(tree, monkeypatch, capsys):
+    build(tree)
+    assert "store:" not in capsys.readouterr().out
+    monkeypatch.setattr(prepare.stores, "LARGE", 1000)
+    build(tree, image_size=96)
+    line = capsys.readouterr().out
+    assert "10 images of 96x96 take 0.0 GB of disk" in line and "GB of memory" in line

@@ -31,7 +31,7 @@ FLOORS = [
     ["formats.volumes", "formats.dicom_seg"],
     ["config", "hosts", "memory", "formats.inputs"],
     ["effects", "layouts.pairing", "layouts.patients", "layouts.numbers", "meanings"],
-    ["augmentations", "patches", "tiles", "encoders", "measurements", "curves"],
+    ["augmentations", "copy_paste", "patches", "tiles", "encoders", "measurements", "curves"],
     ["phantoms.drawing"],
     ["phantoms.abdomen", "phantoms.chest", "phantoms.fundus", "phantoms.heart", "phantoms.skin"],
     ["phantoms", "layouts.volumes", "layouts.pictures", "layouts.convert"],
