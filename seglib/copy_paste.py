@@ -102,7 +102,7 @@ def _free_place(
         top, left = (int(rng.integers(limit + 1)) for limit in limits)
         place = slice(top, top + height), slice(left, left + width)
         pixels = mask[place][covered]  # (n, K)
-        known = pixels[:, 0 if task == "multiclass" else k]
-        if (known == 0).all() and ((pixels == 0) | (pixels == IGNORE)).all():
+        of_class = pixels[:, 0 if task == "multiclass" else k]
+        if (of_class == 0).all() and ((pixels == 0) | (pixels == IGNORE)).all():
             return place
     return None
