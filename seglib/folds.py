@@ -1,6 +1,6 @@
 """Cross-validation: every patient is scored by networks that were trained without them.
 
-`training.cross_validate` is its name for notebooks. Taught in `07_evaluation`.
+`training.cross_validate` is its name for notebooks; docs/folds.md has the rules.
 """
 
 import hashlib
@@ -163,7 +163,7 @@ def cross_validate(
             seconds += [row["seconds"]] if is_new else []
             print(_after(row, is_new, seconds, n_left=_n_missing(plan, plan.jobs[position:])))
     except KeyboardInterrupt:
-        print(f"cross_validate, called again, goes on in {plan.folder}")
+        print(f"cross_validate, called again, goes on in {plan.folder} (command line: --resume)")
         raise
     return _result(plan, runs_of, rows)
 
@@ -301,7 +301,7 @@ def _cases(cfg, store: prepare.Store) -> tuple[pd.DataFrame, list[str]]:
         )
     note = (
         f"the tree's own test part ({is_test.sum()} images of {n} patients) takes no part in the "
-        "folds; keep_split=False includes it"
+        "folds, so that crossed.predictor can be scored on it; keep_split=False includes it"
     )
     both = sorted(set(cases.loc[is_test, "patient"]) & set(cases.loc[~is_test, "patient"]))
     notes = [note]
@@ -469,8 +469,14 @@ def _is_finished(plan: _Plan, job: tuple[int, int]) -> bool:
 def _finished(plan: _Plan, number: int, seed: int) -> tuple[Run, dict[str, Any]]:
     """A run that was trained earlier, and its row of the table."""
     folder = runs.fold_folder(plan.folder, number, seed)
-    row = json.loads((folder / runs.FOLD).read_text(encoding="utf-8"))
-    dice = math.nan if row["dice"] is None else row["dice"]
+    try:
+        row = json.loads((folder / runs.FOLD).read_text(encoding="utf-8"))
+        dice = math.nan if row["dice"] is None else row["dice"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder / runs.FOLD}: not the score of a fold ({error}); remove the folder of this "
+            "fold, and it is trained again"
+        ) from error
     return Run.load(folder), {**row, "dice": dice}
 
 

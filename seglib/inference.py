@@ -646,7 +646,11 @@ ALIKE = (
 
 
 def _check_alike(paths: Sequence[Path], configs: Sequence[Any]) -> None:
-    """Refuse the mean of networks that have other classes, or take their images in another form."""
+    """Refuse the mean of networks that have other classes, or take their images in another form,
+    and a file that would count twice."""
+    twice = [path for path, count in Counter(map(Path.resolve, paths)).items() if count > 1]
+    if twice:
+        raise DataError(f"{twice[0]}: given twice, so that it would count twice in the mean")
     for path, cfg in zip(paths[1:], configs[1:]):
         for name in ALIKE:
             first, other = getattr(configs[0], name), getattr(cfg, name)

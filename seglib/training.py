@@ -147,7 +147,21 @@ def cross_validate(
 ):
     """Train on all folds but one, in turn, and score each patient by networks that never saw them.
 
-    `folds.cross_validate` does it, and says what the arguments and the result are.
+    Args:
+        store: of `prepare.build`; its pixels serve all folds, its split is not used.
+        folds: their number; they are drawn by patient, with the same share of each finding.
+        seeds: every fold is trained with each of them, and scored by the mean of its networks.
+        folder: by default `work_dir/<preset>_folds`.
+        resume: go on with what is there, if settings and cases are the same; False begins anew and
+            renames the old folder aside.
+
+    Returns:
+        A `folds.CrossValidation`: `runs`, `table` (a row a fold and seed), `report` on all cases
+        out-of-fold, and `predictor`, the mean of all networks.
+
+    Raises:
+        ConfigError: a cross-validation with other settings or cases is in the folder.
+        DataError: fewer than two folds, or more than patients.
     """
     code = tables.load("folds:cross_validate")  # of a module that itself uses this one
     return code(cfg, store, folds, seeds, folder, resume)

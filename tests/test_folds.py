@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 from pathlib import Path
 
 import numpy as np
@@ -281,6 +282,13 @@ def test_wrong_arguments(lung, arguments, error, text):
         training.cross_validate(*lung, **arguments)
 
 
+def test_several_processes_are_refused(lung, monkeypatch):
+    state = types.SimpleNamespace(num_processes=2)
+    monkeypatch.setattr(training, "processes", lambda device: state)
+    with pytest.raises(ConfigError, match="runs in one process; start it without torchrun"):
+        training.cross_validate(*lung, folds=2)
+
+
 def test_two_folds_of_two_patients(lung, tmp_path):
     cfg, _ = lung
     cfg = cfg.replace(work_dir=str(tmp_path / "two"))
@@ -289,6 +297,17 @@ def test_two_folds_of_two_patients(lung, tmp_path):
     assert crossed.table["patients"].tolist() == [1, 1]
     assert len(crossed.report.per_image) == 2
     assert any("one stays for training" in note for note in crossed.report.notes)
+    with pytest.raises(ConfigError, match="flips: no option of a predictor; it has tta"):
+        crossed.evaluate(flips=True)
+    (crossed.runs[1].folder / "fold.json").write_text("{")
+    with pytest.raises(DataError, match="fold_1_seed_0/fold.json: not the score of a fold"):
+        training.cross_validate(cfg, store, folds=2)
+    shutil.rmtree(crossed.runs[1].folder)
+    again = training.cross_validate(cfg, store, folds=2)
+    pd.testing.assert_frame_equal(again.report.per_image, crossed.report.per_image)
+    (crossed.folder / "folds.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be continued .*; begin anew with resume=False"):
+        training.cross_validate(cfg, store, folds=2)
 
 
 # --- what is said before ---
@@ -445,6 +464,8 @@ def test_networks_that_do_not_fit_together_are_refused(tmp_path):
         second = runs.save_weights(tmp_path / f"{name}.pth", runs.network(cfg), changed)
         with pytest.raises(DataError, match=f"{name}.pth: {name} is .* in .*a.pth"):
             inference.Predictor.load([first, second])
+    with pytest.raises(DataError, match="a.pth: given twice"):
+        inference.Predictor.load([first, first])
     with pytest.raises(DataError, match="no weights file is given"):
         inference.Predictor.load([])
     with pytest.raises(DataError, match="a folder without a whole folds.json"):
