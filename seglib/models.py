@@ -419,6 +419,11 @@ def output_layer(model: nn.Module, n_classes: int) -> nn.Module:
     return last
 
 
+def input_layer(model: nn.Module) -> nn.Module | None:
+    """The first convolution or linear layer that runs; None where there is none."""
+    return next(iter(_layers_as_they_run(model)), None)
+
+
 @torch.no_grad()
 def _layers_as_they_run(model: nn.Module) -> list[nn.Module]:
     """Convolutions and linear layers in the order in which they run on an image.

@@ -256,20 +256,31 @@ def load_weights(path: str | Path, model: torch.nn.Module) -> torch.nn.Module:
         DataError: missing or torn file, a file that holds more than tensors and plain values, or
             the weights of another network.
     """
+    return load_state(model, read_state(path), str(path))
+
+
+def read_state(path: str | Path) -> dict[str, torch.Tensor]:
+    """The state_dict in a weights file, as a dictionary of its own.
+
+    Raises:
+        DataError: missing or torn file, or one without a state_dict.
+    """
     state = load_safely(path)
     if isinstance(state, dict):
         state = state.get("state_dict", state)
-    return load_state(model, state, str(path))
-
-
-def load_state(model: torch.nn.Module, state: Any, source: str) -> torch.nn.Module:
-    """`load_state_dict` with a `DataError` that says how weights and network differ; `source` names
-    the file."""
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise DataError(
-            f"{source}: found no state_dict (name -> tensor); "
+            f"{path}: found no state_dict (name -> tensor); "
             "save one with torch.save(model.state_dict(), path)"
         )
+    return dict(state)
+
+
+def load_state(
+    model: torch.nn.Module, state: dict[str, torch.Tensor], source: str
+) -> torch.nn.Module:
+    """`load_state_dict` with a `DataError` that says how weights and network differ; `source` names
+    the file."""
     differences = files.state_differences(model.state_dict(), state)
     if differences:
         raise DataError(

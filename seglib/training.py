@@ -35,6 +35,7 @@ from . import (
     presets,
     runs,
     tables,
+    transfer,
     updates,
     zoo,
 )
@@ -243,9 +244,8 @@ def _prepare(
     """Network, optimizer, schedule and loaders, on the device and wrapped for it."""
     cfg = run.config
     network = _network(run, batches["train"].dataset, new)
-    if new:
-        for line in _start(run):
-            accelerator.print(line)
+    for line in run.info["start"] if new else ():
+        accelerator.print(line)
     _check_network(network, cfg, batches["train"])
     if cfg.sync_batch_norm:
         network = _synchronised(network, accelerator)
@@ -290,27 +290,35 @@ def _network(run: Run, dataset, new: bool) -> nn.Module:
     network = run.model
     if network is None:
         network = runs.network(cfg, pretrained=new and not cfg.init_from, strict=new)
-    if new and cfg.init_from:
-        runs.load_weights(zoo.resolve(cfg.init_from), network)
-    elif new and cfg.class_prior and run.model is None:
-        models.init_output_bias(network, dataset.class_shares(), cfg.task)
     info["parameters"] = models.n_parameters(network)
-    if new and hasattr(network, "encoder_origin"):
-        origin = f"file {cfg.init_from}" if cfg.init_from else network.encoder_origin
-        info |= {"encoder": cfg.encoder, "encoder_weights": origin}
+    if new:
+        _start(run, network, dataset)
     return network
 
 
-def _start(run: Run) -> list[str]:
-    """Sentences on what the network of a new run starts from."""
+def _start(run: Run, network: nn.Module, dataset) -> None:
+    """Give the network of a new run its initial weights; `run.info` tells which, `start` in words.
+
+    A network that was passed to `fit` keeps those that it has, unless `init_from` names others.
+    """
     cfg, info = run.config, run.info
-    if "encoder" not in info:
-        return []
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in (cfg.mean, cfg.std))
-    return [
-        f"encoder {info['encoder']}, weights: {info['encoder_weights']}; images are normalised "
-        f"with mean {mean} and std {std}"
-    ]
+    info["start"] = []
+    has_new_output = True
+    if cfg.init_from:
+        start = transfer.start_from(zoo.resolve(cfg.init_from), network, cfg)
+        info["init_from"] = start.to_dict()
+        info["start"].append(str(start))
+        has_new_output = start.has_new_output
+    if has_new_output and cfg.class_prior and run.model is None:
+        models.init_output_bias(network, dataset.class_shares(), cfg.task)
+    if hasattr(network, "encoder_origin"):
+        origin = f"file {cfg.init_from}" if cfg.init_from else network.encoder_origin
+        info |= {"encoder": cfg.encoder, "encoder_weights": origin}
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (cfg.mean, cfg.std))
+        info["start"].append(
+            f"encoder {cfg.encoder}, weights: {origin}; images are normalised with mean {mean} "
+            f"and std {std}"
+        )
 
 
 def _check_arguments(model: Any, loss: Any) -> None:

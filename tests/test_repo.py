@@ -39,7 +39,7 @@ FLOORS = [
     ["layouts", "case_io", "models", "losses", "metrics"],
     ["checks", "stores", "updates"],
     ["prepare", "data", "plots", "runs", "bootstrap", "lungs"],
-    ["zoo"],
+    ["zoo", "transfer"],
     ["training", "inference", "summary"],
     ["report"],
     ["evaluation", "export", "explorer", "two_step"],
