@@ -704,11 +704,15 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _matches(folder: Path, pattern: str, phantoms: bool) -> Iterator[Path]:
-    """Paths below `folder` that match a relative pattern such as "train/patient*"."""
+    """Paths below `folder` that match a relative pattern such as "train/patient*".
+
+    Upper and lower case do not matter for names with a wildcard, since data sets mix them.
+    """
     head, _, rest = pattern.partition("/")
     if any(character in head for character in "*?["):
         names = (entry.name for entry in _entries(folder))
-        paths = (folder / name for name in names if fnmatch.fnmatchcase(name, head))
+        wildcards = head.lower()
+        paths = (folder / name for name in names if fnmatch.fnmatchcase(name.lower(), wildcards))
     else:
         paths = (path for path in [folder / head] if os.path.exists(path))
     for path in paths:

@@ -123,7 +123,7 @@ def plant_volumes(root, *names):
     """Volumes and labels of one small grid: labels where a name has one of their words."""
     volume = numbered_volume()
     for name in names:
-        is_label = any(word in name for word in ("label", "mask", "seg", "gt"))
+        is_label = any(word in name.lower() for word in ("label", "mask", "seg", "gt"))
         numbers = np.arange(volume.shape[0]).reshape(-1, 1, 1) % 5
         image = labels_like(volume, np.broadcast_to(numbers, volume.shape)) if is_label else volume
         save_nifti(image, root / f"{name}.nii.gz")
@@ -144,6 +144,7 @@ def organs_config(root, tmp_path, **changes):
         ("img_{}", "label{}"),
         ("volume-{}", "segmentation-{}"),
         ("case{}_image", "case{}_label"),
+        ("IMG{}", "Label{}"),
         ("p{}_img_late", "p{}_gt_late"),
         ("{}_img", "{}_mask"),
     ],
@@ -206,6 +207,12 @@ def test_halves_of_pairs_by_words_are_named(tmp_path):
     for path in root.glob("label_[13]*"):
         path.unlink()
     with pytest.raises(DataError, match=r"no data found.*im\*g\*\.nii\* \+ label"):
+        layouts.scan(organs_config(root, tmp_path))
+
+
+def test_numbers_with_other_zeros_are_no_pairs(tmp_path):
+    root = plant_volumes(tmp_path / "d", "img_1", "img_2", "label_001", "label_002")
+    with pytest.raises(DataError, match=r"no volume has labels.*found img_1.*label_002.*rename"):
         layouts.scan(organs_config(root, tmp_path))
 
 

@@ -106,9 +106,9 @@ def scan_volume_pairs(root: str | Path, cfg: Any) -> pd.DataFrame:
         rows += _pairs_by_words(folder, cfg, notes, in_root=folder == root)
     if not rows:
         raise DataError(
-            f"{root}: no volumes with labels; expected names such as image_1.nii.gz with "
-            f"label_1.nii.gz; found {pairing.contents(root)}"
-            + "".join(f"; {note}" for note in notes[:3])
+            f"{root}: no volume has labels; expected names that differ in one word only, such as "
+            f"image_1.nii.gz and label_1.nii.gz (not label_001); found {pairing.contents(root)}; "
+            "rename them"
         )
     return patients.judged(case_table(rows, notes, cfg))
 
