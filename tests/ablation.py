@@ -27,6 +27,7 @@ from seglib import (
     config,
     data,
     evaluation,
+    files,
     layouts,
     phantoms,
     plots,
@@ -35,6 +36,7 @@ from seglib import (
     training,
 )
 from seglib.config import FIELDS, fields_that
+from seglib.errors import SeglibError
 from tests.results import FOLDER, REAL, ROOT, machine
 
 PAGE = ROOT / "docs" / "augmentation.md"
@@ -74,8 +76,7 @@ def measure(cfg, folds: int, output: Path) -> dict[str, Any]:
         result["arms"][name] = {"augment": augment, **arm}
         ordered = {key: result["arms"][key] for key in chosen if key in result["arms"]}
         result |= {"arms": ordered, "date": datetime.date.today().isoformat(), "machine": machine()}
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        files.write_text(output, json.dumps(result, indent=1) + "\n")  # whole, or as it was before
     return result
 
 
@@ -215,8 +216,11 @@ def main(argv: list[str] | None = None) -> None:
         if getattr(args, name) is not None
     }
     root = str(REAL / "montgomery")
-    cfg = config.preset("lung", args.size, augment="robust", data_root=root, **changes)
-    result = measure(cfg, args.folds, args.output)
+    try:
+        cfg = config.preset("lung", args.size, augment="robust", data_root=root, **changes)
+        result = measure(cfg, args.folds, args.output)
+    except SeglibError as error:
+        raise SystemExit(str(error)) from error
     write_table(args.page, table(result))
     print(table(result))
 

@@ -68,6 +68,14 @@ def test_a_tiny_ablation_is_written_and_goes_on(hospitals, monkeypatch, without_
         ablation.main([*line, "--epochs", "2"])
 
 
+@pytest.mark.parametrize("options, words", [("--folds 1", "folds"), ("--epochs 0", "epochs: 0")])
+def test_bad_options_are_one_line(hospitals, options, words):
+    line = ["lung", "--size", "smoke", "--image_size", "32", "--work_dir", str(hospitals / "work")]
+    with pytest.raises(SystemExit, match=words):
+        ablation.main([*line, "--output", str(hospitals / "a.json"), *options.split()])
+    assert not (hospitals / "a.json").exists()
+
+
 def test_differences_are_paired_and_of_the_right_sign():
     cases, rng = [f"c{i}" for i in range(20)], np.random.default_rng(0)
     noise = rng.normal(0, 0.001, 20)
