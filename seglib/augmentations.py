@@ -64,8 +64,8 @@ def examples(
         name -> n pairs of image and mask in the forms that were given.
 
     Raises:
-        ConfigError: no table, an unknown augmentation, a wrong parameter, or an augmentation of
-            colours for a grey image.
+        ConfigError: no table, an unknown augmentation, a wrong parameter, an augmentation of
+            colours for a grey image, or one that needs a second image.
     """
     augment = config.check("augment", augment)
     if isinstance(augment, str):
@@ -73,6 +73,8 @@ def examples(
     config.check_channels(augment, image.reshape(*image.shape[:2], -1).shape[2])
     alone = {}
     for name, value in augment.items():
+        if tables.AUGMENTATIONS[name].second_image:
+            raise ConfigError(f"augment: {name!r} needs a second image; leave it out here")
         parameters = value if isinstance(value, dict) else {}
         alone[name] = {name: {**parameters, "p": 1.0}}
     changed = {}

@@ -171,7 +171,8 @@ def pictures(folder: Path, work_dir: str) -> None:
     from seglib import augmentations
 
     image, mask = _phantom("palm", work_dir)
-    every = augmentations.examples(image, mask, dict.fromkeys(tables.AUGMENTATIONS, 1.0), 1, seed=5)
+    names = [name for name, entry in tables.AUGMENTATIONS.items() if not entry.second_image]
+    every = augmentations.examples(image, mask, dict.fromkeys(names, 1.0), 1, seed=5)
     del every["together"]
     shown = {"as it is": (image, mask), **{name: pair for name, (pair,) in every.items()}}
     figure = plots.grid(

@@ -438,6 +438,7 @@ def test_examples_are_certain_alone_and_by_chance_together():
     [
         ("xray", "'xray' is a name; give the table"),
         ({"gama": 1.0}, "unknown augmentation 'gama'"),
+        ({"copy_paste": 0.5}, "'copy_paste' needs a second image; leave it out"),
         ({"gamma": 2}, "the probability of 'gamma' is 2"),
         ({"colour": 1.0}, "'colour' changes images of 3 channels"),
     ],
