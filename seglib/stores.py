@@ -26,7 +26,7 @@ VERSION = 4  # raise it when the format of stores changes: older ones are then l
 ARRAYS = ("images", "masks")
 # A folder without any of these files is not a store, and `prune` must not touch it.
 FILES = {"store.json", "facts.json", "cases.csv", "images.npy", "masks.npy"}
-LARGE = 2**30  # bytes of a store from which on its size is said before it is written
+LARGE = 500_000_000  # bytes of a store from which on its size is said before it is written
 IN_USE = ("", "being written", "not a store")  # the states that `prune` leaves alone
 
 

@@ -336,6 +336,24 @@ def test_patches_train_a_network_for_whole_frames(tiny):
     assert len(run.history) == 2 and run.history["val_dice"].notna().all()
 
 
+def test_counts_of_tiles_add_up_to_those_of_their_image():
+    """The Dice of the sums is not the mean of the tiles' Dice."""
+    counts = np.array([[[4, 0, 2, 8]], [[0, 6, 0, 4]], [[5, 0, 0, 1]]])
+    annotated = np.ones((3, 1), bool)
+    summed, of_images = training._sum_tiles(counts, annotated, np.array([1, 1, 0]))
+    np.testing.assert_array_equal(summed, [[[5, 0, 0, 1]], [[4, 6, 2, 12]]])
+    assert training._mean_dice(summed, of_images, "binary") == pytest.approx((1 + 8 / 16) / 2)
+
+
+def test_a_resumed_run_of_patches_is_the_uninterrupted_one(tiny, monkeypatch):
+    options = {"patch_size": 32, "patches_per_image": 3, "epochs": 3, "augment": {"rotate": 0.5}}
+    straight = training.fit(*tiny("straight", **options))
+    stop_after(2, monkeypatch, *tiny("cut", **options))
+    cfg, batches = tiny("cut", **options)
+    assert len(batches["train"].dataset) == 3 * len(batches["train"].dataset.cases)
+    assert_same_run(straight, training.fit(cfg, batches, resume=True))
+
+
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
 @pytest.mark.parametrize("scheduler", ["none", "cosine", "onecycle", "linear"])
 def test_a_schedule_ends_with_the_last_update(tiny, scheduler, accumulate):
