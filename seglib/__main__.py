@@ -316,8 +316,9 @@ def _config(args: argparse.Namespace) -> config.Config:
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of `Config` among the arguments, checked."""
     texts = {name: text for name, text in vars(args).items() if name in config.FIELDS}
-    if "image_size" in texts:
-        texts["image_size"] = re.sub(r"(?<=\d)x(?=\d)", ",", texts["image_size"])  # 256x320
+    for name in ("image_size", "patch_size"):
+        if name in texts:
+            texts[name] = re.sub(r"(?<=\d)x(?=\d)", ",", texts[name])  # 256x320
     return {name: config.parse(name, text) for name, text in texts.items()}
 
 

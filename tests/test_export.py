@@ -63,7 +63,7 @@ def test_onnx_equals_pytorch(tmp_path, preset):
     cfg = predictor.config
     image = (
         np.random.default_rng(0)
-        .integers(0, 256, (5, cfg.in_channels, *cfg.height_width))
+        .integers(0, 256, (5, cfg.in_channels, *cfg.network_height_width))
         .astype(np.float32)
         / 255
     )
@@ -99,10 +99,10 @@ def test_program_needs_no_seglib_and_equals_pytorch(tmp_path, preset):
     done = export.to_program(weights_of(tmp_path, preset), tmp_path / "model.pt2")
     module = torch.export.load(tmp_path / "model.pt2").module()
     cfg = config.preset(preset, "smoke")
-    assert module(torch.rand(4, cfg.in_channels, *cfg.height_width)).shape == (
+    assert module(torch.rand(4, cfg.in_channels, *cfg.network_height_width)).shape == (
         4,
         cfg.n_classes,
-        *cfg.height_width,
+        *cfg.network_height_width,
     )
     assert done.difference <= 1e-4
 
