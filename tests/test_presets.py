@@ -1,4 +1,4 @@
-"""Presets: the numbers of the five systems, three sizes, and what an entry more costs."""
+"""Presets: the numbers of the five systems, four sizes, and what an entry more costs."""
 
 import os
 import subprocess
@@ -189,10 +189,10 @@ def test_phases_of_rsna():
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_a_smaller_size_changes_the_effort_only(name):
-    full, small, smoke = (config.preset(name, size) for size in SIZES)
+    full, medium, small, smoke = (config.preset(name, size) for size in SIZES)
     same = """task class_names in_channels mean std label_map mask_encoding architecture val_split
         test_split keep_split monitor checkpoint_name"""
-    for cfg in (full, small, smoke):
+    for cfg in (full, medium, small, smoke):
         assert cfg.validate() is cfg
         for field in same.split():
             assert getattr(cfg, field) == getattr(full, field), field
