@@ -1,14 +1,17 @@
 """Train on the real data and write every figure that the README quotes: `make results`, or one of
 them by name.
 
-    python -m tests.results [lung] [cardiac] [palm] [binary] [rsna] [options] [tb] [precision]
+    python -m tests.results [lung] [lung_medium] [cardiac] [exudates] ... [tb] [precision]
 
 Each writes `tests/results/<name>.json` (figures with date, machine, n, interval and seconds) and
 renews the table in the README. The real data is found by `SEGLIB_TEST_DATA`, default
-`../shared/data`.
+`../shared/data`; pretrained encoders by `SEGLIB_TEST_WEIGHTS`, default `../shared/weights`.
+Trainings lie in `runs/results`: called again, an interrupted
+measurement goes on with the fold in which it was stopped.
 """
 
 import datetime
+import functools
 import json
 import math
 import os
@@ -16,10 +19,10 @@ import platform
 import shutil
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,7 +39,6 @@ from seglib import (
     measurements,
     phantoms,
     prepare,
-    presets,
     training,
     two_step,
 )
@@ -46,224 +48,421 @@ from seglib.report import compare
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "tests" / "results"
+WORK = ROOT / "runs" / "results"
 REAL = Path(os.environ.get("SEGLIB_TEST_DATA", ROOT.parent / "shared" / "data"))
+WEIGHTS = Path(os.environ.get("SEGLIB_TEST_WEIGHTS", REAL.parent / "weights"))
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
 
 # How the cardiac network is used: two views more, turned by half of the training's widest angle; a
 # piece a class.
 USED = {"tta_rotation": 22.5, "keep_largest_component": True}
-# The small lung setting with flips, and the epochs that they take: for the segmenter of `tb`, and
-# for test-time flips.
-LONGER = {"epochs": 40, "augment": presets.PRESETS["lung"].full["augment"]}
+LITE0 = {
+    "encoder": "tu-tf_efficientnet_lite0",
+    "encoder_weights": str(WEIGHTS / "efficientnet-lite0-57934424.pth"),
+}
 
 
-def lung(work_dir: str) -> list[dict]:
-    """The lung system, small setting: trained and tested on Montgomery for two seeds (each its own
-    split), the first also tested on Shenzhen, another hospital that it never saw.
+class Study(NamedTuple):
+    """A data set on which every patient is scored by a network that never saw them.
+
+    Attributes:
+        system: the preset.
+        data: what the data set is called in the table.
+        fields: returns the settings that differ from the preset; it may first write the data in a
+            form that the preset reads, into the folder that it is given.
+        size: of the preset.
+        folds: number of parts that the patients are divided into.
+        classes: those whose Dice is reported; empty: all, and their mean.
+        metrics: reported besides Dice, for the same classes.
     """
-    rows = []
-    for seed in (0, 1):
-        cfg = config.preset(
-            "lung", "small", data_root=str(REAL / "montgomery"), work_dir=work_dir, **_seeds(seed)
-        )
-        run, batches = _train(cfg)
-        tests = {"Montgomery, test": batches["test"]}
-        if seed == 0:
-            other = cfg.replace(data_root=str(REAL / "shenzhen"), test_split=1.0, val_split=0.0)
-            tests["Shenzhen, all (other hospital)"] = data.loaders(
-                prepare.build(layouts.scan(other), other), other
-            )["test"]
-        for name, loader in tests.items():
-            report = evaluation.evaluate(run, loader, grid="original")
-            rows += [
-                {**_about("lung", name, run, "Montgomery"), **row} for row in _scores(report, seed)
-            ]
-    return rows
+
+    system: str
+    data: str
+    fields: Callable[[Path], dict[str, Any]]
+    size: str = "small"
+    folds: int = 5
+    classes: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
 
 
-def _seeds(seed: int) -> dict:
-    """A split and a training of their own for each seed."""
-    return {"split_seed": seed, "seed": seed}
+# ---- the data sets
 
 
-def _scores(report, seed: int) -> list[dict]:
-    metrics = ("dice", "accuracy", "bce", "hd95") if seed == 0 else ("dice",)
-    table = report.table(*metrics)
-    return table[["metric", "value", "low", "high", "n"]].to_dict("records")
+def _montgomery(folder: Path) -> dict[str, Any]:
+    return {"data_root": str(REAL / "montgomery")}
 
 
-def cardiac(work_dir: str) -> list[dict]:
-    """The cardiac system, small setting, on 50 patients of ACDC, five splits: Dice by volume as the
-    network is trained and as it is used (`USED`, chosen by the validation Dice), and the ejection
-    fraction; the means of the splits.
-    """
-    rows, by_split = [], []
-    for seed in range(5):
-        cfg = config.preset(
-            "cardiac", "small", data_root=str(REAL / "acdc"), work_dir=work_dir, **_seeds(seed)
-        )
-        run, batches = _train(cfg)
-        name = f"ACDC, test of seed {seed}"
-        trained = _rows(
-            "cardiac", f"{name}, as trained", run, "ACDC slices", _scored(run, batches["test"])
-        )[-1]
-        report = _scored(run, batches["test"], **USED)
-        used = _rows("cardiac", name, run, "ACDC slices", report)
-        by_split.append([trained, *used])
-        rows += [trained, used[-1]]
-        beats = measurements.ejection_fractions(
-            measurements.organ_volumes(report, batches["test"].dataset.cases)
-        )
-        agreement = measurements.bland_altman(beats["ef_true"], beats["ef_predicted"])
-        about = _about("cardiac", name, run, "ACDC slices")
-        for key, words in (("mae", "mean absolute error"), ("bias", "mean error")):
-            rows.append(
-                {
-                    **about,
-                    "metric": f"ejection fraction, {words}, points",
-                    "value": agreement[key],
-                    "n": agreement["n"],
-                }
-            )
-    return [*rows, *(_mean(splits) for splits in zip(*by_split))]
+def _acdc(folder: Path) -> dict[str, Any]:
+    return {"data_root": str(REAL / "acdc")}
 
 
-def _mean(splits) -> dict:
-    """The same figure of all splits as one row, their mean."""
-    means = {key: statistics.mean(row[key] for row in splits) for key in ("value", "train_seconds")}
-    name = splits[0]["data"].replace("test of seed 0", "mean of the five tests")
-    about = {"data": name, "training": "the five trainings", "n": len(splits)}
-    return {"system": "cardiac", **about, "metric": splits[0]["metric"], **means}
+def _idrid(folder: Path) -> dict[str, Any]:
+    """Hard exudates, at three eighths of the sides of the photographs."""
+    return {
+        **LITE0,
+        "data_root": str(fundus_tree(folder, with_drishti=False)),
+        "task": "binary",
+        "class_names": ("exudates",),
+        "image_size": (1072, 1608),
+        "patch_size": 256,
+        "patches_per_image": 8,
+        "val_split": 0.2,
+    }
 
 
-def palm(work_dir: str) -> list[dict]:
-    """The PALM system, small setting, on a PALM tree made of IDRiD (disc and exudates) and
-    Drishti-GS1 (disc only).
-    """
-    rows = []
-    for seed in (0, 1):
-        tree = palm_tree(Path(work_dir) / "tree")
-        cfg = config.preset(
-            "palm",
-            "small",
-            data_root=str(tree),
-            work_dir=work_dir,
-            class_names=("exudates", "disc"),
-            test_split=0.3,
-            **_seeds(seed),
-        )
-        run, batches = _train(cfg)
-        report = evaluation.evaluate(run, batches["test"], grid="original")
-        data_name = f"IDRiD + Drishti-GS1, test of seed {seed}"
-        rows += _rows("palm", data_name, run, "photographs", report, mean=False)
-    return rows
+def _discs(folder: Path) -> dict[str, Any]:
+    tree = fundus_tree(folder, with_drishti=True)
+    return {"data_root": str(tree), "task": "binary", "class_names": ("disc",)}
 
 
-def palm_tree(folder: Path) -> Path:
-    """A PALM tree: 15 photographs of IDRiD at a quarter of their sides with disc and exudates, 30
-    with disc alone.
+def _nuclei(folder: Path) -> dict[str, Any]:
+    """One file a nucleus, united by the prepare command."""
+    if not folder.is_dir():
+        convert.to_images_and_masks(REAL / "dsb2018_nuclei" / "stage1_train", None, folder)
+    return {"data_root": str(folder), "class_names": ("nucleus",)}
+
+
+def _busi(folder: Path) -> dict[str, Any]:
+    return {
+        **LITE0,
+        "data_root": str(REAL / "busi"),
+        "class_names": ("lesion",),
+        "mask_encoding": {"0,0,0": 0, "0,255,0": 1, "255,0,0": 1},
+        "augment": "ultrasound",
+    }
+
+
+def _chase(folder: Path) -> dict[str, Any]:
+    """The first observer's vessels; left and right eye of a child are one patient."""
+    if not folder.is_dir():
+        convert.to_images_and_masks(REAL / "chase_db1", None, folder, mask_suffix="_1stHO")
+    return {
+        "data_root": str(folder),
+        "class_names": ("vessel",),
+        "image_size": (960, 1000),
+        "patch_size": 256,
+        "patches_per_image": 8,
+        "augment": "fundus",
+    }
+
+
+def _curvas(folder: Path) -> dict[str, Any]:
+    return {
+        **LITE0,
+        "data_root": str(REAL / "curvas_ct"),
+        "class_names": ("background", "pancreas", "kidney", "liver"),
+        "mask_encoding": {"0,0,0": 0, "0,255,255": 1, "255,255,0": 2, "255,0,255": 3},
+    }
+
+
+def _spleen(folder: Path) -> dict[str, Any]:
+    return {
+        **LITE0,
+        "data_root": str(REAL / "msd_spleen_ct"),
+        "class_names": ("background", "spleen"),
+        "mask_encoding": "threshold",
+    }
+
+
+def _chaos(folder: Path) -> dict[str, Any]:
+    """MR has no Hounsfield units, so percentiles stand in for the window."""
+    return {
+        **LITE0,
+        "data_root": str(REAL / "chaos_mr_t2"),
+        "class_names": ("background", "liver", "right_kidney", "left_kidney", "spleen"),
+        "label_map": {},
+        "window_level": None,
+        "window_width": None,
+        "percentiles": (0.5, 99.5),
+        "augment": "mr",
+    }
+
+
+def fundus_tree(folder: Path, with_drishti: bool) -> Path:
+    """A PALM tree: 15 photographs of IDRiD with disc and hard exudates, and on request 30 of
+    Drishti-GS1 with the disc alone.
     """
     if (folder / "PALM").is_dir():
         return folder
     part = folder / "PALM" / "Training"
     idrid, drishti = REAL / "idrid" / "A. Segmentation", REAL / "drishti_gs1" / "Drishti-GS1_files"
     truths = idrid / "2. All Segmentation Groundtruths" / "a. Training Set"
+    (part / "Images").mkdir(parents=True)
     for image in sorted((idrid / "1. Original Images" / "a. Training Set").glob("*.jpg")):
-        small = images.read_image(image, 3)[::4, ::4]
-        images.write_png(part / "Images" / f"{image.stem}.png", small)
+        shutil.copy(image, part / "Images")
         kinds = (
             ("5. Optic Disc", "OD.tif", "Disc Masks"),
             ("3. Hard Exudates", "EX.jpg", "Lesion Masks/Exudates"),
         )
         for source, ending, target in kinds:
             mask = images.read_mask(str(truths / source / f"{image.stem}_{ending}"), "auto").pixels
-            shrunk = images.fit_mask(mask, small.shape[:2], "stretch")
-            images.write_png(
-                part / target / f"{image.stem}.png", np.where(shrunk == 1, 255, 0).astype(np.uint8)
-            )
-    for image in sorted(drishti.glob("*/Images/*/*.png")):
+            _write_mask(part / target / f"{image.stem}.png", mask == 1)
+    for image in sorted(drishti.glob("*/Images/*/*.png")) if with_drishti else ():
         shutil.copy(image, part / "Images")
         soft = image.parents[2] / "GT" / image.stem / "SoftMap" / f"{image.stem}_ODsegSoftmap.png"
         agreed = images.read_image(soft, 1)[..., 0] >= 128  # at least two of the four experts
-        images.write_png(
-            part / "Disc Masks" / image.name, np.where(agreed, 255, 0).astype(np.uint8)
-        )
+        _write_mask(part / "Disc Masks" / image.name, agreed)
     return folder
 
 
-def binary(work_dir: str) -> list[dict]:
-    """The binary system, small setting: nuclei (one file a nucleus, united by the prepare command)
-    and breast ultrasound (22 images: only reported).
+def _write_mask(path: Path, mask: np.ndarray) -> None:
+    images.write_png(path, np.where(mask, 255, 0).astype(np.uint8))
+
+
+STUDIES = {
+    "lung": Study("lung", "Montgomery", _montgomery, metrics=("accuracy", "bce", "hd95")),
+    "cardiac": Study("cardiac", "ACDC", _acdc, size="medium"),
+    "exudates": Study("palm", "IDRiD hard exudates", _idrid, metrics=("average_precision",)),
+    "discs": Study("palm", "IDRiD + Drishti-GS1 discs", _discs),
+    "nuclei": Study("binary", "DSB 2018 nuclei", _nuclei),
+    "ultrasound": Study("binary", "BUSI ultrasound", _busi),
+    "vessels": Study("binary", "CHASE_DB1 vessels", _chase),
+    "curvas": Study("rsna", "CURVAS CT", _curvas),
+    "spleen": Study("rsna", "MSD spleen CT", _spleen, folds=4),
+    "chaos": Study("rsna", "CHAOS MR", _chaos, size="medium", folds=4),
+}
+
+
+# ---- the measurements
+
+
+def cross_validated(name: str, work_dir: Path, folds: int | None = None, **changes: Any):
+    """The cross-validation of a study, with some settings changed, in a folder of its own.
+
+    Called again, it goes on where it was stopped.
     """
-    rows = []
-    nuclei = Path(work_dir) / "nuclei"
-    convert.to_images_and_masks(REAL / "dsb2018_nuclei" / "stage1_train", None, nuclei)
-    for name, root in (("DSB 2018 nuclei", nuclei), ("BUSI ultrasound", REAL / "busi")):
-        mask_encoding = {"0,0,0": 0, "0,255,0": 1, "255,0,0": 1} if "BUSI" in name else "auto"
-        cfg = config.preset(
-            "binary",
-            "small",
-            data_root=str(root),
-            work_dir=work_dir,
-            test_split=0.25,
-            mask_encoding=mask_encoding,
-        )
-        run, batches = _train(cfg)
-        report = evaluation.evaluate(run, batches["test"], grid="original")
-        rows += _rows("binary", f"{name}, test", run, "pictures", report)
-    return rows
+    study = STUDIES[name]
+    settings = study.fields(work_dir / f"{name}_data") | {"test_split": 0.0} | changes
+    cfg = config.preset(study.system, study.size, work_dir=str(work_dir), **settings)
+    words = [f"{key}_{value}" for key, value in changes.items() if not isinstance(value, dict)]
+    folder = work_dir / "_".join([name, *map(str, words)]).replace("/", "-")
+    store = prepare.build(layouts.scan(cfg), cfg)
+    return training.cross_validate(cfg, store, folds or study.folds, folder=folder)
 
 
-ORGANS = {"0,0,0": 0, "0,255,255": 1, "255,255,0": 2, "255,0,255": 3}  # the colours of curvas_ct
+def study(name: str, work_dir: Path) -> list[dict]:
+    """The out-of-fold scores of a study."""
+    crossed = cross_validated(name, work_dir)
+    distances = "hd95" in STUDIES[name].metrics
+    return _rows(name, crossed, crossed.evaluate(grid="original", distances=distances))
 
 
-def rsna(work_dir: str) -> list[dict]:
-    """The RSNA system on CT slices of CURVAS (pancreas, kidney, liver), with an EfficientNet-Lite0
-    encoder begun from ImageNet weights and from random ones, split by case; and on the slices of
-    MSD spleen.
-    """
-    weights = REAL.parent / "weights" / "efficientnet-lite0-57934424.pth"
-    sets = {
-        "CURVAS": dict(
-            data_root=str(REAL / "curvas_ct"),
-            class_names=("background", "pancreas", "kidney", "liver"),
-            mask_encoding=ORGANS,
-        ),
-        "MSD spleen": dict(
-            data_root=str(REAL / "msd_spleen_ct"),
-            class_names=("background", "spleen"),
-            mask_encoding="threshold",
-        ),
+def _rows(name: str, crossed, report, words: str = "") -> list[dict]:
+    """Rows of the table: Dice of the classes, by volume where there are volumes, and the other
+    metrics of the study."""
+    wanted = STUDIES[name]
+    average = "per volume" if len(report.per_volume) else "per image"
+    table = report.summary
+    averages = table["average"].isin([average, "pixels"])
+    table = table[averages & table["metric"].isin(["dice", *wanted.metrics])]
+    classes = list(dict.fromkeys(table["class"]))
+    if len(classes) == 2:  # one class, and the mean of it alone
+        table = table[table["class"] == classes[0]]
+    elif wanted.classes:
+        table = table[table["class"].isin(wanted.classes)]
+    about = _about(name, crossed, words)
+    return [
+        {
+            **about,
+            "metric": row["metric"] if len(classes) == 2 else f"{row['metric']}, {row['class']}",
+            **{key: row[key] for key in ("value", "low", "high", "n")},
+        }
+        for row in table.to_dict("records")
+    ]
+
+
+def _about(name: str, crossed, words: str = "") -> dict:
+    """The columns of a row that say what was scored, and how it was trained."""
+    wanted = STUDIES[name]
+    n_patients = crossed.store.cases["patient"].nunique()
+    return {
+        "system": wanted.system,
+        "data": f"{wanted.data}, {crossed.n_folds} folds of {n_patients} patients{words}",
+        "training": wanted.size,
+        "train_seconds": float(crossed.table["seconds"].mean()),
     }
+
+
+def lung(work_dir: Path) -> list[dict]:
+    """Montgomery out-of-fold; two other hospitals by the network of the first fold and by the mean
+    of all five; test-time flips and the cleaning of masks.
+    """
+    crossed = cross_validated("lung", work_dir)
+    plain = crossed.evaluate(grid="original")
+    rows = _rows("lung", crossed, plain)
+    predictors = {
+        "network of the first fold": inference.Predictor.load(crossed.runs[0].best),
+        "mean of the five networks": crossed.predictor,
+    }
+    rows += _other_hospitals(_about("lung", crossed), predictors, crossed.config)
+    return rows + _options("lung", crossed, plain)
+
+
+HOSPITALS = {"Shenzhen": "shenzhen", "COVID-19 X-rays": "covid_cxr_leftright"}
+
+
+def _other_hospitals(about: dict, predictors: dict, cfg) -> list[dict]:
+    """Dice of each predictor on X-rays of hospitals that it never saw, and the second against the
+    first."""
     rows = []
-    for name, fields in sets.items():
-        for begun, start in (("ImageNet", str(weights)), ("random", "none")):
-            cfg = config.preset(
-                "rsna",
-                "small",
-                **fields,
-                label_map={},
-                work_dir=work_dir,
-                test_split=0.3,
-                epochs=60,
-                batch_size=4,
-                accumulate=1,
-                encoder="tu-tf_efficientnet_lite0",
-                encoder_weights=start,
+    for hospital, folder in HOSPITALS.items():
+        other = cfg.replace(data_root=str(REAL / folder), test_split=1.0, val_split=0.0)
+        loader = data.loaders(prepare.build(layouts.scan(other), other), other)["test"]
+        reports = {}
+        for name, predictor in predictors.items():
+            reports[name] = evaluation.evaluate(predictor, loader, "original", distances=False)
+            table = reports[name].summary.set_index(["class", "metric", "average"])
+            score = table.loc["mean", "dice", "per image"]
+            ends = {key: score[key] for key in ("value", "low", "high", "n")}
+            rows.append(
+                {**about, "data": f"{hospital} (other hospital), {name}", "metric": "dice", **ends}
             )
-            run, batches = _train(cfg)
-            report = evaluation.evaluate(run, batches["test"], grid="original", distances=False)
-            rows += _rows("rsna", f"{name}, test", run, f"slices, encoder {begun}", report)
+        if len(reports) == 2:
+            words = f"{hospital}: {' against '.join(reversed(reports))}"
+            rows.append(_gain({**about, "data": words}, *reports.values()))
     return rows
 
 
-def tb(work_dir: str) -> list[dict]:
+def _gain(about: dict, before, after, metric: str = "Dice gained") -> dict:
+    """The paired difference in Dice between two reports on the same images."""
+    table = compare(before, after)
+    gain = table[table["class"] == "mean"].iloc[0]
+    ends = {"value": gain["difference"], "low": gain["low"], "high": gain["high"]}
+    return {**about, "metric": metric, **ends, "n": int(gain["n"])}
+
+
+def _options(name: str, crossed, plain) -> list[dict]:
+    """What test-time flips and the cleaning of masks gain, out-of-fold.
+
+    The size limits, 0.1 % (lungs) and 0.01 % (nuclei) of the first picture, were set beforehand.
+    """
+    part = {"lung": 0.001, "nuclei": 0.0001}[name]
+    first = crossed.store.cases.iloc[0]
+    smallest = round(part * first["height"] * first["width"])
+    ways = {
+        "flips": {"tta": True},
+        f"pieces below {smallest} pixels dropped": {"min_component_size": smallest},
+        "holes filled": {"fill_holes": True},
+    }
+    about = _about(name, crossed)
+    rows = []
+    for words, choice in ways.items():
+        report = crossed.evaluate(grid="original", distances=False, **choice)
+        rows.append(_gain(about, plain, report, f"Dice gained: {words}"))
+    return rows
+
+
+def lung_medium(work_dir: Path) -> list[dict]:
+    """One network of the medium size, on the other hospitals only: five would take 100 minutes."""
+    cfg = config.preset("lung", "medium", **_montgomery(work_dir), work_dir=str(work_dir))
+    cfg.test_split = 0.0
+    batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
+    run = training.fit(cfg, batches, resume=True)
+    about = {
+        "system": "lung",
+        "training": f"medium, {run.info['images']['train']} Montgomery",
+        "train_seconds": run.info["seconds"],
+    }
+    predictors = {"one network": inference.Predictor.load(run.best)}
+    return _other_hospitals(about, predictors, cfg)
+
+
+def cardiac(work_dir: Path) -> list[dict]:
+    """Dice by volume as the network is trained and as it is used (`USED`), and the ejection
+    fraction."""
+    crossed = cross_validated("cardiac", work_dir)
+    plain = crossed.evaluate(grid="original", distances=False)
+    report = crossed.evaluate(grid="original", distances=False, **USED)
+    rows = _rows("cardiac", crossed, plain, ", as trained")[-1:]
+    rows += _rows("cardiac", crossed, report)
+    volumes = measurements.organ_volumes(report, crossed.store.cases)
+    beats = measurements.ejection_fractions(volumes)
+    agreement = measurements.bland_altman(beats["ef_true"], beats["ef_predicted"])
+    for key, words in (("mae", "mean absolute error"), ("bias", "mean error")):
+        rows.append(
+            {
+                **_about("cardiac", crossed),
+                "metric": f"ejection fraction, {words}, points",
+                "value": agreement[key],
+                "n": agreement["n"],
+            }
+        )
+    return rows
+
+
+def nuclei(work_dir: Path) -> list[dict]:
+    """Out-of-fold Dice, and what flips and the cleaning of masks gain."""
+    crossed = cross_validated("nuclei", work_dir)
+    plain = crossed.evaluate(grid="original", distances=False)
+    return _rows("nuclei", crossed, plain) + _options("nuclei", crossed, plain)
+
+
+class Comparison(NamedTuple):
+    """Two settings of a study on the same folds; `before` and `after` are changed settings."""
+
+    name: str
+    words: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+    folds: int | None = None
+
+
+# Fewer folds and epochs where both sides only serve the comparison.
+COMPARISONS = (
+    Comparison(
+        "exudates",
+        "patches against the whole frame at 256 pixels",
+        {"image_size": 256, "patch_size": None, "patches_per_image": 1},
+        {},
+    ),
+    Comparison("ultrasound", "pretrained against random encoder", {"encoder_weights": "none"}, {}),
+)
+STEMS = tuple(
+    Comparison(
+        name,
+        "space-to-depth stem against full stem",
+        {"stem": "full", **full, "epochs": epochs},
+        {"epochs": epochs},
+        folds=2,
+    )
+    for name, full, epochs in (
+        ("lung", {"base_channels": 8, "depth": 5}, 40),
+        ("nuclei", {"base_channels": 8, "depth": 5}, 40),
+    )
+)
+
+
+def comparisons(work_dir: Path, pairs: tuple[Comparison, ...] = COMPARISONS) -> list[dict]:
+    """Paired differences in out-of-fold Dice."""
+    rows = []
+    for pair in pairs:
+        before, after = (
+            cross_validated(pair.name, work_dir, pair.folds, **changes)
+            for changes in (pair.before, pair.after)
+        )
+        reports = [
+            crossed.evaluate(grid="original", distances=False) for crossed in (before, after)
+        ]
+        rows.append(_gain(_about(pair.name, after), *reports, f"Dice gained: {pair.words}"))
+        seconds = [float(crossed.table["seconds"].mean()) for crossed in (before, after)]
+        rows.append(
+            {
+                **_about(pair.name, after),
+                "metric": f"training time, {pair.words}",
+                "value": seconds[1] / seconds[0],
+                "n": before.n_folds,
+            }
+        )
+    return rows
+
+
+def tb(work_dir: Path) -> list[dict]:
     """Tuberculosis or not, on the lungs and on the whole X-ray: by patient folds inside each
     hospital, and from one hospital to the other. Masks are by segmenters that never saw the scored
     patient, nor the scored hospital.
     """
     hospitals = {
-        name: _lungs_of(name.lower(), Path(work_dir) / name) for name in ("Montgomery", "Shenzhen")
+        name: _lungs_of(name.lower(), work_dir / name) for name in ("Montgomery", "Shenzhen")
     }
     rows, side, working = [], 160, 512
     for name, (cases, labels, segmenter) in hospitals.items():
@@ -291,7 +490,7 @@ def tb(work_dir: str) -> list[dict]:
             (key, value) for key, value in hospitals.items() if key != name
         )
         seen = two_step.segment(
-            there.drop(columns="segmented"), segmenter, Path(work_dir) / f"{other} by {name}"
+            there.drop(columns="segmented"), segmenter, work_dir / f"{other} by {name}"
         )
         target = _tb_inputs(seen, side, working, like=inputs["network on the lungs"][1].shape[1:])
         scores = {way: fit(given, labels)(target[way][1]) for way, (fit, given) in inputs.items()}
@@ -307,7 +506,7 @@ def tb(work_dir: str) -> list[dict]:
 def _lungs_of(name: str, folder: Path):
     """Cases with cross-fitted masks, labels, and one of the two segmenters."""
     cfg = config.preset(
-        "lung", "small", data_root=str(REAL / name), work_dir=str(folder), test_split=0.0, **LONGER
+        "lung", "small", data_root=str(REAL / name), work_dir=str(folder), test_split=0.0, epochs=40
     )
     cases = layouts.scan(cfg)
     labels = (cases["finding"] == "tuberculosis").to_numpy().astype(int)
@@ -355,86 +554,7 @@ def _tb_rows(about: dict, scores: dict, labels, patients) -> list[dict]:
     return rows
 
 
-def options(work_dir: str) -> list[dict]:
-    """Are test-time flips, dropping small pieces and filling holes a gain? On the test parts of
-    lung and nuclei; the size limits, 0.1 % and 0.01 % of the first picture, were set beforehand.
-    """
-    nuclei = Path(work_dir) / "nuclei"
-    convert.to_images_and_masks(REAL / "dsb2018_nuclei" / "stage1_train", None, nuclei)
-    rows = []
-    for preset, root, words, part in (
-        ("lung", REAL / "montgomery", "Montgomery, test", 0.001),
-        ("binary", nuclei, "DSB 2018 nuclei, test", 0.0001),
-    ):
-        longer = LONGER if preset == "lung" else {}
-        cfg = config.preset(
-            preset, "small", data_root=str(root), work_dir=work_dir, test_split=0.25, **longer
-        )
-        run, batches = _train(cfg)
-        first = batches["test"].dataset.cases.iloc[0]
-        smallest = round(part * first["height"] * first["width"])
-        ways = {
-            "flips": {"tta": True},
-            f"pieces below {smallest} pixels dropped": {"min_component_size": smallest},
-            "holes filled": {"fill_holes": True},
-        }
-        plain = _scored(run, batches["test"])
-        for name, choice in ways.items():
-            table = compare(plain, _scored(run, batches["test"], **choice))
-            gain = table[table["class"] == "mean"].iloc[0]
-            about = _about(preset, words, run, "pictures")
-            ends = {
-                "value": gain["difference"],
-                "low": gain["low"],
-                "high": gain["high"],
-                "n": int(gain["n"]),
-            }
-            rows.append({**about, "metric": f"Dice gained: {name}", **ends})
-    return rows
-
-
-def _scored(run, loader, **choice):
-    predictor = inference.Predictor.load(run.best)
-    for name, value in choice.items():
-        setattr(predictor, name, value)
-    return evaluation.evaluate(predictor, loader, grid="original", distances=False)
-
-
-def _train(cfg):
-    """Run and loaders of one training."""
-    batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
-    return training.fit(cfg, batches), batches
-
-
-def _about(system: str, name: str, run, what: str) -> dict:
-    trained = f"{run.info['images']['train']} {what}, seed {run.config.seed}"
-    return {
-        "system": system,
-        "data": name,
-        "training": trained,
-        "train_seconds": run.info["seconds"],
-    }
-
-
-def _rows(system: str, name: str, run, what: str, report, mean: bool = True) -> list[dict]:
-    """The Dice of every class and, where there are several, of their mean: by volume where there
-    are volumes.
-    """
-    average = "per volume" if len(report.per_volume) else "per image"
-    table = report.summary[
-        (report.summary["metric"] == "dice") & (report.summary["average"] == average)
-    ]
-    classes = list(dict.fromkeys(table["class"]))
-    wanted = ["mean"] if len(classes) == 2 else classes if mean else classes[:-1]
-    table = table[table["class"].isin(wanted)]
-    table = table.assign(
-        metric=["dice" if name == "mean" else f"dice, {name}" for name in table["class"]]
-    )
-    scores = table[["metric", "value", "low", "high", "n"]].to_dict("records")
-    return [{**_about(system, name, run, what), **row} for row in scores]
-
-
-def precision(work_dir: str) -> list[dict]:
+def precision(work_dir: Path) -> list[dict]:
     """Training images a second of the 31 M U-Net at 256x256 in float32 and in what `auto` chooses,
     by turns.
     """
@@ -447,7 +567,7 @@ def precision(work_dir: str) -> list[dict]:
         "val_split": 1 / 13,
     }
     cfg = config.preset("lung", "full", work_dir=work_dir, **size)
-    cfg.data_root = str(phantoms.write("lung", Path(work_dir) / "phantoms", n=13))
+    cfg.data_root = str(phantoms.write("lung", work_dir / "phantoms", n=13))
     batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
     speeds: dict[str, list[float]] = {}
     for setting in ("fp32", "auto") * 3:
@@ -474,22 +594,23 @@ def precision(work_dir: str) -> list[dict]:
     return rows
 
 
-RESULTS = {
+RESULTS: dict[str, Callable[[Path], list[dict]]] = {
+    **{name: functools.partial(study, name) for name in STUDIES},
     "lung": lung,
+    "lung_medium": lung_medium,
     "cardiac": cardiac,
-    "palm": palm,
-    "binary": binary,
-    "rsna": rsna,
-    "options": options,
+    "nuclei": nuclei,
+    "comparisons": comparisons,
+    "stems": functools.partial(comparisons, pairs=STEMS),
     "tb": tb,
     "precision": precision,
 }
 
 
 def measure(name: str) -> None:
-    """Run one of `RESULTS` in a temporary work folder and write its JSON."""
-    with tempfile.TemporaryDirectory() as work_dir:
-        rows = RESULTS[name](work_dir)
+    """Run one of `RESULTS` and write its JSON; its trainings stay in `WORK`."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    rows = RESULTS[name](WORK)
     about = {
         "command": f"python -m tests.results {name}",
         "date": datetime.date.today().isoformat(),
