@@ -123,19 +123,21 @@ PRESETS: dict[str, Preset] = {
             checkpoint_name="best_model_512.pth",
         ),
         small=dict(
-            image_size=256,
+            image_size=320,
+            patch_size=192,  # with centres drawn class by class, small organs are seen often
             augment="robust",
-            epochs=30,
+            epochs=60,
             batch_size=4,
             accumulate=1,
             scheduler="linear",
             clip=1.0,
             num_workers="auto",
         ),
-        medium=dict(epochs=90),
+        medium=dict(epochs=160),
         layouts=("rsna_dicom", "slices", "ct_seg", "volume_pairs"),
         phantom="phantoms.abdomen:rsna_case",
         picture="ct",
+        smoke={"patch_size": 64},
     ),
     "cardiac": Preset(
         full=dict(
