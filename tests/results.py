@@ -59,7 +59,12 @@ USED = {"tta_rotation": 22.5, "keep_largest_component": True}
 LITE0 = {
     "encoder": "tu-tf_efficientnet_lite0",
     "encoder_weights": str(WEIGHTS / "efficientnet-lite0-57934424.pth"),
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "scheduler": "linear",
 }
+# Of few patients none is spared to choose an epoch: the last one is kept.
+FEW = {"val_split": 0.0}
 
 
 class Study(NamedTuple):
@@ -100,13 +105,14 @@ def _idrid(folder: Path) -> dict[str, Any]:
     """Hard exudates, at three eighths of the sides of the photographs."""
     return {
         **LITE0,
+        **FEW,
         "data_root": str(fundus_tree(folder, with_drishti=False)),
         "task": "binary",
         "class_names": ("exudates",),
         "image_size": (1072, 1608),
         "patch_size": 256,
         "patches_per_image": 8,
-        "val_split": 0.2,
+        "epochs": 25,
     }
 
 
@@ -125,6 +131,7 @@ def _nuclei(folder: Path) -> dict[str, Any]:
 def _busi(folder: Path) -> dict[str, Any]:
     return {
         **LITE0,
+        **FEW,
         "data_root": str(REAL / "busi"),
         "class_names": ("lesion",),
         "mask_encoding": {"0,0,0": 0, "0,255,0": 1, "255,0,0": 1},
@@ -137,11 +144,13 @@ def _chase(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         convert.to_images_and_masks(REAL / "chase_db1", None, folder, mask_suffix="_1stHO")
     return {
+        **FEW,
         "data_root": str(folder),
         "class_names": ("vessel",),
         "image_size": (960, 1000),
         "patch_size": 256,
         "patches_per_image": 8,
+        "epochs": 80,
         "augment": "fundus",
     }
 
@@ -149,6 +158,7 @@ def _chase(folder: Path) -> dict[str, Any]:
 def _curvas(folder: Path) -> dict[str, Any]:
     return {
         **LITE0,
+        **FEW,
         "data_root": str(REAL / "curvas_ct"),
         "class_names": ("background", "pancreas", "kidney", "liver"),
         "mask_encoding": {"0,0,0": 0, "0,255,255": 1, "255,255,0": 2, "255,0,255": 3},
@@ -158,6 +168,8 @@ def _curvas(folder: Path) -> dict[str, Any]:
 def _spleen(folder: Path) -> dict[str, Any]:
     return {
         **LITE0,
+        **FEW,
+        "patches_per_image": 4,
         "data_root": str(REAL / "msd_spleen_ct"),
         "class_names": ("background", "spleen"),
         "mask_encoding": "threshold",
@@ -168,6 +180,9 @@ def _chaos(folder: Path) -> dict[str, Any]:
     """MR has no Hounsfield units, so percentiles stand in for the window."""
     return {
         **LITE0,
+        **FEW,
+        "image_size": 256,
+        "epochs": 40,
         "data_root": str(REAL / "chaos_mr_t2"),
         "class_names": ("background", "liver", "right_kidney", "left_kidney", "spleen"),
         "label_map": {},
