@@ -70,9 +70,9 @@ def lung_tree(tmp_path_factory):
 def lung_store(lung_tree, tmp_path_factory):
     """(store, cfg) of 12 training and 4 validation phantoms of 64 x 64 pixels; read only."""
     work = tmp_path_factory.mktemp("lung_store")
-    cfg = config.preset(
-        "lung", "smoke", data_root=str(lung_tree), work_dir=str(work), test_split=0, val_split=4
-    )
+    network = dict(stem="full", augment={"rotate": {"limit": 10, "p": 0.3}})
+    data_and_split = dict(data_root=str(lung_tree), work_dir=str(work), test_split=0, val_split=4)
+    cfg = config.preset("lung", "smoke", **network, **data_and_split)
     return prepare.build(layouts.scan(cfg), cfg), cfg
 
 

@@ -363,6 +363,7 @@ def labelled(pixels):
 
 # A training of about a second, for `Config.replace`.
 TINY = dict(
+    stem="full",
     base_channels=2,
     depth=2,
     epochs=2,
