@@ -22,7 +22,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OF_ENCODER = ("architecture", "encoder_weights", "mean", "std")
 # Parts that only some networks have. A preset's own are left out where the user names a network
 # without them.
-PARTS = ("bilinear", "attention", "stem", "deep_supervision", "checkpointing")
+PARTS = ("encoder", "bilinear", "attention", "stem", "deep_supervision", "checkpointing")
 
 LARGEST = 2**63 - 1  # of torch's integers
 
@@ -371,7 +371,7 @@ class Config:
         _check_patches(self)
         _check_augment_fits(self)
         _check_checkpoint_name(self.checkpoint_name)
-        _check_encoder(self)
+        _check_encoder(self, "encoder" in self._chosen)
         if self.patient_pattern and self.patient_table:
             raise ConfigError(
                 "patient_pattern and patient_table are both set; set one of the two to none"
@@ -490,7 +490,10 @@ def load(path: str | Path, **overrides: Any) -> Config:
     if "preset" not in values:
         names = ", ".join(presets.PRESETS)
         raise ConfigError(f"{path.name}: no 'preset'; add a line such as  preset = lung  ({names})")
-    return from_dict(values, overrides if _is_saved(in_file) else values)
+    cfg = from_dict(values, overrides if _is_saved(in_file) else values)
+    # In a saved file another encoder beside a network without one was written by hand.
+    _check_encoder(cfg, cfg.encoder != FIELDS["encoder"].default)
+    return cfg
 
 
 def _is_saved(values: Mapping[str, Any]) -> bool:
@@ -797,9 +800,9 @@ def _check_image(cfg: Config) -> None:
         raise ConfigError(f"percentiles: {cfg.percentiles} must rise")
 
 
-def _check_encoder(cfg: Config) -> None:
-    """Raise `ConfigError` where the user has named an encoder, and a network without one."""
-    if "encoder" in cfg._chosen and not _takes_encoder(cfg.architecture):
+def _check_encoder(cfg: Config, is_named: bool) -> None:
+    """Raise `ConfigError` where an encoder is named, and a network without one."""
+    if is_named and not _takes_encoder(cfg.architecture):
         raise ConfigError(
             f"encoder: {cfg.encoder!r} is set, but the architecture {cfg.architecture!r} has no "
             "such encoder; leave the architecture out, or name no encoder"

@@ -25,7 +25,9 @@ from .errors import ConfigError, DataError
 
 KAGGLE_INPUT, KAGGLE_WORKING = Path("/kaggle/input"), Path("/kaggle/working")
 COLAB_CONTENT, COLAB_DRIVE = Path("/content"), Path("/content/drive/MyDrive")
+# What a container may use, in Linux.
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CPU_INFO = Path("/proc/cpuinfo")
 # The names that torch and Linux give to the instructions of CPUs that multiply in bf16.
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16", "sve_bf16", "svebf16"}
@@ -349,10 +351,17 @@ def offer_drive() -> bool:
 
 
 def memory_bytes() -> int | None:
-    """The main memory of this machine; None where the system does not tell it, as on Windows."""
+    """The main memory of this machine, or its container's limit where that is lower.
+
+    None where the system does not tell it, as on Windows.
+    """
+    sizes = []
     with contextlib.suppress(AttributeError, ValueError, OSError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    # Without a limit there is no such file, or it says "max".
+    with contextlib.suppress(OSError, ValueError):
+        sizes.append(int(MEMORY_LIMIT.read_text()))
+    return min(sizes, default=None)
 
 
 def n_cores() -> int:

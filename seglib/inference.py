@@ -316,6 +316,7 @@ class Predictor:
                 frames without scaling (`resize="none"`).
         """
         pixels, cfg = self._pixels(image), self.config
+        self._check_memory(pixels.shape[:2], self._frame(pixels.shape[:2]))
         batch = torch.from_numpy(data.normalise(self._fitted(pixels), self.table))[None]
         prob = self.probabilities(batch)[0].cpu().numpy()
         prob = images.unfit(prob, pixels.shape[:2], cfg.resize)
@@ -337,23 +338,45 @@ class Predictor:
             raise DataError(f"overlap: {overlap} is not allowed; expected 0.3 to 0.9")
         pixels = self._pixels(image)
         frame = _at_least(pixels.shape[:2], self.config.network_height_width)
+        self._check_memory(pixels.shape[:2], frame)
         padded = data.normalise(images.fit_image(pixels, frame, "none"), self.table)  # (C, H, W)
         progress = functools.partial(hosts.progress, desc="tiles", leave=False)
         prob = self._blended(torch.from_numpy(padded)[None], overlap, batch_size, progress)
         prob = images.unfit(prob[0].numpy(), pixels.shape[:2], "none")
         return Prediction(prob, self.mask(prob))
 
-    def _fitted(self, pixels: np.ndarray) -> np.ndarray:
-        """An image (H, W, C) in the frame in which the network sees it, as in training.
+    def _frame(self, sides: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the frame in which the network sees an image, as in training.
 
         A network that was trained by patches without scaling takes an image as it is, padded where
         it is smaller than a patch.
         """
         cfg = self.config
-        height, width = pixels.shape[:2]
-        frame = cfg.height_width
         if cfg.resize == "none" and cfg.patch_size:
-            frame = _at_least((height, width), cfg.patch_height_width)
+            return _at_least(sides, cfg.patch_height_width)
+        return cfg.height_width
+
+    def _check_memory(self, sides: tuple[int, int], frame: tuple[int, int]) -> None:
+        """Refuse an image that this machine cannot hold: the system would end this process.
+
+        Args:
+            sides, frame: (height, width) of the image, and of the frame that the network sees.
+        """
+        channels, classes = self.config.in_channels, self.config.n_classes
+        # The normalised image and its probabilities, and those at the image's own size, float32.
+        n_bytes = 4 * (math.prod(frame) * (channels + classes) + math.prod(sides) * classes)
+        available = hosts.memory_bytes()
+        if available and n_bytes > available:
+            raise DataError(
+                f"an image of {sides[0]}x{sides[1]} takes at least {n_bytes / 1e9:.1f} GB of "
+                f"memory to predict, this machine has {available / 1e9:.1f} GB; cut it into parts"
+            )
+
+    def _fitted(self, pixels: np.ndarray) -> np.ndarray:
+        """An image (H, W, C) in its `_frame`."""
+        cfg = self.config
+        height, width = pixels.shape[:2]
+        frame = self._frame((height, width))
         try:
             return images.fit_image(pixels, frame, cfg.resize)
         except images.FrameError as error:

@@ -468,6 +468,21 @@ def test_an_encoder_beside_a_network_without_one_is_refused_in_every_order():
             make()
 
 
+@pytest.mark.parametrize("suffix", [".json", ".toml", ".cfg"])
+def test_an_encoder_written_into_a_saved_file_is_not_ignored(tmp_path, suffix):
+    path = config.preset("lung", "small").save(tmp_path / f"saved{suffix}")
+    text = path.read_text()
+    path.write_text(text.replace(config.preset("lung").encoder, LITE0))
+    with pytest.raises(ConfigError, match=f"encoder: '{LITE0}' is set, but the architecture"):
+        config.load(path)
+    assert config.load(path, architecture="smp_unet").encoder == LITE0
+    # Another network leaves the encoder out, so that the saved file is read again.
+    config.preset("lung", encoder=LITE0).save(path)
+    cfg = config.load(path, architecture="unet")
+    assert cfg.encoder == config.preset("lung").encoder
+    assert config.load(cfg.save(path)) == cfg
+
+
 def test_parts_of_the_presets_network_are_left_out_where_another_is_named(monkeypatch):
     small = {**presets.PRESETS["lung"].small, "stem": "space_to_depth", "deep_supervision": True}
     monkeypatch.setitem(presets.PRESETS, "lung", presets.PRESETS["lung"]._replace(small=small))

@@ -858,6 +858,18 @@ def test_n_cores(tmp_path, monkeypatch, quota, cores):
     assert hosts.n_cores() == cores
 
 
+@pytest.mark.parametrize(
+    "limit, expected", [("4000", 4000), ("9" * 19, 2**20), ("max", 2**20), (None, 2**20)]
+)
+def test_the_memory_is_at_most_the_containers(tmp_path, monkeypatch, limit, expected):
+    sizes = {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**8}
+    monkeypatch.setattr(os, "sysconf", sizes.get, raising=False)
+    monkeypatch.setattr(hosts, "MEMORY_LIMIT", tmp_path / "memory.max")
+    if limit:
+        (tmp_path / "memory.max").write_text(limit + "\n")
+    assert hosts.memory_bytes() == expected
+
+
 def test_progress_without_ipywidgets(monkeypatch, capsys):
     import tqdm
 

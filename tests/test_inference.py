@@ -25,9 +25,8 @@ TASKS = {
 
 def config_of(task, **overrides):
     name, fields = TASKS[task]
-    return config.preset(
-        name, "smoke", **{"base_channels": 4, "depth": 2, "augment": {}, **fields, **overrides}
-    )
+    values = {"base_channels": 4, "depth": 2, "augment": {}, "patch_size": None}
+    return config.preset(name, "smoke", **{**values, **fields, **overrides})
 
 
 def predictor_of(task, **overrides):
@@ -604,6 +603,31 @@ def test_without_scaling_an_image_of_any_size_is_predicted_as_it_is(shape):
     prediction = model.predict(pixels)
     assert prediction.prob.shape == (1, *shape)
     np.testing.assert_allclose(prediction.prob, model.predict_tiled(pixels).prob, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes, n_bytes",
+    [
+        # Grey and one class: 4 bytes each of the image and of the probabilities, in the frame ...
+        ({"resize": "letterbox"}, 8 * 64 * 96 + 4 * 100 * 200),
+        # ... which is the image itself without scaling.
+        ({"resize": "none"}, 12 * 100 * 200),
+    ],
+)
+def test_an_image_that_the_memory_cannot_hold_is_refused(monkeypatch, tmp_path, changes, n_bytes):
+    model = patch_predictor(**changes)
+    image = np.zeros((100, 200), np.uint8)
+    monkeypatch.setattr("seglib.hosts.memory_bytes", lambda: n_bytes)
+    assert model.predict(image).mask.shape == (100, 200)
+    monkeypatch.setattr("seglib.hosts.memory_bytes", lambda: n_bytes - 1)
+    with pytest.raises(DataError, match="an image of 100x200 takes at least .* cut it into parts"):
+        model.predict(image)
+    with pytest.raises(DataError, match="100x200"):
+        model.predict_tiled(np.zeros((100, 200), np.uint8))
+    Image.fromarray(image).save(tmp_path / "large.png")
+    Image.fromarray(image[:9, :9]).save(tmp_path / "small.png")
+    result = model.predict_folder(tmp_path, tmp_path / "out")
+    assert result["done"] == ["small.png"] and "100x200" in result["failed"]["large.png"]
 
 
 def test_without_scaling_and_patches_an_image_must_fit_the_frame():
