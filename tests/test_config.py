@@ -46,8 +46,8 @@ def test_smoke_variable(monkeypatch):
 
 @pytest.mark.parametrize("size", ["full", "medium", "small", "smoke"])
 def test_overrides_win_over_every_size(size):
-    cfg = config.preset("rsna", size, epochs=77, image_size=(64, 96), encoder_weights="a.pth")
-    assert (cfg.epochs, cfg.image_size, cfg.encoder_weights) == (77, (64, 96), "a.pth")
+    cfg = config.preset("rsna", size, epochs=77, image_size=(512, 384), encoder_weights="a.pth")
+    assert (cfg.epochs, cfg.image_size, cfg.encoder_weights) == (77, (512, 384), "a.pth")
 
 
 def test_sizes_as_height_and_width():

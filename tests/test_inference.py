@@ -25,7 +25,7 @@ TASKS = {
 
 def config_of(task, **overrides):
     name, fields = TASKS[task]
-    values = {"base_channels": 4, "depth": 2, "augment": {}, "patch_size": None}
+    values = {"base_channels": 4, "depth": 2, "augment": {}, "patch_size": None, "stem": "full"}
     return config.preset(name, "smoke", **{**values, **fields, **overrides})
 
 
