@@ -232,11 +232,10 @@ def compare(args: argparse.Namespace) -> None:
 
 def _cross_validate(args: argparse.Namespace, cfg: config.Config) -> None:
     """Train all folds; write their table and the out-of-fold report into the folder of the runs."""
-    from . import training
+    from . import runs, training
 
     seeds = _seeds(args.seeds)
-    run_folder = _run_folder(cfg)
-    folder = args.checkpoint_dir or run_folder.with_name(f"{run_folder.name}_folds")
+    folder = args.checkpoint_dir or runs.folds_folder(_run_folder(cfg))
     # Without parts of its own, as the folds replace them.
     store, _ = _store(cfg.replace(test_split=0.0, val_split=0.0))
     _check_effects(args, cfg, store.cases)
@@ -257,11 +256,10 @@ def _seeds(text: str) -> list[int]:
 
 def _print_folds(crossed: Any, report: Any, folder: str | Path) -> None:
     """Print and save the table of a cross-validation, and a report of it."""
-    from . import folds
-
     print(report.text())
+    print("each training on its own fold, at the size of the store and without further options:")
     print(crossed.table.round(4).to_string(index=False))
-    print(f"report: {folds.save(crossed, report, folder)}")
+    print(f"report: {crossed.save(folder, report)}")
 
 
 def _cross_validation_of(predictor: Any) -> Path | None:
@@ -272,12 +270,8 @@ def _cross_validation_of(predictor: Any) -> Path | None:
     """
     from . import runs
 
-    folders = {path.parent.parent for path in predictor.files}
-    of_folds = [folder for folder in folders if (folder / runs.FOLDS).is_file()]
-    if not of_folds:
-        return None
-    folder = of_folds[0]
-    if list(predictor.files) != runs.weights_files(folder):
+    folder = next(filter(None, map(runs.cross_validation_of, predictor.files)), None)
+    if folder and list(predictor.files) != runs.weights_files(folder):
         raise ConfigError(
             f"model_path: {predictor.files[0]} is of one fold of a cross-validation; give its "
             f"folder, {folder}, to score every case by the networks that never saw its patient, or "
@@ -402,9 +396,9 @@ def _warn_of_training_images(report: Any, predictor: Any) -> None:
     advice = "this training had no test part: train with --test_split 0.2, or score other images"
     if predictor.config.test_split:
         advice = "evaluate without --data_dir scores the test part of the training alone"
-    folders = [path.parent.parent for path in predictor.files]
-    if folders and (folders[0] / runs.FOLDS).is_file():
-        advice = f"evaluate --model_path {folders[0]} without --data_dir scores every image by "
+    folder = runs.cross_validation_of(predictor.files[0]) if predictor.files else None
+    if folder:
+        advice = f"evaluate --model_path {folder} without --data_dir scores every image by "
         advice += "the networks that never saw its patient"
     print(f"WARNING: {advice}.")
 
@@ -507,13 +501,14 @@ def _predictor(args: argparse.Namespace):
         weights: Any = args.model_path
     elif args.config or "preset" in settings:
         folders = dict.fromkeys([_run_folder(base), runs.folder_of(base)])
+        folders |= dict.fromkeys(map(runs.folds_folder, folders))
         # Notebooks run in the folder notebooks/, so that their runs lie below it.
         roots = [*folders, *(Path("notebooks") / folder for folder in folders)]
         weights = _find_weights(base.checkpoint_name, roots)
     else:
         weights = _find_weights("best*.pth", places.get("work_dir"))
-        if (weights.parent.parent / runs.FOLDS).is_file():
-            weights = weights.parent.parent  # all networks of a cross-validation
+    if not args.model_path:
+        weights = runs.cross_validation_of(weights) or weights  # the mean of all its networks
 
     changes = {name: getattr(base, name) for name in (USE if args.config else PLACE)}
     changes |= {name: value for name, value in settings.items() if name in USE}

@@ -77,6 +77,8 @@ def load_safely(path: str | Path) -> Any:
     """
     import torch  # slow to import, and a command that only prints its help does not need it
 
+    if Path(path).is_dir():
+        raise DataError(f"{path}: a folder; give the weights file in it, such as best_model.pth")
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file")
     if Path(path).suffix == SAFETENSORS:

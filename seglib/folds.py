@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import config, data, evaluation, files, hosts, models, prepare, runs, training, zoo
+from . import config, data, evaluation, files, hosts, models, prepare, runs, training, transfer, zoo
 from .errors import ConfigError, DataError, listed
 from .inference import OPTIONS, Predictor
 from .layouts import patients
@@ -77,7 +77,7 @@ class CrossValidation:
 
         Args:
             grid, distances: as for `evaluation.evaluate`.
-                options: of `inference.OPTIONS`, such as `tta=True`.
+            options: of `inference.OPTIONS`, such as `tta=True`.
 
         Raises:
             ConfigError: there is no such option.
@@ -99,9 +99,15 @@ class CrossValidation:
         report.notes = [*self.notes, *report.notes]
         return report
 
-    def save(self, folder: str | Path | None = None) -> Path:
-        """Write `table.csv` and the files of `report.save`, by default beside the runs."""
-        return save(self, self.report, folder or self.folder)
+    def save(self, folder: str | Path | None = None, report: Report | None = None) -> Path:
+        """Write `table.csv` and the files of `report.save`, by default beside the runs.
+
+        Args:
+            report: one of `evaluate`, instead of `self.report`.
+        """
+        folder = (report or self.report).save(folder or self.folder)
+        files.write_text(folder / TABLE, self.table.to_csv(index=False))
+        return folder
 
     def _load(self, of_runs: list[Run]) -> Predictor:
         paths = [run.best for run in of_runs]
@@ -109,13 +115,6 @@ class CrossValidation:
         use = {name: getattr(self.config, name) for name in config.fields_that("use")}
         predictor.config = predictor.config.replace(**use)
         return predictor
-
-
-def save(crossed: CrossValidation, report: Report, folder: str | Path) -> Path:
-    """Write the table of a cross-validation, and one of its reports; returns the folder."""
-    folder = report.save(folder)
-    files.write_text(folder / TABLE, crossed.table.to_csv(index=False))
-    return folder
 
 
 def cross_validate(
@@ -176,12 +175,15 @@ def load(folder: str | Path, store: prepare.Store, **changes: Any) -> CrossValid
         changes: settings of use and place, such as `threshold=0.4`.
 
     Raises:
-        ConfigError: the store has other cases.
+        ConfigError: the store has other cases, or a change would need another training.
         DataError: there is no cross-validation in the folder, or it is not finished.
     """
     folder = Path(folder)
-    runs.weights_files(folder)  # refuses what is not finished
+    fixed = sorted(set(changes) - set(config.fields_that("use") + config.fields_that("place")))
+    if fixed:
+        raise ConfigError(f"{fixed[0]}: cannot be changed after the training; leave it out")
     before = _read(folder)
+    runs.weights_files(folder)  # refuses what is not finished
     seeds = before[0]["seeds"]
     plan = _plan(config_of(folder), store, before[0]["folds"], seeds, folder)
     _refuse(folder, _differences(before, (_description(plan), _case_table(plan))))
@@ -259,9 +261,10 @@ def _plan(
         fold=fold,
         n_folds=folds,
         seeds=seeds,
-        folder=Path(folder) if folder else runs.folder_of(cfg).with_name(f"{cfg.preset}_folds"),
+        folder=Path(folder) if folder else runs.folds_folder(runs.folder_of(cfg)),
         notes=[*notes, note],
     )
+    _check_parts(plan)
     notes_of_parts = [text for number in range(folds) for text in plan.parts(number)[1]]
     plan.notes[:0] = [*_notes_of_first_weights(plan), *_notes_of_classes(plan)]
     plan.notes += dict.fromkeys(notes_of_parts)  # folds of one size have the same notes
@@ -280,9 +283,10 @@ def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
 
 def _cases(cfg, store: prepare.Store) -> tuple[pd.DataFrame, list[str]]:
     """The cases that take part, without equal images, and notes on those that do not."""
-    if store.checked is None:
+    if getattr(store, "checked", None) is None:
         raise DataError(
-            f"{store.folder}: a store made by hand; cross_validate needs one of prepare.build"
+            f"store: found {type(store).__name__} without the checks of its cases; cross_validate "
+            "needs the store that prepare.build returns"
         )
     cases = patients.of(store.checked.without_duplicates()[0], cfg)
     if set(store.cases["case"]) != set(cases["case"]):
@@ -321,6 +325,25 @@ def _labels(store: prepare.Store, cases: pd.DataFrame) -> tuple[list[str], str]:
     if len(set(labels)) == 1:
         return labels, "folds: patients were drawn at random"
     return labels, f"folds: patients were drawn so that {label} is spread evenly over the folds"
+
+
+def _check_parts(plan: _Plan) -> None:
+    """Refuse folds without a patient to train on."""
+    for number in range(plan.n_folds):
+        parts, _ = plan.parts(number)
+        if not (parts == "train").any():
+            n = plan.store.cases.loc[parts == "val", "patient"].nunique()
+            raise DataError(
+                f"val_split: {plan.cfg.val_split:g} takes all {n} patients outside fold {number}, "
+                "and none is left for training; set a smaller val_split"
+            )
+
+
+def _check_network(plan: _Plan) -> None:
+    """Refuse a network that cannot be built, and first weights that do not fit it."""
+    network = runs.network(plan.cfg, pretrained=False)
+    if plan.cfg.init_from:
+        transfer.start_from(zoo.resolve(plan.cfg.init_from), network, plan.cfg)
 
 
 def _notes_of_first_weights(plan: _Plan) -> list[str]:
@@ -383,6 +406,7 @@ def _begin(plan: _Plan, resume: bool) -> None:
         _refuse(plan.folder, _differences(before, (description, table)))
         description["seeds"] = list(dict.fromkeys([*before[0]["seeds"], *plan.seeds]))
     else:
+        _check_network(plan)  # what is refused must leave an earlier one in its place
         moved = runs.move_aside(plan.folder)
         if moved:
             print(f"{plan.folder} is now {moved}; a new cross-validation begins")
@@ -414,6 +438,11 @@ def _case_table(plan: _Plan) -> pd.DataFrame:
 
 def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """The description and the case table of an earlier call."""
+    if not (folder / runs.FOLDS).is_file():
+        raise DataError(
+            f"{folder}: no cross-validation here ({runs.FOLDS} is missing); "
+            "training.cross_validate makes one in work_dir/<preset>_folds"
+        )
     try:
         description = json.loads((folder / runs.FOLDS).read_text(encoding="utf-8"))
         table = pd.read_csv(folder / CASES, dtype=str, keep_default_na=False)

@@ -276,9 +276,9 @@ def find_model(name: str, roots: Any = None) -> Path | None:
     Args:
         name: such as "best_model.pth" or "lung*/*.pth". The path of an existing file, with its
             folder, is returned at once.
-        roots: a folder or several, searched six levels deep. By default runs/, checkpoints/ and
-            notebooks/runs/ (where `find_data` looks for data/), Kaggle's working and input
-            folders, and Drive (three levels).
+        roots: a folder or several, searched six levels deep. By default runs/, checkpoints/,
+            checkpoints_folds/ and notebooks/runs/ (where `find_data` looks for data/), Kaggle's
+            working and input folders, and Drive (three levels).
     """
     if os.path.dirname(name) and os.path.isfile(name):
         return Path(name).absolute()
@@ -660,7 +660,7 @@ def _model_places(roots: Any) -> list[Place]:
     if roots is not None:
         folders = [roots] if isinstance(roots, str | Path) else roots
         return [Place(Path(folder).expanduser(), 6) for folder in folders]
-    folders = ("runs", "checkpoints", "notebooks/runs")
+    folders = ("runs", "checkpoints", "checkpoints_folds", "notebooks/runs")
     places = [Place(home / folder, 6) for home in _homes() for folder in folders]
     places += [Place(KAGGLE_WORKING, 6), Place(KAGGLE_INPUT, 6)]
     return [*places, Place(COLAB_DRIVE / "seglib", 6), Place(COLAB_DRIVE, 3)]

@@ -214,8 +214,8 @@ def patient_folds(labels, patients, n_folds: int = 5, seed: int = 0) -> np.ndarr
     label_of = table.groupby("patient")["label"].agg(_united)
     if not 2 <= n_folds <= len(label_of):
         raise DataError(
-            f"folds: {n_folds} is not allowed for {len(label_of)} patients; expected from 2 up to "
-            "one for each patient"
+            f"folds: {n_folds} is not allowed for {len(label_of)} patients; expected at least 2, "
+            "and at most as many as there are patients"
         )
     if label_of.value_counts().max() < n_folds:
         label_of[:] = ""  # scikit-learn takes no labels of which none has enough patients

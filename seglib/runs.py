@@ -28,6 +28,8 @@ from .formats import images
 LAST, BEFORE = "last.ckpt", "before.ckpt"
 # A cross-validation has the first file in its folder, and the second in that of each finished run.
 FOLDS, FOLD = "folds.json", "fold.json"
+# A folder without any of these was not written by a training, and is never renamed.
+FILES_OF_RUNS = ("config.json", "*.pth", "*.ckpt", "folds.csv", ".partial_*")
 EARLIER = "earlier_weights"  # the key of a description that holds that of the weights before
 
 
@@ -96,13 +98,35 @@ def folder_of(cfg) -> Path:
 
 def move_aside(folder: Path) -> Path | None:
     """Rename an old run to `<folder>.1`, `.2`, ... so that a new one never overwrites it; returns
-    the new name."""
+    the new name.
+
+    Raises:
+        ConfigError: a file, or a folder of something else, such as images.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: a file; give a folder for the run")
     if not folder.exists() or not any(folder.iterdir()):
         return None
+    if not any(path for pattern in FILES_OF_RUNS for path in folder.glob(pattern)):
+        names = listed(sorted(path.name for path in folder.iterdir()))
+        raise ConfigError(
+            f"{folder}: holds no run but {names}; give a new or an empty folder for the run"
+        )
     number = 1
     while folder.with_name(f"{folder.name}.{number}").exists():
         number += 1
     return folder.rename(folder.with_name(f"{folder.name}.{number}"))
+
+
+def folds_folder(run_folder: Path) -> Path:
+    """Where the cross-validation lies whose single run would lie in `run_folder`."""
+    return run_folder.with_name(f"{run_folder.name}_folds")
+
+
+def cross_validation_of(weights: Path) -> Path | None:
+    """The folder of the cross-validation that a weights file belongs to; None for other weights."""
+    folder = weights.parent.parent
+    return folder if (folder / FOLDS).is_file() else None
 
 
 def fold_folder(folder: Path, fold: int, seed: int) -> Path:

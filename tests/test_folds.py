@@ -213,6 +213,35 @@ def test_other_settings_and_cases_are_refused_or_begin_anew(lung, trained, tmp_p
     assert len(trained) == 4, "these settings do not matter"
 
 
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        ({"init_from": "none.pth"}, "none.pth: no such file"),
+        ({"init_from": "."}, r"\.: a folder; give the weights file in it"),
+        ({"val_split": 20.0}, "val_split: 20 takes all 8 patients outside fold 0"),
+        ({"image_size": 64, "depth": 7}, "image_size: 64 is too small"),
+    ],
+)
+def test_what_is_refused_leaves_an_earlier_one_in_its_place(lung, changes, text):
+    cfg, store = lung
+    folder = runs.folds_folder(runs.folder_of(cfg))
+    (folder / "fold_0_seed_0").mkdir(parents=True)
+    (folder / "folds.csv").write_text("earlier")
+    with pytest.raises((ConfigError, DataError), match=text):
+        training.cross_validate(cfg.replace(**changes), store, folds=2, resume=False)
+    assert (folder / "folds.csv").read_text() == "earlier"
+
+
+def test_a_folder_of_something_else_is_never_renamed(lung, tmp_path):
+    picture = tmp_path / "pictures/a.png"
+    write_picture(picture, np.zeros((8, 8)))
+    with pytest.raises(ConfigError, match="pictures: holds no run but a.png; give a new"):
+        training.cross_validate(*lung, folds=2, folder=picture.parent)
+    with pytest.raises(ConfigError, match="a.png: a file; give a folder"):
+        training.cross_validate(*lung, folds=2, folder=picture)
+    assert picture.is_file()
+
+
 def test_a_corrected_mask_is_noticed(lung, tmp_path):
     cfg, store = lung
     training.cross_validate(cfg, store, folds=2)
@@ -275,11 +304,19 @@ def test_two_cross_validations_are_compared_on_the_same_cases(lung, tmp_path, mo
         ({"seeds": 3}, ConfigError, "seeds: 3 is not allowed"),
         ({"seeds": (1, 1)}, ConfigError, "repeat a seed"),
         ({"seeds": (-1,)}, ConfigError, "seed: -1 is out of range"),
+        ({"store": pd.DataFrame()}, DataError, "store: found DataFrame without the checks"),
     ],
 )
 def test_wrong_arguments(lung, arguments, error, text):
     with pytest.raises(error, match=text):
-        training.cross_validate(*lung, **arguments)
+        training.cross_validate(**{"cfg": lung[0], "store": lung[1], **arguments})
+
+
+def test_a_cross_validation_that_cannot_be_opened(lung, tmp_path):
+    with pytest.raises(DataError, match="nothing: no cross-validation here"):
+        folds.load(tmp_path / "nothing", lung[1])
+    with pytest.raises(ConfigError, match="lr: cannot be changed after the training"):
+        folds.load(tmp_path / "nothing", lung[1], threshold=0.4, lr=0.1)
 
 
 def test_several_processes_are_refused(lung, monkeypatch):
@@ -527,11 +564,17 @@ def test_a_folder_or_several_files_are_a_mean(here, lung_tree, capsys):
     assert command(f"{here} --folds 2") == 0
     first, second = (f"runs/lung_folds/fold_{k}_seed_0/best_model.pth" for k in (0, 1))
     image = next(iter(layouts.scan(config.preset("lung", data_root=str(lung_tree)))["image"]))
-    for number, paths in enumerate((f"{first} {second}", "runs/lung_folds")):
-        line = f"predict --model_path {paths} --image_path {image} --output_dir out{number}"
+    sources = (
+        f"--model_path {first} {second}",
+        "--model_path runs/lung_folds",
+        "--preset lung",
+        "",
+    )
+    for number, source in enumerate(sources):
+        line = f"predict {source} --image_path {image} --output_dir out{number}"
         assert command(line) == 0
     mean = inference.Predictor.load([first, second], "cpu").predict_file(image).mask
-    for number in (0, 1):
+    for number in range(len(sources)):
         written = read_picture(f"out{number}/{Path(image).stem}_mask.png")
         np.testing.assert_array_equal(written > 0, mean > 0)
     line = f"evaluate --model_path {first} {second} --data_dir {lung_tree} --bootstrap 20"

@@ -440,7 +440,12 @@ def test_find_model_newest_wins(kaggle):
 def test_find_model_looks_where_notebooks_write_and_says_where(machine, monkeypatch):
     monkeypatch.chdir(machine / "repo")
     text = hosts.explain_missing_model("best*.pth")
-    for folder in ("repo/runs", "repo/checkpoints", "repo/notebooks/runs"):
+    for folder in (
+        "repo/runs",
+        "repo/checkpoints",
+        "repo/checkpoints_folds",
+        "repo/notebooks/runs",
+    ):
         assert str(machine / folder) in text
     weights = plant(machine / "repo/notebooks/runs/lung", "best_model.pth") / "best_model.pth"
     assert hosts.find_model("best*.pth") == weights

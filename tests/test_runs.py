@@ -186,7 +186,9 @@ def test_weights_whose_writing_was_killed_have_their_own_description(tmp_path, m
 def test_a_network_that_cannot_be_is_refused(settings, words):
     """torch would say "Output size is too small", and the system would end the process."""
     with pytest.raises(ConfigError, match=words):
-        runs.network(config.preset("binary", "smoke", augment={}, **settings))
+        runs.network(
+            config.preset("binary", "smoke", **{"augment": {}, "stem": "full", **settings})
+        )
 
 
 def test_the_smallest_sides_are_enough():
@@ -195,7 +197,8 @@ def test_the_smallest_sides_are_enough():
         dict(image_size=(17, 16), architecture="aspp"),
         dict(image_size=(16, 17), depth=3, stem="space_to_depth"),
     ):
-        cfg = config.preset("binary", "smoke", base_channels=1, augment={}, **settings)
+        fields = {"base_channels": 1, "augment": {}, "stem": "full", **settings}
+        cfg = config.preset("binary", "smoke", **fields)
         image = torch.zeros(2, 3, *cfg.height_width)
         assert runs.network(cfg)(image).shape == (2, 1, *cfg.height_width)
 
