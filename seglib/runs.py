@@ -309,7 +309,7 @@ def load_state(
     if differences:
         raise DataError(
             f"{source}: weights of another network: {'; '.join(differences)}; use the config that "
-            "lies beside them, or the same architecture, base_channels, depth and classes"
+            "lies beside them, or the same architecture, base_channels, depth, stem and classes"
         )
     model.load_state_dict(state)
     return model

@@ -54,8 +54,9 @@ class FrameBytes(NamedTuple):
 def frame_bytes(sides: tuple[int, int], channels: int, planes: int) -> FrameBytes:
     """The bytes of a frame (height, width) with so many channels and mask planes."""
     n_pixels = sides[0] * sides[1]
-    # float32 pixels twice, the sum of the tiles, probabilities, and their copies for the metrics.
-    of_pixel = 9 * channels + 16 * planes + 50
+    # float32 pixels twice, the sum of the tiles, probabilities, their copies for the metrics, and
+    # those at the size of the file, for grid="original".
+    of_pixel = 9 * channels + 16 * planes + 75
     return FrameBytes(n_pixels * (channels + planes), n_pixels * of_pixel)
 
 

@@ -33,7 +33,7 @@ class Start(NamedTuple):
 
     def __str__(self) -> str:
         new = ", ".join(self.new_layers)
-        taken = f"all layers are taken except {new}, which are new" if new else "all layers taken"
+        taken = f"all layers are taken, but new: {new}" if new else "all layers are taken"
         return "; ".join([f"init_from {self.file}: {taken}", *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,7 +137,8 @@ def _other_settings(path: Path, cfg) -> list[str]:
         now = getattr(cfg, name)
         now = list(now) if isinstance(now, tuple) else now
         if before.get(name, now) != now:
-            notes.append(f"{name} were {_words(before[name])}, here {_words(now)}")
+            verb = "were" if isinstance(now, list) else "was"
+            notes.append(f"{name} {verb} {_words(before[name])}, here {_words(now)}")
     if before.get("in_channels") == cfg.in_channels:
         for name in ("mean", "std"):
             now = list(getattr(cfg, name))

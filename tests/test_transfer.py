@@ -10,7 +10,7 @@ from tests.helpers import same_weights
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
-SMALL = {"base_channels": 4, "depth": 2}
+SMALL = {"base_channels": 4, "depth": 2, "stem": "full"}
 ENCODER = {"encoder": "tu-mobilenetv3_small_050", "encoder_weights": "none"}
 
 
@@ -60,9 +60,9 @@ def test_other_classes_get_a_new_head(tmp_path, fields, head):
     assert all(torch.equal(value, state[key]) for key, value in taken.items())
     assert all(torch.equal(after[key], before[key]) for key in after if key.startswith(head))
     text = str(start)
-    assert f"all layers are taken except {head}, which are new" in text
+    assert f"all layers are taken, but new: {head}" in text
     assert "class_names were lung, here background, right_ventricle" in text
-    assert "task were binary, here multiclass" in text
+    assert "task was binary, here multiclass" in text
 
 
 def test_other_names_take_all_weights_and_are_said(tmp_path):
@@ -70,7 +70,7 @@ def test_other_names_take_all_weights_and_are_said(tmp_path):
     start, _, after = started(path, cfg_of(class_names=["heart"], mean=[0.4]))
     assert start.new_layers == [] and same_weights(after, state)
     notes = ["class_names were lung, here heart", "mean was 0.5, here 0.4"]
-    assert start.notes == notes and "all layers taken; class_names were" in str(start)
+    assert start.notes == notes and "all layers are taken; class_names were" in str(start)
 
 
 def test_the_same_classes_take_all_weights_without_a_note(tmp_path):
@@ -162,12 +162,12 @@ def test_a_network_of_ones_own_gets_a_new_head_too(tmp_path):
 
 
 def test_a_run_says_what_is_new_and_starts_its_new_head_at_the_shares(tiny, tmp_path, capsys):
-    palm = config.preset("palm", "smoke", base_channels=2, depth=2)
+    palm = config.preset("palm", "smoke", base_channels=2, depth=2, stem="full")
     path, _ = saved(tmp_path, palm)
     cfg, batches = tiny(init_from=str(path), class_prior=True, epochs=1, lr=1e-8)
     run = training.fit(cfg, batches)
     line = run.info["start"][0]
-    assert capsys.readouterr().out.count(line) == 1 and "except head, which are new" in line
+    assert capsys.readouterr().out.count(line) == 1 and "but new: head" in line
     assert runs.Run.load(run.folder).info["init_from"]["new_layers"] == ["head"]
     assert "first.0.weight was adapted from 3 to 1 input channels" in line
     shares = batches["train"].dataset.class_shares()
