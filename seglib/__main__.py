@@ -270,10 +270,13 @@ def _cross_validation_of(predictor: Any) -> Path | None:
     """
     from . import runs
 
-    folder = next(filter(None, map(runs.cross_validation_of, predictor.files)), None)
-    if folder and list(predictor.files) != runs.weights_files(folder):
+    of_folds = [path for path in predictor.files if runs.cross_validation_of(path)]
+    if not of_folds:
+        return None
+    folder = runs.cross_validation_of(of_folds[0])
+    if list(predictor.files) != runs.weights_files(folder):
         raise ConfigError(
-            f"model_path: {predictor.files[0]} is of one fold of a cross-validation; give its "
+            f"model_path: {of_folds[0]} is of one fold of a cross-validation; give its "
             f"folder, {folder}, to score every case by the networks that never saw its patient, or "
             "--data_dir FOLDER for other data"
         )

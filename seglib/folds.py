@@ -351,7 +351,10 @@ def _notes_of_first_weights(plan: _Plan) -> list[str]:
     if not plan.cfg.init_from:
         return []
     hashes = plan.store.cases["sha256"].str.slice(0, 16)
-    first_weights = zoo.resolve(plan.cfg.init_from)
+    try:
+        first_weights = zoo.resolve(plan.cfg.init_from)
+    except (ConfigError, DataError):
+        return []  # a finished cross-validation can be scored without them; a training refuses them
     n_seen = int(hashes.isin(runs.trained_on(first_weights)).sum())
     if not n_seen:
         return []

@@ -11,7 +11,18 @@ import pytest
 import torch
 from sklearn.model_selection import StratifiedKFold
 
-from seglib import config, evaluation, export, folds, inference, layouts, prepare, runs, training
+from seglib import (
+    config,
+    evaluation,
+    export,
+    folds,
+    inference,
+    layouts,
+    prepare,
+    runs,
+    training,
+    zoo,
+)
 from seglib.errors import ConfigError, DataError
 from seglib.report import Report
 from tests.helpers import (
@@ -443,6 +454,18 @@ def test_first_weights_that_have_seen_the_cases_are_told(lung, tmp_path, announc
     assert set(runs.describe_weights(tuned.best)["trained_on"]) == hashes
 
 
+def test_a_finished_one_is_opened_without_its_first_weights(lung, monkeypatch, tmp_path):
+    cfg, store = lung
+    run = training.fit(cfg, folds.data.loaders(store, cfg), folder=tmp_path / "run")
+    cfg = cfg.replace(init_from="gone")
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo, "resolve", lambda name: run.best if name == "gone" else Path(name))
+        crossed = training.cross_validate(cfg, store, folds=2)
+    pd.testing.assert_frame_equal(folds.load(crossed.folder, store).table, crossed.table)
+    with pytest.raises(DataError, match="gone: no such weights file"):
+        training.cross_validate(cfg, store, folds=2, folder=tmp_path / "new")
+
+
 def test_a_table_that_was_filtered_afterwards_is_refused(lung):
     cfg, store = lung
     fewer = folds.replace(store, cases=store.cases[3:])
@@ -580,8 +603,11 @@ def test_a_folder_or_several_files_are_a_mean(here, lung_tree, capsys):
     line = f"evaluate --model_path {first} {second} --data_dir {lung_tree} --bootstrap 20"
     assert command(line) == 0
     assert "16 OF 16 IMAGES" in capsys.readouterr().out.replace("ALL 16", "16 OF 16")
-    message = error_of(capsys, f"evaluate --model_path {first}")
-    assert "is of one fold of a cross-validation; give its folder, runs/lung_folds" in message
+    copies = [shutil.copy(Path(first).with_suffix(suffix), ".") for suffix in (".pth", ".json")]
+    for paths in (first, f"{copies[0]} {first}"):
+        message = error_of(capsys, f"evaluate --model_path {paths}")
+        text = f"{first} is of one fold of a cross-validation; give its folder, runs/lung_folds"
+        assert text in message
 
 
 @pytest.mark.parametrize(
