@@ -66,7 +66,7 @@ class Run:
                 matter, as evaluation loads the best ones.
 
         Raises:
-            DataError: there is no run in this folder.
+            DataError: there is no run in this folder, or its files are damaged.
         """
         folder = Path(folder)
         if not (folder / "run.json").is_file():
@@ -74,14 +74,15 @@ class Run:
                 f"{folder}: no run here (run.json is missing); "
                 "training.fit makes one in work_dir/<preset>"
             )
-        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return cls(
-            folder=folder,
-            config=config.load(folder / "config.json"),
-            history=pd.read_csv(folder / "history.csv"),
-            info=info,
-            model=model,
-        )
+        try:
+            info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            history = pd.read_csv(folder / "history.csv")
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{folder}: run.json or history.csv is damaged ({error}); copy the folder again"
+            ) from error
+        cfg = config.load(folder / "config.json")
+        return cls(folder=folder, config=cfg, history=history, info=info, model=model)
 
     def save(self) -> None:
         """Write config, history and info into the folder."""

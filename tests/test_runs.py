@@ -95,6 +95,15 @@ def test_run_load_gives_the_run_back(trained):
         runs.Run.load(trained.folder / "elsewhere")
 
 
+@pytest.mark.parametrize("name", ["run.json", "history.csv"])
+def test_a_damaged_run_is_refused(tmp_path, name):
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "history.csv").write_text("epoch\n1\n")
+    (tmp_path / name).write_text("")
+    with pytest.raises(DataError, match="run.json or history.csv is damaged"):
+        runs.Run.load(tmp_path)
+
+
 def test_a_second_fit_moves_the_first_aside(tiny):
     contents = []
     for seed in (1, 2, 3):
