@@ -806,7 +806,11 @@ def _accuracy(counts: np.ndarray, annotated: np.ndarray, task: str) -> float:
 
 def _compare_with_best(row: dict[str, Any], state: TrainingState, cfg, n_val: int) -> None:
     """Add to the row the monitor, smoothed where the validation part is small, and whether this
-    epoch is the best so far; update the state."""
+    epoch is the best so far; update the state.
+
+    Without validation images the monitor is the training loss, which stops a training early but
+    chooses no epoch: the last one counts as the best.
+    """
     value = row[cfg.monitor] if n_val else row["train_loss"]
     is_number = math.isfinite(value)
     if 0 < n_val < SMALL_VALIDATION and state.smoothed is not None and is_number:
@@ -814,8 +818,9 @@ def _compare_with_best(row: dict[str, Any], state: TrainingState, cfg, n_val: in
     if is_number:
         state.smoothed = value
     row["monitor"] = value
-    row["best"] = is_number and _is_better(value, state.best, _higher_is_better(cfg, n_val))
-    if row["best"]:
+    is_better = is_number and _is_better(value, state.best, _higher_is_better(cfg, n_val))
+    row["best"] = is_better if n_val else is_number
+    if is_better:
         state.best, state.since_best = value, 0
     else:
         state.since_best += 1
