@@ -118,7 +118,7 @@ def _idrid(folder: Path) -> dict[str, Any]:
 
 def _discs(folder: Path) -> dict[str, Any]:
     tree = fundus_tree(folder, with_drishti=True)
-    return {"data_root": str(tree), "task": "binary", "class_names": ("disc",)}
+    return {**FEW, "data_root": str(tree), "task": "binary", "class_names": ("disc",)}
 
 
 def _nuclei(folder: Path) -> dict[str, Any]:
