@@ -182,7 +182,7 @@ PRESETS: dict[str, Preset] = {
             epochs=50,
             clip=1.0,
         ),
-        medium=dict(image_size=224, patch_size=160, base_channels=32, epochs=50),
+        medium=dict(image_size=224, patch_size=160, base_channels=32, epochs=30),
         layouts=("acdc", "train_val", "volume_pairs"),
         phantom="phantoms.heart:cardiac_case",
         picture="mr",
