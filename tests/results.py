@@ -309,25 +309,23 @@ def lung(work_dir: Path) -> list[dict]:
         "network of the first fold": inference.Predictor.load(crossed.runs[0].best),
         "mean of the five networks": crossed.predictor,
     }
-    rows += _other_hospitals(_about("lung", crossed), predictors, crossed.config)
+    rows += _other_hospitals(_about("lung", crossed), predictors, work_dir)
     return rows + _options("lung", crossed, plain)
 
 
 HOSPITALS = {"Shenzhen": "shenzhen", "COVID-19 X-rays": "covid_cxr_leftright"}
 
 
-def _other_hospitals(about: dict, predictors: dict, cfg) -> list[dict]:
+def _other_hospitals(about: dict, predictors: dict, work_dir: Path) -> list[dict]:
     """Dice of each predictor on X-rays of hospitals that it never saw, and the second against the
     first."""
     rows = []
-    for hospital, folder in HOSPITALS.items():
-        other = cfg.replace(data_root=str(REAL / folder), test_split=1.0, val_split=0.0)
-        loader = data.loaders(prepare.build(layouts.scan(other), other), other)["test"]
-        reports = {}
-        for name, predictor in predictors.items():
-            reports[name] = evaluation.evaluate(predictor, loader, "original", distances=False)
-            table = reports[name].summary.set_index(["class", "metric", "average"])
-            score = table.loc["mean", "dice", "per image"]
+    for hospital in HOSPITALS:
+        reports = {
+            name: report_on(hospital, predictor, work_dir) for name, predictor in predictors.items()
+        }
+        for name, report in reports.items():
+            score = report.table("dice").iloc[0]
             ends = {key: score[key] for key in ("value", "low", "high", "n")}
             rows.append(
                 {**about, "data": f"{hospital} (other hospital), {name}", "metric": "dice", **ends}
@@ -336,6 +334,14 @@ def _other_hospitals(about: dict, predictors: dict, cfg) -> list[dict]:
             words = f"{hospital}: {' against '.join(reversed(reports))}"
             rows.append(_gain({**about, "data": words}, *reports.values()))
     return rows
+
+
+def report_on(hospital: str, predictor: inference.Predictor, work_dir: Path) -> evaluation.Report:
+    """A report on all X-rays of one of `HOSPITALS`."""
+    place = {"data_root": str(REAL / HOSPITALS[hospital]), "work_dir": str(work_dir)}
+    cfg = predictor.config.replace(**place, test_split=1.0, val_split=0.0)
+    loader = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)["test"]
+    return evaluation.evaluate(predictor, loader, grid="original", distances=False)
 
 
 def _gain(about: dict, before, after, metric: str = "Dice gained") -> dict:
@@ -379,7 +385,7 @@ def lung_medium(work_dir: Path) -> list[dict]:
         "train_seconds": run.info["seconds"],
     }
     predictors = {"one network": inference.Predictor.load(run.best)}
-    return _other_hospitals(about, predictors, cfg)
+    return _other_hospitals(about, predictors, work_dir)
 
 
 def cardiac(work_dir: Path) -> list[dict]:

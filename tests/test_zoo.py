@@ -356,7 +356,7 @@ def test_make_zoo_trains_scores_and_writes_a_network(tmp_path, monkeypatch, caps
         ],
     }
     (tmp_path / "lung.json").write_text(json.dumps(results))
-    monkeypatch.setattr(make_zoo, "REAL", tmp_path / "real")
+    monkeypatch.setattr("tests.results.REAL", tmp_path / "real")
     monkeypatch.setattr(make_zoo, "FOLDER", tmp_path)
     tiny = dict(image_size=32, base_channels=2, depth=2, device="cpu", precision="fp32")
     tiny |= dict(num_workers=0, bootstrap=20)

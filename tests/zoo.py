@@ -14,14 +14,12 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seglib import config, data, evaluation, export, files, layouts, prepare, training, zoo
+from seglib import config, data, export, files, layouts, prepare, training, zoo
 from seglib.inference import Predictor
-from seglib.layouts import convert
-from tests.results import FOLDER, REAL, ROOT
+from tests.results import FOLDER, HOSPITALS, REAL, ROOT, STUDIES, report_on
 
 WORK = ROOT / "runs" / "zoo"
 MOST_BYTES = 4_000_000
@@ -29,39 +27,19 @@ PICTURES = 16  # images on which the stored weights are compared with the networ
 
 
 class Recipe(NamedTuple):
-    """One network.
+    """One network; its data and its system are those of the study of this name in `tests.results`.
 
     Attributes:
-        system: its preset.
-        name: of the data, as `tests/results` calls them.
-        fields: folder for converted files -> the settings that name the data.
         about: what the model card tells, without the scores.
-        hospitals: name -> folder of images that are only scored.
+        hospitals: those whose images are only scored.
     """
 
-    system: str
-    name: str
-    fields: Callable[[Path], dict[str, Any]]
     about: zoo.About
-    hospitals: dict[str, str] = {}
-
-
-def _montgomery(folder: Path) -> dict[str, Any]:
-    return {"data_root": str(REAL / "montgomery")}
-
-
-def _nuclei(folder: Path) -> dict[str, Any]:
-    """One file a nucleus, united by the prepare command."""
-    if not folder.is_dir():
-        convert.to_images_and_masks(REAL / "dsb2018_nuclei" / "stage1_train", None, folder)
-    return {"data_root": str(folder), "class_names": ("nucleus",)}
+    hospitals: tuple[str, ...] = ()
 
 
 RECIPES = {
     "lung": Recipe(
-        system="lung",
-        name="Montgomery",
-        fields=_montgomery,
         about=zoo.About(
             purpose="Both lungs in frontal chest X-rays.",
             data="102 chest X-rays, normal and with signs of tuberculosis, of the screening of "
@@ -74,12 +52,9 @@ RECIPES = {
             limits="All training images come from one hospital system. Lateral views, children "
             "and lungs that are largely opaque or were removed were not tested apart.",
         ),
-        hospitals={"Shenzhen": "shenzhen", "COVID-19 X-rays": "covid_cxr_leftright"},
+        hospitals=tuple(HOSPITALS),
     ),
     "nuclei": Recipe(
-        system="binary",
-        name="DSB 2018 nuclei",
-        fields=_nuclei,
         about=zoo.About(
             purpose="Cell nuclei, as one mask, in fluorescence and stained microscopy.",
             data="60 images of stage 1 of the Data Science Bowl 2018 (BBBC038), of at most 60 "
@@ -101,19 +76,19 @@ def make(name: str, output: Path, work: Path, epochs: int | None = None, **chang
         epochs: of a rehearsal, whose card may lack the scores of folds.
         changes: settings to change.
     """
-    recipe = RECIPES[name]
+    recipe, study = RECIPES[name], STUDIES[name]
     tests = out_of_fold(name)
     if not tests and not epochs:
         raise SystemExit(
             f"{FOLDER / name}.json has no out-of-fold Dice; run  python -m tests.results {name}  "
             "first, as a network without scores is not shipped"
         )
-    fields = recipe.fields(work / f"{name}_data") | changes
+    fields = study.fields(work / f"{name}_data") | changes
     folder = work / name
     if epochs:
         fields["epochs"] = epochs
         folder = work / f"{name}_{epochs}_epochs"
-    run, store = train(recipe.system, folder, work_dir=str(work), **fields)
+    run, store = train(study.system, folder, work_dir=str(work), **fields)
     step = max(1, len(store.cases) // PICTURES)
     pictures = store.cases["image"].tolist()[::step]
 
@@ -146,7 +121,7 @@ def out_of_fold(name: str) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     measured = json.loads(path.read_text(encoding="utf-8"))
-    pattern = rf"{re.escape(RECIPES[name].name)}, \d+ folds of \d+ patients"
+    pattern = rf"{re.escape(STUDIES[name].data)}, \d+ folds of \d+ patients"
     return [
         {
             "data": f"{row['data']}, other networks of this setting ({measured['date']})",
@@ -160,12 +135,8 @@ def out_of_fold(name: str) -> list[dict[str, Any]]:
 def other_hospitals(recipe: Recipe, predictor: Predictor, work: Path) -> list[dict[str, Any]]:
     """The Dice of this network on images of hospitals that it never saw."""
     rows = []
-    for hospital, folder in recipe.hospitals.items():
-        place = {"data_root": str(REAL / folder), "work_dir": str(work)}
-        cfg = predictor.config.replace(**place, test_split=1.0, val_split=0.0)
-        loader = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)["test"]
-        report = evaluation.evaluate(predictor, loader, grid="original", distances=False)
-        row = report.table("dice").iloc[0]
+    for hospital in recipe.hospitals:
+        row = report_on(hospital, predictor, work).table("dice").iloc[0]
         scores = {key: float(row[key]) for key in ("value", "low", "high")}
         about = {"data": f"{hospital}, another hospital", "metric": "dice"}
         rows.append({**about, **scores, "n": int(row["n"])})
