@@ -325,7 +325,7 @@ def _other_hospitals(about: dict, predictors: dict, work_dir: Path) -> list[dict
             name: report_on(hospital, predictor, work_dir) for name, predictor in predictors.items()
         }
         for name, report in reports.items():
-            score = report.table("dice").iloc[0]
+            score = report.table("dice").to_dict("records")[0]
             ends = {key: score[key] for key in ("value", "low", "high", "n")}
             rows.append(
                 {**about, "data": f"{hospital} (other hospital), {name}", "metric": "dice", **ends}
