@@ -358,6 +358,8 @@ def test_files_that_stand_for_others(tmp_path):
         (gzip.compress(_plain())[:-3], "cut short"),
         (gzip.compress(_plain()[:-9]), "cut short"),
     ],
+    # Named, as the contents hold the time at which they were compressed.
+    ids="nothing junk page archive twice bytes_after damaged file_short content_short".split(),
 )
 def test_only_a_file_cut_short_is_to_be_copied_again(tmp_path, content, word):
     path = tmp_path / "x.nii.gz"
