@@ -425,7 +425,8 @@ def preset(name: str, size: str | None = None, **overrides: Any) -> Config:
 
     Naming an `encoder` is enough for a pretrained one, here, in a file, on the command line and in
     `cfg.encoder = ...`: it implies the architecture smp_unet, the encoder weights imagenet and, for
-    3 channels, ImageNet's mean and std. Fields that are named as well, before or after, win.
+    3 channels, ImageNet's mean and std. Fields that are named as well, before or after, win. Where
+    an `image_size` is named that the preset's patches exceed, training sees whole frames.
 
     Args:
         name: palm, rsna, cardiac, lung, binary, or another key of `presets.PRESETS`.
@@ -468,8 +469,15 @@ def _choose(cfg: Config, names: Iterable[str]) -> None:
     if chosen & {"encoder", "architecture"}:
         parameters = tables.parameters(tables.ARCHITECTURES[cfg.architecture].build)
         implied |= {name: FIELDS[name].default for name in PARTS if name not in parameters}
+    if "image_size" in chosen and _patch_exceeds_frame(cfg):
+        implied["patch_size"] = None  # that of a preset is for the preset's own frame
     for name in implied.keys() - chosen:
         object.__setattr__(cfg, name, implied[name])
+
+
+def _patch_exceeds_frame(cfg: Config) -> bool:
+    patch = cfg.patch_height_width
+    return patch is not None and any(n > side for n, side in zip(patch, cfg.height_width))
 
 
 def _takes_encoder(architecture: str) -> bool:
@@ -823,15 +831,12 @@ def _check_checkpoint_name(name: str) -> None:
 
 def _check_patches(cfg: Config) -> None:
     """Raise `ConfigError` for patches larger than the frame, or their number without a size."""
-    height, width = cfg.height_width
-    if cfg.patch_size:
-        patch_height, patch_width = cfg.patch_height_width
-        if patch_height > height or patch_width > width:
-            raise ConfigError(
-                f"patch_size: {cfg.patch_size} is larger than image_size {cfg.image_size}; "
-                "give at most that, or none for whole frames"
-            )
-    elif cfg.patches_per_image > 1:
+    if _patch_exceeds_frame(cfg):
+        raise ConfigError(
+            f"patch_size: {cfg.patch_size} is larger than image_size {cfg.image_size}; "
+            "give at most that, or none for whole frames"
+        )
+    if not cfg.patch_size and cfg.patches_per_image > 1:
         raise ConfigError(
             f"patches_per_image: {cfg.patches_per_image} patches of whole frames are all alike; "
             "set patch_size as well, or leave it at 1"

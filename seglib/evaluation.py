@@ -684,7 +684,7 @@ class _Examples:
     """Images of a part at the size of the store, with truth and prediction, computed on demand."""
 
     def __init__(self, dataset, networks: _Networks):
-        self.dataset, self.networks = dataset, networks
+        self.dataset, self.networks, self.task = dataset, networks, dataset.task
 
     def __call__(self, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image (H, W, C), truth and prediction as `plots.overlay` takes masks.

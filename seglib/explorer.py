@@ -83,7 +83,7 @@ def show(report: Report, case: str, title: str, threshold: float, masks: bool = 
     image, truth, prob = report.examples.probabilities(case)
     if not masks:
         return plots.grid([image], [title], side=4)
-    task = report.examples.predictor.config.task
+    task = report.examples.task
     if task == "multiclass":
         pred = np.where(prob.max(axis=0) >= threshold, prob.argmax(axis=0), 0)
     elif task == "multilabel":

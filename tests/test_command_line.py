@@ -287,12 +287,12 @@ def test_own_data_gets_a_test_part_that_evaluate_scores(here, capsys):
     assert command(f"evaluate {weights} --bootstrap 20 --output_dir test_only") == 0
     shown = capsys.readouterr().out
     assert "binary: test, 2 images of 2 patients" in shown and "WARNING" not in shown
-    assert command(f"train --data_dir mine {TINY} --checkpoint_dir all --test_split 0") == 0
-    cfg = json.loads(Path("all/config.json").read_text())
+    assert command(f"train --data_dir mine {TINY} --checkpoint_dir of_all --test_split 0") == 0
+    cfg = json.loads(Path("of_all/config.json").read_text())
     assert cfg["test_split"] == 0
     capsys.readouterr()
-    assert command(f"train --data_dir mine {TINY} --checkpoint_dir all --resume --epochs 2") == 0
-    cfg = json.loads(Path("all/config.json").read_text())
+    assert command(f"train --data_dir mine {TINY} --checkpoint_dir of_all --resume --epochs 2") == 0
+    cfg = json.loads(Path("of_all/config.json").read_text())
     assert cfg["test_split"] == 0, "a resumed run keeps its own split"
 
 
@@ -500,7 +500,7 @@ def training_of(monkeypatch, line, *rest):
         ("--class_names lesion", "class_names", ("lesion",)),
         ("--preset cardiac --aspp-rates 2,4", "aspp_rates", (2, 4)),
         ("--preset rsna --window_level -600", "window_level", -600.0),
-        ("--size small", "base_channels", 8),
+        ("--size small", "base_channels", 16),
         ("--data_root elsewhere", "data_root", "elsewhere"),
         ("--data-dir a-b", "data_root", "a-b"),
     ],

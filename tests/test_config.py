@@ -836,3 +836,14 @@ def test_rules_of_single_fields():
     assert {rules[name] for name in fixed.split()} == {"fixed"}
     assert {rules[name] for name in free.split()} == {"free"}
     assert {rules[name] for name in ("augment", "loss", "batch_size", "val_split")} == {"told"}
+
+
+def test_patches_of_a_preset_are_for_frames_that_hold_them():
+    assert config.preset("rsna", "small").patch_size == 192
+    assert config.preset("rsna", "small", image_size=512).patch_size == 192
+    assert config.preset("rsna", "small", image_size=(128, 256)).patch_size is None
+    cfg = config.preset("rsna", "small")
+    cfg.image_size = 128
+    assert cfg.validate().patch_size is None
+    with pytest.raises(config.ConfigError, match="patch_size: 192 is larger than image_size 128"):
+        config.preset("rsna", "small", image_size=128, patch_size=192)

@@ -189,12 +189,15 @@ def row_of(card, name):
     return next(line for line in card.splitlines() if line.startswith(f"| {name} |"))
 
 
+PARTS = "attention False, stem space_to_depth, deep_supervision False"
+
+
 @pytest.mark.parametrize(
     "preset, network",
     [
         ("rsna", "smp_unet, encoder tu-tf_mobilenetv3_large_100"),
-        ("lung", "unet, base_channels 4, depth 3, bilinear False, attention False, stem full"),
-        ("cardiac", "aspp, base_channels 4, aspp_rates [1, 2, 3], attention False, stem full"),
+        ("lung", f"unet, base_channels 4, depth 3, bilinear False, {PARTS}"),
+        ("cardiac", f"aspp, base_channels 4, aspp_rates [1, 2, 3], {PARTS}"),
     ],
 )
 def test_the_card_names_the_settings_that_the_network_takes(tmp_path, preset, network):
