@@ -115,14 +115,20 @@ class Metric(NamedTuple):
         return self.best < self.worst
 
 
-# Folders whose images and masks have equal names. Three layouts read them, each in its own way.
-_IMAGES_AND_MASKS = (
+# Names of two folders whose images and masks have equal names; imagesTr and labelsTr are those of
+# nnU-Net and of the Decathlon, img and label those of Synapse (BTCV), img and msk those of copies
+# of AMOS.
+PAIRS_OF_FOLDERS = (
     ("images", "masks"),
     ("images", "labels"),
     ("imagesTr", "labelsTr"),
     ("img", "label"),
     ("img", "labels"),
     ("img", "msk"),
+)
+# Three layouts read such folders, each in its own way.
+_IMAGES_AND_MASKS = (
+    *PAIRS_OF_FOLDERS,
     ("train/images", "train/masks"),
     ("train/images", "train/labels"),
     ("train/img", "train/label"),

@@ -573,8 +573,8 @@ def check_sides(store, slice_file, mask):
     assert bone[0] > liver[0], "the spine is below the liver"
 
 
-def test_real_curvas(real, tmp_path):
-    cfg = config.preset(
+def curvas_config(real, tmp_path):
+    return config.preset(
         "rsna",
         "smoke",
         data_root=str(real("curvas_ct")),
@@ -582,6 +582,10 @@ def test_real_curvas(real, tmp_path):
         mask_encoding=TABLE,
         class_names=("background", "liver", "kidney", "pancreas"),
     )
+
+
+def test_real_curvas(real, tmp_path):
+    cfg = curvas_config(real, tmp_path)
     cases = layouts.scan(cfg)
     assert len(cases) == 74 and cases["patient"].str.fullmatch(r"1\d{4}").all()
     annotators = cases["image"].str.extract(r"(annotation_\d)")[0]
@@ -603,14 +607,7 @@ def test_real_curvas(real, tmp_path):
 
 
 def test_real_curvas_with_an_annotator_of_one_organ_only(real, tmp_path):
-    cfg = config.preset(
-        "rsna",
-        "smoke",
-        data_root=str(real("curvas_ct")),
-        work_dir=str(tmp_path),
-        mask_encoding=TABLE,
-        class_names=("background", "liver", "kidney", "pancreas"),
-    )
+    cfg = curvas_config(real, tmp_path)
     cases = layouts.scan(cfg)
     is_third = cases["image"].str.contains("annotation_3")
     cases["annotated"] = np.where(is_third, "liver", ",".join(cfg.class_names))

@@ -14,21 +14,12 @@ from typing import Any
 
 import pandas as pd
 
+from .. import tables
 from ..errors import DataError, listed
 from ..formats import nifti, volumes
 from . import numbers, pairing, patients
 from .volumes import Row, case_table, half_pairs, nifti_files, volume_rows, with_patients
 
-# Names of the two folders; imagesTr and labelsTr are those of nnU-Net and of the Decathlon, img and
-# label those of Synapse (BTCV), img and msk those of copies of AMOS.
-FOLDERS = (
-    ("images", "masks"),
-    ("images", "labels"),
-    ("imagesTr", "labelsTr"),
-    ("img", "label"),
-    ("img", "labels"),
-    ("img", "msk"),
-)
 # Names of single slices; the first pattern that fits counts. Copies of the Decathlon put a running
 # number of the slice first.
 SLICE_NAMES = (
@@ -145,10 +136,10 @@ def _pairs_by_words(folder: Path, cfg: Any, notes: list[str], in_root: bool) -> 
 def _rows(
     folders: list[Path], root: Path, cfg: Any, slice_names: bool
 ) -> tuple[list[Row], list[str]]:
-    """The rows of all folders that hold a pair of `FOLDERS`, and notes."""
+    """The rows of all folders that hold a pair of `tables.PAIRS_OF_FOLDERS`, and notes."""
     rows, notes, has_pair = [], [], False
     for folder in folders:
-        pairs = [(folder / images, folder / masks) for images, masks in FOLDERS]
+        pairs = [(folder / images, folder / masks) for images, masks in tables.PAIRS_OF_FOLDERS]
         pairs = [(images, masks) for images, masks in pairs if images.is_dir() and masks.is_dir()]
         if not pairs:
             continue
