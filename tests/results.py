@@ -92,7 +92,7 @@ class Study(NamedTuple):
 
 
 def _montgomery(folder: Path) -> dict[str, Any]:
-    return {"data_root": str(REAL / "montgomery")}
+    return {**FEW, "data_root": str(REAL / "montgomery"), "epochs": 130}
 
 
 def _acdc(folder: Path) -> dict[str, Any]:
