@@ -22,6 +22,8 @@ from tests.sources import MODULES, ROOT, imports, tree
 FLOORS = [
     ["__init__", "errors"],
     ["files", "fields", "tables", "presets"],
+    ["annotations.rle"],
+    ["annotations"],
     ["formats.legends"],
     ["formats", "formats.signatures", "formats.orientation"],
     ["formats.tiff", "formats.dicom_headers"],

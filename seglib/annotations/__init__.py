@@ -1,0 +1,1 @@
+"""Annotation files of labelling tools, read and written."""
