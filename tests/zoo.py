@@ -109,8 +109,9 @@ def make(name: str, output: Path, work: Path, epochs: int | None = None, **chang
 
 def train(system: str, folder: Path, **fields: Any):
     """Run and store of a training on all patients, which goes on where it was stopped."""
-    fields = {"augment": "robust", "early_stopping": False, **fields}
-    cfg = config.preset(system, "small", val_split=0.0, test_split=0.0, **fields)
+    parts = {"val_split": 0.0, "test_split": 0.0}
+    fields = {"augment": "robust", "early_stopping": False, **fields, **parts}
+    cfg = config.preset(system, "small", **fields)
     store = prepare.build(layouts.scan(cfg), cfg)
     return training.fit(cfg, data.loaders(store, cfg), resume=True, folder=folder), store
 
