@@ -22,7 +22,8 @@ from tests.sources import MODULES, ROOT, imports, tree
 FLOORS = [
     ["__init__", "errors"],
     ["files", "fields", "tables", "presets"],
-    ["annotations.rle"],
+    ["annotations.rle", "annotations.shapes", "annotations.sources"],
+    ["annotations.drawing", "annotations.labelme"],
     ["annotations"],
     ["formats.legends"],
     ["formats", "formats.signatures", "formats.orientation"],
