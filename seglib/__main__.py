@@ -142,7 +142,8 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Write masks of an image or of a folder of images."""
+    """Write masks of an image or of a folder of images, and a table of their measures."""
+    from . import regions
     from .formats import inputs, volumes
 
     if bool(args.image_path) == bool(args.image_dir):
@@ -150,6 +151,9 @@ def predict(args: argparse.Namespace) -> None:
             "give --image_path FILE (and --mask_path FILE, where there is a truth), "
             "or --image_dir FOLDER"
         )
+    if args.table:
+        regions.check_target(args.table)
+    _measuring(args)  # refuses what cannot be, before anything is loaded
     predictor, _ = _predictor(args)
     if args.image_dir:
         problems = _predict_folder(predictor, args)
@@ -544,6 +548,8 @@ def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
         panels=True,
         probability=args.show_probability,
         tiled=args.tiled,
+        table=args.table,
+        **_measuring(args),
     )
     failed, left_out = results["failed"], results["left_out"]
     n_done = len(results["done"])
@@ -552,6 +558,8 @@ def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
     if results["no_image"]:
         names = ", ".join(results["no_image"][:5])
         print(f"{len(results['no_image'])} others are no images, such as {names}")
+    if args.table:
+        _print_table(results["measures"], args)
     n_volumes = sum(map(volumes.is_volume, results["done"]))
     now = effects.Situation(predictor.config, n_volumes < n_done, n_volumes > 0)
     _print_without_effect(args, now, predictor)
@@ -562,6 +570,7 @@ def _predict_volume(predictor, path: Path, args: argparse.Namespace) -> None:
     """The mask of one volume; prints its millilitres, and what is odd about it."""
     volume = predictor.predict_volume(path, args.output_dir, dicom=args.dicom_seg)
     _print_results({path.name: volume.millilitres}, {path.name: volume.notes})
+    _write_table(predictor, path, volume, args)
 
 
 def _predict_image(predictor, file: Path, args: argparse.Namespace) -> None:
@@ -585,6 +594,39 @@ def _predict_image(predictor, file: Path, args: argparse.Namespace) -> None:
         truth=truth,
     )
     _print_results({}, {file.name: images.notes_of(file)})
+    _write_table(predictor, file, prediction, args)
+
+
+def _measuring(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `Predictor.measure` among the arguments, checked."""
+    from . import regions
+
+    pixel_mm = None
+    if args.pixel_mm is not None:
+        try:
+            sides = [float(side) for side in re.split("[,x]", args.pixel_mm)]
+        except ValueError:
+            sides = []
+        pixel_mm = sides if len(sides) == 2 else (sides * 2)[:2]
+    options = regions.options(args.objects, args.neck, pixel_mm)
+    return options._asdict()
+
+
+def _write_table(predictor, path: Path, prediction: Any, args: argparse.Namespace) -> None:
+    """Write the measures of one image, where a table is asked for."""
+    from . import regions
+
+    if args.table:
+        measures = predictor.measure(path, prediction, **_measuring(args))
+        regions.save(measures, args.table)
+        _print_table(measures, args)
+
+
+def _print_table(measures: Any, args: argparse.Namespace) -> None:
+    """Say what a table of measures holds."""
+    rows = "objects" if args.objects else "rows, one for each image and class"
+    images = measures["case"].nunique()
+    print(f"{args.table}: {len(measures)} {rows} ({images} images)")
 
 
 def _read_truth(path: str, image: Path, cfg: config.Config, shape: tuple[int, ...]):
@@ -775,6 +817,22 @@ COMMANDS = (
             "--dicom_seg": _flag("of a DICOM series also NAME_mask.dcm, a Segmentation"),
             "--tiled": _flag("pictures at their own resolution, in tiles of the trained size"),
             "--show_probability": _flag("the probabilities in NAME_visualization.png of pictures"),
+            "--table": _value(
+                "FILE.csv", "measures of each image and class: area, volume, place, mean intensity"
+            ),
+            "--objects": _flag(
+                "in the table one row an object (nuclei, lesions): those that touch are split at "
+                "the neck between them, by a watershed of the distance from the outside"
+            ),
+            "--neck": _value(
+                "SHARE",
+                "with --objects: split where the neck is narrower than this share of the narrower "
+                "object; 0 splits only what does not touch",
+                0.8,
+            ),
+            "--pixel_mm": _value(
+                "MM", "of pictures in the table: height,width of a pixel, or one number for both"
+            ),
             **PREDICTION,
         },
         fields=effects.PREDICT,

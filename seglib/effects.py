@@ -66,7 +66,7 @@ def _is_volume(args: Namespace) -> bool:
 
 
 OF_EVERY_NETWORK = ("task", "class_names", "architecture")
-OF_PICTURES = ("tiled", "save_overlay", "show_probability")
+OF_PICTURES = ("tiled", "save_overlay", "show_probability", "pixel_mm")
 REFUSED = (
     *(
         Refused(
@@ -97,6 +97,18 @@ REFUSED = (
         OF_PICTURES,
         lambda args: not _is_volume(args),
         "acts on pictures, and --image_path is a volume; leave it out",
+    ),
+    Refused(
+        "predict",
+        ["objects", "pixel_mm"],
+        lambda args: args.table,
+        "acts on the table of measures; give --table measures.csv as well",
+    ),
+    Refused(
+        "predict",
+        ["neck"],
+        lambda args: args.objects,
+        "says which objects are split; give --objects as well",
     ),
     Refused(
         "predict",

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import ndimage
 
-from . import config, data, hosts, memory, metrics, models, plots, runs, tiles, zoo
+from . import config, data, hosts, memory, metrics, models, plots, regions, runs, tiles, zoo
 from .errors import ConfigError, DataError
 from .formats import dicom_seg, images, inputs, nifti, orientation, volumes
 
@@ -533,6 +534,10 @@ class Predictor:
         panels: bool = False,
         probability: bool = False,
         tiled: bool = False,
+        table: str | Path | None = None,
+        objects: bool = False,
+        neck: float = regions.NECK,
+        pixel_mm: float | Sequence[float] | None = None,
     ) -> dict[str, Any]:
         """Every picture and NIfTI volume of a folder, by `predict_file` and `predict_volume`.
 
@@ -540,51 +545,158 @@ class Predictor:
         threads read the pictures ahead and write those without panels, so that the network does not
         wait for files.
 
+        Args:
+            table: a CSV file that receives the measures of all images; `objects`, `neck` and
+                `pixel_mm` are those of `measure`.
+
         Returns:
             A dict: `done`, a list of file names; `failed`, name -> reason; `millilitres`, name of a
             volume -> {class: mL}; `notes`, name -> what is odd about the file; `left_out`, name ->
             reason, of images of other kinds and of sub folders with images; `no_image`, the names
-            of all other files.
+            of all other files; with `table`, also `measures`, a DataFrame.
 
         Raises:
             DataError: no such folder, or there is nothing in it that can be predicted.
         """
+        options = regions.options(objects, neck, pixel_mm)
+        if table is not None:
+            regions.check_target(table)
         content = inputs.read(folder, output)
         names = _output_names(content.files)
-        predict = self.predict_tiled if tiled else self.predict
+        tables: list[pd.DataFrame] = []
         result: dict[str, Any] = {"done": [], "failed": {}, "millilitres": {}, "notes": {}}
         result |= {"left_out": content.left_out, "no_image": content.no_image}
+        drawing = (overlay, panels, probability)
+        for file, predict in self._jobs(names, Path(output), drawing, tiled):
+            try:
+                prediction, notes = predict()
+                if table is not None:
+                    measures = self._measures(file, prediction, options)
+                    tables.append(measures.assign(case=names[file]))
+                if isinstance(prediction, VolumePrediction):
+                    result["millilitres"][file.name] = prediction.millilitres
+                result["done"].append(file.name)
+                result["notes"] |= {file.name: notes} if notes else {}
+            except DataError as error:
+                result["failed"][file.name] = str(error)
+        if table is not None:
+            result["measures"] = regions.table_of(tables, objects)
+            regions.save(result["measures"], table)
+        return result
+
+    def _jobs(
+        self, names: dict[Path, str], output: Path, drawing: tuple[bool, bool, bool], tiled: bool
+    ) -> Iterator[tuple[Path, Callable]]:
+        """Each file of `predict_folder`, with a function that predicts it and writes its mask.
+
+        The function returns the prediction and the notes on the file.
+
+        Args:
+            names: file -> name of its results.
+            drawing: `overlay`, `panels` and `probability` of `write`.
+        """
+        predict = self.predict_tiled if tiled else self.predict
 
         def read(file: Path) -> tuple[np.ndarray, tuple[str, ...]] | None:
             return None if volumes.is_volume(file) else (self.read(file), images.notes_of(file))
 
+        def predict_volume(file: Path) -> tuple[VolumePrediction, tuple[str, ...]]:
+            prediction = self.predict_volume(file, output / f"{names[file]}_mask.nii.gz")
+            return prediction, prediction.notes
+
+        def predict_picture(file: Path, picture: Future) -> tuple[Prediction, tuple[str, ...]]:
+            image, notes = picture.result()
+            prediction = predict(image)
+            write = functools.partial(self.write, prediction, image, output, names[file], *drawing)
+            if drawing[1]:  # matplotlib must draw in this thread
+                write()
+            else:
+                writes.append(pool.submit(write))
+            return prediction, notes
+
         with memory.keep_freed_memory(), ThreadPoolExecutor(2) as pool:
             writes: deque[Future] = deque()
-            progress = hosts.progress(content.files, desc="predict", leave=False)
+            progress = hosts.progress(names, desc="predict", leave=False)
             for file, picture in _read_ahead(pool, read, progress):
-                try:
-                    if volumes.is_volume(file):
-                        target = Path(output) / f"{names[file]}_mask.nii.gz"
-                        prediction = self.predict_volume(file, target)
-                        result["millilitres"][file.name] = prediction.millilitres
-                        notes = prediction.notes
-                    else:
-                        image, notes = picture.result()
-                        arguments = (output, names[file], overlay, panels, probability)
-                        write = functools.partial(self.write, predict(image), image, *arguments)
-                        if panels:  # matplotlib must draw in this thread
-                            write()
-                        else:
-                            writes.append(pool.submit(write))
-                    result["done"].append(file.name)
-                    result["notes"] |= {file.name: notes} if notes else {}
-                except DataError as error:
-                    result["failed"][file.name] = str(error)
+                if volumes.is_volume(file):
+                    yield file, functools.partial(predict_volume, file)
+                else:
+                    yield file, functools.partial(predict_picture, file, picture)
                 while len(writes) > READ_AHEAD:
                     writes.popleft().result()  # raises here if the disk is full
             for future in writes:
                 future.result()
-        return result
+
+    # ---- measures
+
+    def measure(
+        self,
+        source: str | Path | np.ndarray,
+        prediction: Prediction | VolumePrediction | None = None,
+        objects: bool = False,
+        neck: float = regions.NECK,
+        pixel_mm: float | Sequence[float] | None = None,
+    ) -> pd.DataFrame:
+        """Size, place and mean intensity of each structure that is predicted in an image.
+
+        Measured on the original grid, and in the values of the file: HU for CT. `regions.COLUMNS`
+        names the columns; pixel (0, 0) or voxel (0, 0, 0) is the first one of the file.
+
+        Args:
+            source: an array as for `predict`, a picture file, or a volume as for `predict_volume`.
+            prediction: that of `source`, where there is one already; None predicts it.
+            objects: one row for each object, such as a nucleus, instead of one for each class;
+                objects that touch are split by a watershed, see `regions.split`.
+            neck: objects are split where the neck between them is narrower than this share of the
+                narrower one; 0 splits only what does not touch.
+            pixel_mm: height and width of a pixel in mm, or one number for both, as pictures and
+                arrays do not tell it.
+
+        Returns:
+            A row for each class or object. Where a pixel has no known size, values in mm are
+            missing.
+
+        Raises:
+            DataError: as `predict`, `predict_volume`; a folder of pictures; the shape of
+                `prediction` is another one.
+            ConfigError: `neck` or `pixel_mm` out of range, or `pixel_mm` for a volume.
+        """
+        options = regions.options(objects, neck, pixel_mm)
+        if not isinstance(source, str | Path):
+            prediction = prediction or self.predict(source)
+            return self._regions(prediction, regions.of_array(source, options.pixel_mm), options)
+        if not volumes.is_volume(source):
+            prediction = prediction or self.predict(self.read(source))
+        elif pixel_mm is not None:
+            raise ConfigError(f"pixel_mm: {source} is a volume, whose file tells it; leave it out")
+        else:
+            inputs.refuse_pictures(source)
+            prediction = prediction or self.predict_volume(source)
+        return self._measures(Path(source), prediction, options)
+
+    def _measures(
+        self, file: Path, prediction: Prediction | VolumePrediction, options: regions.Options
+    ) -> pd.DataFrame:
+        """The measures of a file with a prediction; `pixel_mm` is that of pictures alone."""
+        if volumes.is_volume(file):
+            original = regions.of_volume(file, self.config)
+        else:
+            original = regions.of_picture(file, options.pixel_mm)
+        table = self._regions(prediction, original, options)
+        return table.assign(case=_output_names([file])[file], file=file.name)
+
+    def _regions(
+        self,
+        prediction: Prediction | VolumePrediction,
+        original: regions.Original,
+        options: regions.Options,
+    ) -> pd.DataFrame:
+        """The measures of every class of a prediction, or of its objects."""
+        task = self.config.task
+        masks = (
+            (name, class_mask(prediction.mask, k, task)) for k, name in self.structures.items()
+        )
+        return regions.measure(masks, original, options)
 
     # ---- volumes
 

@@ -17,7 +17,7 @@ ALWAYS = {
     "prepare": {"source_images"},
     "train": {"checkpoint_dir", "resume", "folds"},
     "evaluate": {"model_path", "output_dir"},
-    "predict": {"model_path", "image_path", "image_dir", "output_dir"},
+    "predict": {"model_path", "image_path", "image_dir", "output_dir", "table"},
 }
 # Options of a predictor: `tta` is told by `inference.NO_FLIPS`, the others change masks.
 PREDICTOR = {"tta", "tta_rotation", "min_component_size", "keep_largest_component", "fill_holes"}
@@ -71,6 +71,10 @@ def refused(line):
         ("predict --image_path a.nii --show_probability", "show_probability: acts on pictures"),
         ("predict --image_path a.nii --mask_path b.nii", "mask_path: the truth of one picture"),
         ("predict --image_dir . --mask_path b.png", "mask_path: the truth of one picture"),
+        ("predict --image_path a.nii --table t.csv --pixel_mm 1", "pixel_mm: acts on pictures"),
+        ("predict --image_path a.png --objects", "objects: acts on the table"),
+        ("predict --image_path a.png --pixel_mm 0.2", "pixel_mm: acts on the table"),
+        ("predict --image_path a.png --table t.csv --neck 0.5", "neck: says which objects"),
         ("predict --image_path a.png --dicom_seg", "dicom_seg: give the folder"),
         ("predict --image_dir . --dicom_seg", "dicom_seg: give the folder"),
         ("predict --image_path a.png --slice_axis 1", "slice_axis: cuts volumes"),
@@ -102,6 +106,7 @@ def test_what_cannot_act_in_a_line_is_refused(line, words):
         "predict --image_path a.png --mask_path b.png --mask_inverted --tiled --save_overlay",
         "predict --image_dir . --tiled --save_overlay --show_probability --slice_axis 1",
         "predict --image_path a.nii.gz --slice_axis 1 --threshold 0.4 --tta",
+        "predict --image_path a.png --table t.csv --objects --neck 0.5 --pixel_mm 0.2,0.3",
         "predict --image_path . --dicom_seg",
         "prepare --preset lung --size smoke --export c --image_size 64",
         "prepare --source_images a --output b --mask_inverted --preset lung",

@@ -35,7 +35,7 @@ FLOORS = [
     ["config", "hosts", "memory", "formats.inputs"],
     ["effects", "layouts.pairing", "layouts.patients", "layouts.numbers", "meanings"],
     ["augmentations", "copy_paste", "patches", "tiles", "encoders", "measurements", "curves"],
-    ["phantoms.drawing"],
+    ["regions", "phantoms.drawing"],
     ["phantoms.abdomen", "phantoms.chest", "phantoms.fundus", "phantoms.heart", "phantoms.skin"],
     ["phantoms", "layouts.volumes", "layouts.pictures", "layouts.convert"],
     ["layouts.folders"],

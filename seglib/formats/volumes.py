@@ -425,6 +425,20 @@ def _no_ct(grid: Grid) -> tuple[str, ...]:
     )
 
 
+def is_in_hu(volume: Volume, cfg) -> bool:
+    """Whether the values of a volume from `read` are Hounsfield units.
+
+    They are those of a CT, by the Modality of a DICOM series, else by the window of `cfg`; unless
+    the values themselves speak against it (`not_in_hu`).
+    """
+    modality = dicom_headers.modality(volume.grid.files[0]) if volume.grid.files else ""
+    is_ct = modality == "CT" if modality else cfg.window_level is not None
+    level, width = 40, 400  # of soft tissue
+    if cfg.window_level is not None:
+        level, width = cfg.window_level, cfg.window_width
+    return is_ct and not not_in_hu(volume.voxels, level, width)
+
+
 def _what_instead_of_hu(voxels: np.ndarray, low: float, high: float, white: float) -> str:
     """What the values are, if they are no HU; `white` is the upper end of the window."""
     extent = f"values from {low:g} to {high:g}"
