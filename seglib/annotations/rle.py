@@ -21,13 +21,29 @@ MOST_CHARACTERS = 7  # of one run: 35 bits, more than any picture needs
 MOST_PIXELS = 1 << 28  # of one mask: 16384 x 16384
 
 
-def encode(mask: np.ndarray) -> list[int]:
-    """The runs of a mask (H, W); every value but 0 is structure."""
-    pixels = np.asarray(mask, bool).ravel(order="F")
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    starts_with_structure = pixels.size > 0 and pixels[0]
-    edges = [[0], [0] if starts_with_structure else [], changes, [pixels.size]]
-    return np.diff(np.concatenate(edges).astype(np.int64)).tolist()
+def encode(
+    mask: np.ndarray, top: int = 0, left: int = 0, height: int = 0, width: int = 0
+) -> list[int]:
+    """The runs of a mask (H, W); every value but 0 is structure.
+
+    Args:
+        top, left, height, width: where the mask is a box of a larger one, the row and column of its
+            upper left pixel there, and the size of the larger one.
+    """
+    pixels = np.asarray(mask, bool)
+    height, width = height or pixels.shape[0], width or pixels.shape[1]
+    framed = np.pad(pixels.T, ((0, 0), (1, 1))).astype(np.int8)  # (columns, rows + 2)
+    column, row = np.nonzero(np.diff(framed, axis=1))
+    edges = (column + left) * height + row + top  # begin, end, begin, end, ...
+    # A run that ends a column may go on in the next one.
+    goes_on = edges[1:-1:2] == edges[2::2]
+    keep = np.ones(len(edges), bool)
+    keep[1:-1:2] = keep[2::2] = ~goes_on
+    ends = np.concatenate([edges[keep], [height * width]])
+    runs = np.diff(ends, prepend=0)
+    if len(runs) > 1 and runs[-1] == 0:
+        runs = runs[:-1]
+    return runs.tolist()
 
 
 def decode(runs: Sequence[int], height: int, width: int) -> np.ndarray:
