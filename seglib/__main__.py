@@ -808,9 +808,10 @@ COMMANDS = (
         options={
             **WEIGHTS,
             "--image_path --input_image": _value(
-                "FILE", "one image, a NIfTI volume, or the folder of a DICOM series"
+                "FILE",
+                "one image, a volume (NIfTI, NRRD, MetaImage), or the folder of a DICOM series",
             ),
-            "--image_dir": _value("DIR", "a folder of images or NIfTI volumes"),
+            "--image_dir": _value("DIR", "a folder of images or volumes"),
             "--mask_path": _value("FILE", "the truth of the one picture: prints Dice and IoU"),
             "--output_dir": _value("DIR", "receives the masks", "predictions"),
             "--save_overlay": _flag("of pictures also NAME_overlay.png"),

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from . import presets, tables
 from .errors import ConfigError, DataError
+from .formats import nifti, simpleitk
 
 KAGGLE_INPUT, KAGGLE_WORKING = Path("/kaggle/input"), Path("/kaggle/working")
 COLAB_CONTENT, COLAB_DRIVE = Path("/content"), Path("/content/drive/MyDrive")
@@ -56,6 +57,7 @@ HOSTS_LACK = {
     "accelerate": "accelerate",
     "cv2": "opencv-python-headless",
     "nibabel": "nibabel",
+    "SimpleITK": "SimpleITK",
     "pydicom": "pydicom",
     "pylibjpeg": "pylibjpeg",
     "openjpeg": "pylibjpeg-openjpeg",
@@ -721,7 +723,7 @@ def _matches(folder: Path, pattern: str, phantoms: bool) -> Iterator[Path]:
     if any(character in head for character in "*?["):
         names = (entry.name for entry in _entries(folder))
         wildcards = head.lower()
-        paths = (folder / name for name in names if fnmatch.fnmatchcase(name.lower(), wildcards))
+        paths = (folder / name for name in names if fnmatch.fnmatchcase(_as_nifti(name), wildcards))
     else:
         paths = (path for path in [folder / head] if os.path.exists(path))
     for path in paths:
@@ -731,6 +733,15 @@ def _matches(folder: Path, pattern: str, phantoms: bool) -> Iterator[Path]:
             yield from _matches(path, rest, phantoms)
         else:
             yield path
+
+
+def _as_nifti(name: str) -> str:
+    """A name in lower case; that of a volume in another format as if it were NIfTI.
+
+    So a marker such as `ct.nii*` stands for a volume in any format.
+    """
+    name = name.lower()
+    return f"{nifti.stem(name)}.nii" if name.endswith(simpleitk.SUFFIXES) else name
 
 
 def _holds(folder: Path, pattern: str, phantoms: bool) -> bool:

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from . import config, data, hosts, memory, metrics, models, plots, regions, runs, tiles, zoo
 from .errors import ConfigError, DataError
-from .formats import dicom_seg, images, inputs, nifti, orientation, volumes
+from .formats import dicom_seg, images, inputs, nifti, orientation, slicer, volumes
 
 # The attributes of a predictor that change its masks; all are off by default.
 OPTIONS = ("tta", "tta_rotation", "min_component_size", "keep_largest_component", "fill_holes")
@@ -601,7 +601,9 @@ class Predictor:
             return None if volumes.is_volume(file) else (self.read(file), images.notes_of(file))
 
         def predict_volume(file: Path) -> tuple[VolumePrediction, tuple[str, ...]]:
-            prediction = self.predict_volume(file, output / f"{names[file]}_mask.nii.gz")
+            prediction = self.predict_volume(
+                file, output / (names[file] + volumes.mask_suffix(file))
+            )
             return prediction, prediction.notes
 
         def predict_picture(file: Path, picture: Future) -> tuple[Prediction, tuple[str, ...]]:
@@ -707,15 +709,17 @@ class Predictor:
         batch_size: int = 8,
         dicom: bool = False,
     ) -> VolumePrediction:
-        """A NIfTI file or the folder of a DICOM series to a `VolumePrediction`.
+        """The file of a volume or the folder of a DICOM series to a `VolumePrediction`.
 
         The network sees slice by slice; `min_component_size`, `keep_largest_component` and
         `fill_holes` act on the whole volume.
 
         Args:
-            output: a NIfTI file, or a folder that receives `<name>_mask.nii.gz` (multilabel: one
-                file per class). It has the axes, affine and unit of the input, so that a viewer
-                lays it exactly over the image.
+            output: a file whose suffix names its format (.nii.gz, .nrrd, .mha), or a folder that
+                receives `<name>_mask` in the format of the input: `.nii.gz` of NIfTI and DICOM,
+                `.seg.nrrd` with the names of the classes of NRRD, `.mha` of MetaImage (multilabel:
+                one file per class). It has the axes, geometry and unit of the input, so that a
+                viewer lays it exactly over the image.
             dicom: also `<name>_mask.dcm`, a DICOM Segmentation over the series; only for a series,
                 needs highdicom.
 
@@ -760,17 +764,22 @@ class Predictor:
         mask, grid = prediction.mask, prediction.grid
         name = nifti.stem(source)
         is_file = output.name.lower().endswith(volumes.SUFFIXES)
-        target = output if is_file else output / f"{name}_mask.nii.gz"
+        target = output if is_file else output / (name + volumes.mask_suffix(source))
         if dicom:  # first, because it refuses series that it cannot refer to
             task = self.config.task
             segments = {n: class_mask(mask, k, task) for k, n in self.structures.items()}
             dicom_seg.write(target.parent / f"{name}_mask.dcm", segments, grid)
-        if self.config.task == "multilabel":
-            for class_name, plane in zip(self.config.class_names, mask):
-                part = target.with_name(f"{nifti.stem(target)}_{class_name}.nii.gz")
-                nifti.write(part, grid.restore(plane), grid, source)
-        else:
-            nifti.write(target, grid.restore(mask), grid, source)
+        colours = [tuple(plots.rgb(colour).tolist()) for colour in plots.COLOURS]
+        segments = [
+            slicer.Segment(number, class_name, colours[(number - 1) % len(colours)])
+            for number, class_name in enumerate(self.structures.values(), start=1)
+        ]
+        if self.config.task != "multilabel":
+            volumes.write_mask(target, mask, grid, source, segments)
+            return
+        for segment, plane in zip(segments, mask):
+            part = volumes.with_ending(target, f"_{segment.name}")
+            volumes.write_mask(part, plane, grid, source, [segment._replace(number=1)])
 
 
 # What networks must have in common to be averaged: their classes, and the images they take.

@@ -24,7 +24,8 @@ class Layout(NamedTuple):
     parameters name: `root` (the folder), `cfg`, every setting, and `class_name` (the first class).
 
     A folder has this layout if it holds every name of one of the alternatives in `markers`;
-    patterns such as `patient*/*_gt.nii*` are allowed. `markers` identify it anywhere.
+    patterns such as `patient*/*_gt.nii*` are allowed, where `.nii*` stands for all formats of
+    volumes. `markers` identify it anywhere.
     `shared_markers` also occur in other layouts, so they count only below a `data_root` that the
     user set. `nested_markers` are those of a folder that holds several such trees, which `scan`
     reads together; they count there too, but only if the layout is also usual for the preset.

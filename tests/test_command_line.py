@@ -347,7 +347,7 @@ def test_notes_on_files_are_printed_below_their_names(here, tmp_path, capsys):
     assert command(f"{line} --image_path {scans}/b.jpg") == 0
     assert "b.jpg:\n  EXIF orientation 6" in capsys.readouterr().out
     (scans / "v.nrrd").write_bytes(b"NRRD0004\ntype: uchar\n\n")
-    assert "v.nrrd: an NRRD volume" in error_of(capsys, f"{line} --image_dir {scans}")
+    assert "v.nrrd: a damaged header of NRRD" in error_of(capsys, f"{line} --image_dir {scans}")
     assert "--image_dir" in error_of(capsys, f"{line} --image_path {scans}")
 
 

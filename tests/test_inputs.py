@@ -18,10 +18,7 @@ IMAGES = {
     "slice.dcm": "DICOM",
     "slice_without_suffix": "DICOM",
     "IM000001": "DICOM",
-    "v.mha": "MetaImage",
-    "v.mhd": "MetaImage",
     "v.raw": "without a header",
-    "v.nrrd": "NRRD",
     "pair.hdr": ".hdr",
     "pair.img": ".hdr",
     "array.npy": "NumPy",
@@ -34,7 +31,10 @@ IMAGES = {
     "picture.dat": "PNG",
 }
 NO_IMAGES = ("README.md", "table.csv", "Thumbs.db", ".DS_Store", "._a.png", "masks.zip", "DICOMDIR")
-PREDICTED = ("a.png", "b.JPG", "c.tif", "d.webp", "e.jp2", "f.ppm", "g.nii", "h.NII.GZ")
+PREDICTED = (
+    *("a.png", "b.JPG", "c.tif", "d.webp", "e.jp2", "f.ppm", "g.nii", "h.NII.GZ"),
+    *("v.mha", "v.mhd", "v.nrrd"),
+)
 
 
 VOLUME = np.repeat(GREY[None], 3, axis=0)

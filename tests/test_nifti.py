@@ -9,7 +9,7 @@ import pydicom
 import pytest
 
 from seglib.errors import DataError
-from seglib.formats import nifti, volumes
+from seglib.formats import nifti, orientation, volumes
 from tests.helpers import displayed, numbered_volume, save_nifti
 
 
@@ -50,7 +50,7 @@ def test_unknown_spacing_is_unknown(tmp_path):
     for image in (image_of(np.eye(4)), image_of(None, (1, 1, 1))):
         volume = volumes.read_nifti(save_nifti(image, path), canonical=False)
         assert volume.spacing_mm is None and not volume.grid.oriented
-        assert volume.notes == (nifti.NO_ORIENTATION, nifti.NO_SPACING)
+        assert volume.notes == (orientation.NO_ORIENTATION, nifti.NO_SPACING)
     # One millimetre with a place in space is a measurement; sizes without a geometry are, too.
     moved = nibabel.affines.from_matvec(np.eye(3), (5, 0, 0))
     volume = volumes.read_nifti(save_nifti(image_of(moved), path))
@@ -207,7 +207,7 @@ def test_sizes_that_are_stated_without_a_position_count(tmp_path):
     image.header.set_zooms((0.8, 0.8, 3))
     grid = volumes.read_grid(save_nifti(image, tmp_path / "a.nii"))
     assert grid.spacing_mm == pytest.approx((3, 0.8, 0.8)) and not grid.oriented
-    assert grid.notes == (nifti.NO_ORIENTATION,)
+    assert grid.notes == (orientation.NO_ORIENTATION,)
     assert grid.spacing_mm == pytest.approx(simpleitk(tmp_path / "a.nii").GetSpacing()[::-1])
 
 

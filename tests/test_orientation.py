@@ -307,7 +307,7 @@ def test_one_exam_is_shown_alike_from_every_file(tmp_path, stack, directions):
             np.testing.assert_array_equal(volume.voxels, expected.voxels)
             assert volume.spacing_mm == pytest.approx(expected.spacing_mm, rel=1e-4)
             turned = path == by_dcm2niix
-            assert volume.notes == ((nifti.ROWS_TURNED,) if turned else ())
+            assert volume.notes == ((orientation.ROWS_TURNED,) if turned else ())
             np.testing.assert_array_equal(
                 volume.restore(volume.voxels), np.asarray(nibabel.load(path).dataobj)
             )
@@ -338,7 +338,7 @@ def test_axes_of_unknown_place_are_not_turned(tmp_path):
     assert np.linalg.det(nibabel.load(path).affine) < 0
     volume = volumes.read(path, canonical=False)
     np.testing.assert_array_equal(volume.voxels, array.transpose(2, 1, 0))
-    assert nifti.NO_ORIENTATION in volume.notes
+    assert orientation.NO_ORIENTATION in volume.notes
 
 
 def test_a_tilted_gantry_gives_one_volume_in_every_file(tmp_path, stack):

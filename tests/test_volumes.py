@@ -12,7 +12,7 @@ import pytest
 
 from seglib import presets
 from seglib.errors import DataError
-from seglib.formats import nifti, volumes
+from seglib.formats import orientation, volumes
 from tests.helpers import (
     ORIENTATIONS,
     displayed,
@@ -191,7 +191,7 @@ def test_a_decoded_volume_carries_its_notes(tmp_path):
         assert volume.decoding_notes == (
             "1 voxels are not finite numbers; set to the minimum, -999",
         )
-        assert volume.grid.notes == (nifti.NO_ORIENTATION,)
+        assert volume.grid.notes == (orientation.NO_ORIENTATION,)
         assert volume.grid.spacing_note.startswith("spacing unknown")
         texts = (*volume.grid.notes, volume.grid.spacing_note, *volume.decoding_notes)
         assert volume.notes == texts

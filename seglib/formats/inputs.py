@@ -21,9 +21,6 @@ BY_SUFFIX = "by its suffix"
 # Suffixes of images whose kind the first bytes may not tell (`BY_SUFFIX`), or tell wrongly.
 IMAGE_SUFFIXES = {
     ".dcm": f"DICOM {BY_SUFFIX}",
-    ".mha": f"a volume {BY_SUFFIX}",
-    ".mhd": f"a volume {BY_SUFFIX}",
-    ".nrrd": f"a volume {BY_SUFFIX}",
     ".mgz": "a FreeSurfer volume",
     ".mgh": "a FreeSurfer volume",
     ".mnc": "a MINC volume",
@@ -48,7 +45,7 @@ class Inputs(NamedTuple):
     """The content of a folder.
 
     Attributes:
-        files: the pictures and NIfTI volumes, sorted.
+        files: the pictures and the files of volumes, sorted.
         left_out: name -> reason, of images that are not predicted.
         no_image: the names of all others.
     """
@@ -65,7 +62,7 @@ def read(folder: str | Path, output: str | Path | None = None) -> Inputs:
         output: a sub folder that receives results, which is not looked into.
 
     Raises:
-        DataError: there is no picture and no NIfTI volume; says what there is instead.
+        DataError: there is no picture and no volume; says what there is instead.
     """
     folder = Path(folder)
     inputs = Inputs([], {}, [])
@@ -114,7 +111,7 @@ def _described(folder: Path) -> str:
 
 
 def can_be_predicted(path: Path) -> bool:
-    """Whether a file is a picture or a NIfTI volume."""
+    """Whether a file is a picture or a volume."""
     name = path.name.lower()
     if name.endswith((*images.SUFFIXES, *volumes.SUFFIXES)):
         return True
@@ -162,7 +159,7 @@ def _reason_of_folder(folder: Path) -> str:
 
 
 def _why_nothing(folder: Path, inputs: Inputs) -> str:
-    """What a folder without pictures and NIfTI volumes holds instead, and what to do."""
+    """What a folder without pictures and volumes holds instead, and what to do."""
     suffixes = ", ".join((*images.SUFFIXES, *volumes.SUFFIXES))
     if not folder.is_dir():
         what = "a file; give it as --image_path" if folder.exists() else "no such folder"

@@ -1,7 +1,7 @@
 """What files beside a data set, and the headers of label maps, say about numbers and colours.
 
 - `dataset.json` of nnU-Net and of the Medical Segmentation Decathlon: names of label numbers.
-- The label table that TotalSegmentator writes into the header of its label maps.
+- The label table that TotalSegmentator and 3D Slicer write into the header of label maps.
 - `labelmap.txt` of CVAT (colours) and `_classes.csv` of Roboflow (numbers): only for advice.
 """
 
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import nibabel
 
 from ..errors import DataError
+from . import simpleitk, slicer
 
 DATASET_JSON, LABELMAP, CLASSES_CSV = "dataset.json", "labelmap.txt", "_classes.csv"
 LEVELS = 3  # a legend lies in the folder of the labels, or up to two levels above it
@@ -97,7 +98,12 @@ def _entry(key: str, value: Any) -> tuple[str, tuple[int, ...]] | None:
 
 
 def in_header(labels: str | Path) -> Legend | None:
-    """The label table in the header of a NIfTI file, as TotalSegmentator writes it; else None."""
+    """The label table in the header of a label map; None where it has none.
+
+    TotalSegmentator writes one into NIfTI files, 3D Slicer into NRRD files.
+    """
+    if simpleitk.is_named_so(labels):
+        return _of_segments(labels)
     try:
         extensions = nibabel.load(labels).header.extensions
     except Exception:  # not readable: preparation says why
@@ -109,6 +115,17 @@ def in_header(labels: str | Path) -> Legend | None:
         for number, name, plain in _LABEL.findall(text if "LabelTable" in text else ""):
             name = (name or plain).strip()
             numbers[name] = (*numbers.get(name, ()), int(number))
+    return Legend(Path(labels), {BACKGROUND: (0,), **numbers}) if numbers else None
+
+
+def _of_segments(labels: str | Path) -> Legend | None:
+    try:
+        segments = slicer.segments(simpleitk.read_header(labels).fields)
+    except ValueError:  # not readable: preparation says why
+        return None
+    numbers: dict[str, tuple[int, ...]] = {}
+    for segment in segments:
+        numbers[segment.name] = (*numbers.get(segment.name, ()), segment.number)
     return Legend(Path(labels), {BACKGROUND: (0,), **numbers}) if numbers else None
 
 

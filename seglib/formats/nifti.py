@@ -28,15 +28,8 @@ from ..errors import DataError
 from . import orientation, signatures
 from .orientation import Grid
 
+SUFFIXES = (".nii", ".nii.gz")
 NO_SPACING = "spacing unknown: 1 x 1 x 1 without a geometry in the header"
-NO_ORIENTATION = (
-    "orientation unknown: no geometry in the header, so that left and right, up and down, are only "
-    "guessed; look at it, and correct the header"
-)
-ROWS_TURNED = (
-    "rows read from the last to the first, as its axes are left-handed (dcm2niix stores them so): "
-    "it is shown like its DICOM series"
-)
 UNKNOWN_SIZES = "voxel sizes in mm are unknown"  # description of a mask without a unit
 MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # any other unit, or none, counts as millimetres
 # Fields of a header that a mask takes from its image: where the voxels lie, and what it is about.
@@ -97,30 +90,18 @@ def read_grid(
     unit_mm, affine = _unit_mm(image), affine_mm(image)
     oriented = is_oriented(image)
     sizes = _stated_sizes(image, oriented)
-    notes = list(image.extra.get("notes", ()))
-    if canonical:
-        display = orientation.radiological(path, affine, slice_axis)
-    else:
-        orientation.nearest_axes(path, affine)  # refuses an affine that is no geometry
-        left_handed = oriented and np.linalg.det(affine[:3, :3]) < 0
-        # Without a valid affine the sizes in `pixdim`, as nibabel corrects them, are used.
-        distances = np.abs(np.array(image.header.get_zooms()[:3], np.float64))
-        if oriented:
-            distances = np.linalg.norm(image.affine[:3, :3], axis=0)
-        display = _as_acquired(distances, slice_axis, left_handed)
-        notes += [ROWS_TURNED] if left_handed else []
-    notes += [] if oriented else [NO_ORIENTATION]
+    # Without a valid affine the sizes in `pixdim`, as nibabel corrects them, are used.
+    distances = np.abs(np.array(image.header.get_zooms()[:3], np.float64))
+    display, notes = orientation.display_of(
+        path, affine, oriented, distances, slice_axis, canonical
+    )
     disagreement, spacing_note = _disagreement(image)
-    notes += disagreement
     spacing_mm = None
     spacing = orientation.known_spacing(sizes, stated=oriented, unit_mm=unit_mm)
     if spacing is None:
         spacing_note = spacing_note or _why_unknown(sizes, unit_mm)
     elif not spacing_note:
-        slices = int(np.argsort(display[:, 0])[0])
-        if oriented:
-            spacing = orientation.perpendicular_spacing(spacing, affine, slices)
-        spacing_mm = orientation.in_display_order(spacing, display)
+        spacing_mm = orientation.displayed_spacing(spacing, affine, oriented, display)
     return Grid(
         path=str(path),
         shape=orientation.in_display_order(image.shape, display),
@@ -128,7 +109,7 @@ def read_grid(
         orientation=display,
         affine=affine,
         oriented=oriented,
-        notes=tuple(notes),
+        notes=(*image.extra.get("notes", ()), *notes, *disagreement),
         spacing_note=spacing_note,
     )
 
@@ -184,36 +165,40 @@ def is_oriented(image: Any) -> bool:
 
 
 def stem(path: str | Path) -> str:
-    """The name of a file without `.nii` or `.nii.gz`; the name of a folder as it is."""
-    return re.sub(r"\.nii(\.gz)?$", "", Path(path).name, flags=re.IGNORECASE)
+    """The name of a volume without `.nii.gz` or the like; the name of a folder as it is.
+
+    `case.seg.nrrd`, the labels of `case.nrrd`, becomes `case_seg`.
+    """
+    name = re.sub(r"\.seg\.nrrd$", "_seg", Path(path).name, flags=re.IGNORECASE)
+    return re.sub(r"\.(nii(\.gz)?|nrrd|nhdr|mha|mhd)$", "", name, flags=re.IGNORECASE)
 
 
-def write(path: Path, mask: np.ndarray, grid: Grid, source: str | Path) -> Path:
+def write(path: Path, mask: np.ndarray, grid: Grid, source: str | Path | None) -> Path:
     """A mask (uint8, in the file's own axes) as NIfTI with the geometry of `grid`.
 
-    Where `source`, the volume that was segmented, is a NIfTI file, the fields of `GEOMETRY` and the
+    Where the volume that was segmented is a NIfTI file, `source`, the fields of `GEOMETRY` and the
     voxel sizes are copied from its header, so that every program lays the mask over its image,
-    whichever of qform and sform it goes by. A DICOM series has millimetres where its spacing is
-    known, and no unit where it is not. A failed write leaves no file.
+    whichever of qform and sform it goes by. The mask of any other volume (None) has millimetres
+    where the spacing is known, and no unit where it is not. A failed write leaves no file.
     """
     import nibabel
 
-    if Path(source).is_file():
+    if source is not None:
         original = open_file(source)
         image = type(original)(mask.astype(np.uint8), original.affine)
         for name in GEOMETRY:
             image.header[name] = original.header[name]
         image.header["pixdim"][:4] = original.header["pixdim"][:4]  # the first is the side (qfac)
     else:
-        image = _mask_of_series(mask.astype(np.uint8), grid)
+        image = _mask_of_grid(mask.astype(np.uint8), grid)
     image.header.set_slope_inter(1, 0)  # nibabel would write NaN, which some programs cannot read
     with files.replacing(path) as partial:
         nibabel.save(image, partial)
     return path
 
 
-def _mask_of_series(mask: np.ndarray, grid: Grid) -> Any:
-    """The image of a mask on a DICOM series, which states no position and no size by a guess."""
+def _mask_of_grid(mask: np.ndarray, grid: Grid) -> Any:
+    """The image of a mask that states no position and no size by a guess."""
     import nibabel
 
     image = nibabel.Nifti1Image(mask, grid.affine if grid.oriented else None)
@@ -369,25 +354,6 @@ def _forget_unknown_units(header: Any) -> None:
         header["xyzt_units"] = 0
     elif time_unit > 6:
         header["xyzt_units"] = space_unit
-
-
-def _as_acquired(distances: np.ndarray, slice_axis: int | None, left_handed: bool) -> np.ndarray:
-    """The orientation (3, 2) with slices along `slice_axis`, as the scanner showed them.
-
-    By default that is the axis of the largest spacing, the last of them where several are equal.
-    Rows and columns are the later and the earlier of the other two axes, as SimpleITK shows them.
-
-    The axes (column, row, slice) of a DICOM series are right-handed, and SimpleITK keeps them.
-    dcm2niix reverses the rows, the second axis, which makes them left-handed: undone here.
-    """
-    if slice_axis is None:
-        # 0.999: spacings that differ only by rounding are equal.
-        slice_axis = int(np.flatnonzero(distances >= distances.max() * 0.999)[-1])
-    row_axis, column_axis = [axis for axis in (2, 1, 0) if axis != slice_axis]
-    display = orientation.as_stored((slice_axis, row_axis, column_axis))
-    if left_handed:
-        display[1, 1] = -1
-    return display
 
 
 # ---- what the header says

@@ -27,6 +27,14 @@ _MAX_SHEAR = 1e-4
 # (Superior), rows to the back (Posterior), columns to the patient's Left.
 RADIOLOGICAL = ("RIP", "AIL", "SPL")
 AXIAL = 2
+NO_ORIENTATION = (
+    "orientation unknown: no geometry in the header, so that left and right, up and down, are only "
+    "guessed; look at it, and correct the header"
+)
+ROWS_TURNED = (
+    "rows read from the last to the first, as its axes are left-handed (dcm2niix stores them so): "
+    "it is shown like its DICOM series"
+)
 
 
 @dataclass(frozen=True)
@@ -216,6 +224,65 @@ def radiological(path: Any, affine: np.ndarray, slice_axis: int | None) -> np.nd
     patient_axis = AXIAL if slice_axis is None else int(file_axes[slice_axis, 0])
     display = orientations.axcodes2ornt(RADIOLOGICAL[patient_axis])
     return orientations.ornt_transform(file_axes, display)
+
+
+def display_of(
+    path: Any,
+    affine: np.ndarray,
+    oriented: bool,
+    distances: np.ndarray,
+    slice_axis: int | None,
+    canonical: bool,
+) -> tuple[np.ndarray, list[str]]:
+    """How the axes of a file are displayed, an orientation (3, 2), and notes on it.
+
+    Args:
+        affine: index in the file's axes -> mm.
+        oriented: whether the file says where its voxels lie; the affine is a guess where not.
+        distances: between voxels along the file's axes, for a file that is not oriented.
+        slice_axis, canonical: as for `volumes.read_nifti`.
+
+    Raises:
+        DataError: the affine is no geometry.
+    """
+    notes = [] if oriented else [NO_ORIENTATION]
+    if canonical:
+        return radiological(path, affine, slice_axis), notes
+    nearest_axes(path, affine)  # refuses an affine that is no geometry
+    left_handed = oriented and np.linalg.det(affine[:3, :3]) < 0
+    if oriented:
+        distances = np.linalg.norm(affine[:3, :3], axis=0)
+    display = _as_acquired(distances, slice_axis, left_handed)
+    return display, [ROWS_TURNED, *notes] if left_handed else notes
+
+
+def displayed_spacing(
+    spacing: Sequence[float], affine: np.ndarray, oriented: bool, display: np.ndarray
+) -> tuple[float, float, float]:
+    """The spacing along a file's axes -> that of slices, rows and columns as displayed."""
+    if oriented:
+        slices = int(np.argsort(display[:, 0])[0])
+        spacing = perpendicular_spacing(spacing, affine, slices)
+    return in_display_order(spacing, display)
+
+
+def _as_acquired(distances: np.ndarray, slice_axis: int | None, left_handed: bool) -> np.ndarray:
+    """The orientation (3, 2) with slices along `slice_axis`, as the scanner showed them.
+
+    By default that is the axis of the largest spacing, the last of them where several are equal.
+    Rows and columns are the later and the earlier of the other two axes, as SimpleITK shows them.
+
+    The axes (column, row, slice) of a DICOM series are right-handed, and SimpleITK keeps them.
+    dcm2niix reverses the rows, the second axis, which makes them left-handed: undone here.
+    """
+    if slice_axis is None:
+        # 0.999: spacings that differ only by rounding are equal.
+        slice_axis = int(np.flatnonzero(distances >= distances.max() * 0.999)[-1])
+    row_axis, column_axis = [axis for axis in (2, 1, 0) if axis != slice_axis]
+    display = as_stored((slice_axis, row_axis, column_axis))
+    if left_handed:
+        display[1, 1] = -1
+    return display
 
 
 def as_stored(file_axes: tuple[int, int, int]) -> np.ndarray:

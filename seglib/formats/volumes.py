@@ -1,16 +1,17 @@
-"""Volumes: NIfTI files and DICOM series as displayed slices, and labels on the same grid.
+"""Volumes (NIfTI, NRRD, MetaImage, DICOM) as displayed slices, and labels on the same grid.
 
 CT is shown as radiologists do: slices from feet to head, the patient's right at the image's left,
 anterior up. Short-axis MRI is never reoriented: its slices are shown as they were acquired.
 An image and its labels may store their axes in different orders and directions, so arrays of equal
 shape need not match voxel by voxel: only the affines of both files tell (`align`).
-`nifti` and `dicom` read the files, `orientation` reorders the axes. Taught in `03_rsna_finetuning`.
+`nifti`, `simpleitk` and `dicom` read the files, `orientation` reorders the axes. Taught in
+`03_rsna_finetuning`.
 """
 
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,20 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from . import dicom, dicom_headers, dicom_values, images, nifti, orientation, signatures
+from . import (
+    dicom,
+    dicom_headers,
+    dicom_values,
+    images,
+    nifti,
+    orientation,
+    signatures,
+    simpleitk,
+    slicer,
+)
 from .orientation import Grid
 
-SUFFIXES = (".nii", ".nii.gz")
+SUFFIXES = (*nifti.SUFFIXES, *simpleitk.SUFFIXES)
 # TotalSegmentator's name of a mask file -> class of the RSNA system. The mask of a class is the
 # union of its files.
 CLASS_OF_MASK_FILE = {
@@ -76,13 +87,14 @@ class Volume:
 
 
 def is_volume(path: str | Path) -> bool:
-    """Whether the path is a NIfTI file or a folder, which may hold a DICOM series.
+    """Whether the path is the file of a volume, or a folder, which may hold a DICOM series.
 
     A file without a suffix of its own is judged by its content. A folder whose name ends like that
     of a picture, such as `scan.png`, does not count.
     """
     is_picture = str(path).lower().endswith(images.SUFFIXES)
-    return _is_nifti(path) or (not is_picture and Path(path).is_dir())
+    is_file = simpleitk.is_named_so(path) or _is_nifti(path)
+    return is_file or (not is_picture and Path(path).is_dir())
 
 
 def is_series(path: str | Path) -> bool:
@@ -111,7 +123,13 @@ def options(cfg) -> dict[str, Any]:
 
 
 def read(path: str | Path, slice_axis: int | None = None, canonical: bool = True) -> Volume:
-    """A NIfTI file or the folder of a DICOM series: see `read_nifti` and `read_dicom`."""
+    """A volume: see `read_nifti`, `read_dicom` and, for NRRD and MetaImage, `simpleitk`.
+
+    The arguments and the errors are those of `read_nifti`.
+    """
+    if simpleitk.is_named_so(path):
+        grid = simpleitk.read_grid(path, slice_axis, canonical)
+        return _displayed(path, grid, simpleitk.load(path))
     if _is_nifti(path):
         return read_nifti(path, slice_axis, canonical)
     _check_kind(path)
@@ -120,6 +138,8 @@ def read(path: str | Path, slice_axis: int | None = None, canonical: bool = True
 
 def read_grid(path: str | Path, slice_axis: int | None = None, canonical: bool = True) -> Grid:
     """Only the `Grid` of a volume: headers are read, pixels are not."""
+    if simpleitk.is_named_so(path):
+        return simpleitk.read_grid(path, slice_axis, canonical)
     if _is_nifti(path):
         return nifti.read_grid(path, nifti.open_file(path), slice_axis, canonical)
     _check_kind(path)
@@ -146,7 +166,12 @@ def read_nifti(path: str | Path, slice_axis: int | None = None, canonical: bool 
     """
     image = nifti.open_file(path)
     grid = nifti.read_grid(path, image, slice_axis, canonical)
-    array, notes = _finite(path, nifti.load(path, image))
+    return _displayed(path, grid, nifti.load(path, image))
+
+
+def _displayed(path: str | Path, grid: Grid, array: np.ndarray) -> Volume:
+    """The volume of an array in the file's own axes: int16 where its values fit, else float32."""
+    array, notes = _finite(path, array)
     fits = array.dtype.kind in "iub" and array.min() >= -32768 and array.max() <= 32767
     array = array.astype(np.int16 if fits else np.float32, copy=False)
     return Volume(np.ascontiguousarray(grid.display(array)), grid, notes)
@@ -180,10 +205,12 @@ def read_dicom(
 
 
 def read_numbers(path: str | Path) -> np.ndarray:
-    """The numbers of a NIfTI file, or of a DICOM series of labels, in its own axes.
+    """The numbers of a label file, or of a DICOM series of labels, in its own axes.
 
     Those of a NIfTI file are scaled by its header; see `dicom_values.read_labels` for DICOM.
     """
+    if simpleitk.is_named_so(path):
+        return simpleitk.load(path)
     if is_series(path):
         return dicom_values.read_labels(dicom.open_series(path).files)
     return nifti.load(path, nifti.open_file(path))
@@ -193,7 +220,7 @@ def _is_nifti(path: str | Path) -> bool:
     """Whether a file is NIfTI by its name or, without a suffix that is known, by its content."""
     name = str(path).lower()
     if name.endswith((*SUFFIXES, *images.SUFFIXES)):
-        return name.endswith(SUFFIXES)
+        return name.endswith(nifti.SUFFIXES)
     return Path(path).is_file() and (signatures.kind_of(path) or "").startswith("a NIfTI volume")
 
 
@@ -216,6 +243,48 @@ def _finite(path: str | Path, array: np.ndarray) -> tuple[np.ndarray, tuple[str,
     low = array[finite].min()
     note = f"{n_wrong} voxels are not finite numbers; set to the minimum, {low:g}"
     return np.where(finite, array, low), (note,)
+
+
+# ---- masks as files
+
+
+def mask_suffix(source: str | Path) -> str:
+    """How the name of a mask ends that is written in the format of its volume."""
+    name = str(source).lower()
+    if name.endswith(simpleitk.NRRD_SUFFIXES):
+        return "_mask" + slicer.SUFFIX
+    return "_mask.mha" if name.endswith(simpleitk.META_SUFFIXES) else "_mask.nii.gz"
+
+
+def with_ending(path: Path, ending: str) -> Path:
+    """`a_mask.nii.gz` with the ending "_liver" is `a_mask_liver.nii.gz`."""
+    suffixes = (slicer.SUFFIX, *sorted(SUFFIXES, key=len, reverse=True))
+    suffix = next(end for end in suffixes if path.name.lower().endswith(end))
+    return path.with_name(path.name[: -len(suffix)] + ending + path.name[-len(suffix) :])
+
+
+def write_mask(
+    path: Path,
+    mask: np.ndarray,
+    grid: Grid,
+    source: str | Path,
+    segments: Sequence[slicer.Segment],
+) -> Path:
+    """A mask (S, H, W) uint8 as displayed as a file with the geometry of its volume.
+
+    Args:
+        path: its suffix says the format: NIfTI, NRRD or MetaImage. A header (.nhdr, .mhd) becomes
+            one file (.nrrd, .mha). A failed write leaves no file.
+        source: the volume that was segmented; of the same format, its header is copied.
+        segments: the numbers in the mask with their names and colours, which NRRD stores.
+    """
+    array, name = grid.restore(mask), path.name.lower()
+    if name.endswith(nifti.SUFFIXES):
+        return nifti.write(path, array, grid, source if _is_nifti(source) else None)
+    if name.endswith(simpleitk.META_SUFFIXES):
+        return simpleitk.write(path.with_suffix(".mha"), array, grid, source)
+    fields = slicer.fields(segments, array.shape)
+    return simpleitk.write(path.with_suffix(".nrrd"), array, grid, source, fields)
 
 
 # ---- labels
@@ -273,7 +342,9 @@ def organ_files(folder: str | Path, class_names: Iterable[str]) -> dict[str, lis
 
     A class is left out where one of its files is missing: the union would be too small.
     """
-    paths = {nifti.stem(path): path for path in sorted(Path(folder).glob("*.nii*"))}
+    files = sorted(Path(folder).glob("*"))
+    files = [file for file in files if file.name.lower().endswith(SUFFIXES)]
+    paths = {nifti.stem(file): file for file in files}
     mask_files = {}
     for name in class_names:
         parts = [part for part, class_name in CLASS_OF_MASK_FILE.items() if class_name == name]
@@ -333,6 +404,9 @@ def _geometry(path: str | Path) -> tuple[tuple[int, int, int], np.ndarray, bool]
         series = dicom.open_series(path)
         affine = np.eye(4) if series.affine is None else series.affine
         return series.shape, affine, series.affine is not None
+    if simpleitk.is_named_so(path):
+        header = simpleitk.read_header(path)
+        return header.shape, *simpleitk.affine_mm(path, header)
     image = nifti.open_file(path)
     return image.shape, nifti.affine_mm(image), nifti.is_oriented(image)
 
@@ -542,14 +616,17 @@ def notes_on_labels(path: str | Path, labels: str | Path, cfg) -> tuple[str, ...
 
 def _notes_on_place(grid: Grid, path: str | Path) -> list[str]:
     """Notes on one label file; those on the volume itself are in `Grid.notes`."""
-    image = nifti.open_file(path)
-    notes = nifti.notes_on_place(image)
-    if grid.oriented and not nifti.is_oriented(image):
+    if simpleitk.is_named_so(path):
+        notes, is_oriented = [], _geometry(path)[2]
+    else:
+        image = nifti.open_file(path)
+        notes, is_oriented = nifti.notes_on_place(image), nifti.is_oriented(image)
+    if grid.oriented and not is_oriented:
         notes.append(
             "labels without a geometry in their header: their axes are taken to be those of their "
             "volume; look that they lie on it, and copy its header to them"
         )
-    elif nifti.is_oriented(image) and not grid.oriented:
+    elif is_oriented and not grid.oriented:
         notes.append(
             "only the labels say where their voxels lie: their axes are taken to be those of the "
             "volume; look that they lie on it, and copy their header to the volume"
