@@ -559,7 +559,7 @@ def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
         names = ", ".join(results["no_image"][:5])
         print(f"{len(results['no_image'])} others are no images, such as {names}")
     if args.table:
-        _print_table(results["measures"], args)
+        _print_table(results["measures"], n_done, args)
     n_volumes = sum(map(volumes.is_volume, results["done"]))
     now = effects.Situation(predictor.config, n_volumes < n_done, n_volumes > 0)
     _print_without_effect(args, now, predictor)
@@ -601,15 +601,11 @@ def _measuring(args: argparse.Namespace) -> dict[str, Any]:
     """The options of `Predictor.measure` among the arguments, checked."""
     from . import regions
 
-    pixel_mm = None
-    if args.pixel_mm is not None:
-        try:
-            sides = [float(side) for side in re.split("[,x]", args.pixel_mm)]
-        except ValueError:
-            sides = []
-        pixel_mm = sides if len(sides) == 2 else (sides * 2)[:2]
-    options = regions.options(args.objects, args.neck, pixel_mm)
-    return options._asdict()
+    pixel_mm: Any = args.pixel_mm
+    with contextlib.suppress(TypeError, ValueError):  # not given, or no numbers: named below
+        sides = [float(side) for side in re.split("[,x]", args.pixel_mm)]
+        pixel_mm = sides[0] if len(sides) == 1 else sides
+    return regions.options(args.objects, args.neck, pixel_mm)._asdict()
 
 
 def _write_table(predictor, path: Path, prediction: Any, args: argparse.Namespace) -> None:
@@ -619,14 +615,15 @@ def _write_table(predictor, path: Path, prediction: Any, args: argparse.Namespac
     if args.table:
         measures = predictor.measure(path, prediction, **_measuring(args))
         regions.save(measures, args.table)
-        _print_table(measures, args)
+        _print_table(measures, 1, args)
 
 
-def _print_table(measures: Any, args: argparse.Namespace) -> None:
+def _print_table(measures: Any, n_images: int, args: argparse.Namespace) -> None:
     """Say what a table of measures holds."""
-    rows = "objects" if args.objects else "rows, one for each image and class"
-    images = measures["case"].nunique()
-    print(f"{args.table}: {len(measures)} {rows} ({images} images)")
+    rows = f"{len(measures)} rows, one for each image and class"
+    if args.objects:
+        rows = f"{len(measures)} objects in {measures['case'].nunique()} of {n_images} images"
+    print(f"{args.table}: {rows}")
 
 
 def _read_truth(path: str, image: Path, cfg: config.Config, shape: tuple[int, ...]):

@@ -58,6 +58,7 @@ OF_VOLUMES = (
 )
 COLOURS = ("mean_red", "mean_green", "mean_blue")
 HU, AS_STORED = "HU", "stored value"
+START = b"\xef\xbb\xbfcase,file,class,"  # of every file with a table
 # A spreadsheet takes a cell that begins so for a formula, the wide forms in some languages too.
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
@@ -351,7 +352,8 @@ def check_target(path: str | Path) -> Path:
     """The file of a table that will be written, checked before anything is computed.
 
     Raises:
-        ConfigError: it is a folder, lies in a file, or does not end in .csv.
+        ConfigError: it is a folder, lies in a file, does not end in .csv, or is a file of another
+            kind, which is not replaced.
     """
     path = Path(path)
     if path.suffix.lower() != ".csv":
@@ -360,6 +362,13 @@ def check_target(path: str | Path) -> Path:
         raise ConfigError(f"table: {str(path)!r} is a folder; expected a file ending in .csv")
     if any(parent.is_file() for parent in path.parents):
         raise ConfigError(f"table: {str(path)!r} lies in a file; expected a folder there")
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            start = file.read(len(START))
+        if start != START:
+            raise ConfigError(
+                f"table: {str(path)!r} exists and is no table of measures; choose another name"
+            )
     return path
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -14,15 +15,17 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 from skimage import measure as skimage_measure
 
-from seglib import config, regions
+from seglib import config, regions, runs
 from seglib.__main__ import COMMANDS
 from seglib.errors import ConfigError, DataError
 from seglib.formats import volumes
-from seglib.inference import Prediction, VolumePrediction
+from seglib.inference import Prediction, Predictor, VolumePrediction
 from tests.helpers import (
     ORIENTATIONS,
     FakePredictor,
+    command,
     edit_dicom,
+    error_of,
     labelled,
     labels_like,
     numbered_volume,
@@ -345,6 +348,80 @@ def test_volumes_are_measured_by_their_own_prediction(tmp_path):
     assert (row["case"], row["file"]) == ("ct", "ct.nii.gz")
     with pytest.raises(ConfigError, match="pixel_mm: .*is a volume"):
         model.measure(path, pixel_mm=1)
+
+
+def test_the_row_of_a_dicom_series_names_its_folder(tmp_path):
+    write_series(tmp_path / "scan 1", np.full((3, 8, 8), 1024, np.uint16))
+    row = grey_predictor().measure(tmp_path / "scan 1").iloc[0]
+    assert (row["case"], row["file"]) == ("scan 1", "scan 1")
+    assert row["volume_ml"] == pytest.approx(row["volume_voxels"] * 0.5 * 0.7 * 2.5 / 1000)
+
+
+def test_a_folder_of_pictures_is_no_source_of_measures(tmp_path):
+    write_picture(tmp_path / "in" / "x.png", np.zeros((8, 8)))
+    with pytest.raises(DataError, match="not a DICOM series"):
+        grey_predictor().measure(tmp_path / "in")
+
+
+# ---- the command line
+
+
+@pytest.fixture
+def lesions(tmp_path, monkeypatch):
+    """The options of a command line that predicts two pictures, by weights of a real network."""
+    monkeypatch.chdir(tmp_path)
+    predictor = grey_predictor(base_channels=2, depth=2)
+    cfg = predictor.config
+    runs.save_weights(tmp_path / "w.pth", runs.network(cfg, pretrained=False), cfg)
+    for name in ("a.png", "b.png"):
+        write_picture(tmp_path / "in" / name, np.random.default_rng(0).integers(0, 255, (64, 64)))
+    save_nifti(numbered_volume(), tmp_path / "ct.nii.gz")
+    return "predict --model_path w.pth --device cpu --output_dir out"
+
+
+def test_the_table_of_the_command_line_is_that_of_measure(lesions, capsys):
+    assert command(f"{lesions} --image_dir in --table t.csv --pixel_mm 0.5x0.25") == 0
+    assert "t.csv: 2 rows, one for each image and class" in capsys.readouterr().out
+    table = pd.read_csv("t.csv")
+    expected = Predictor.load("w.pth", "cpu").measure("in/b.png", pixel_mm=(0.5, 0.25))
+    of_b = table[table["case"] == "b"].reset_index(drop=True)
+    assert list(of_b) == list(expected)
+    for name in ("area_px", "area_mm2", "centroid_x_px", "mean_intensity"):
+        np.testing.assert_allclose(of_b[name].astype(float), expected[name].astype(float), 1e-8)
+    assert (table["area_mm2"] == table["area_px"] / 8).all()
+    # Written again, with other rows, for one file and for a volume.
+    assert command(f"{lesions} --image_path in/b.png --table t.csv --objects") == 0
+    objects = pd.read_csv("t.csv")
+    assert objects["area_px"].sum() == of_b["area_px"].sum() and set(objects["case"]) == {"b"}
+    assert f"t.csv: {len(objects)} objects in 1 of 1 images" in capsys.readouterr().out
+    assert command(f"{lesions} --image_path ct.nii.gz --table volume.csv") == 0
+    (of_volume,) = csv.DictReader(open("volume.csv", encoding="utf-8-sig"))
+    assert of_volume["file"] == "ct.nii.gz" and float(of_volume["volume_ml"]) == pytest.approx(
+        int(of_volume["volume_voxels"]) * 0.0048
+    )
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ("--table t.xlsx", "expected a file ending in .csv"),
+        ("--table in", "expected a file ending in .csv"),
+        ("--table folder.csv", "is a folder"),
+        ("--table in/a.png/t.csv", "lies in a file"),
+        ("--table mine.csv", "'mine.csv' exists and is no table of measures"),
+        ("--table t.csv --pixel_mm abc", "pixel_mm: 'abc'"),
+        ("--table t.csv --pixel_mm 1,2,3", "pixel_mm: [1.0, 2.0, 3.0]"),
+        ("--table t.csv --pixel_mm -1", "pixel_mm: -1.0"),
+        ("--table t.csv --objects --neck 2", "neck: 2.0 is not allowed; expected 0 to 1"),
+    ],
+)
+def test_a_table_that_cannot_be_is_refused_before_anything_is_predicted(
+    lesions, capsys, options, words
+):
+    Path("folder.csv").mkdir()
+    Path("mine.csv").write_text("patient,age\n1,70\n")
+    assert words in error_of(capsys, f"{lesions} --image_dir in {options}")
+    assert not Path("out").exists() and Path("mine.csv").read_text().startswith("patient")
 
 
 # ---- the file
