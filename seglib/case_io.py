@@ -6,6 +6,7 @@ Here too, the facts of a case are computed that `checks` needs: hashes, notes, a
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,12 @@ TURNS = {
     "turned by -90 degrees": lambda a: np.rot90(a, -1),
     "transposed and turned by 180 degrees": lambda a: a[::-1, ::-1].T,
 }
+
+
+# A cell of the column `label_numbers`: the mask files of this row hold the class numbers themselves
+# and 255 = ignored, as `corrections` writes them, whatever the config says about other mask files.
+EXACT = "exact"
+EXACT_DECODING = "class numbers of a corrected mask"
 
 
 def mask_columns(cfg) -> list[str]:
@@ -65,6 +72,8 @@ def read_mask(case: Any, name: str, cfg, inverted: bool) -> images.Mask:
         inverted: True where 0 is the structure in the file.
     """
     files = case[name].split(images.UNION)
+    if is_exact(case):
+        return images.Mask(read_exact(case[name], 1), EXACT_DECODING)
     if not volumes.is_volume(files[0]):
         return images.read_mask(case[name], cfg.mask_encoding, inverted, *_label_map(case, cfg))
     planes, drawn = [], []
@@ -76,6 +85,34 @@ def read_mask(case: Any, name: str, cfg, inverted: bool) -> images.Mask:
             drawn.append((os.path.basename(os.path.dirname(path)), 0, number))
     pixels = images.unite(planes, inverted)
     return images.Mask(pixels, "label numbers", drawn=tuple(drawn))
+
+
+def is_exact(case: Any) -> bool:
+    """Whether the mask files of a case hold plain class numbers, see `EXACT`."""
+    return case.get("label_numbers", "") == EXACT
+
+
+def read_exact(path: str | Path, largest: int) -> np.ndarray:
+    """A mask file that `corrections` has written: (H, W) uint8 of class numbers, 255 = ignored.
+
+    Raises:
+        DataError: it cannot be read, is no grey picture of 8 bits, or holds a number above
+            `largest`.
+    """
+    pixels, mode, _ = images.read_pixels(path)
+    if mode != "L" or pixels.dtype != np.uint8:
+        raise DataError(
+            f"{path}: a picture of mode {mode}; expected the corrected mask as it was saved, grey "
+            "with 8 bits: save it in the editor again"
+        )
+    numbers = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256))
+    wrong = [number for number in numbers.tolist() if largest < number < images.IGNORE]
+    if wrong:
+        raise DataError(
+            f"{path}: numbers {wrong[:8]} of no class; expected 0 to {largest}, and 255 = ignored: "
+            "save it in the editor again"
+        )
+    return pixels.copy()  # Pillow's array is read-only
 
 
 def read_truth(
@@ -194,9 +231,9 @@ def warnings_of(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[s
         # The voxels of a volume are windowed by now, so that their value would tell nothing.
         alike = "all voxels are alike" if in_volume else f"every pixel is {image.min()}"
         warnings[f"{alike}: nothing can be seen; export it again"] = case["image"]
-    if in_volume:
+    if in_volume and not is_exact(case):
         warnings |= _notes_of_labels(case, cfg)
-    else:
+    elif not in_volume:
         warnings |= _notes_of_pictures(case, cfg)
     if cfg.task == "multiclass":
         warning = _warning_of_labels(case, cfg, masks)
@@ -337,6 +374,8 @@ def _label_map(case: Any, cfg) -> tuple[dict[str, int], bool]:
 
 def _read_labels(case: Any, cfg) -> images.Mask:
     """The label map of a case as class numbers (H, W)."""
+    if is_exact(case):
+        return images.Mask(read_exact(case["labels"], cfg.n_classes - 1), EXACT_DECODING)
     label_map, complete = _label_map(case, cfg)
     path, n_classes = case["labels"], cfg.n_classes
     if not volumes.is_volume(case["image"]):
@@ -370,6 +409,7 @@ def _slice(case: Any, volume: np.ndarray) -> np.ndarray:
 
 def inverted_flags(mask: images.Mask | None) -> tuple[bool, bool]:
     """Whether a mask, and its negative, look inverted."""
-    if mask is None:
+    # What a corrected mask holds is certain, so that it does not vote.
+    if mask is None or mask.decoding == EXACT_DECODING:
         return False, False
     return mask.looks_inverted, images.looks_inverted(1 - mask.pixels)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from . import meanings, presets
-from .case_io import TURNS, mask_columns
+from .case_io import EXACT_DECODING, TURNS, mask_columns
 from .errors import DataError, grouped, listed
 from .formats import volumes
 
@@ -398,6 +398,7 @@ def _inverted_flags(facts: list[dict[str, Any]], names: Iterable[str]) -> dict[s
     result = {}
     for k, name in enumerate(names):
         masks = [fact["masks"][k] for fact in facts if fact["masks"][k]["decoding"]]
+        masks = [mask for mask in masks if mask["decoding"] != EXACT_DECODING]
         flags = [mask["looks_inverted"] for mask in masks]
         result[name] = np.array(flags, dtype=bool).reshape(-1, 2)
     return result

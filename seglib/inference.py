@@ -316,7 +316,15 @@ class Predictor:
                 network's, or an image larger than the frame of a network that was trained on whole
                 frames without scaling (`resize="none"`).
         """
-        pixels, cfg = self._pixels(image), self.config
+        return self.predict_pixels(self._pixels(image))
+
+    def predict_pixels(self, pixels: np.ndarray) -> Prediction:
+        """The same for an image in the form of the training images, as `read` returns it.
+
+        Args:
+            pixels: (H, W, in_channels) uint8, which is not scaled once more.
+        """
+        cfg = self.config
         self._check_memory(pixels.shape[:2], self._frame(pixels.shape[:2]))
         batch = torch.from_numpy(data.normalise(self._fitted(pixels), self.table))[None]
         prob = self.probabilities(batch)[0].cpu().numpy()

@@ -326,8 +326,9 @@ def _complete(cases: pd.DataFrame, cfg) -> pd.DataFrame:
     if "annotated" in cases:
         # In concatenated tables, rows of one without this column have all classes annotated.
         cases["annotated"] = cases["annotated"].fillna(",".join(cfg.class_names))
-    if "problem" in cases:
-        cases["problem"] = cases["problem"].fillna("")
+    for column in ("problem", "label_numbers"):
+        if column in cases:
+            cases[column] = cases[column].fillna("")
     cases.attrs["notes"] = notes  # a table that was made by hand has none, and `_write` reads them
     return cases.reset_index(drop=True)
 

@@ -1,5 +1,6 @@
 """What several test files build: series and volumes with labels, stores, predictors."""
 
+import io
 import itertools
 import shutil
 from pathlib import Path
@@ -190,6 +191,12 @@ def read_picture(path):
     """The pixels of a picture as they are in the file."""
     with Image.open(path) as picture:
         return np.array(picture)
+
+
+def same_pixels_of_bytes(content, array):
+    """Whether the bytes of a picture file hold the pixels of an array."""
+    with Image.open(io.BytesIO(bytes(content))) as picture:
+        return np.array_equal(np.array(picture), array)
 
 
 def command(line, *rest):

@@ -1,35 +1,21 @@
 """The first notebook in JupyterLab itself: a browser opens it, runs every cell and sees figures and
 progress bars.
 
-The browser is Chromium, steered over its DevTools protocol; without Chromium the test is skipped.
+Without Chromium the test is skipped, see `browser`.
 """
 
 import base64
-import contextlib
 import io
-import itertools
-import json
-import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
-import websocket  # comes with JupyterLab's server
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.browser import CHROMIUM, IDLE, NO_CHROMIUM, ROOT, browser, jupyterlab
+
 NAME = "00_start_here.ipynb"
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 BAR = ".jupyter-widgets .progress-bar"
 # A progress bar goes when its work is done, so what it shows is noted meanwhile.
 WATCH = f"""
@@ -46,150 +32,28 @@ FIGURES = f"{IMAGES}.map(image => image.complete ? image.naturalWidth : 0)"
 CELLS = "jupyterapp.shell.currentWidget.content.model.sharedModel.cells.map(cell => cell.toJSON())"
 
 
-class Page:
-    """One page of a browser: `page("document.title")` runs JavaScript and returns its value,
-    awaited.
-    """
-
-    def __init__(self, address):
-        self.socket = websocket.create_connection(address, timeout=90, suppress_origin=True)
-        self.numbers, self.complaints = itertools.count(1), []
-        for domain in ("Runtime", "Log", "Page"):
-            self.send(f"{domain}.enable")
-
-    def send(self, method, **params):
-        number = next(self.numbers)
-        self.socket.send(json.dumps({"id": number, "method": method, "params": params}))
-        while (said := json.loads(self.socket.recv())).get("id") != number:
-            self._note(said.get("method"), said.get("params"))
-        assert "error" not in said, said
-        return said["result"]
-
-    def _note(self, kind, event):
-        if kind == "Runtime.exceptionThrown":
-            details = event["exceptionDetails"]
-            self.complaints.append(
-                details.get("exception", {}).get("description") or details["text"]
-            )
-        elif kind == "Runtime.consoleAPICalled" and event["type"] == "error":
-            self.complaints.append(
-                " ".join(str(a.get("value", a.get("description"))) for a in event["args"])
-            )
-        elif kind == "Log.entryAdded" and event["entry"]["level"] == "error":
-            self.complaints.append(f"{event['entry']['text']} {event['entry'].get('url', '')}")
-
-    def __call__(self, script):
-        result = self.send(
-            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
-        )
-        assert "exceptionDetails" not in result, result["exceptionDetails"]
-        return result["result"].get("value")
-
-    def wait(self, script, seconds=60):
-        end = time.monotonic() + seconds
-        while not (value := self(script)):
-            assert time.monotonic() < end, f"never true: {script}"
-            time.sleep(0.2)
-        return value
-
-
-@contextlib.contextmanager
-def running(*command, log, env=None):
-    """A program and all that it starts, ended on the way out."""
-    with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [*map(str, command)], stdout=file, stderr=file, env=env, start_new_session=True
-        )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def fetch(address, seconds=60, process=None, log=None):
-    """The body of an address, as soon as it answers."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            return urllib.request.urlopen(address, timeout=5).read()
-        except OSError:
-            assert process.poll() is None and time.monotonic() < end, log.read_text()
-            time.sleep(0.2)
-
-
 @pytest.fixture
 def lab(tmp_path):
-    """The address of JupyterLab with the first notebook, as a newcomer has it: no settings, no
-    news.
-    """
+    """The address of JupyterLab with the first notebook."""
     (tmp_path / "notebooks").mkdir()
     shutil.copy(ROOT / "notebooks" / NAME, tmp_path / "notebooks")
-    settings = tmp_path / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text(
-        '{"fetchNews": "false", "checkForUpdates": false}'
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # The kernel gets what a user's would have: its own backend for figures, and progress bars.
-    env = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "SEGLIB_PROGRESS")}
-    env |= {
-        "SEGLIB_SMOKE": "1",
-        "PYTHONPATH": str(ROOT),
-        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
-    }
-    for name in (
-        "JUPYTER_CONFIG_DIR",
-        "JUPYTER_DATA_DIR",
-        "JUPYTER_RUNTIME_DIR",
-        "JUPYTERLAB_WORKSPACES_DIR",
-        "IPYTHONDIR",
-    ):
-        env[name] = str(tmp_path / name.lower())
-    options = ["--no-browser", "--allow-root", "--expose-app-in-browser"]
-    options += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
-    options += ["--IdentityProvider.token=secret", f"--ServerApp.root_dir={tmp_path}"]
-    log = tmp_path / "lab.log"
-    with running(sys.executable, "-m", "jupyterlab", *options, log=log, env=env) as process:
-        fetch(f"http://127.0.0.1:{port}/api/status?token=secret", process=process, log=log)
-        yield f"http://127.0.0.1:{port}/lab/tree/notebooks/{NAME}?token=secret"
+    with jupyterlab(tmp_path, NAME) as address:
+        yield address
 
 
 @pytest.fixture
 def page(tmp_path):
     """A page of a headless browser, high enough to show the whole notebook."""
-    profile, log = tmp_path / "profile", tmp_path / "chromium.log"
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
-    options += ["--window-size=1200,6000", f"--user-data-dir={profile}", "about:blank"]
-    with running(CHROMIUM, *options, log=log) as process:
-        end = time.monotonic() + 60
-        while not (profile / "DevToolsActivePort").is_file():
-            assert process.poll() is None and time.monotonic() < end, log.read_text()
-            time.sleep(0.1)
-        port = (profile / "DevToolsActivePort").read_text().splitlines()[0]
-        targets = json.loads(fetch(f"http://127.0.0.1:{port}/json", process=process, log=log))
-        yield Page(
-            next(target["webSocketDebuggerUrl"] for target in targets if target["type"] == "page")
-        )
+    with browser(tmp_path) as page:
+        yield page
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on the path (.ci/run installs it where it may)"
-)
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 def test_the_first_notebook_runs_in_jupyterlab(lab, page, tmp_path):
     # JupyterLab has no current notebook in a page without focus.
     page.send("Emulation.setFocusEmulationEnabled", enabled=True)
     page.send("Page.navigate", url=lab)
-    page.wait(
-        "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status == 'idle'"
-    )
+    page.wait(IDLE)
     page(WATCH)
     assert page("jupyterapp.commands.execute('notebook:run-all-cells')") is True
     cells = [cell for cell in page(CELLS) if cell["cell_type"] == "code"]

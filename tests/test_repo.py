@@ -40,12 +40,12 @@ FLOORS = [
     ["phantoms", "layouts.volumes", "layouts.pictures", "layouts.convert"],
     ["layouts.folders"],
     ["layouts", "case_io", "models", "losses", "metrics"],
-    ["checks", "stores", "updates"],
+    ["checks", "stores", "updates", "corrections", "mask_editor"],
     ["prepare", "data", "plots", "runs", "bootstrap", "lungs"],
     ["zoo", "transfer"],
     ["training", "inference", "summary"],
     ["report"],
-    ["evaluation", "export", "explorer", "two_step"],
+    ["evaluation", "export", "explorer", "two_step", "annotate"],
     ["folds"],
     ["__main__"],
 ]
@@ -189,9 +189,10 @@ def test_the_wheel_holds_every_module(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.stat().st_size < 12e6
     with zipfile.ZipFile(wheel) as content:
-        packed = {name for name in content.namelist() if name.startswith("seglib/weights/")}
-    shipped = {path.relative_to(ROOT).as_posix() for path in (ROOT / "seglib/weights").iterdir()}
-    assert packed == shipped
+        names = {name for name in content.namelist() if not name.endswith(".py")}
+        packed = {name for name in names if name.startswith("seglib/")}
+    shipped = {*(ROOT / "seglib/weights").iterdir(), *ROOT.glob("seglib/mask_editor.[jc]s*")}
+    assert packed == {path.relative_to(ROOT).as_posix() for path in shipped}
     subprocess.run([*pip, "install", "-q", "--no-deps", "--target", site, wheel], check=True)
     names = ["seglib", *(f"seglib.{name}" for name in MODULES if name != "__init__")]
     code = f"""

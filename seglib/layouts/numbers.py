@@ -4,6 +4,7 @@
 - "class": class numbers, whatever `cfg.label_map` says.
 - a table as JSON, `{"1": 2}`: number in the file -> class, of every number that the files may hold.
   It was made from names: those of `dataset.json` or of the label table in a file's header.
+- "exact": the mask was corrected in the notebook (`annotate.merge`, `case_io.EXACT`).
 
 Names decide before numbers do, and a `label_map` that the user set decides before both. Nothing is
 concluded from the numbers themselves, but for one thing: label maps as pictures are documented to
