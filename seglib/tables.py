@@ -116,6 +116,15 @@ class Metric(NamedTuple):
         return self.best < self.worst
 
 
+# Name of a folder -> the part of the split that it holds.
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 # Names of two folders whose images and masks have equal names; imagesTr and labelsTr are those of
 # nnU-Net and of the Decathlon, img and label those of Synapse (BTCV), img and msk those of copies
 # of AMOS.

@@ -36,6 +36,7 @@ def read(path: Path, document: Any) -> Annotations:
         DataError: an entry is missing, or is none that LabelMe writes.
     """
     left_out: list[str] = []
+    n_rectangles = 0
     result = []
     for number, entry in enumerate(document["shapes"], start=1):
         name = f"shape {number}"
@@ -48,6 +49,7 @@ def read(path: Path, document: Any) -> Annotations:
             continue
         label = shapes.text_of(entry.get("label"), where)
         drawn = _shape(kind, entry, where)
+        n_rectangles += kind == "rectangle"
         result.append(Shape(_SPECIAL.get(label, label), *drawn, name=name))
     image = Annotated(
         image=sources.image_name(document.get("imagePath") or path.stem, str(path)),
@@ -57,11 +59,13 @@ def read(path: Path, document: Any) -> Annotations:
         source=path,
         turned=True,
     )
-    notes = ()
+    notes = []
     if left_out:
         kinds = listed(dict.fromkeys(left_out))
-        notes = (f"{path.name}: {len(left_out)} shapes without an area are left out ({kinds})",)
-    return Annotations([image], shapes.alphabetical([image]), format=NAME, notes=notes)
+        notes.append(f"{path.name}: {len(left_out)} shapes without an area are left out ({kinds})")
+    if n_rectangles:
+        notes.append(f"{path.name}: {shapes.boxes_note(n_rectangles)}")
+    return Annotations([image], shapes.alphabetical([image]), {}, NAME, tuple(notes))
 
 
 def _shape(kind: str, entry: dict[str, Any], where: str) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ the upper left pixel. The pixel in row r and column c covers the square from (c,
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from ..errors import DataError
 
-Ring = np.ndarray  # (n, 2) float64, n >= 3: x and y of the corners of a closed line
+Ring = np.ndarray  # (n, 2) float64: x and y of the corners of a closed line
 Part = tuple[Ring, ...]  # an outline and its holes; a pixel inside an odd number of rings is in it
 
 BACKGROUND = "background"
@@ -76,7 +77,6 @@ class Annotated:
         turned: whether the tool turned the image by its EXIF tag before it was annotated; None
             where tools of this format differ.
         split: "train", "val" or "test" where the tree says so.
-        content: the image itself, where the file holds it.
     """
 
     image: str
@@ -87,7 +87,6 @@ class Annotated:
     relative: bool = False
     turned: bool | None = None
     split: str = ""
-    content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,28 +114,24 @@ class Annotations:
 def ring(points: Any, where: str) -> Ring:
     """Pairs of numbers as a ring. A closing point that repeats the first one is cut off.
 
+    One or two points, as a slip of the mouse leaves them, are a ring that has no pixel.
+
     Args:
         points: a sequence of (x, y).
         where: file and shape, for the message.
 
     Raises:
-        DataError: fewer than three points, no pairs of numbers, or numbers that are no positions.
+        DataError: no pairs of numbers, or numbers that are no positions.
     """
     try:
         corners = np.array(points, np.float64)
     except (TypeError, ValueError, OverflowError):
         corners = np.empty(0)
-    if corners.ndim != 2 or corners.shape[1] != 2:
+    if corners.ndim != 2 or corners.shape[1] != 2 or not len(corners):
         raise DataError(f"{where}: its points are {points!r:.60}; expected pairs of numbers x, y")
     check_positions(corners, where)
-    if len(corners) > 3 and (corners[0] == corners[-1]).all():
-        corners = corners[:-1]
-    if len(corners) < 3:
-        raise DataError(
-            f"{where}: an outline of {len(corners)} points; expected at least 3: draw it again, or "
-            "delete it"
-        )
-    return corners
+    is_closed = len(corners) > 3 and (corners[0] == corners[-1]).all()
+    return corners[:-1] if is_closed else corners
 
 
 def check_positions(numbers: np.ndarray, where: str) -> None:
@@ -221,3 +216,23 @@ def text_of(value: Any, where: str, field_name: str = "label") -> str:
 def alphabetical(images: Iterable[Annotated]) -> tuple[str, ...]:
     """The classes of the shapes of all images, by name."""
     return tuple(sorted({shape.class_name for image in images for shape in image.shapes}))
+
+
+def colour_of(value: Any) -> tuple[int, int, int] | None:
+    """A colour as files have it: [255, 0, 0], "#ff0000" or a signed number; None for others."""
+    if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
+        value = int(value[1:], 16)
+    if type(value) is int and abs(value) < 1 << 32:
+        return (value >> 16 & 255, value >> 8 & 255, value & 255)
+    is_triple = isinstance(value, list) and len(value) >= 3
+    if is_triple and all(type(part) is int and 0 <= part <= 255 for part in value[:3]):
+        return (value[0], value[1], value[2])
+    return None
+
+
+def boxes_note(n_boxes: int) -> str:
+    """The note on rectangles, which are often boxes around structures."""
+    return (
+        f"{n_boxes} rectangles are filled completely; where they are boxes around structures, the "
+        "masks are too large: draw outlines instead"
+    )

@@ -187,7 +187,7 @@ def _refuse_a_folder_an_image(root: Path, rows: list[Row], cfg: Any) -> None:
 
 def _split_of(folder: Path, root: Path) -> str:
     """The part of the split (train, val, test) that a folder is named after; "" for none."""
-    return "" if folder == root else pairing.SPLITS.get(folder.name.lower(), "")
+    return "" if folder == root else tables.SPLITS.get(folder.name.lower(), "")
 
 
 def _pictures(

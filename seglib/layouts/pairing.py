@@ -24,15 +24,6 @@ _MASK_WORDS = ("mask", "seg", "label", "gt", "annot", "truth")
 # comes before those that it begins with.
 _VOLUME_WORDS = ("image", "img", "volume", "vol", "scan")
 _LABEL_WORDS = ("segmentation", "label", "mask", "seg", "gt")
-# Name of a folder -> the part of the split that it holds.
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
 
 
 class Masks(NamedTuple):

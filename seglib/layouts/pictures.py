@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .. import tables
 from ..errors import DataError
 from . import pairing, patients
 
@@ -147,7 +148,7 @@ def scan_palm(
         notes += [f"{part.name}: no folder with masks of {name}" for name in missing]
         by_class = {name: masks.get(name.lower()) for name in class_names}
         table = pairing.pair_classes(part / "Images", by_class)
-        table["split"] = pairing.SPLITS[part.name.lower()]
+        table["split"] = tables.SPLITS[part.name.lower()]
         tables.append(table)
     cases = _concatenate(tables, notes)
     letter = cases["case"].str.extract(r"^([NHP])\d")[0]
@@ -175,7 +176,7 @@ def _chest_tables(folder: Path) -> list[pd.DataFrame]:
 def _isic_part(folder: Path) -> tuple[str, str]:
     """What the name of an ISIC folder says: ("isic2018", "train"), with "" for no part."""
     year, *parts = re.split("[-_]", folder.name.lower())
-    return year, next((pairing.SPLITS[part] for part in parts if part in pairing.SPLITS), "")
+    return year, next((tables.SPLITS[part] for part in parts if part in tables.SPLITS), "")
 
 
 def _palm_parts(root: Path) -> dict[Path, dict[str, Path]]:
@@ -185,7 +186,7 @@ def _palm_parts(root: Path) -> dict[Path, dict[str, Path]]:
     return {
         folder: _palm_masks(folder)
         for folder in folders
-        if folder.name.lower() in pairing.SPLITS and (folder / "Images").is_dir()
+        if folder.name.lower() in tables.SPLITS and (folder / "Images").is_dir()
     }
 
 
