@@ -567,8 +567,7 @@ class Predictor:
             DataError: no such folder, or there is nothing in it that can be predicted.
         """
         options = regions.options(objects, neck, pixel_mm)
-        if table is not None:
-            regions.check_target(table)
+        regions.check_table(table, options)
         content = inputs.read(folder, output)
         names = _output_names(content.files)
         tables: list[pd.DataFrame] = []
@@ -659,8 +658,8 @@ class Predictor:
                 objects that touch are split by a watershed, see `regions.split`.
             neck: objects are split where the neck between them is narrower than this share of the
                 narrower one; 0 splits only what does not touch.
-            pixel_mm: height and width of a pixel in mm, or one number for both, as pictures and
-                arrays do not tell it.
+            pixel_mm: height and width of a pixel in mm, or one number for both, where the file of
+                a picture does not tell it, and for arrays.
 
         Returns:
             A row for each class or object. Where a pixel has no known size, values in mm are

@@ -144,9 +144,18 @@ def of_array(image: np.ndarray, pixel_mm: tuple[float, float] | None = None) -> 
 def of_picture(path: str | Path, pixel_mm: tuple[float, float] | None = None) -> Original:
     """A picture file, as `of_array`; palettes become colours, transparency is dropped.
 
+    Args:
+        pixel_mm: height and width of a pixel, for files that do not tell it.
+
     Raises:
-        DataError: unreadable.
+        DataError: unreadable, or the file tells another size of a pixel.
     """
+    of_file = images.pixel_mm(path)
+    if of_file and pixel_mm and not np.allclose(of_file, pixel_mm, rtol=0.01, atol=0):
+        raise DataError(
+            f"{path}: a pixel of {of_file[0]:g} x {of_file[1]:g} mm by its file, and pixel_mm is "
+            f"{pixel_mm[0]:g} x {pixel_mm[1]:g}; leave pixel_mm out, or correct the file"
+        )
     pixels, mode, palette = images.read_pixels(path)
     if mode == "P":
         pixels = palette[pixels]
@@ -154,7 +163,7 @@ def of_picture(path: str | Path, pixel_mm: tuple[float, float] | None = None) ->
         pixels = pixels[..., 0]
     elif mode == "RGBA":
         pixels = pixels[..., :3]
-    return of_array(pixels, pixel_mm)
+    return of_array(pixels, of_file or pixel_mm)
 
 
 def of_volume(path: str | Path, cfg) -> Original:
@@ -348,8 +357,23 @@ def _place(
 # ---- files
 
 
+def check_table(path: str | Path | None, options: Options) -> None:
+    """`check_target` of a table that may be wanted.
+
+    Raises:
+        ConfigError: also where there are options of a table without one.
+    """
+    if path is not None:
+        check_target(path)
+    elif options != Options():
+        raise ConfigError(
+            "table: objects, neck and pixel_mm act on the table of measures; give table, such as "
+            "'measures.csv'"
+        )
+
+
 def check_target(path: str | Path) -> Path:
-    """The file of a table that will be written, checked before anything is computed.
+    """The file of a table that will be written; to be checked before anything is computed.
 
     Raises:
         ConfigError: it is a folder, lies in a file, does not end in .csv, or is a file of another

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import tifffile
 from PIL import Image
 
 from seglib import config, phantoms, runs
@@ -67,6 +68,9 @@ def _pictures(folder: Path) -> Iterator[tuple[Path, Callable[[Path], object]]]:
         picture.save(folder / name)
         yield folder / name, images.read_image
         yield folder / name, lambda path: images.read_mask(str(path))
+    calibrated = {"imagej": True, "resolution": (4, 2), "metadata": {"unit": "micron"}}
+    tifffile.imwrite(folder / "cells.tif", grey, **calibrated)
+    yield folder / "cells.tif", images.pixel_mm
 
 
 def _volumes(folder: Path) -> Iterator[tuple[Path, Callable[[Path], object]]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -210,6 +211,19 @@ def test_colours_have_a_mean_each_and_grey_saved_as_colour_has_one(tmp_path):
     assert "mean_red" not in row
 
 
+def test_a_picture_that_tells_the_size_of_its_pixels_has_square_millimetres(tmp_path):
+    path = tmp_path / "a.tif"
+    metadata = {"unit": "micron"}
+    pixels = np.zeros((80, 100), np.uint8)
+    tifffile.imwrite(path, pixels, imagej=True, resolution=(4, 2), metadata=metadata)
+    original = regions.of_picture(path)
+    row = regions.measure([("cell", disc(40, 40, 20))], original, CLASSES).iloc[0]
+    assert row["area_mm2"] == pytest.approx(disc(40, 40, 20).sum() * 0.0005 * 0.00025)
+    assert regions.of_picture(path, (0.0005, 0.00025)).spacing_mm == original.spacing_mm
+    with pytest.raises(DataError, match="0.0005 x 0.00025 mm by its file, and pixel_mm is 1 x 1"):
+        regions.of_picture(path, (1, 1))
+
+
 # ---- objects
 
 
@@ -336,6 +350,13 @@ def test_a_folder_of_pictures_and_volumes_has_one_table(tmp_path):
     pd.testing.assert_series_equal(
         answer["measures"]["volume_ml"], table["volume_ml"], check_exact=False
     )
+
+
+def test_options_of_a_table_need_one(tmp_path):
+    write_picture(tmp_path / "x.png", np.zeros((8, 8)))
+    with pytest.raises(ConfigError, match="give table"):
+        grey_predictor().predict_folder(tmp_path, tmp_path / "out", objects=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_volumes_are_measured_by_their_own_prediction(tmp_path):

@@ -315,3 +315,42 @@ def test_pages_without_end(tmp_path):
     (tmp_path / "a.tif").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.tif: a file of 1000 or more pictures"):
         images.read_image(tmp_path / "a.tif")
+
+
+# ---- the size of a pixel
+
+
+def stated_pixel(path, **options):
+    tifffile.imwrite(path, np.zeros((4, 5), np.uint8), **options)
+    return tiff.pixel_mm(path)
+
+
+@pytest.mark.parametrize(
+    "unit, expected",
+    [("micron", (0.0005, 0.00025)), ("um", (0.0005, 0.00025)), ("mm", (0.5, 0.25))]
+    + [(r"\u00B5m", (0.0005, 0.00025)), ("cm", (5, 2.5)), ("inch", None), ("pixel", None)],
+)
+def test_imagej_states_the_size_of_a_pixel_in_its_unit(tmp_path, unit, expected):
+    pixel = stated_pixel(
+        tmp_path / "a.tif", imagej=True, resolution=(4, 2), metadata={"unit": unit}
+    )
+    assert pixel == (expected and pytest.approx(expected))
+
+
+@pytest.mark.parametrize(
+    "unit, expected",
+    [({}, (0.0005, 0.00025)), ("µm", (0.0005, 0.00025)), ("mm", (0.5, 0.25)), ("pixel", None)],
+)
+def test_ome_states_the_size_of_a_pixel(tmp_path, unit, expected):
+    metadata = {"PhysicalSizeX": 0.25, "PhysicalSizeY": 0.5}
+    if unit:
+        metadata |= {"PhysicalSizeXUnit": unit, "PhysicalSizeYUnit": unit}
+    pixel = stated_pixel(tmp_path / "a.ome.tif", metadata=metadata)
+    assert pixel == (expected and pytest.approx(expected))
+
+
+def test_the_resolution_of_a_printer_is_no_size_of_a_pixel(tmp_path):
+    options = {"resolution": (300, 300), "resolutionunit": "INCH"}
+    assert stated_pixel(tmp_path / "a.tif", **options) is None
+    assert stated_pixel(tmp_path / "b.tif", imagej=True) is None
+    assert stated_pixel(tmp_path / "c.ome.tif", metadata={"PhysicalSizeX": 0.25}) is None

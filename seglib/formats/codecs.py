@@ -97,6 +97,20 @@ def read(path: str | Path) -> tuple[np.ndarray, str, np.ndarray | None]:
         return _read_8_bits(picture, layout)
 
 
+def pixel_mm(path: str | Path) -> tuple[float, float] | None:
+    """Height and width of a pixel of a picture file in mm; None where the file does not tell.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if kind != "a TIFF picture":
+        return None
+    with _named_errors(path, kind):
+        return tiff.pixel_mm(path)
+
+
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[tuple[str, tiff.Layout | None, Image.Image | None]]:
     """What a picture file is, the layout of a TIFF file, and the picture opened by Pillow.

@@ -104,6 +104,11 @@ def notes_of(path: str | Path) -> tuple[str, ...]:
     return codecs.header(path).notes
 
 
+def pixel_mm(path: str | Path) -> tuple[float, float] | None:
+    """Height and width of a pixel in mm: see `codecs.pixel_mm`."""
+    return codecs.pixel_mm(path)
+
+
 def read_image(
     path: str | Path, channels: int = 3, percentiles: tuple[float, float] | None = None
 ) -> np.ndarray:

@@ -7,6 +7,7 @@ tifffile lacks the decoder of a compression. What none of them reads is refused 
 
 import itertools
 import logging
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import tifffile
 from PIL import Image
 
 from ..errors import DataError
+from . import orientation
 
 MAX_PAGES = 1000  # of which the tags are read
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # values of the tag SampleFormat
@@ -24,6 +26,9 @@ _CHANNELS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1}
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType: a smaller copy, a transparency mask
 _ASSOCIATED_ALPHA = 1  # a value of ExtraSamples: colours are multiplied by the transparency
 _ALPHA = (_ASSOCIATED_ALPHA, 2, 999)  # 999: written by an old CorelDRAW
+# Units of length in OME-TIFF and ImageJ, in mm.
+_UNITS_MM = {"nm": 1e-6, "mm": 1.0, "cm": 10.0}
+_UNITS_MM |= dict.fromkeys(("µm", "\u03bcm", "\\u00B5m", "um", "micron", "microns"), 1e-3)
 # The note on a channel of transparency.
 TRANSPARENCY = "it has transparency, which an image is read without"
 
@@ -101,6 +106,43 @@ def read(path: str | Path) -> tuple[np.ndarray, str]:
         if n_colours == 3:
             return colours, "RGB"
         return colours[..., 0], "P" if page.photometric == _PALETTE else "L"
+
+
+def pixel_mm(path: str | Path) -> tuple[float, float] | None:
+    """Height and width of a pixel in mm as OME-TIFF and ImageJ write them; None where unknown.
+
+    The resolution of other files is not used, as it is that of a printer or a screen.
+    """
+    with _opened(path) as tiff:
+        if tiff.ome_metadata:
+            sizes = [_ome_size(tiff.ome_metadata, axis) for axis in "YX"]
+        elif tiff.is_imagej:
+            unit_mm = _UNITS_MM.get(str((tiff.imagej_metadata or {}).get("unit")), 0)
+            tags = [tiff.pages[0].tags.get(name) for name in ("YResolution", "XResolution")]
+            sizes = [_imagej_size(tag.value) * unit_mm if tag else 0 for tag in tags]
+        else:
+            return None
+    spacing = orientation.known_spacing([1, *sizes])
+    return spacing and spacing[1:]
+
+
+def _ome_size(metadata: str, axis: str) -> float:
+    """The size of a pixel along "X" or "Y" in mm by the XML of an OME-TIFF; 0 where unknown."""
+    size = re.search(rf'\bPhysicalSize{axis}="(\d+\.?\d*(?:[eE][+-]?\d+)?)"', metadata)
+    unit = re.search(rf'\bPhysicalSize{axis}Unit="([^"]*)"', metadata)
+    unit_mm = _UNITS_MM.get(unit[1] if unit else "µm", 0)  # the default of the standard
+    return float(size[1]) * unit_mm if size else 0
+
+
+def _imagej_size(resolution: object) -> float:
+    """The size of a pixel in the unit of the file; 0 where the tag has no fraction.
+
+    Args:
+        resolution: the value of the tag, pixels in a unit as (numerator, denominator).
+    """
+    if not isinstance(resolution, tuple) or len(resolution) != 2 or not resolution[0]:
+        return 0
+    return resolution[1] / resolution[0]
 
 
 def colour_map(table: np.ndarray) -> np.ndarray:
