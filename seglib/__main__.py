@@ -15,11 +15,11 @@ import shlex
 import sys
 import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import config, effects, fields, presets
+from . import config, effects, fields, presets, tables
 from .errors import ConfigError, DataError, SeglibError
 
 # The settings that evaluate and predict take: folders and device, and how a network is used.
@@ -68,7 +68,21 @@ def prepare(args: argparse.Namespace) -> None:
     store, cfg = _store(cfg, wants_test_part=_wants_test_part(cfg, args))
     _check_effects(args, cfg, store.cases)
     if args.export:
+        _export(store, args)
+
+
+def _export(store, args: argparse.Namespace) -> None:
+    """Write a prepared data set as pictures, or its masks for labelling tools."""
+    from . import labelling
+
+    if args.form == "png":
         print(f"exported to {store.export_png(args.export)}")
+        return
+    exported = labelling.export(store, args.export, args.form, args.outline_tolerance)
+    for note in exported.notes:
+        print(f"NOTE: {note}")
+    print(f"masks of {exported.n_images} images exported to {exported.path}")
+    print(f"names of images are relative to {exported.root}")
 
 
 def stores(args: argparse.Namespace) -> None:
@@ -541,6 +555,7 @@ def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
     """Write masks of all files of a folder; returns why files failed or were left out."""
     from .formats import volumes
 
+    writer = _annotation_writer(predictor, args, args.image_dir)
     results = predictor.predict_folder(
         args.image_dir,
         args.output_dir,
@@ -549,6 +564,7 @@ def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
         probability=args.show_probability,
         tiled=args.tiled,
         table=args.table,
+        writer=writer,
         **_measuring(args),
     )
     failed, left_out = results["failed"], results["left_out"]
@@ -560,6 +576,8 @@ def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
         print(f"{len(results['no_image'])} others are no images, such as {names}")
     if args.table:
         _print_table(results["measures"], n_done, args)
+    if writer:
+        print(f"annotations: {writer.save()}")
     n_volumes = sum(map(volumes.is_volume, results["done"]))
     now = effects.Situation(predictor.config, n_volumes < n_done, n_volumes > 0)
     _print_without_effect(args, now, predictor)
@@ -577,6 +595,7 @@ def _predict_image(predictor, file: Path, args: argparse.Namespace) -> None:
     """Mask, overlay and panels of one image, and its scores where there is a truth."""
     from .formats import images
 
+    writer = _annotation_writer(predictor, args, file.parent)
     image = predictor.read(file)
     prediction = predictor.predict_tiled(image) if args.tiled else predictor.predict(image)
     truth = None
@@ -595,6 +614,20 @@ def _predict_image(predictor, file: Path, args: argparse.Namespace) -> None:
     )
     _print_results({}, {file.name: images.notes_of(file)})
     _write_table(predictor, file, prediction, args)
+    if writer:
+        predictor.outline(writer, file, prediction)
+        print(f"annotations: {writer.save()}")
+
+
+def _annotation_writer(predictor, args: argparse.Namespace, root: str | Path):
+    """The writer of --annotations for pictures of a folder; None without the option."""
+    from .annotations import writers
+
+    if not args.annotations:
+        return None
+    classes = list(predictor.structures.values())
+    folder, tolerance = args.output_dir, args.outline_tolerance
+    return writers.writer(args.annotations, folder, classes, tolerance, root)
 
 
 def _measuring(args: argparse.Namespace) -> dict[str, Any]:
@@ -714,6 +747,11 @@ def _value(metavar: str, text: str, default: Any = None) -> dict[str, Any]:
     return {"metavar": metavar, "help": text, "default": default, "type": type(default)}
 
 
+def _choice(metavar: str, choices: Iterable[str], text: str, default: Any = None) -> dict[str, Any]:
+    """An option with one of several values."""
+    return {**_value(metavar, text, default), "choices": list(choices)}
+
+
 def _flag(text: str) -> dict[str, Any]:
     """An option without a value."""
     return {"action": "store_true", "help": text}
@@ -741,6 +779,9 @@ PREDICTION = {  # the options of a predictor, `inference.OPTIONS`
     "--keep_largest_component": _flag("keep the largest connected component of each class"),
     "--fill_holes": _flag("fill what a class encloses"),
 }
+OUTLINE_TOLERANCE = _value(
+    "PIXELS", "by which outlines may move for fewer corners; up to 0.3 no pixel changes", 0.3
+)
 COMMANDS = (
     Command(
         phantoms,
@@ -759,7 +800,15 @@ COMMANDS = (
             "--output": _value("DIR", "receives images/ and masks/"),
             "--image_suffix": _value("TEXT", "ending of image names, such as _image or .jpg"),
             "--mask_suffix": _value("TEXT", "ending of mask names, as _mask (default detected)"),
-            "--export": _value("DIR", "without --source_images: the resized data as PNG"),
+            "--export": _value("DIR", "without --source_images: receives the data, see --form"),
+            "--form": _choice(
+                "FORM",
+                ("png", *tables.ANNOTATION_FORMS),
+                "of --export: png, resized images and masks; or the masks at their own size for "
+                "labelling tools: labelme, coco (outlines), coco_rle, coco_uncompressed_rle",
+                "png",
+            ),
+            "--outline_tolerance": OUTLINE_TOLERANCE,
         },
         fields=tuple(config.FIELDS),
     ),
@@ -815,6 +864,13 @@ COMMANDS = (
             "--dicom_seg": _flag("of a DICOM series also NAME_mask.dcm, a Segmentation"),
             "--tiled": _flag("pictures at their own resolution, in tiles of the trained size"),
             "--show_probability": _flag("the probabilities in NAME_visualization.png of pictures"),
+            "--annotations": _choice(
+                "FORM",
+                tables.ANNOTATION_FORMS,
+                "of pictures also outlines that LabelMe (labelme, a file a picture) or COCO tools "
+                "(coco, one file; coco_rle and coco_uncompressed_rle: masks) open for correction",
+            ),
+            "--outline_tolerance": OUTLINE_TOLERANCE,
             "--table": _value(
                 "FILE.csv", "measures of each image and class: area, volume, place, mean intensity"
             ),

@@ -66,7 +66,7 @@ def _is_volume(args: Namespace) -> bool:
 
 
 OF_EVERY_NETWORK = ("task", "class_names", "architecture")
-OF_PICTURES = ("tiled", "save_overlay", "show_probability", "pixel_mm")
+OF_PICTURES = ("tiled", "save_overlay", "show_probability", "pixel_mm", "annotations")
 REFUSED = (
     *(
         Refused(
@@ -103,6 +103,24 @@ REFUSED = (
         ["objects", "pixel_mm"],
         lambda args: args.table,
         "acts on the table of measures; give --table measures.csv as well",
+    ),
+    Refused(
+        "predict",
+        ["outline_tolerance"],
+        lambda args: tables.ANNOTATION_FORMS.get(args.annotations) == "polygons",
+        "acts on outlines; give --annotations coco or labelme as well",
+    ),
+    Refused(
+        "prepare",
+        ["form"],
+        lambda args: args.export,
+        "says in which form --export DIR is written; give that as well",
+    ),
+    Refused(
+        "prepare",
+        ["outline_tolerance"],
+        lambda args: args.export and tables.ANNOTATION_FORMS.get(args.form) == "polygons",
+        "acts on outlines; give --export DIR and --form coco or labelme as well",
     ),
     Refused(
         "predict",

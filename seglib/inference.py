@@ -510,6 +510,26 @@ class Predictor:
         any_structure = 1 - prob[0] if self.config.task == "multiclass" else prob.max(axis=0)
         return (any_structure * 255).round().astype(np.uint8)
 
+    def outline(
+        self, writer: Any, path: str | Path, prediction: Prediction, name: str = ""
+    ) -> None:
+        """Add a predicted mask to a file of a labelling tool, where it can be corrected.
+
+        Args:
+            writer: of `annotations.writers`; its `save` comes after the last image.
+            path: the picture file of which the prediction is.
+            name: of the file of LabelMe, by default that of the picture.
+
+        Raises:
+            DataError: the file exists already.
+        """
+        task = self.config.task
+        planes = {
+            class_name: class_mask(prediction.mask, k, task)
+            for k, class_name in self.structures.items()
+        }
+        writer.add(path, planes, images.exif_orientation(path), name)
+
     def predict_file(
         self,
         path: str | Path,
@@ -546,16 +566,16 @@ class Predictor:
         objects: bool = False,
         neck: float = regions.NECK,
         pixel_mm: float | Sequence[float] | None = None,
+        writer: Any = None,
     ) -> dict[str, Any]:
         """Every picture and NIfTI volume of a folder, by `predict_file` and `predict_volume`.
 
         A file that cannot be read is reported under "failed"; the others are still predicted. Other
-        threads read the pictures ahead and write those without panels, so that the network does not
-        wait for files.
+        threads read and write pictures, so that the network does not wait for files.
 
         Args:
-            table: a CSV file that receives the measures of all images; `objects`, `neck` and
-                `pixel_mm` are those of `measure`.
+            table: a CSV file that receives the measures of all images, see `measure`.
+            writer: of `annotations.writers`, receives the masks of all pictures: see `outline`.
 
         Returns:
             A dict: `done`, a list of file names; `failed`, name -> reason; `millilitres`, name of a
@@ -577,6 +597,8 @@ class Predictor:
         for file, predict in self._jobs(names, Path(output), drawing, tiled):
             try:
                 prediction, notes = predict()
+                if writer and isinstance(prediction, Prediction):
+                    self.outline(writer, file, prediction, names[file])
                 if table is not None:
                     measures = self._measures(file, prediction, options)
                     tables.append(measures.assign(case=names[file]))

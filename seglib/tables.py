@@ -13,6 +13,13 @@ import operator
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
+# Forms of files for labelling tools -> how they hold a mask: see `annotations.writers`.
+ANNOTATION_FORMS = {
+    "coco": "polygons",
+    "coco_rle": "rle",
+    "coco_uncompressed_rle": "uncompressed_rle",
+    "labelme": "polygons",
+}
 IGNORE = 255  # value in a mask of pixels that no loss, metric or curve may count
 MIN_PATIENTS = 5  # with fewer, no interval is given
 

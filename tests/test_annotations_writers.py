@@ -1,13 +1,14 @@
 """`seglib.annotations.writers`: files that pycocotools and our readers read as the same masks."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 
-from seglib import annotations
+from seglib import annotations, tables
 from seglib.annotations import writers
 from seglib.errors import ConfigError, DataError
 
@@ -33,9 +34,11 @@ def coco(capsys):
 @pytest.mark.parametrize("segmentation", writers.SEGMENTATIONS)
 def test_coco_files_hold_the_masks_for_pycocotools(tmp_path, coco, segmentation):
     planes = nested_planes()
-    writer = writers.Coco(tmp_path, CLASSES, segmentation)
-    writer.add("b/2.png", planes)
-    writer.add("a/1.png", {"disc": np.zeros((7, 5), bool), "cup": np.eye(7, 5)})
+    writer = writers.Coco(tmp_path, CLASSES, segmentation, root=tmp_path / "pictures")
+    writer.add(tmp_path / "pictures" / "b" / "2.png", planes)
+    writer.add(
+        tmp_path / "pictures" / "a" / "1.png", {"disc": np.zeros((7, 5), bool), "cup": np.eye(7, 5)}
+    )
     path = writer.save()
     assert path == tmp_path / "annotations.json"
     file = coco(path)
@@ -96,7 +99,7 @@ def test_ignored_pixels_have_the_label_of_labelme(tmp_path):
 
 def test_the_form_names_the_writer(tmp_path):
     assert isinstance(writers.writer("labelme", tmp_path, CLASSES), writers.LabelMe)
-    for form, segmentation in zip(writers.FORMS, writers.SEGMENTATIONS):
+    for form, segmentation in zip(tables.ANNOTATION_FORMS, writers.SEGMENTATIONS):
         assert writers.writer(form, tmp_path / "a.json", CLASSES, 2).segmentation == segmentation
     with pytest.raises(ConfigError, match="annotations: 'voc' .* expected coco, coco_rle"):
         writers.writer("voc", tmp_path, CLASSES)
@@ -115,6 +118,15 @@ def test_what_contradicts_itself_is_refused(tmp_path):
     writer.add("x.png", {"disc": np.ones((3, 4))})
     with pytest.raises(DataError, match=r"x\.png: added twice"):
         writer.add("x.png", {"disc": np.ones((3, 4))})
+
+
+def test_files_that_may_be_corrected_are_not_overwritten(tmp_path):
+    for form in ("coco", "labelme"):
+        for attempt in range(2):
+            with pytest.raises(DataError, match="corrections") if attempt else nullcontext():
+                writer = writers.writer(form, tmp_path, CLASSES)
+                writer.add("x.png", {"disc": np.ones((3, 4))})
+                writer.save()
 
 
 def test_ignored_pixels_are_a_category_of_their_own_in_coco(tmp_path):

@@ -220,6 +220,21 @@ def test_options_of_inference(here):
     assert not masks["none"].any()
 
 
+def test_predictions_are_written_for_labelling_tools(here, tmp_path, capsys):
+    line = f"predict {WEIGHTS} --output_dir {tmp_path}"
+    assert command(f"{line}/one --image_path {LESION} --annotations coco_rle") == 0
+    assert f"annotations: {tmp_path}/one/annotations.json" in capsys.readouterr().out
+    document = json.loads((tmp_path / "one" / "annotations.json").read_text())
+    assert [image["file_name"] for image in document["images"]] == ["lesion_0001.jpg"]
+    assert document["categories"][0]["name"] == "structure"
+    mask = read_picture(tmp_path / "one" / "lesion_0001_mask.png")
+    assert sum(entry["area"] for entry in document["annotations"]) == (mask == 255).sum()
+    folder = f"--image_dir {here}/data/test/images --annotations labelme --outline_tolerance 2"
+    assert command(f"{line}/all {folder}") == 0
+    assert len(list((tmp_path / "all").glob("lesion_*.json"))) == 3
+    assert "exists already" in error_of(capsys, f"{line}/all {folder}")
+
+
 def test_volumes_are_predicted_too(here, tmp_path, capsys):
     array = np.random.default_rng(0).integers(0, 900, (30, 28, 6), np.int16)
     scans, output = tmp_path / "scans", tmp_path / "out"

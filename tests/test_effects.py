@@ -66,6 +66,13 @@ def refused(line):
 @pytest.mark.parametrize(
     "line, words",
     [
+        ("predict --image_path a.nii --annotations coco", "annotations: acts on pictures"),
+        ("predict --image_path a.png --outline_tolerance 1", "give --annotations coco or labelme"),
+        ("prepare --form labelme", "form: says in which form --export DIR is written"),
+        (
+            "prepare --export a --form coco_rle --outline_tolerance 1",
+            "give --export DIR and --form coco or labelme",
+        ),
         ("predict --image_path a.nii.gz --tiled", "tiled: acts on pictures"),
         ("predict --image_path a.nii --save_overlay", "save_overlay: acts on pictures"),
         ("predict --image_path a.nii --show_probability", "show_probability: acts on pictures"),

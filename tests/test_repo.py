@@ -47,7 +47,7 @@ FLOORS = [
     ["zoo", "transfer"],
     ["training", "inference", "summary"],
     ["report"],
-    ["evaluation", "export", "explorer", "two_step", "annotate"],
+    ["evaluation", "export", "labelling", "explorer", "two_step", "annotate"],
     ["folds"],
     ["__main__"],
 ]

@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import files
 from ..errors import ConfigError, DataError
+from ..tables import ANNOTATION_FORMS
 from . import outlines, rle
 from .outlines import Component
 from .shapes import IGNORED
@@ -24,13 +25,6 @@ COCO_FILE = "annotations.json"
 DECIMALS = 2  # of coordinates in a file
 LABELME_VERSION = "5.5.0"
 SEGMENTATIONS = ("polygons", "rle", "uncompressed_rle")
-# What the command line calls a writer -> its segmentation.
-FORMS = {
-    "coco": "polygons",
-    "coco_rle": "rle",
-    "coco_uncompressed_rle": "uncompressed_rle",
-    "labelme": "polygons",
-}
 # How viewers turn the stored pixels, by the number in the EXIF or TIFF tag.
 _TURN = {
     1: lambda stored: stored,
@@ -51,9 +45,15 @@ class Coco:
 
     Args:
         path: the file, or a folder that receives `annotations.json`.
+        root: the folder of all pictures, to which the names of their files are relative; None: the
+            names are without folders.
         class_names: the classes without a background; they become the categories 1, 2, ...
         segmentation: "polygons"; "rle", compressed run lengths; or "uncompressed_rle".
         tolerance: of polygons, see `outlines.part_of`.
+
+    Raises:
+        ConfigError: no such segmentation, or a tolerance that is negative or no number.
+        DataError: the file exists already.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Coco:
         class_names: Sequence[str],
         segmentation: str = "polygons",
         tolerance: float = outlines.EXACT,
+        root: str | Path | None = None,
     ):
         if segmentation not in SEGMENTATIONS:
             raise ConfigError(
@@ -70,17 +71,19 @@ class Coco:
             )
         path = Path(path)
         self.path = path if path.suffix == ".json" else path / COCO_FILE
+        _refuse_existing(self.path)
+        self.root = root
         outlines.check(tolerance)
         self.category_of = {name: number for number, name in enumerate(class_names, start=1)}
         self.segmentation = segmentation
         self.tolerance = tolerance
         self.pictures: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {}
 
-    def add(self, image: str, planes: Planes, orientation: int = 1, name: str = "") -> None:
+    def add(self, image: str | Path, planes: Planes, orientation: int = 1, name: str = "") -> None:
         """The masks of one picture.
 
         Args:
-            image: the name of its file, relative to the folder of all pictures, with "/".
+            image: the path of its file.
             planes: as the pixels of the picture are stored.
             orientation: the tag by which viewers turn the picture, see `images.exif_orientation`.
             name: not used; another writer names its file by it.
@@ -88,9 +91,12 @@ class Coco:
         Raises:
             DataError: masks of different sizes, or a picture that was added before.
         """
-        if image in self.pictures:
-            raise DataError(f"{image}: added twice to {self.path}; expected each picture once")
-        shape, turned = _turned(image, planes, orientation)
+        file = Path(image).name
+        if self.root is not None:
+            file = _relative(Path(image), Path(self.root))
+        if file in self.pictures:
+            raise DataError(f"{file}: added twice to {self.path}; expected each picture once")
+        shape, turned = _turned(file, planes, orientation)
         entries = [
             {
                 "category_id": self._category(class_name),
@@ -102,7 +108,7 @@ class Coco:
             for class_name, plane in turned.items()
             for component in outlines.components(plane)
         ]
-        self.pictures[image] = (shape, entries)
+        self.pictures[file] = (shape, entries)
 
     def _category(self, class_name: str) -> int:
         """The number of a class; one that is not listed, such as ignored pixels, comes last."""
@@ -129,9 +135,9 @@ class Coco:
                 for name, number in self.category_of.items()
             ],
         }
-        for number, image in enumerate(sorted(self.pictures), start=1):
-            (height, width), entries = self.pictures[image]
-            picture = {"id": number, "file_name": image, "height": height, "width": width}
+        for number, file in enumerate(sorted(self.pictures), start=1):
+            (height, width), entries = self.pictures[file]
+            picture = {"id": number, "file_name": file, "height": height, "width": width}
             document["images"].append(picture)
             for entry in entries:
                 identity = {"id": len(document["annotations"]) + 1, "image_id": number}
@@ -161,9 +167,11 @@ class LabelMe:
             name: of the file, by default that of the image, without a suffix.
 
         Raises:
-            DataError: masks of different sizes.
+            DataError: masks of different sizes, or the file exists already.
         """
         image = Path(image)
+        path = self.folder / f"{name or image.stem}.json"
+        _refuse_existing(path)
         (height, width), turned = _turned(image.name, planes, orientation)
         shapes = [
             {
@@ -187,7 +195,6 @@ class LabelMe:
             "imageHeight": height,
             "imageWidth": width,
         }
-        path = self.folder / f"{name or image.stem}.json"
         return files.write_text(path, json.dumps(document, ensure_ascii=False, indent=1))
 
     def _points(self, component: Component) -> list[list[float]]:
@@ -200,18 +207,34 @@ class LabelMe:
 
 
 def writer(
-    form: str, folder: str | Path, class_names: Sequence[str], tolerance: float = outlines.EXACT
+    form: str,
+    folder: str | Path,
+    class_names: Sequence[str],
+    tolerance: float = outlines.EXACT,
+    root: str | Path | None = None,
 ) -> Coco | LabelMe:
-    """The writer of one of `FORMS`.
+    """The writer of one of `tables.ANNOTATION_FORMS`; see `Coco` and `LabelMe`.
 
     Raises:
-        ConfigError: no such form.
+        ConfigError: no such form, or a tolerance that is negative or no number.
+        DataError: the file of COCO exists already.
     """
-    if form not in FORMS:
-        raise ConfigError(f"annotations: {form!r} is not allowed; expected {', '.join(FORMS)}")
+    if form not in ANNOTATION_FORMS:
+        raise ConfigError(
+            f"annotations: {form!r} is not allowed; expected {', '.join(ANNOTATION_FORMS)}"
+        )
     if form == "labelme":
         return LabelMe(folder, tolerance)
-    return Coco(folder, class_names, FORMS[form], tolerance)
+    return Coco(folder, class_names, ANNOTATION_FORMS[form], tolerance, root)
+
+
+def _refuse_existing(path: Path) -> None:
+    """Refuse to overwrite a file that somebody may have corrected by hand."""
+    if path.exists():
+        raise DataError(
+            f"{path}: exists already, and may hold corrections made by hand; give another folder, "
+            "or move the file away"
+        )
 
 
 def _turned(
