@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 from . import presets, tables
 from .errors import ConfigError, DataError
-from .formats import nifti, simpleitk
 
 KAGGLE_INPUT, KAGGLE_WORKING = Path("/kaggle/input"), Path("/kaggle/working")
 COLAB_CONTENT, COLAB_DRIVE = Path("/content"), Path("/content/drive/MyDrive")
@@ -740,6 +739,8 @@ def _as_nifti(name: str) -> str:
 
     So a marker such as `ct.nii*` stands for a volume in any format.
     """
+    from .formats import nifti, simpleitk  # slow to import, and help needs neither
+
     name = name.lower()
     return f"{nifti.stem(name)}.nii" if name.endswith(simpleitk.SUFFIXES) else name
 

@@ -142,15 +142,15 @@ def scan_palm(
                 f"or '{name} Masks', found those of {', '.join(existing)}; rename the folder or "
                 "set class_names"
             )
-    tables, notes = [], []
+    part_tables, notes = [], []
     for part, masks in parts.items():
         missing = [name for name in class_names if name.lower() not in masks]
         notes += [f"{part.name}: no folder with masks of {name}" for name in missing]
         by_class = {name: masks.get(name.lower()) for name in class_names}
         table = pairing.pair_classes(part / "Images", by_class)
         table["split"] = tables.SPLITS[part.name.lower()]
-        tables.append(table)
-    cases = _concatenate(tables, notes)
+        part_tables.append(table)
+    cases = _concatenate(part_tables, notes)
     letter = cases["case"].str.extract(r"^([NHP])\d")[0]
     findings = {"N": "normal", "H": "high myopia", "P": "pathological myopia"}
     cases["finding"] = letter.map(findings).fillna("")
