@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
-from .formats import codecs, images, volumes
+from .formats import codecs, images, segments, volumes
 
 # How programs may mirror or turn masks by mistake: name -> the same done to an array. The last four
 # keep the size of a square only.
@@ -78,6 +78,9 @@ def read_mask(case: Any, name: str, cfg, inverted: bool) -> images.Mask:
         return images.read_mask(case[name], cfg.mask_encoding, inverted, *_label_map(case, cfg))
     planes, drawn = [], []
     for path in files:
+        if segments.kind_of(path):
+            planes.append(_segment_plane(path, name, case, cfg))
+            continue
         labels = volumes.read_labels(case["image"], path, cfg)
         plane, number = _structure(path, _slice(case, labels), int(labels.max()), case, cfg)
         planes.append(plane)
@@ -247,7 +250,11 @@ def _notes_of_labels(case: dict, cfg) -> dict[str, str]:
     paths = [path for column in mask_columns(cfg) for path in _mask_files(case, column)]
     notes: dict[str, str] = {}
     for path in paths:
-        for text in volumes.notes_on_labels(case["image"], path, cfg):
+        texts = volumes.notes_on_labels(case["image"], path, cfg)
+        if segments.kind_of(path):
+            class_of = _class_of_segments(path, case, cfg)
+            texts += volumes.read_segments(case["image"], path, cfg, class_of).notes
+        for text in texts:
             notes.setdefault(text, path)
     return notes
 
@@ -354,6 +361,36 @@ def _structure(
     )
 
 
+def _class_of_segments(path: str, case: Any, cfg) -> dict[int, int]:
+    """Number of a segment -> class, from 1, of a file of named segments.
+
+    Raises:
+        DataError: neither names nor a setting say which segments are meant.
+    """
+    table, _ = _label_map(case, cfg)
+    if table:
+        return {int(number): label for number, label in table.items()}
+    named = segments.segments(path)
+    takes_all = len(named) == 1 or cfg.mask_encoding in ("index", "threshold")
+    if cfg.task == "binary" and takes_all:
+        return {segment.number: 1 for segment in named}
+    if cfg.task == "multiclass" and all(segment.number < cfg.n_classes for segment in named):
+        return {segment.number: segment.number for segment in named}
+    names = ", ".join(f"{segment.number} {segment.name}" for segment in named[:12])
+    raise DataError(
+        f"{path}: its segments are {names}; set label_map, with the class of each number, such as "
+        f'{{"{named[0].number}": 1}}'
+    )
+
+
+def _segment_plane(path: str, name: str, case: Any, cfg) -> np.ndarray:
+    """The mask (H, W) of one class in one slice of a file of named segments."""
+    class_of = _class_of_segments(path, case, cfg)
+    planes = volumes.read_segments(case["image"], path, cfg, class_of)
+    position = cfg.class_names.index(name)
+    return (_slice(case, planes.bits) >> position & 1).astype(np.uint8)
+
+
 def _label_map(case: Any, cfg) -> tuple[dict[str, int], bool]:
     """Number in the file -> class, {} where both are the same; and whether it names all numbers.
 
@@ -380,6 +417,10 @@ def _read_labels(case: Any, cfg) -> images.Mask:
     path, n_classes = case["labels"], cfg.n_classes
     if not volumes.is_volume(case["image"]):
         return images.read_labels(path, cfg.mask_encoding, n_classes, label_map, complete)
+    if segments.kind_of(path):
+        class_of = _class_of_segments(path, case, cfg)
+        planes = volumes.read_segments(case["image"], path, cfg, class_of)
+        return images.Mask(_slice(case, planes.labels).copy(), "named segments")
     labels = volumes.read_labels(case["image"], path, cfg)
     plane = _slice(case, labels)
     if volumes.is_organ_folder(path):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+import SimpleITK
 import torch
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -53,6 +54,27 @@ def save_nifti(image, path):
     """Write an image, in a new folder where needed; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(image, path)
+    return path
+
+
+ITK_AFFINE = nibabel.affines.from_matvec(  # an oblique one, in R-A-S
+    nibabel.eulerangles.euler2mat(0.1, -0.2, 0.3) @ np.diag(SPACING_XYZ), (-30, 12, -400)
+)
+
+
+def save_simpleitk(array, path, affine=ITK_AFFINE, compress=False, **fields):
+    """Write (x, y, z) or (x, y, z, layer) by SimpleITK, with keys of NRRD; returns the path."""
+    moved = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(moved[:3, :3], axis=0)
+    is_vector = array.ndim == 4
+    array = array.transpose(2, 1, 0, 3) if is_vector else array.T
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array), isVector=is_vector)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(moved[:3, 3].tolist())
+    image.SetDirection((moved[:3, :3] / spacing).ravel().tolist())
+    for key, text in fields.items():
+        image.SetMetaData(key, text)
+    SimpleITK.WriteImage(image, str(path), useCompression=compress)
     return path
 
 

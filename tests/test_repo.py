@@ -33,6 +33,8 @@ FLOORS = [
     ["annotations.roboflow"],
     ["annotations"],
     ["formats.dicom", "formats.dicom_values", "formats.nifti"],
+    ["formats.rtstruct", "formats.dicom_seg_labels"],
+    ["formats.segments"],
     ["formats.volumes", "formats.dicom_seg"],
     ["config", "hosts", "memory", "formats.inputs"],
     ["effects", "layouts.pairing", "layouts.patients", "layouts.numbers", "meanings"],

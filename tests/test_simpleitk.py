@@ -9,33 +9,7 @@ import SimpleITK
 
 from seglib.errors import DataError
 from seglib.formats import orientation, simpleitk, slicer, volumes
-from tests.helpers import displayed, numbered_volume
-
-AFFINE = nibabel.affines.from_matvec(
-    nibabel.eulerangles.euler2mat(0.1, -0.2, 0.3) @ np.diag([0.8, 1.5, 4.0]), (-30, 12, -400)
-)
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-
-def image_of(array, affine=AFFINE):
-    """An array (x, y, z) or (x, y, z, layer) on an affine in R-A-S as an image of SimpleITK."""
-    moved = LPS @ affine
-    spacing = np.linalg.norm(moved[:3, :3], axis=0)
-    is_vector = array.ndim == 4
-    array = array.transpose(2, 1, 0, 3) if is_vector else array.T
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array), isVector=is_vector)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(moved[:3, 3].tolist())
-    image.SetDirection((moved[:3, :3] / spacing).ravel().tolist())
-    return image
-
-
-def save(array, path, affine=AFFINE, compress=False, **fields):
-    image = image_of(array, affine)
-    for key, text in fields.items():
-        image.SetMetaData(key, text)
-    SimpleITK.WriteImage(image, str(path), useCompression=compress)
-    return path
+from tests.helpers import ITK_AFFINE, displayed, numbered_volume, save_simpleitk
 
 
 def geometry(path):
@@ -56,7 +30,7 @@ def test_a_volume_is_the_one_of_nifti(tmp_path, suffix, compress):
     image = numbered_volume()
     nibabel.save(image, tmp_path / "same.nii")
     array = np.asarray(image.dataobj)
-    path = save(array, tmp_path / f"a{suffix}", image.affine, compress)
+    path = save_simpleitk(array, tmp_path / f"a{suffix}", image.affine, compress)
     for canonical in (True, False):
         volume = volumes.read(path, canonical=canonical)
         expected = volumes.read(tmp_path / "same.nii", canonical=canonical)
@@ -70,12 +44,14 @@ def test_a_volume_is_the_one_of_nifti(tmp_path, suffix, compress):
 
 @pytest.mark.parametrize("space", ["right-anterior-superior", "LAS"])
 def test_other_spaces_of_nrrd_are_those_of_simpleitk(tmp_path, space):
-    path = save(np.zeros((4, 5, 6), np.uint8), tmp_path / "a.nrrd")
+    path = save_simpleitk(np.zeros((4, 5, 6), np.uint8), tmp_path / "a.nrrd")
     edited(path, b"space: left-posterior-superior", f"space: {space}".encode())
     header = simpleitk.read_header(path)
     affine, oriented = simpleitk.affine_mm(path, header)
     signs = (1, 1) if space.startswith("r") else (-1, 1)
-    expected = np.diag([*signs, 1, 1]) @ (LPS @ AFFINE)  # the numbers of the file, in its space
+    expected = np.diag([*signs, 1, 1]) @ (
+        np.diag([-1.0, -1.0, 1.0, 1.0]) @ ITK_AFFINE
+    )  # the numbers of the file, in its space
     np.testing.assert_allclose(affine, expected, atol=1e-6)
     assert oriented
 
@@ -86,14 +62,14 @@ def test_other_spaces_of_nrrd_are_those_of_simpleitk(tmp_path, space):
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_number_types(tmp_path, suffix, number_type):
     array = np.arange(60).reshape(3, 4, 5).astype(number_type)
-    path = save(array, tmp_path / f"a{suffix}", compress=True)
+    path = save_simpleitk(array, tmp_path / f"a{suffix}", compress=True)
     np.testing.assert_array_equal(volumes.read_numbers(path), array)
 
 
 def test_without_a_geometry_nothing_is_measured(tmp_path):
     array = np.zeros((4, 5, 6), np.int16)
     for suffix in (".nrrd", ".mha"):
-        path = save(array, tmp_path / f"a{suffix}", np.diag([-1.0, -1, 1, 1]))
+        path = save_simpleitk(array, tmp_path / f"a{suffix}", np.diag([-1.0, -1, 1, 1]))
         grid = volumes.read_grid(path)
         assert grid.spacing_mm is None and not grid.oriented
         assert (grid.notes, grid.spacing_note) == (
@@ -110,7 +86,7 @@ def test_without_a_geometry_nothing_is_measured(tmp_path):
 
 
 def test_units_of_the_header_count(tmp_path):
-    path = save(np.zeros((4, 5, 6), np.uint8), tmp_path / "a.nrrd")
+    path = save_simpleitk(np.zeros((4, 5, 6), np.uint8), tmp_path / "a.nrrd")
     edited(path, b"kinds:", b'space units: "cm" "cm" "cm"\nkinds:')
     assert volumes.read_grid(path).spacing_mm == pytest.approx((40, 15, 8))
     edited(path, b'"cm" "cm" "cm"', b'"cm" "mm" "cm"')
@@ -120,7 +96,7 @@ def test_units_of_the_header_count(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_a_mask_has_the_geometry_of_its_volume(tmp_path, suffix):
-    source = save(np.zeros((7, 9, 5), np.int16), tmp_path / f"ct{suffix}")
+    source = save_simpleitk(np.zeros((7, 9, 5), np.int16), tmp_path / f"ct{suffix}")
     grid = volumes.read_grid(source)
     mask = np.random.default_rng(0).integers(0, 3, grid.shape, np.uint8)
     named = [slicer.Segment(1, "liver", (230, 159, 0)), slicer.Segment(2, "left kidney")]
@@ -142,8 +118,8 @@ def test_a_mask_has_the_geometry_of_its_volume(tmp_path, suffix):
 @pytest.mark.parametrize("to", [".nii.gz", ".nrrd", ".mha"])
 def test_a_mask_in_another_format_lies_on_its_volume(tmp_path, to):
     array = np.zeros((7, 9, 5), np.int16)
-    nibabel.save(nibabel.Nifti1Image(array, AFFINE), tmp_path / "a.nii.gz")
-    for source in (tmp_path / "a.nii.gz", save(array, tmp_path / "b.nrrd")):
+    nibabel.save(nibabel.Nifti1Image(array, ITK_AFFINE), tmp_path / "a.nii.gz")
+    for source in (tmp_path / "a.nii.gz", save_simpleitk(array, tmp_path / "b.nrrd")):
         grid = volumes.read_grid(source)
         mask = np.random.default_rng(1).integers(0, 2, grid.shape, np.uint8)
         path = volumes.write_mask(tmp_path / f"mask{to}", mask, grid, source, [])
@@ -154,7 +130,7 @@ def test_a_mask_in_another_format_lies_on_its_volume(tmp_path, to):
 def test_headers_with_their_voxels_beside_them(tmp_path):
     array = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
     for suffix in (".nhdr", ".mhd"):
-        path = save(array, tmp_path / f"a{suffix}")
+        path = save_simpleitk(array, tmp_path / f"a{suffix}")
         np.testing.assert_array_equal(volumes.read_numbers(path), array)
         (tmp_path / "a.raw").unlink()
         with pytest.raises(DataError, match=f"a{suffix}: a.raw, which holds its voxels, is not"):
@@ -167,7 +143,7 @@ def test_headers_with_their_voxels_beside_them(tmp_path):
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 @pytest.mark.parametrize("compress", [False, True], ids=["raw", "compressed"])
 def test_a_file_that_was_cut_short_says_so(tmp_path, suffix, compress):
-    path = save(numbered_volume().get_fdata(), tmp_path / f"a{suffix}", compress=compress)
+    path = save_simpleitk(numbered_volume().get_fdata(), tmp_path / f"a{suffix}", compress=compress)
     content = path.read_bytes()
     for length in (3, 20, 200, len(content) // 2, len(content) - 9, len(content) - 1):
         path.write_bytes(content[:length])
@@ -177,7 +153,7 @@ def test_a_file_that_was_cut_short_says_so(tmp_path, suffix, compress):
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_one_wrong_byte_of_compressed_voxels_is_noticed(tmp_path, suffix):
-    path = save(numbered_volume().get_fdata(), tmp_path / f"a{suffix}", compress=True)
+    path = save_simpleitk(numbered_volume().get_fdata(), tmp_path / f"a{suffix}", compress=True)
     content = bytearray(path.read_bytes())
     content[-30] ^= 255  # SimpleITK itself reads both formats on, with wrong numbers
     path.write_bytes(content)
@@ -190,7 +166,7 @@ def test_one_wrong_byte_of_compressed_voxels_is_noticed(tmp_path, suffix):
 )
 def test_voxels_elsewhere_are_not_opened(tmp_path, name):
     for suffix, key in ((".nhdr", "data file: "), (".mhd", "ElementDataFile = ")):
-        path = save(np.zeros((4, 5, 6), np.uint8), tmp_path / f"a{suffix}")
+        path = save_simpleitk(np.zeros((4, 5, 6), np.uint8), tmp_path / f"a{suffix}")
         edited(path, f"{key}a.raw".encode(), f"{key}{name}".encode())
         with pytest.raises(DataError, match="expected one file beside it"):
             volumes.read(path)
@@ -203,11 +179,13 @@ def test_a_header_cannot_ask_for_any_memory(tmp_path):
         (".mha", b"DimSize = 4 5 6", b"DimSize = 4 5 6\nElementNumberOfChannels = 99999999999"),
     ):
         for compress in (False, True):
-            path = save(np.zeros((4, 5, 6), np.uint8), tmp_path / f"a{suffix}", compress=compress)
+            path = save_simpleitk(
+                np.zeros((4, 5, 6), np.uint8), tmp_path / f"a{suffix}", compress=compress
+            )
             with pytest.raises(DataError, match="cannot hold them"):
                 volumes.read(edited(path, old, new))
     # Compressed zeros can be a thousand times larger than their file.
-    path = save(np.zeros((4, 5, 6), np.uint8), tmp_path / "a.nrrd", compress=True)
+    path = save_simpleitk(np.zeros((4, 5, 6), np.uint8), tmp_path / "a.nrrd", compress=True)
     head = path.read_bytes().split(b"\n\n")[0]
     path.write_bytes(head + b"\n\n" + gzip.compress(bytes(10**7)))
     with pytest.raises(DataError, match="bytes unpacked, its header declares 120"):
@@ -227,7 +205,7 @@ def test_other_numbers_of_axes_are_refused(tmp_path, shape, message):
 
 
 def test_colours_are_no_volume(tmp_path):
-    path = save(np.zeros((4, 5, 6, 3), np.uint8), tmp_path / "a.nrrd")
+    path = save_simpleitk(np.zeros((4, 5, 6, 3), np.uint8), tmp_path / "a.nrrd")
     with pytest.raises(DataError, match="3 numbers for each voxel; expected one"):
         volumes.read(path)
 
@@ -246,6 +224,6 @@ def test_colours_are_no_volume(tmp_path):
 )
 def test_wrong_headers_of_nrrd_are_named(tmp_path, old, new):
     affine = nibabel.affines.from_matvec(np.diag([-1, -1, 2.0]), (0, 0, -400))
-    path = save(np.zeros((4, 5, 6), np.uint8), tmp_path / "a.nrrd", affine)
+    path = save_simpleitk(np.zeros((4, 5, 6), np.uint8), tmp_path / "a.nrrd", affine)
     with pytest.raises(DataError, match=r"a\.nrrd: "):
         volumes.read(edited(path, old, new))

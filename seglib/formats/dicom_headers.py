@@ -163,10 +163,28 @@ def patient_id(source: Any) -> str:
 
 def modality(path: str | Path) -> str:
     """The Modality of a readable DICOM file, such as CT; "" where it has none."""
+    return text_of(path, "Modality")
+
+
+def text_of(path: str | Path, name: str) -> str:
+    """One attribute of a readable DICOM file as text; "" where it has none."""
     import pydicom
 
-    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
-    return str(header.get("Modality") or "")
+    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[name])
+    return str(header.get(name) or "").strip()
+
+
+def sop_class(path: str | Path) -> str:
+    """The UID that says what a DICOM file is; "" where it cannot be read."""
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(
+            path, stop_before_pixels=True, specific_tags=["SOPClassUID"], force=True
+        )
+        return str(header.get("SOPClassUID") or "")
+    except Exception:  # pydicom raises many kinds on damaged files, which their readers report
+        return ""
 
 
 def floats(value: Any) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Write masks as a DICOM Segmentation, which viewers and archives show on top of its series.
 
+`dicom_seg_labels` reads such files.
+
 The object refers to each slice of its series by UID and says where its frames lie, so that nothing
 has to be resampled. For each class and slice it stores one frame with one bit for each pixel. A
 class is called a "segment" and has a code of the SNOMED CT vocabulary that says which organ it is.

@@ -324,3 +324,56 @@ def in_display_order(values: Any, orientation: np.ndarray) -> tuple:
 def in_file_order(values: Any, orientation: np.ndarray) -> tuple:
     """Values for slices, rows and columns -> the same values for the axes of the file."""
     return tuple(values[int(axis)] for axis in orientation[:, 0])
+
+
+def place(
+    grid: Grid,
+    target: np.ndarray,
+    frame: np.ndarray,
+    affine: np.ndarray,
+    path: Any,
+) -> int:
+    """Unite a plane of a mask with the mask of a whole volume, on whose grid it lies.
+
+    Args:
+        target: bool (S, H, W) as displayed; changed in place.
+        frame: bool (rows, columns).
+        affine: (4, 3), index (row, column, 1) of the frame -> mm to the right, anterior, superior.
+        path: names the file in errors.
+
+    Returns:
+        How many pixels of the frame lie outside the volume.
+
+    Raises:
+        DataError: the pixels of the frame do not lie on voxels of the volume.
+    """
+    to_voxels = np.linalg.solve(grid.displayed_affine, affine)[:3]
+    row_step, column_step, start = to_voxels.T
+    row_axis, column_axis = np.abs(row_step).argmax(), np.abs(column_step).argmax()
+    slice_axis = 3 - row_axis - column_axis
+    first = np.rint(start)
+    steps = np.zeros((2, 3))
+    steps[0, row_axis], steps[1, column_axis] = np.sign(
+        [row_step[row_axis], column_step[column_axis]]
+    )
+    last = np.array(frame.shape) - 1
+    # Both maps are affine, so they differ most at one of the four corners of the frame.
+    corners = np.array(list(np.ndindex(2, 2))) * last
+    offsets = corners @ (np.array([row_step, column_step]) - steps) + (start - first)
+    if row_axis == column_axis or not np.abs(offsets).max() <= 0.5:
+        largest = np.abs(offsets).max()
+        raise DataError(
+            f"{path}: its pixels lie up to {largest:.1f} voxels beside those of its volume "
+            f"{grid.path}; it belongs to another one, or must be made anew on the grid of this one"
+        )
+    rows = (first[row_axis] + steps[0, row_axis] * np.arange(frame.shape[0])).astype(int)
+    columns = (first[column_axis] + steps[1, column_axis] * np.arange(frame.shape[1])).astype(int)
+    rows_inside = (rows >= 0) & (rows < target.shape[row_axis])
+    columns_inside = (columns >= 0) & (columns < target.shape[column_axis])
+    number, n_pixels = int(first[slice_axis]), int(frame.sum())
+    if not 0 <= number < target.shape[slice_axis]:
+        return n_pixels
+    plane = np.moveaxis(target, (slice_axis, row_axis, column_axis), (0, 1, 2))[number]
+    inside = frame[np.ix_(rows_inside, columns_inside)]
+    plane[np.ix_(rows[rows_inside], columns[columns_inside])] |= inside
+    return n_pixels - int(inside.sum())

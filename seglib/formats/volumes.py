@@ -11,7 +11,7 @@ shape need not match voxel by voxel: only the affines of both files tell (`align
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from . import (
     images,
     nifti,
     orientation,
+    segments,
     signatures,
     simpleitk,
     slicer,
@@ -114,7 +115,9 @@ def is_series(path: str | Path) -> bool:
                 files.append(entry.path)
     # A LICENSE or the like may come first.
     first = (file for file in sorted(files)[:_MAX_OTHERS] if os.path.isfile(file))
-    return any(signatures.kind_of(file) == "a DICOM file" for file in first)
+    return any(
+        signatures.kind_of(file) == "a DICOM file" and not segments.kind_of(file) for file in first
+    )
 
 
 def options(cfg) -> dict[str, Any]:
@@ -434,12 +437,54 @@ def _size(shape: tuple[int, ...]) -> str:
 
 def _read_label_map(grid: Grid, path: str | Path) -> np.ndarray:
     """The numbers of a label file (S, H, W) on the displayed slices of `grid`."""
+    if segments.kind_of(path):
+        return _segment_numbers(grid, path)
     display = align(grid, path)
     numbers = images.whole_numbers(path, read_numbers(path))
     if numbers.min() < 0:
         raise DataError(f"{path}: label {numbers.min():g} is negative; expected 0, 1, 2 …")
     dtype = np.uint8 if numbers.max() < 256 else np.int32
     return np.ascontiguousarray(orientation.reorient(numbers, display)).astype(dtype)
+
+
+def _segment_numbers(grid: Grid, path: str | Path) -> np.ndarray:
+    """A file of named segments as a label map; where they overlap, the later one counts."""
+    numbers = [segment.number for segment in segments.segments(path)]
+    if len(numbers) > 255:
+        raise DataError(f"{path}: {len(numbers)} segments; expected 255 at most: name some classes")
+    planes = segments.read(grid, path, {number: k for k, number in enumerate(numbers, start=1)})
+    return np.array([0, *numbers], np.int32)[planes.labels]
+
+
+def read_segments(
+    path: str | Path, labels: str | Path, cfg, class_of: Mapping[int, int]
+) -> segments.Planes:
+    """`segments.read` for the volume at `path`, displayed as `cfg` says.
+
+    Each thread caches its last few results, so they are read-only.
+    """
+
+    def convert() -> segments.Planes:
+        planes = segments.read(read_grid(path, **options(cfg)), labels, class_of)
+        planes.bits.flags.writeable = planes.labels.flags.writeable = False
+        return planes
+
+    files = (str(path), stamp(path), str(labels), stamp(labels))
+    settings = (*sorted(class_of.items()), *options(cfg).values())
+    return _cache.get(("segments", files, settings), convert)
+
+
+def lies_on(grid: Grid, labels: str | Path) -> bool:
+    """Whether a label file, or a file of named segments, lies on the grid of a volume."""
+    try:
+        if segments.kind_of(labels):
+            first = segments.segments(labels)[0]
+            segments.read(grid, labels, {first.number: 1})
+        else:
+            align(grid, labels)
+    except DataError:
+        return False
+    return True
 
 
 # ---- eight bits
@@ -616,6 +661,8 @@ def notes_on_labels(path: str | Path, labels: str | Path, cfg) -> tuple[str, ...
 
 def _notes_on_place(grid: Grid, path: str | Path) -> list[str]:
     """Notes on one label file; those on the volume itself are in `Grid.notes`."""
+    if segments.kind_of(path):
+        return []  # `read_segments` has those on the segments
     if simpleitk.is_named_so(path):
         notes, is_oriented = [], _geometry(path)[2]
     else:

@@ -15,13 +15,13 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import presets
 from ..errors import DataError, listed
-from ..formats import images, legends, volumes
+from ..formats import images, legends, segments, volumes
 from ..tables import IGNORE
 
 # So many label files are read to find out whether they hold class numbers.
@@ -61,6 +61,8 @@ def of_files(labels: Iterable[str | Path], cfg: Any, documented: bool = False) -
     # Several overlapping classes have a mask file each, and no label map.
     if not paths or not reads_numbers or by_user or cfg.task == "multilabel":
         return ""
+    if segments.kind_of(paths[0]):
+        return ""  # `of_segments` reads each file by itself
     legend = legends.of_data_set(paths[0])
     if legend is None and volumes.is_volume(paths[0]):
         legend = legends.in_header(paths[0])
@@ -73,6 +75,65 @@ def of_files(labels: Iterable[str | Path], cfg: Any, documented: bool = False) -
     if documented and not _has_larger_numbers(paths, cfg):
         return "class"
     return ""
+
+
+class OfSegments(NamedTuple):
+    """What the names of the segments of one file mean.
+
+    Attributes:
+        cell: `label_numbers`, a table of all segments; "" where `label_map` decides.
+        classes: the classes that have a segment; all where `label_map` decides.
+        problem: why the file cannot be used; "" where it can.
+        note: which classes it does not name.
+    """
+
+    cell: str
+    classes: tuple[str, ...]
+    problem: str = ""
+    note: str = ""
+
+
+def of_segments(labels: str | Path, cfg: Any) -> OfSegments:
+    """The classes of a file of named segments, see `formats.segments`.
+
+    Segments and classes are matched by the words of their names. The only segment of a file is the
+    only class of a binary task, whatever it is called. Classes count from 1, also for a multilabel
+    task; segments of no class are background.
+    """
+    structures = cfg.class_names[1:] if cfg.task == "multiclass" else cfg.class_names
+    if cfg.label_map and cfg.label_map != presets.PRESETS[cfg.preset].full.get("label_map", {}):
+        return OfSegments("", structures)
+    try:
+        named = segments.segments(labels)
+    except DataError as error:
+        return OfSegments("", structures, problem=str(error))
+    by_name: dict[str, tuple[int, ...]] = {}
+    for segment in named:
+        key = _words(segment.name)
+        by_name[key] = (*by_name.get(key, ()), segment.number)
+    table = {str(segment.number): 0 for segment in named}
+    present = []
+    for k, name in enumerate(structures, start=1):
+        own = by_name.get(_words(name)) or _united(name, by_name)
+        if cfg.task == "binary" and len(named) == 1:
+            own = (named[0].number,)
+        table |= dict.fromkeys(map(str, own), k)
+        present += [name] if own else []
+    names = listed([segment.name for segment in named], most=12)
+    missing = [name for name in structures if name not in present]
+    if not present:
+        wanted = ", ".join(structures)
+        return OfSegments(
+            json.dumps(table),
+            structures,
+            problem=f"{labels}: its segments are {names}; none is {wanted}: set class_names to "
+            'names of these, or label_map, with the class of each number, such as {"'
+            f'{named[0].number}": 1}}',
+        )
+    note = ""
+    if missing:
+        note = f"{', '.join(missing)} not among its segments ({names}), so not annotated"
+    return OfSegments(json.dumps(table), tuple(present), note=note)
 
 
 def notes(cells: Iterable[str], cfg: Any) -> list[str]:

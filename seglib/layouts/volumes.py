@@ -21,7 +21,7 @@ import pandas as pd
 from .. import hosts
 from ..errors import DataError, grouped
 from ..files import folded
-from ..formats import dicom_headers, images, nifti, volumes
+from ..formats import dicom_headers, images, nifti, segments, volumes
 from . import numbers, pairing, patients
 
 SPACING = ("spacing_slice_mm", "spacing_row_mm", "spacing_col_mm")
@@ -161,10 +161,18 @@ def volume_rows(
     shared: Row = {
         "patient": patient,
         "image": os.path.abspath(image),  # a link keeps its own path, and so its suffix
-        **_mask_cells(labels, cfg),
         "volume": volume,
         "annotated": ",".join(cfg.class_names),
     }
+    if segments.kind_of(labels):
+        table = numbers.of_segments(labels, cfg)
+        shared |= _segment_cells(labels, table, cfg)
+        more = {**more, "label_numbers": table.cell}
+        if table.problem:
+            more.setdefault("problem", table.problem)
+        notes += [f"{volume}: {table.note}"] if table.note else []
+    else:
+        shared |= _mask_cells(labels, cfg)
     try:
         grid = grid or volumes.read_grid(image, **volumes.options(cfg))
     except DataError:
@@ -274,6 +282,17 @@ def _mask_cells(labels: Path, cfg: Any) -> dict[str, str]:
             "task='multiclass' with the background as first class"
         )
     return {cfg.class_names[0]: os.path.abspath(labels)}
+
+
+def _segment_cells(labels: Path, table: numbers.OfSegments, cfg: Any) -> Row:
+    """The mask columns and `annotated` of a volume whose labels are a file of named segments."""
+    path = os.path.abspath(labels)
+    if cfg.task == "multiclass":
+        # A class that the file does not name may be anywhere outside its segments.
+        complete = set(cfg.class_names[1:]) <= set(table.classes)
+        names = cfg.class_names if complete else table.classes
+        return {"labels": path, "annotated": ",".join(names)}
+    return {name: path if name in table.classes else "" for name in cfg.class_names}
 
 
 # ---- ACDC
@@ -443,8 +462,4 @@ def _fits(grid: volumes.Grid | None, labels: Path, cfg: Any) -> bool:
         if not files:
             return False
         labels = files[0]
-    try:
-        volumes.align(grid, labels)
-    except DataError:
-        return False
-    return True
+    return volumes.lies_on(grid, labels)
