@@ -74,7 +74,7 @@ def read_mask(case: Any, name: str, cfg, inverted: bool) -> images.Mask:
     files = case[name].split(images.UNION)
     if is_exact(case):
         return images.Mask(read_exact(case[name], 1), EXACT_DECODING)
-    if not volumes.is_volume(files[0]):
+    if not volumes.is_volume(files[0]) and not segments.kind_of(files[0]):
         return images.read_mask(case[name], cfg.mask_encoding, inverted, *_label_map(case, cfg))
     planes, drawn = [], []
     for path in files:

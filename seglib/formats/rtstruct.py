@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..annotations import draw, shapes
+from ..annotations import shapes
+from ..annotations.drawing import draw
 from ..errors import DataError
 from .orientation import Grid
 from .slicer import Segment

@@ -18,7 +18,15 @@ from .. import tables
 from ..errors import DataError, listed
 from ..formats import nifti, volumes
 from . import numbers, pairing, patients
-from .volumes import Row, case_table, half_pairs, nifti_files, volume_rows, with_patients
+from .volumes import (
+    Row,
+    case_table,
+    half_pairs,
+    nifti_files,
+    segment_files,
+    volume_rows,
+    with_patients,
+)
 
 # Names of single slices; the first pattern that fits counts. Copies of the Decathlon put a running
 # number of the slice first.
@@ -214,7 +222,8 @@ def _paired(images: Path, masks: Path, cfg: Any) -> pd.DataFrame:
     if cfg.task != "multiclass" and any(by_class.values()):
         return pairing.pair_classes(images, by_class)
     table = pairing.pair(images, [masks], "mask")
-    if table.empty and nifti_files(images):  # only volumes, whose rows `_volumes` adds
+    # Only volumes, whose rows `_volumes` adds.
+    if table.empty and (nifti_files(images) or _series(images)):
         return table
     return pairing.for_task(table, "mask", cfg.task, cfg.class_names, masks)
 
@@ -238,10 +247,12 @@ def _with_slice(row: Row) -> Row:
 
 def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) -> list[Row]:
     """One row for each slice of the volumes, NIfTI or DICOM, that have labels of the same name."""
-    labels = nifti_files(masks) | _series(masks)
+    labels = nifti_files(masks) | _series(masks) | segment_files(masks)
     by_label = _first_channels(nifti_files(images) | _series(images), labels, notes)
-    if volumes.is_series(images) and volumes.is_series(masks):  # they belong together by any name
-        labels = dict.fromkeys(by_label, masks)
+    if volumes.is_series(images) and (volumes.is_series(masks) or len(labels) == 1):
+        # They belong together by any name.
+        own = masks if volumes.is_series(masks) else next(iter(labels.values()))
+        labels = dict.fromkeys(by_label, own)
     labels = _named_as_volumes(by_label, labels)
     shared = {"split": split, "label_numbers": numbers.of_files(labels.values(), cfg)}
     matched = pairing.masks_by_image(by_label, labels)

@@ -262,6 +262,23 @@ def nifti_files(folder: Path, whole_name: bool = False) -> dict[str, Path]:
     return {file.name if whole_name else nifti.stem(file.name): file for file in files}
 
 
+def segment_files(folder: Path) -> dict[str, Path]:
+    """The DICOM files of named segments (SEG, RTSTRUCT) in a folder, by their names without suffix.
+
+    Below it, a folder that holds only one such file stands for it.
+    """
+    files = {}
+    for path in sorted(folder.iterdir()):
+        is_hidden = path.name.startswith(".")
+        if path.is_dir() and not is_hidden:
+            inside = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
+            if len(inside) == 1 and segments.kind_of(inside[0]):
+                files[path.name] = inside[0]
+        elif not is_hidden and segments.kind_of(path) in (segments.SEG, segments.RTSTRUCT):
+            files[path.stem] = path
+    return files
+
+
 def _mask_cells(labels: Path, cfg: Any) -> dict[str, str]:
     """The mask columns of the task for one volume.
 
