@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from ..errors import DataError
-from . import signatures, tiff
+from . import dicom_pictures, signatures, tiff
 
 _PILLOW_FORMATS = signatures.PICTURES | {"a TGA picture": "TGA"}
 _SUFFIXES = {
@@ -71,6 +71,9 @@ def header(path: str | Path) -> Header:
         DataError: as `read`.
     """
     path = Path(path)
+    if dicom_pictures.is_picture(path):
+        array, _, notes = dicom_pictures.read(path)
+        return Header(8 * array.dtype.itemsize, 1, False, False, notes)
     with _reading(path) as (kind, layout, picture):
         bits = layout.bits if layout else _bits(path, kind, picture)
         return _header(path, kind, picture, layout, bits)
@@ -88,6 +91,8 @@ def read(path: str | Path) -> tuple[np.ndarray, str, np.ndarray | None]:
             is not read, or too many pixels to be one.
     """
     path = Path(path)
+    if dicom_pictures.is_picture(path):
+        return *dicom_pictures.read(path)[:2], None
     with _reading(path) as (kind, layout, picture):
         if picture is None:
             return *tiff.read(path), layout.palette

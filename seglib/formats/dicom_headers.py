@@ -266,6 +266,18 @@ def _text(header: Any, name: str) -> str:
     return "\\".join(map(str, value)) if is_list else str(value)
 
 
+def read_header(path: Path) -> Any:
+    """The header of a file that holds an image.
+
+    Raises:
+        DataError: it is damaged, or holds no image.
+    """
+    header = _header(path)
+    if isinstance(header, str):
+        raise DataError(f"{path}: {header}; expected an image")
+    return header
+
+
 # ---- one file
 
 
@@ -327,13 +339,13 @@ def _check_grey(file: SliceFile) -> None:
     Raises:
         DataError: says what the image is instead, and what to do.
     """
-    problem = _unlike_a_slice(file.header) or _unlike_values(file.header)
+    problem = unlike_a_slice(file.header) or _unlike_values(file.header)
     if problem:
         # Where the header ends early, the attribute that is missed may stand in the lost part.
         raise DataError(f"{file.path}: {advice(file.path, problem)}")
 
 
-def _unlike_a_slice(header: Any) -> str:
+def unlike_a_slice(header: Any) -> str:
     """Why an image is not one slice, and what to do; "" where it is."""
     to_nifti = "convert it to NIfTI, for example with dcm2niix"
     n_frames = int(floats(header.get("NumberOfFrames")).sum() or 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataError
-from . import dicom, images, signatures, volumes
+from . import dicom, dicom_pictures, images, signatures, volumes
 
 # Suffixes of pictures that are read, although data sets rarely have them.
 RARE_SUFFIXES = (".webp", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".jfif", ".jpe", ".dib")
@@ -114,6 +114,8 @@ def can_be_predicted(path: Path) -> bool:
     """Whether a file is a picture or a volume."""
     name = path.name.lower()
     if name.endswith((*images.SUFFIXES, *volumes.SUFFIXES)):
+        return True
+    if dicom_pictures.is_picture(path):
         return True
     is_picture = name.endswith(RARE_SUFFIXES) and path.is_file()
     return is_picture and signatures.kind_of(path) in signatures.PICTURES

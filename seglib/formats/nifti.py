@@ -170,7 +170,7 @@ def stem(path: str | Path) -> str:
     `case.seg.nrrd`, the labels of `case.nrrd`, becomes `case_seg`.
     """
     name = re.sub(r"\.seg\.nrrd$", "_seg", Path(path).name, flags=re.IGNORECASE)
-    return re.sub(r"\.(nii(\.gz)?|nrrd|nhdr|mha|mhd)$", "", name, flags=re.IGNORECASE)
+    return re.sub(r"\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|dcm)$", "", name, flags=re.IGNORECASE)
 
 
 def write(path: Path, mask: np.ndarray, grid: Grid, source: str | Path | None) -> Path:

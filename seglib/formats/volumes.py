@@ -22,6 +22,7 @@ from ..errors import DataError
 from . import (
     dicom,
     dicom_headers,
+    dicom_pictures,
     dicom_values,
     images,
     nifti,
@@ -94,7 +95,7 @@ def is_volume(path: str | Path) -> bool:
     of a picture, such as `scan.png`, does not count.
     """
     is_picture = str(path).lower().endswith(images.SUFFIXES)
-    is_file = simpleitk.is_named_so(path) or _is_nifti(path)
+    is_file = simpleitk.is_named_so(path) or _is_nifti(path) or dicom_pictures.is_slice(path)
     return is_file or (not is_picture and Path(path).is_dir())
 
 
@@ -116,7 +117,10 @@ def is_series(path: str | Path) -> bool:
     # A LICENSE or the like may come first.
     first = (file for file in sorted(files)[:_MAX_OTHERS] if os.path.isfile(file))
     return any(
-        signatures.kind_of(file) == "a DICOM file" and not segments.kind_of(file) for file in first
+        signatures.kind_of(file) == "a DICOM file"
+        and not segments.kind_of(file)
+        and not dicom_pictures.is_picture(file)
+        for file in first
     )
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..errors import DataError, listed
 from ..files import folded
-from ..formats import inputs, segments, signatures, volumes
+from ..formats import dicom_pictures, inputs, segments, signatures, volumes
 from ..formats.images import SUFFIXES, UNION
 
 MASK_SUFFIXES = ("", "_mask", "_segmentation", "_masks", "_seg", "-mask")
@@ -278,7 +278,7 @@ def other_kinds(folder: Path) -> list[str]:
         if is_hidden or file.name.lower().endswith(readable) or not file.is_file():
             continue
         kind = inputs.kind_of_image(file)
-        if kind and not segments.kind_of(file):
+        if kind and not segments.kind_of(file) and not dicom_pictures.is_picture(file):
             by_kind.setdefault(kind, []).append(file)
     notes = []
     for kind, files in by_kind.items():
@@ -430,7 +430,8 @@ def pictures(folder: Path) -> dict[str, Path]:
     files = [
         file
         for file in folder.iterdir()
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        if not file.name.startswith(".")
+        and (file.suffix.lower() in SUFFIXES or dicom_pictures.is_picture(file))
     ]
     by_stem: dict[str, Path] = {}
     for file in sorted(files, key=_natural_order):
