@@ -62,7 +62,7 @@ def phantoms(args: argparse.Namespace) -> None:
 
 def prepare(args: argparse.Namespace) -> None:
     """Bring another layout into images/ + masks/, or check and resize a preset's data."""
-    if args.source_images or args.source_masks:
+    if args.source_images or args.source_masks or args.annotations:
         return _convert(args)
     cfg = _config(args)
     store, cfg = _store(cfg, wants_test_part=_wants_test_part(cfg, args))
@@ -430,9 +430,16 @@ def _convert(args: argparse.Namespace) -> None:
 
     if not args.source_images or not args.output:
         raise ConfigError(
-            "give --source_images and --output (and --source_masks, where they lie elsewhere)"
+            "give --source_images and --output (and --source_masks or --annotations, where they "
+            "lie elsewhere)"
         )
     settings = _settings(args)
+    source = _annotations_of(args)
+    if source:
+        return _draw_annotations(args, source, settings)
+    for name in ("nested", "class_attribute"):
+        if name in args.given:
+            raise ConfigError(f"{name}: acts on annotations; give --annotations as well")
     conversion = convert.to_images_and_masks(
         args.source_images,
         args.source_masks,
@@ -452,6 +459,48 @@ def _convert(args: argparse.Namespace) -> None:
     options = _options_after(conversion, settings)
     output = shlex.quote(str(args.output))
     print(" ".join(["next: python -m seglib train", *options, "--data_dir", output]))
+
+
+def _annotations_of(args: argparse.Namespace) -> Any:
+    """The annotations to draw: those of --annotations, or those beside the images; else None.
+
+    Raises:
+        ConfigError: there are masks as well as annotations, and none of both is named.
+    """
+    from . import annotations
+    from .layouts import convert
+
+    if args.annotations or {"source_masks", *effects.OF_MASKS} & set(args.given):
+        return args.annotations
+    source = annotations.find(args.source_images)
+    if source and convert.has_masks(args.source_images):
+        raise ConfigError(
+            f"{args.source_images}: there are masks as well as annotation files; say which are "
+            f"meant: --source_masks {shlex.quote(args.source_images)} or --annotations "
+            f"{shlex.quote(str(source))}"
+        )
+    return source
+
+
+def _draw_annotations(args: argparse.Namespace, source: Any, settings: dict[str, Any]) -> None:
+    """Write images and masks of annotation files."""
+    from .layouts import annotated
+
+    print(f"annotations: {source}")
+    prepared = annotated.to_images_and_masks(
+        args.source_images,
+        source,
+        args.output,
+        class_names=settings.get("class_names", ()),
+        task=settings.get("task"),
+        nested=args.nested,
+        class_attribute=args.class_attribute,
+    )
+    print(prepared.text())
+    if prepared.problems:
+        title = f"{len(prepared.problems)} images were left out, such as:"
+        raise DataError("\n".join([title, *prepared.problems[:5]]))
+    print(f"next: python -m seglib train --data_dir {shlex.quote(str(args.output))}")
 
 
 def _options_after(conversion, settings: dict[str, Any]) -> list[str]:
@@ -797,6 +846,20 @@ COMMANDS = (
         options={
             "--source_images": _value("DIR", "images, or folders NAME/images + NAME/masks"),
             "--source_masks": _value("DIR", "masks (default in the folder of the images)"),
+            "--annotations": _value(
+                "PATH",
+                "annotation file, or a folder of them: LabelMe, COCO, CVAT, VIA, YOLO, Roboflow, "
+                "GeoJSON, ImageJ (default those beside the images)",
+            ),
+            "--nested": {
+                "metavar": "MEANING",
+                "choices": ("holes", "filled"),
+                "help": "with --annotations of COCO: a polygon inside another one of its "
+                "annotation is one of its holes, or filled (default what their area says)",
+            },
+            "--class_attribute": _value(
+                "NAME", "with --annotations of VIA: the attribute that holds the class"
+            ),
             "--output": _value("DIR", "receives images/ and masks/"),
             "--image_suffix": _value("TEXT", "ending of image names, such as _image or .jpg"),
             "--mask_suffix": _value("TEXT", "ending of mask names, as _mask (default detected)"),

@@ -17,6 +17,8 @@ PREPARE = {"preset", "size", "task", "class_names", "data_root", "layout", "work
 PREPARE |= {*config.fields_that("store"), *config.fields_that("split")}
 # The settings that are used where other people's folders are converted.
 CONVERT = {"preset", "size", "mask_encoding", "mask_inverted", "class_names", "label_map"}
+# Options of `prepare` that say how mask files are found and read.
+OF_MASKS = ("image_suffix", "mask_suffix", "mask_encoding", "mask_inverted", "label_map")
 # The settings of use and place that say how data sets are found and scored: predict has none.
 OF_DATA_SETS = ("data_root", "layout", "patient_pattern", "patient_table")
 OF_DATA_SETS += ("batch_size", "num_workers", "bootstrap")
@@ -172,9 +174,29 @@ REFUSED = (
     ),
     Refused(
         "prepare",
-        ["source_masks", "output", "image_suffix", "mask_suffix"],
+        [
+            "source_masks",
+            "annotations",
+            "nested",
+            "class_attribute",
+            "output",
+            "image_suffix",
+            "mask_suffix",
+        ],
         lambda args: args.source_images,
         "converts other people's folders; give --source_images as well",
+    ),
+    Refused(
+        "prepare",
+        ["source_masks", *OF_MASKS],
+        lambda args: not args.annotations,
+        "acts on mask files, and the masks are drawn from --annotations; leave one of both out",
+    ),
+    Refused(
+        "prepare",
+        ["preset", "size"],
+        lambda args: not args.annotations,
+        "has no effect where masks are drawn from --annotations; give it to train",
     ),
     Refused(
         "prepare",
@@ -186,10 +208,12 @@ REFUSED = (
         "prepare",
         ["task"],
         lambda args: (
-            not args.source_images or (args.task == "multiclass" and hasattr(args, "class_names"))
+            not args.source_images
+            or args.annotations
+            or (args.task == "multiclass" and hasattr(args, "class_names"))
         ),
         "has no effect where --source_images are converted, other than multiclass together with "
-        "--class_names background,NAME,NAME; give it to train",
+        "--class_names background,NAME,NAME, or with --annotations; give it to train",
     ),
     Refused(
         "prepare",

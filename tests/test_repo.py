@@ -44,7 +44,7 @@ FLOORS = [
     ["regions", "phantoms.drawing"],
     ["phantoms.abdomen", "phantoms.chest", "phantoms.fundus", "phantoms.heart", "phantoms.skin"],
     ["phantoms", "layouts.volumes", "layouts.pictures", "layouts.convert"],
-    ["layouts.folders"],
+    ["layouts.folders", "layouts.annotated"],
     ["layouts", "case_io", "models", "losses", "metrics"],
     ["checks", "stores", "updates", "corrections", "mask_editor"],
     ["prepare", "data", "plots", "runs", "bootstrap", "lungs"],

@@ -34,7 +34,7 @@ OF_IMAGES = (SCALED, tiff.TRANSPARENCY)
 _PNG_MODES = {2: "RGB", 4: "LA", 6: "RGBA"}  # colour type in the header -> mode
 _CONVERTED = ("PA", "CMYK", "YCbCr", "LAB", "HSV", "La", "RGBa", "RGBX")
 # Pillow turns TIFF pictures by their tag. What undoes that, by the number in the tag.
-_TURN_BACK = {
+TURN_BACK = {
     1: lambda pixels: pixels,
     2: lambda turned: turned[:, ::-1],
     3: lambda turned: turned[::-1, ::-1],
@@ -139,7 +139,7 @@ def _read_8_bits(
     picture: Image.Image, layout: tiff.Layout | None
 ) -> tuple[np.ndarray, str, np.ndarray | None]:
     """`read` by Pillow."""
-    turn_back = _TURN_BACK[_orientation(picture) if layout else 1]
+    turn_back = TURN_BACK[_orientation(picture) if layout else 1]
     picture.load()
     palette = None
     if picture.mode == "P":
@@ -173,7 +173,7 @@ def _header(
 ) -> Header:
     """The header of a file; `picture` is None where Pillow is not asked."""
     turned = _orientation(picture) if picture else layout.orientation
-    turned = turned if turned in _TURN_BACK else 1
+    turned = turned if turned in TURN_BACK else 1
     white_is_zero = layout is not None and layout.photometric == 0
     notes = list(layout.notes) if layout else []
     if turned > 1:
@@ -319,7 +319,7 @@ def _orientation(picture: Image.Image) -> int:
         if not chunks & {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}:
             return 1
     value = picture.getexif().get(0x0112, 1)
-    return value if value in _TURN_BACK else 1
+    return value if value in TURN_BACK else 1
 
 
 def _why_unreadable(path: Path, kind: str, error: Exception | None = None) -> str:

@@ -140,10 +140,10 @@ def to_images_and_masks(
     earlier = {file.stem: file.name for file in (output / "images").glob("*")}
     # All masks are decoded before the first is written, because only together they show whether
     # their values are those of one structure.
-    facts = _in_threads(lambda name: _facts(*paired.pairs[name], cfg), paired.pairs)
+    facts = in_threads(lambda name: _facts(*paired.pairs[name], cfg), paired.pairs)
     problems, notes = _judge(paired, facts, cfg)
     usable = [name for name in paired.pairs if name not in problems]
-    reasons = _in_threads(
+    reasons = in_threads(
         lambda name: _write_pair(name, paired.pairs[name], output, earlier.get(name), cfg), usable
     )
     problems |= {name: reason for name, reason in zip(usable, reasons) if reason}
@@ -188,10 +188,10 @@ def _write_pair(
     image, mask_files = pair
     try:
         pixels = _read(mask_files, cfg).pixels
-        _write_image(image, output / "images", name, earlier)
+        write_image(image, output / "images", name, earlier)
         scale = 1 if cfg.task == "multiclass" else 255
         tag = images.exif_orientation(mask_files[0])
-        _write_png(output / "masks" / f"{name}.png", pixels * np.uint8(scale), tag)
+        write_png(output / "masks" / f"{name}.png", pixels * np.uint8(scale), tag)
     except DataError as error:
         return str(error)
     return ""
@@ -289,7 +289,7 @@ def _judge(
     return problems, (*meaning.undecided, *meaning.notes)
 
 
-def _in_threads(function: Callable[[str], Any], names: Iterable[str]) -> list[Any]:
+def in_threads(function: Callable[[Any], Any], names: Iterable[Any]) -> list[Any]:
     """The results for all names; decoding and encoding release the interpreter lock."""
     names = list(names)
     with ThreadPoolExecutor(hosts.n_cores()) as pool:
@@ -298,6 +298,16 @@ def _in_threads(function: Callable[[str], Any], names: Iterable[str]) -> list[An
 
 
 # ---- which mask belongs to which image
+
+
+def has_masks(images_folder: str | Path) -> bool:
+    """Whether a folder of images holds their masks as well, so that `to_images_and_masks` reads it
+    without further settings.
+    """
+    try:
+        return bool(_pair(Path(images_folder), Path(images_folder), "", None).pairs)
+    except DataError:
+        return False
 
 
 def _pair(
@@ -467,7 +477,7 @@ def _pictures(folder: Path) -> list[Path]:
 # ---- writing, without overwriting anything
 
 
-def _write_image(image: Path, folder: Path, name: str, earlier: str | None) -> None:
+def write_image(image: Path, folder: Path, name: str, earlier: str | None) -> None:
     """Copy an image, or write it as PNG where its format is foreign.
 
     `earlier` is the file with the same stem that is already in the folder.
@@ -479,7 +489,7 @@ def _write_image(image: Path, folder: Path, name: str, earlier: str | None) -> N
             f"{target.with_name(earlier)}: there already, and {image.name} has the same name"
         )
     if foreign:
-        _write_png(target, _lossless_pixels(image), images.exif_orientation(image))
+        write_png(target, _lossless_pixels(image), images.exif_orientation(image))
     elif not target.exists():
         with files.replacing(target) as partial:
             shutil.copyfile(image, partial)
@@ -487,7 +497,7 @@ def _write_image(image: Path, folder: Path, name: str, earlier: str | None) -> N
         raise _is_taken(target, image.name)
 
 
-def _write_png(target: Path, pixels: np.ndarray, orientation: int) -> None:
+def write_png(target: Path, pixels: np.ndarray, orientation: int) -> None:
     if not target.exists():
         images.write_png(target, pixels, orientation)
         return
