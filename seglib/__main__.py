@@ -169,6 +169,8 @@ def predict(args: argparse.Namespace) -> None:
         regions.check_target(args.table)
     _measuring(args)  # refuses what cannot be, before anything is loaded
     predictor, _ = _predictor(args)
+    if inputs.holds_several_series(args.image_path):
+        args.image_dir = args.image_path
     if args.image_dir:
         problems = _predict_folder(predictor, args)
     else:
@@ -602,8 +604,6 @@ def _predictor(args: argparse.Namespace):
 
 def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
     """Write masks of all files of a folder; returns why files failed or were left out."""
-    from .formats import volumes
-
     writer = _annotation_writer(predictor, args, args.image_dir)
     results = predictor.predict_folder(
         args.image_dir,
@@ -627,7 +627,7 @@ def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
         _print_table(results["measures"], n_done, args)
     if writer:
         print(f"annotations: {writer.save()}")
-    n_volumes = sum(map(volumes.is_volume, results["done"]))
+    n_volumes = len(results["millilitres"])
     now = effects.Situation(predictor.config, n_volumes < n_done, n_volumes > 0)
     _print_without_effect(args, now, predictor)
     return [*failed.values(), *(f"{name}: {reason}" for name, reason in left_out.items())]

@@ -3,6 +3,7 @@
 import copy
 import functools
 import math
+import re
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -589,7 +590,7 @@ class Predictor:
         options = regions.options(objects, neck, pixel_mm)
         regions.check_table(table, options)
         content = inputs.read(folder, output)
-        names = _output_names(content.files)
+        names = _output_names(content.files, folder)
         tables: list[pd.DataFrame] = []
         result: dict[str, Any] = {"done": [], "failed": {}, "millilitres": {}, "notes": {}}
         result |= {"left_out": content.left_out, "no_image": content.no_image}
@@ -603,11 +604,11 @@ class Predictor:
                     measures = self._measures(file, prediction, options)
                     tables.append(measures.assign(case=names[file]))
                 if isinstance(prediction, VolumePrediction):
-                    result["millilitres"][file.name] = prediction.millilitres
-                result["done"].append(file.name)
-                result["notes"] |= {file.name: notes} if notes else {}
+                    result["millilitres"][inputs.label(file, folder)] = prediction.millilitres
+                result["done"].append(inputs.label(file, folder))
+                result["notes"] |= {inputs.label(file, folder): notes} if notes else {}
             except DataError as error:
-                result["failed"][file.name] = str(error)
+                result["failed"][inputs.label(file, folder)] = str(error)
         if table is not None:
             result["measures"] = regions.table_of(tables, objects)
             regions.save(result["measures"], table)
@@ -714,7 +715,7 @@ class Predictor:
         else:
             original = regions.of_picture(file, options.pixel_mm)
         table = self._regions(prediction, original, options)
-        return table.assign(case=_output_names([file])[file], file=file.name)
+        return table.assign(case=_output_names([file], file.parent)[file], file=file.name)
 
     def _regions(
         self,
@@ -791,7 +792,7 @@ class Predictor:
         self, prediction: VolumePrediction, source: str | Path, output: Path, dicom: bool
     ) -> None:
         mask, grid = prediction.mask, prediction.grid
-        name = nifti.stem(source)
+        name = nifti.stem(source).replace("#", "_")
         is_file = output.name.lower().endswith(volumes.SUFFIXES)
         target = output if is_file else output / (name + volumes.mask_suffix(source))
         if dicom:  # first, because it refuses series that it cannot refer to
@@ -903,14 +904,21 @@ def clean(
     return ndimage.binary_fill_holes(mask) if fill_holes else mask
 
 
-def _output_names(files: list[Path]) -> dict[Path, str]:
-    """File -> name of its results: its stem, or `a_png` and `a_jpg` where two share a stem."""
-    stems = {file: nifti.stem(file) if volumes.is_volume(file) else file.stem for file in files}
+def _output_names(files: list[Path], folder: str | Path) -> dict[Path, str]:
+    """File -> name of its results: its stem, or `a_png` and `a_jpg` where two share a stem.
+
+    That of a series below the folder has its path, such as `patient1_ct`.
+    """
+    labels = {file: re.sub("[/#]", "_", inputs.label(file, folder)) for file in files}
+    stems = {
+        file: nifti.stem(label) if volumes.is_volume(file) else Path(label).stem
+        for file, label in labels.items()
+    }
     n_files = Counter(stems.values())
-    names = {}
-    for file, stem in stems.items():
-        names[file] = stem if n_files[stem] == 1 else file.name.replace(".", "_")
-    return names
+    return {
+        file: stem if n_files[stem] == 1 else labels[file].replace(".", "_")
+        for file, stem in stems.items()
+    }
 
 
 def _read_ahead(

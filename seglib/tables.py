@@ -227,6 +227,11 @@ LAYOUTS: dict[str, Layout] = {
             ("*/image.nii*", "*/mask.nii*"),
         ),
     ),
+    "dicom": Layout(
+        "layouts.dicom:scan_dicom",
+        markers=(),
+        shared_markers=(("*.dcm",), ("*/*.dcm",), ("*/*/*.dcm",), ("*/*/*/*.dcm",)),
+    ),
     "acdc": Layout(
         "layouts.volumes:scan_acdc",
         markers=(("patient*/*_gt.nii*",), ("training/patient*/*_gt.nii*",)),

@@ -9,15 +9,12 @@ import scipy.io
 from PIL import Image
 
 from seglib.errors import DataError
-from seglib.formats import inputs
+from seglib.formats import inputs, volumes
 from tests.helpers import write_picture, write_series
 
 GREY = np.random.default_rng(0).integers(0, 255, (20, 24), np.uint8)
 # Name -> a word that must be in the reason; written by `write_file`.
 IMAGES = {
-    "slice.dcm": "DICOM",
-    "slice_without_suffix": "DICOM",
-    "IM000001": "DICOM",
     "v.raw": "without a header",
     "pair.hdr": ".hdr",
     "pair.img": ".hdr",
@@ -108,21 +105,25 @@ def test_sub_folders_are_named_by_what_they_hold(tmp_path, dicom):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("nothing")
     content = inputs.read(tmp_path, tmp_path / "results")
-    assert set(content.left_out) == {"pictures", "series"}
+    assert set(content.left_out) == {"pictures"}
+    assert [path.name for path in content.files] == ["a.png", "series"]
     assert "--image_dir" in content.left_out["pictures"]
-    assert "--image_path" in content.left_out["series"]
     assert content.no_image == ["texts"]
 
 
-def test_a_series_given_as_a_folder_of_pictures_is_told_so(tmp_path):
-    write_series(tmp_path / "one", np.zeros((3, 8, 6), np.int16))
-    with pytest.raises(DataError, match=r"one DICOM series \(3\).*--image_path"):
-        inputs.read(tmp_path / "one")
-    write_series(tmp_path / "other", np.zeros((2, 8, 6), np.int16))
+def test_series_are_predicted_wherever_they_lie(tmp_path):
+    one = write_series(tmp_path / "one", np.zeros((3, 8, 6), np.int16))
+    assert inputs.read(tmp_path / "one").files == [tmp_path / "one"]
+    assert not inputs.holds_several_series(tmp_path / "one")
+    assert inputs.read(tmp_path).files == [tmp_path / "one"]
+    write_series(tmp_path / "other", np.ones((2, 8, 6), np.int16))
     for path in (tmp_path / "other").iterdir():
         path.rename(tmp_path / "one" / f"other_{path.name}")
-    with pytest.raises(DataError, match="not one series"):
-        inputs.read(tmp_path / "one")
+    files = inputs.read(tmp_path / "one").files
+    assert len(files) == 2 and all(file.name.startswith("one#") for file in files)
+    shapes = [volumes.read(file).voxels.shape for file in files]
+    assert shapes == [(3, 8, 6), (2, 8, 6)] and len(one) == 3
+    assert inputs.holds_several_series(tmp_path / "one")
 
 
 @pytest.mark.parametrize("name", ["nothing", "file.png"])

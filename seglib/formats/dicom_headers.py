@@ -5,6 +5,7 @@ mosaics and masks are refused by their name; reports, plans and other objects be
 skipped and named. `dicom` orders and places the slices, `dicom_values` decodes their values.
 """
 
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -95,6 +96,17 @@ class SliceFile(NamedTuple):
         return len(self.position) == 3 and len(self.directions) == 6
 
 
+def split_series(path: str | Path) -> tuple[Path, str | None]:
+    """`FOLDER#UID`, one of several series in a folder -> the folder and the SeriesInstanceUID.
+
+    The UID of any other path is None.
+    """
+    folder, mark, uid = str(path).rpartition("#")
+    if mark and re.fullmatch(r"[\d.]+", uid) and not Path(path).exists():
+        return Path(folder), uid
+    return Path(path), None
+
+
 def paths_of(source: Any) -> list[Path]:
     """The visible files of a folder, sorted by name; a file or a list of files as it is.
 
@@ -152,12 +164,17 @@ def patient_id(source: Any) -> str:
     """The PatientID of the first file of a series that is DICOM; "" where it has none."""
     import pydicom
 
+    uid = None
+    if isinstance(source, str | Path):
+        source, uid = split_series(source)
+    tags = ["PatientID", "SeriesInstanceUID"]
     for path in paths_of(source):
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
         except Exception:  # pydicom raises many kinds on damaged files, which `read` reports
             continue
-        return str(header.get("PatientID") or "").strip()
+        if uid is None or header.get("SeriesInstanceUID") == uid:
+            return str(header.get("PatientID") or "").strip()
     return ""
 
 
@@ -403,7 +420,7 @@ def _unlike_values(header: Any) -> str:
 
 def _without_pictures(slices: list[SliceFile], notes: list[str]) -> list[SliceFile]:
     """The images without localizers, projections and screen shots, unless all of them are such."""
-    kinds = [_picture_kind(file.header) for file in slices]
+    kinds = [picture_kind(file.header) for file in slices]
     if all(kinds) or not any(kinds):
         return slices
     for kind, number in Counter(filter(None, kinds)).items():
@@ -424,7 +441,7 @@ def _note_sub_folders(where: Any, notes: list[str]) -> None:
             )
 
 
-def _picture_kind(header: Any) -> str:
+def picture_kind(header: Any) -> str:
     """What an image is that lies beside the slices but is none of them; "" for a slice."""
     image_type = _image_type(header)
     for word, kind in NO_SLICES.items():

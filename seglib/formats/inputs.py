@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataError
-from . import dicom, dicom_pictures, images, signatures, volumes
+from . import dicom, dicom_folders, dicom_pictures, images, signatures, volumes
 
 # Suffixes of pictures that are read, although data sets rarely have them.
 RARE_SUFFIXES = (".webp", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".jfif", ".jpe", ".dib")
@@ -45,7 +45,8 @@ class Inputs(NamedTuple):
     """The content of a folder.
 
     Attributes:
-        files: the pictures and the files of volumes, sorted.
+        files: the pictures and the files of volumes, sorted, and DICOM series, see
+            `dicom_folders`.
         left_out: name -> reason, of images that are not predicted.
         no_image: the names of all others.
     """
@@ -66,6 +67,11 @@ def read(folder: str | Path, output: str | Path | None = None) -> Inputs:
     """
     folder = Path(folder)
     inputs = Inputs([], {}, [])
+    if folder.is_dir():  # DICOM slices in the folder itself
+        inputs.files.extend(
+            series.path for series in dicom_folders.read(folder, below=False).series
+        )
+    has_slices = bool(inputs.files)
     for path in sorted(folder.glob("*")):
         if output is not None and path.resolve() == Path(output).resolve():
             continue
@@ -73,6 +79,10 @@ def read(folder: str | Path, output: str | Path | None = None) -> Inputs:
             inputs.no_image.append(path.name)
         elif can_be_predicted(path):
             inputs.files.append(path)
+        elif has_slices and dicom_pictures.is_slice(path):
+            continue
+        elif path.is_dir() and _series_below(path):
+            inputs.files.extend(_series_below(path))
         else:
             reason = _reason_of_folder(path) if path.is_dir() else _reason_of_file(path)
             if reason:
@@ -82,6 +92,28 @@ def read(folder: str | Path, output: str | Path | None = None) -> Inputs:
     if not inputs.files:
         raise DataError(f"{folder}: {_why_nothing(folder, inputs)}")
     return inputs
+
+
+def holds_several_series(path: str | Path | None) -> bool:
+    """Whether a path is a folder of a patient or a study, with DICOM series in or below it."""
+    if not path or not Path(path).is_dir():
+        return False
+    series = dicom_folders.read(path).series
+    return len(series) > 1 or (len(series) == 1 and series[0].path != Path(path))
+
+
+def label(file: Path, folder: str | Path) -> str:
+    """What messages call a file or a series of a folder: its path from there on."""
+    folder = Path(folder)
+    return file.relative_to(folder).as_posix() if folder in file.parents else file.name
+
+
+def _series_below(folder: Path) -> list[Path]:
+    """The DICOM series in a folder that holds no pictures or volumes besides."""
+    paths = [path for _, path in zip(range(MAX_FILES), folder.rglob("[!.]*"))]
+    if any(can_be_predicted(path) for path in paths if path.is_file()):
+        return []
+    return [series.path for series in dicom_folders.read(folder).series]
 
 
 def refuse_pictures(path: str | Path) -> None:

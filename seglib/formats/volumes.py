@@ -96,7 +96,7 @@ def is_volume(path: str | Path) -> bool:
     """
     is_picture = str(path).lower().endswith(images.SUFFIXES)
     is_file = simpleitk.is_named_so(path) or _is_nifti(path) or dicom_pictures.is_slice(path)
-    return is_file or (not is_picture and Path(path).is_dir())
+    return is_file or (not is_picture and dicom_headers.split_series(path)[0].is_dir())
 
 
 def is_series(path: str | Path) -> bool:
@@ -104,6 +104,8 @@ def is_series(path: str | Path) -> bool:
 
     A folder with pictures or NIfTI files is none, such as one with a mask file for each organ.
     """
+    if dicom_headers.split_series(path)[1]:
+        return True
     if not Path(path).is_dir():
         return False
     files = []
@@ -150,7 +152,8 @@ def read_grid(path: str | Path, slice_axis: int | None = None, canonical: bool =
     if _is_nifti(path):
         return nifti.read_grid(path, nifti.open_file(path), slice_axis, canonical)
     _check_kind(path)
-    return dicom.read_grid(path, dicom.open_series(path), slice_axis, canonical)
+    opened = dicom.open_series(*dicom_headers.split_series(path))
+    return dicom.read_grid(path, opened, slice_axis, canonical)
 
 
 def read_nifti(path: str | Path, slice_axis: int | None = None, canonical: bool = True) -> Volume:
@@ -204,7 +207,10 @@ def read_dicom(
         DataError: several series, a damaged file, two images at one position, or no decoder (names
             the package).
     """
-    opened = dicom.open_series(source, series)
+    if series is None and isinstance(source, str | Path):
+        opened = dicom.open_series(*dicom_headers.split_series(source))
+    else:
+        opened = dicom.open_series(source, series)
     path = source if isinstance(source, str | Path) else opened.files[0]
     grid = dicom.read_grid(path, opened, slice_axis, canonical)
     array, notes = dicom_values.read(opened.files)
@@ -219,7 +225,8 @@ def read_numbers(path: str | Path) -> np.ndarray:
     if simpleitk.is_named_so(path):
         return simpleitk.load(path)
     if is_series(path):
-        return dicom_values.read_labels(dicom.open_series(path).files)
+        opened = dicom.open_series(*dicom_headers.split_series(path))
+        return dicom_values.read_labels(opened.files)
     return nifti.load(path, nifti.open_file(path))
 
 
@@ -408,7 +415,7 @@ def align(grid: Grid, path: str | Path) -> np.ndarray:
 def _geometry(path: str | Path) -> tuple[tuple[int, int, int], np.ndarray, bool]:
     """Of a label file or series: its shape, its affine in mm, and whether it says where it lies."""
     if is_series(path):
-        series = dicom.open_series(path)
+        series = dicom.open_series(*dicom_headers.split_series(path))
         affine = np.eye(4) if series.affine is None else series.affine
         return series.shape, affine, series.affine is not None
     if simpleitk.is_named_so(path):
@@ -690,6 +697,7 @@ def stamp(path: str | Path) -> tuple[Any, ...]:
 
     It changes when the content does; () where nothing exists at the path.
     """
+    path = dicom_headers.split_series(path)[0]
     if os.path.isdir(path):
         with os.scandir(path) as entries:  # one call for a folder of a thousand slices
             files = sorted((entry.name, entry.stat()) for entry in entries)

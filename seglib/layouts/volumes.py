@@ -236,7 +236,7 @@ def with_patients(cases: pd.DataFrame) -> pd.DataFrame:
     ids = {
         volume: dicom_headers.patient_id(image)
         for volume, image in image_of.items()
-        if volume and Path(image).is_dir()
+        if volume and volumes.is_series(image)
     }
     return patients.identified(cases, ids)
 
