@@ -47,6 +47,7 @@ FLOORS = [
     ["regions", "phantoms.drawing"],
     ["phantoms.abdomen", "phantoms.chest", "phantoms.fundus", "phantoms.heart", "phantoms.skin"],
     ["phantoms", "layouts.volumes", "layouts.pictures", "layouts.convert"],
+    ["layouts.cases"],
     ["layouts.folders", "layouts.annotated", "layouts.dicom"],
     ["layouts", "case_io", "models", "losses", "metrics"],
     ["checks", "stores", "updates", "corrections", "mask_editor"],
