@@ -170,11 +170,6 @@ def predict(args: argparse.Namespace) -> None:
     _measuring(args)  # refuses what cannot be, before anything is loaded
     predictor, _ = _predictor(args)
     if inputs.holds_several_series(args.image_path):
-        if args.dicom_seg or args.mask_path:
-            raise ConfigError(
-                f"{args.image_path}: several DICOM series, of which --dicom_seg and --mask_path "
-                "take one; give the folder of that series"
-            )
         args.image_dir = args.image_path
     if args.image_dir:
         problems = _predict_folder(predictor, args)
