@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except (SeglibError, OSError) as error:
         print(f"seglib: {error}", file=sys.stderr)
-        options = _options_named_in(str(error))
+        is_told = "on the command line" in str(error)
+        options = "" if is_told else _options_named_in(str(error))
         if options:
             print(f"seglib: on the command line: {options}", file=sys.stderr)
         return 2
@@ -170,6 +171,11 @@ def predict(args: argparse.Namespace) -> None:
     _measuring(args)  # refuses what cannot be, before anything is loaded
     predictor, _ = _predictor(args)
     if inputs.holds_several_series(args.image_path):
+        if args.dicom_seg or args.mask_path:
+            raise ConfigError(
+                f"{args.image_path}: several DICOM series, of which --dicom_seg and --mask_path "
+                "take one; give the folder of that series"
+            )
         args.image_dir = args.image_path
     if args.image_dir:
         problems = _predict_folder(predictor, args)
@@ -252,9 +258,10 @@ def compare(args: argparse.Namespace) -> None:
 
 def _cross_validate(args: argparse.Namespace, cfg: config.Config) -> None:
     """Train all folds; write their table and the out-of-fold report into the folder of the runs."""
-    from . import runs, training
+    from . import layouts, runs, training
 
     seeds = _seeds(args.seeds)
+    layouts.complete(cfg)
     folder = args.checkpoint_dir or runs.folds_folder(_run_folder(cfg))
     # Without parts of its own, as the folds replace them.
     store, _ = _store(cfg.replace(test_split=0.0, val_split=0.0))
@@ -350,9 +357,7 @@ def _store(cfg: config.Config, wants_test_part: bool = False) -> tuple[Any, conf
     """
     from . import layouts, prepare
 
-    cases = layouts.scan(cfg)
-    cfg = _with_channels(cfg, cases)
-    store, note = prepare.build(cases, cfg), ""
+    store, note = prepare.build(layouts.scan(cfg), cfg), ""
     if wants_test_part:
         test_split, note = prepare.test_split_for(store, cfg)
         cfg = cfg.replace(test_split=test_split)
@@ -365,18 +370,6 @@ def _store(cfg: config.Config, wants_test_part: bool = False) -> tuple[Any, conf
     if note:
         print(note)
     return store, cfg
-
-
-def _with_channels(cfg: config.Config, cases: Any) -> config.Config:
-    """The config with the channels of the data, where the user has not said which ones to take."""
-    from .formats import channels
-
-    cells = list(filter(None, cases["channels"])) if "channels" in cases else []
-    if not cells or cfg.channels or "in_channels" in cfg.chosen:
-        return cfg
-    names = channels.names_of(cells[0])
-    print(f"channels: {', '.join(names)}, as the data has them (--channel_names takes others)")
-    return cfg.replace(channel_names=names)
 
 
 def _wants_test_part(cfg: config.Config, args: argparse.Namespace) -> bool:
@@ -1140,13 +1133,16 @@ def _add_field(group: Any, name: str, default: str) -> None:
 
 def _options_named_in(message: str) -> str:
     """The settings that an error advises, such as task='multiclass', as a shell takes them."""
-    options = {}
-    for name, text in re.findall(r"\b(\w+)=(\{[^}]*\}|\([^)]*\)|'[^']*'|[-\d.]+\d|None)", message):
-        if name in config.FIELDS:
-            with contextlib.suppress(ValueError, SyntaxError):
-                value = _as_text(ast.literal_eval(text))
-                options[f"--{name} {shlex.quote(value)}"] = None
-    return ", ".join(options)
+    ways = {}
+    for part in message.split(";"):  # each part advises another way
+        options = {}
+        for name, text in re.findall(r"\b(\w+)=(\{[^}]*\}|\([^)]*\)|'[^']*'|[-\d.]+\d|None)", part):
+            if name in config.FIELDS:
+                with contextlib.suppress(ValueError, SyntaxError):
+                    value = _as_text(ast.literal_eval(text))
+                    options[f"--{name} {shlex.quote(value)}"] = None
+        ways[", ".join(options)] = None
+    return ", or ".join(filter(None, ways))
 
 
 def _as_text(value: Any) -> str:

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,11 @@ OF_ENCODER = ("architecture", "encoder_weights", "mean", "std")
 # Parts that only some networks have. A preset's own are left out where the user names a network
 # without them.
 PARTS = ("encoder", "bilinear", "attention", "stem", "deep_supervision", "checkpointing")
+
+# The loss of a task, where the preset's own does not fit it and the user names none.
+LOSS_OF_TASK = {"binary": "combined", "multilabel": "combined", "multiclass": "dice_focal"}
+# What the classes of a network are: a saved config has decided it, even where it is the preset's.
+OF_CLASSES = ("task", "class_names", "mask_encoding", "label_map")
 
 LARGEST = 2**63 - 1  # of torch's integers
 
@@ -126,22 +131,7 @@ class Config:
     resize: Literal["letterbox", "stretch", "none"] = _setting(
         "letterbox", "keep the aspect ratio and pad, squeeze, or pad without scaling", "store"
     )
-    in_channels: int = _setting(
-        3, "channels of an image; volumes: the sequences of a case", "store network", 1, 16
-    )
-    channel_names: tuple[str, ...] | None = _setting(
-        None,
-        "the channels of a case in their order, by their names in dataset.json or in the names of "
-        "the files; none = all that there are",
-        "network",
-    )
-    context_slices: int = _setting(
-        0,
-        "slices on either side of a slice of a volume that the network sees as well (2.5-D)",
-        "store network",
-        0,
-        7,
-    )
+    in_channels: int = _setting(3, "channels of the network's input", "store network", 1, 16)
     slice_axis: int | None = _setting(
         None, "axis of a volume along which slices are cut; none = by spacing", "store use", 0, 2
     )
@@ -345,7 +335,7 @@ class Config:
 
     @property
     def chosen(self) -> frozenset[str]:
-        """The names of the fields that the user has set, and not a preset."""
+        """The fields that the user has set, here or in a file, and not the preset."""
         return frozenset(self._chosen)
 
     @property
@@ -369,23 +359,10 @@ class Config:
         return self.patch_height_width or self.height_width
 
     @property
-    def channels(self) -> tuple[str, ...]:
-        """`channel_names`; () where the channels have no names, such as those of colours."""
-        return self.channel_names or ()
-
-    @property
-    def input_channels(self) -> int:
-        """Channels of the network's input: those of an image, for each slice that it sees."""
-        return self.in_channels * (2 * self.context_slices + 1)
-
-    @property
     def settings(self) -> dict[str, Any]:
-        """Every field by its name, and `n_classes`: what losses and networks are built from.
-
-        `in_channels` is the number of channels that a network takes, `input_channels`.
-        """
+        """Every field by its name, and `n_classes`: what losses and networks are built from."""
         values = {name: getattr(self, name) for name in FIELDS}
-        return {**values, "n_classes": self.n_classes, "in_channels": self.input_channels}
+        return {**values, "n_classes": self.n_classes}
 
     def validate(self) -> "Config":
         """Check every field, and whether the fields fit together.
@@ -439,8 +416,7 @@ _HINTS = typing.get_type_hints(Config)
 # Columns of the case table, which no class may be called.
 RESERVED = set(
     """case patient split image labels row volume slice finding phase height width sha256
-    annotated label_numbers channels problem
-    spacing_row_mm spacing_col_mm spacing_slice_mm""".split()
+    annotated label_numbers problem spacing_row_mm spacing_col_mm spacing_slice_mm""".split()
 )
 
 
@@ -483,10 +459,7 @@ def _make(
     check("preset", name)
     size = check("size", size or pick_size())
     check_names(overrides)
-    overrides = {name: check(name, value) for name, value in overrides.items()}
-    values = presets.PRESETS[name].settings(size)
-    values |= _channels_implied({**values, **overrides}, overrides)
-    values |= overrides
+    values = {**presets.PRESETS[name].settings(size), **overrides}
     cfg = Config(**{**values, "preset": name, "size": size})
     _choose(cfg, chosen)
     return cfg.validate()
@@ -496,9 +469,7 @@ def _choose(cfg: Config, names: Iterable[str]) -> None:
     """Note the names of fields that the user has set, and set those that they decide."""
     chosen = cfg._chosen | set(names)
     object.__setattr__(cfg, "_chosen", chosen)
-    implied = _channels_implied(vars(cfg), chosen)
-    for name in implied.keys() - chosen:
-        object.__setattr__(cfg, name, implied[name])
+    implied: dict[str, Any] = {}
     if "encoder" in chosen:
         implied["encoder_weights"] = "imagenet"
         if "architecture" not in chosen and not _takes_encoder(cfg.architecture):
@@ -510,33 +481,24 @@ def _choose(cfg: Config, names: Iterable[str]) -> None:
         implied |= {name: FIELDS[name].default for name in PARTS if name not in parameters}
     if "image_size" in chosen and _patch_exceeds_frame(cfg):
         implied["patch_size"] = None  # that of a preset is for the preset's own frame
+    if "class_names" in chosen and "task" not in chosen and len(cfg.class_names) > 1:
+        implied |= _task_of_names(cfg)
+    task = implied.get("task", cfg.task)
+    if chosen & {"task", "class_names"} and task not in tables.LOSSES[cfg.loss].tasks:
+        implied["loss"] = LOSS_OF_TASK[task]
     for name in implied.keys() - chosen:
         object.__setattr__(cfg, name, implied[name])
 
 
-def _channels_implied(values: Mapping[str, Any], chosen: Collection[str]) -> dict[str, Any]:
-    """What naming the channels, or slices beside a slice, decides unless it is named as well.
+def _task_of_names(cfg: Config) -> dict[str, str]:
+    """The task of several classes in the preset binary, which takes any data.
 
-    Neighbouring slices are grey: a preset's three channels of colour become one. A mean and a std
-    of other channels become a single number.
+    Classes that exclude each other begin with the background, and those that may overlap have none.
+    `layouts.scan` sees in the data which of both it holds.
     """
-    n_names = len(values.get("channel_names") or ())
-    has_context = "context_slices" in chosen and values.get("context_slices")
-    if not has_context and not ("channel_names" in chosen and n_names > 1):
+    if cfg.preset != "binary":
         return {}
-    in_channels = values.get("in_channels", FIELDS["in_channels"].default)
-    if "in_channels" not in chosen:
-        in_channels = n_names if n_names > 1 else 1
-    implied: dict[str, Any] = {"in_channels": in_channels}
-    for name in ("mean", "std"):
-        numbers = values.get(name, FIELDS[name].default)
-        if len(numbers) not in (1, in_channels):
-            implied[name] = (round(sum(numbers) / len(numbers), 3),)
-    augment = values.get("augment")
-    if isinstance(augment, Mapping):
-        colours = {name for name, entry in tables.AUGMENTATIONS.items() if entry.channels}
-        implied["augment"] = {k: value for k, value in augment.items() if k not in colours}
-    return implied
+    return {"task": "multiclass" if cfg.class_names[0] == "background" else "multilabel"}
 
 
 def _patch_exceeds_frame(cfg: Config) -> bool:
@@ -562,7 +524,8 @@ def load(path: str | Path, **overrides: Any) -> Config:
     if "preset" not in values:
         names = ", ".join(presets.PRESETS)
         raise ConfigError(f"{path.name}: no 'preset'; add a line such as  preset = lung  ({names})")
-    cfg = from_dict(values, overrides if _is_saved(in_file) else values)
+    chosen = {*OF_CLASSES, *overrides} if _is_saved(in_file) else values
+    cfg = from_dict(values, chosen)
     # In a saved file another encoder beside a network without one was written by hand.
     _check_encoder(cfg, cfg.encoder != FIELDS["encoder"].default)
     return cfg
@@ -590,7 +553,7 @@ def from_dict(values: Mapping[str, Any], chosen: Iterable[str] | None = None) ->
     """
     values = dict(values)
     if chosen is None:
-        chosen = () if _is_saved(values) else values
+        chosen = OF_CLASSES if _is_saved(values) else values
     chosen = set(chosen) & set(FIELDS) - {"preset", "size"}
     if "crop" in values:
         share = values.pop("crop")
@@ -743,18 +706,21 @@ def _augmentation_set(cfg: Config, name: str) -> dict[str, Any]:
             f"{name!r}; choose from {', '.join(tables.AUGMENTATION_SETS)}"
         )
     unsuitable = set()
-    if any(_SIDE.search(class_name) for class_name in cfg.class_names):
+    if names_a_side(cfg.class_names):
         unsuitable |= {"hflip", "vflip"}
     height, width = cfg.network_height_width
     if height != width:
         unsuitable.add("rot90")
     for member, augmentation in tables.AUGMENTATIONS.items():
-        if augmentation.channels not in (None, cfg.input_channels) or (
-            augmentation.channels and _shows_sequences(cfg)
-        ):
+        if augmentation.channels not in (None, cfg.in_channels):
             unsuitable.add(member)
     chosen = tables.AUGMENTATION_SETS[name]
     return {member: value for member, value in chosen.items() if member not in unsuitable}
+
+
+def names_a_side(class_names: Iterable[str]) -> bool:
+    """Whether a class is the left or the right one of two, so that images must not be mirrored."""
+    return any(_SIDE.search(name) for name in class_names)
 
 
 # "left" or "right" as a word of a name: left_lung, LungRight, RIGHT, but not cleft or leftover.
@@ -868,14 +834,6 @@ def _check_image(cfg: Config) -> None:
                 f"{name}: {n_values} values for in_channels={cfg.in_channels}; "
                 "give one, or one per channel"
             )
-    names = cfg.channels
-    if len({name.casefold() for name in names}) < len(names):
-        raise ConfigError(f"channel_names: {names} repeat a name; name each channel once")
-    if len(names) > 1 and len(names) != cfg.in_channels:
-        raise ConfigError(
-            f"channel_names: {len(names)} names ({', '.join(names)}) for "
-            f"in_channels={cfg.in_channels}; set in_channels={len(names)}"
-        )
     if (cfg.window_level is None) != (cfg.window_width is None):
         raise ConfigError("window_level and window_width belong together: set both, or neither")
     if cfg.percentiles and cfg.percentiles[0] >= cfg.percentiles[1]:
@@ -925,19 +883,7 @@ def _check_augment_fits(cfg: Config) -> None:
             f"augment: rot90 turns a frame of {height}x{width} on its side; it needs a square "
             "image_size, or a square patch_size; leave it out otherwise"
         )
-    if _shows_sequences(cfg):
-        for name in cfg.augment:
-            if tables.AUGMENTATIONS[name].channels:
-                raise ConfigError(
-                    f"augment: {name!r} changes colours, and the channels are "
-                    "sequences or slices (channel_names, context_slices); leave it out"
-                )
-    check_channels(cfg.augment, cfg.input_channels)
-
-
-def _shows_sequences(cfg: Config) -> bool:
-    """Whether the channels are sequences or slices of a volume, and no colours."""
-    return bool(cfg.context_slices) or len(cfg.channels) > 1
+    check_channels(cfg.augment, cfg.in_channels)
 
 
 def check_channels(augment: Iterable[str], in_channels: int) -> None:

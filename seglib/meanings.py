@@ -225,25 +225,39 @@ def _advice(groups: list[list[Drawing]]) -> str:
             "mask_encoding='index' to take all numbers above 0 as the structure"
         )
     if any(isinstance(group[0].value, tuple) for group in groups):
+        names = _numbered_names(len(groups[:4]))
         return (
             f"set mask_encoding={_table(groups, 1)} if all of them are the structure (the number 0 "
-            "makes a colour background); for several classes set task='multiclass' and class_names"
+            f"makes a colour background); for several classes set class_names={names} and "
+            f"mask_encoding={_table(groups, None)}"
         )
     number = _shown(groups[0][0].value)
+    table = {_shown(group[0].value): k for k, group in enumerate(groups[:4], start=1)}
     return (
         "set mask_encoding='index' to take every number above 0 as the structure, or "
-        f"label_map={{'{number}': 1}} to take {number} alone"
+        f"label_map={{'{number}': 1}} to take {number} alone; for several classes set "
+        f"class_names={_numbered_names(len(table))} and label_map={json.dumps(table)}"
     )
 
 
-def _table(groups: list[list[Drawing]], other: int) -> str:
-    """A `mask_encoding` table in which the first colour is the structure."""
+def _numbered_names(n: int) -> tuple[str, ...]:
+    """Names for n classes and their background."""
+    return ("background", *(f"class_{k}" for k in range(1, n + 1)))
+
+
+def _table(groups: list[list[Drawing]], other: int | None) -> str:
+    """A `mask_encoding` table in which the first colour is the structure.
+
+    Args:
+        other: the number of the other colours; None: each is a class of its own.
+    """
     table = {}
     for number, group in enumerate(groups[:4]):
         value = group[0].value
         structure = value[1] if isinstance(value, tuple) and len(value) == 2 else value
         colour = structure if isinstance(structure, tuple) else (structure,) * 3
-        table[",".join(f"{round(part)}" for part in colour)] = other if number else 1
+        own = number + 1 if other is None else other
+        table[",".join(f"{round(part)}" for part in colour)] = own if number else 1
     return json.dumps(table)
 
 

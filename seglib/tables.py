@@ -134,7 +134,7 @@ SPLITS = {
 }
 # Names of two folders whose images and masks have equal names; imagesTr and labelsTr are those of
 # nnU-Net and of the Decathlon, img and label those of Synapse (BTCV), img and msk those of copies
-# of AMOS.
+# of AMOS, JPEGImages and SegmentationClass those of Pascal VOC, which CVAT writes.
 PAIRS_OF_FOLDERS = (
     ("images", "masks"),
     ("images", "labels"),
@@ -142,6 +142,7 @@ PAIRS_OF_FOLDERS = (
     ("img", "label"),
     ("img", "labels"),
     ("img", "msk"),
+    ("JPEGImages", "SegmentationClass"),
 )
 # Three layouts read such folders, each in its own way.
 _IMAGES_AND_MASKS = (
@@ -189,6 +190,11 @@ LAYOUTS: dict[str, Layout] = {
         shared_markers=_IMAGES_AND_MASKS,
         nested_markers=(("*/images", "*/masks"), ("*/images", "*/labels")),
     ),
+    "named": Layout(
+        "layouts.named:scan_named",
+        markers=(("train/_classes.csv",),),
+        # Other trees of this layout have no marks: `layouts.scan` tries it where no other one fits.
+    ),
     "rsna_dicom": Layout(
         "layouts.volumes:scan_rsna_dicom", markers=(("train_images", "segmentations"),)
     ),
@@ -222,17 +228,9 @@ LAYOUTS: dict[str, Layout] = {
             ("*_im*g*.nii*", "*_mask*.nii*"),
             ("*_im*g*.nii*", "*_gt*.nii*"),
         ),
-    ),
-    "cases": Layout(
-        "layouts.cases:scan_cases",
-        markers=(),
-        shared_markers=(
+        nested_markers=(
             ("*/image.nii*", "*/label.nii*"),
             ("*/image.nii*", "*/mask.nii*"),
-            ("*/image.nii*", "*/seg*.nii*"),
-            ("*/*.nii*", "*/segmentation.nii*"),
-            ("*/*_flair.nii*", "*/*_seg.nii*"),
-            ("*/*-t2f.nii*", "*/*-seg.nii*"),
         ),
     ),
     "dicom": Layout(

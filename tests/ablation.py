@@ -15,7 +15,6 @@ import argparse
 import datetime
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from seglib import (
 )
 from seglib.config import FIELDS, fields_that
 from seglib.errors import SeglibError
-from tests.results import FOLDER, REAL, ROOT, machine
+from tests.results import FOLDER, REAL, ROOT, machine, write_between
 
 PAGE = ROOT / "docs" / "augmentation.md"
 BEGIN, END = (
@@ -156,16 +155,6 @@ def _difference(pairs: pd.DataFrame) -> str:
     return text
 
 
-def write_table(page: Path, lines: str) -> None:
-    """Put `lines` between the two markers of the page."""
-    text = page.read_text(encoding="utf-8")
-    pattern = re.escape(BEGIN) + ".*" + re.escape(END)
-    replaced, n = re.subn(pattern, lambda _: f"{BEGIN}\n{lines}\n{END}", text, flags=re.DOTALL)
-    if n != 1:
-        raise SystemExit(f"{page}: expected the markers {BEGIN} and {END} once, found {n} pairs")
-    page.write_text(replaced, encoding="utf-8")
-
-
 def pictures(folder: Path, work_dir: str) -> None:
     """The figures of the page: each augmentation on a phantom, and the X-ray set in training."""
     from seglib import augmentations
@@ -222,7 +211,7 @@ def main(argv: list[str] | None = None) -> None:
         result = measure(cfg, args.folds, args.output)
     except SeglibError as error:
         raise SystemExit(str(error)) from error
-    write_table(args.page, table(result))
+    write_between(args.page, BEGIN, END, table(result))
     print(table(result))
 
 

@@ -23,13 +23,15 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import tifffile
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from seglib import config, phantoms, runs
 from seglib.errors import SeglibError
 from seglib.files import load_safely
-from seglib.formats import images, volumes
+from seglib.formats import dicom_pictures, dicom_seg, images, segments, slicer, volumes
 
 BATCH, LIMIT_S, LIMIT_BYTES = 100, 20, 2 << 30
 
@@ -83,6 +85,30 @@ def _volumes(folder: Path) -> Iterator[tuple[Path, Callable[[Path], object]]]:
     body = phantoms.write("rsna", folder / "body", n=3)
     for series in sorted({path.parent for path in body.rglob("*.dcm")}):
         yield sorted(series.glob("*.dcm"))[1], lambda path: volumes.read(path.parent)
+    yield from _of_slicer_and_dicom(folder, series)
+
+
+def _of_slicer_and_dicom(
+    folder: Path, series: Path
+) -> Iterator[tuple[Path, Callable[[Path], object]]]:
+    """NRRD and MetaImage, a DICOM Segmentation, an RTSTRUCT, and an X-ray."""
+    grid = volumes.read_grid(series)
+    mask = np.random.default_rng(0).random(grid.shape) > 0.5
+    named = [slicer.Segment(1, "liver", (255, 0, 0))]
+    for name in ("a.seg.nrrd", "a.mha"):
+        path = volumes.write_mask(folder / name, mask.astype(np.uint8), grid, "", named)
+        yield path, volumes.read
+    yield folder / "a.seg.nrrd", lambda path: segments.read(grid, path, {1: 1})
+    seg = dicom_seg.write(folder / "seg.dcm", {"liver": mask}, grid)
+    yield seg, lambda path: segments.read(grid, path, {1: 1})
+    sample = folder / "rtstruct.dcm"
+    sample.write_bytes(Path(get_testdata_file("rtstruct.dcm")).read_bytes())
+    yield sample, segments.segments
+    yield sample, lambda path: segments.read(grid, path, {1: 1})
+    xray = pydicom.dcmread(grid.files[0])
+    xray.Modality = "DX"
+    xray.save_as(folder / "xray.dcm")
+    yield folder / "xray.dcm", dicom_pictures.read
 
 
 def _settings(folder: Path) -> Iterator[tuple[Path, Callable[[Path], object]]]:

@@ -109,7 +109,7 @@ def test_a_page_without_its_markers_is_refused(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("nothing", encoding="utf-8")
     with pytest.raises(SystemExit, match="expected the markers"):
-        ablation.write_table(page, "| |")
+        ablation.write_between(page, ablation.BEGIN, ablation.END, "| |")
 
 
 # ---- the page

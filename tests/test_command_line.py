@@ -647,7 +647,7 @@ def test_the_settings_that_an_error_advises_can_be_pasted(tmp_path, capsys):
         write_picture(tmp_path / f"masks/{name}.png", mask)
     line = f"prepare --size smoke --data_dir {tmp_path} --work_dir {tmp_path / 'work'}"
     message = error_of(capsys, line)
-    advised = re.search(r"on the command line: --mask_encoding '(.*?)', --task multiclass", message)
+    advised = re.search(r"on the command line: --mask_encoding '(.*?)', or --class_names", message)
     assert command(line, "--mask_encoding", advised[1]) == 0
 
 

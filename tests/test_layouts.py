@@ -69,11 +69,12 @@ def test_no_data_says_where_it_looked(tmp_path, name):
 
 @pytest.mark.parametrize("readers", [("_1stHO", "_2ndHO"), ("_vessels",)])
 def test_images_and_masks_in_one_folder_are_told_how_to_part(tmp_path, readers):
+    """The preset binary reads them, see `test_layout_named`; the systems' presets do not."""
     root, output = tmp_path / "two readers", tmp_path / "out"
     for name in ("Image_01L", "Image_01R", "Image_02L", "Image_02R"):
         plant_pictures(root, f"{name}.jpg", *(f"{name}{reader}.png" for reader in readers))
     with pytest.raises(DataError, match="two readers: images and masks share") as error:
-        layouts.scan(binary_config(root))
+        layouts.scan(config.preset("lung", data_root=str(root)))
     line = re.search(r"python -m seglib (.*) --output OUTPUT", str(error.value))[1]
     assert all(f"{reader} (4 files)" in str(error.value) for reader in readers)
     assert command_line.main([*shlex.split(line), "--output", str(output)]) == 0
@@ -90,7 +91,7 @@ def test_pictures_that_are_numbered_are_no_masks(tmp_path):
 
 def test_real_chase_by_either_reader(real, tmp_path):
     with pytest.raises(DataError, match=r"_1stHO \(20 files\), _2ndHO \(20 files\)"):
-        layouts.scan(binary_config(real("chase_db1")))
+        layouts.scan(config.preset("lung", data_root=str(real("chase_db1"))))
     for reader in ("_1stHO", "_2ndHO"):
         output = tmp_path / reader
         done = convert.to_images_and_masks(real("chase_db1"), None, output, mask_suffix=reader)
@@ -176,8 +177,9 @@ def test_one_structure_in_volumes_with_any_preset(tmp_path, name):
 
 def test_several_numbers_are_no_mask_of_one_class(tmp_path):
     root = number_volumes(tmp_path / "own", 0, 1, 3, names=("p1", "p2"))
+    one = {"class_names": ("structure",)}  # named, so that the numbers are not taken for classes
     with pytest.raises(DataError, match=r"several label numbers up to 3.*label_map.*'3': 1"):
-        build("binary", root, tmp_path)
+        build("binary", root, tmp_path, **one)
     share = build("binary", root, tmp_path, label_map={"3": 1}).open()[1].mean()
     assert share == pytest.approx(1 / 3, abs=0.02)
     share = build("binary", root, tmp_path, mask_encoding="index").open()[1].mean()
@@ -188,7 +190,7 @@ def test_several_numbers_are_no_mask_of_one_class(tmp_path):
     for name in ("p1", "p2"):
         save_nifti(labels_like(numbered_volume((16, 16, 5)), labels), root / f"masks/{name}.nii.gz")
     with pytest.raises(DataError, match="several label numbers up to 2"):
-        build("binary", root, tmp_path)
+        build("binary", root, tmp_path, **one)
 
 
 def test_other_presets_on_published_trees(tmp_path):

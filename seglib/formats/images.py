@@ -471,6 +471,18 @@ def _grey_bits(path: str, mode: str) -> int:
     return bits if bits < 8 else 8
 
 
+def stored_numbers(path: str, pixels: np.ndarray, mode: str) -> np.ndarray:
+    """The numbers (H, W) of a grey picture or a palette image as a label map holds them.
+
+    Args:
+        pixels, mode: as `read_pixels` returns them.
+
+    Raises:
+        DataError: fractions.
+    """
+    return whole_numbers(path, _stored_numbers(path, pixels, _grey_bits(path, mode), {}))
+
+
 def _stored_numbers(
     path: str, pixels: np.ndarray, bits: int, label_map: dict[str, int]
 ) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 - `dataset.json` of nnU-Net and of the Medical Segmentation Decathlon: names of label numbers.
 - The label table that TotalSegmentator and 3D Slicer write into the header of label maps.
-- `labelmap.txt` of CVAT (colours) and `_classes.csv` of Roboflow (numbers): only for advice.
+- `labelmap.txt` of CVAT (names of colours) and `_classes.csv` of Roboflow (names of numbers).
 """
 
 import csv
@@ -57,7 +57,20 @@ def of_data_set(labels: str | Path) -> Legend | None:
         DataError: the file cannot be read, or its labels have none of these forms.
     """
     path = beside(labels, DATASET_JSON)
-    content = read_json(path) if path else None
+    if path is None:
+        return None
+    if path.stat().st_size > MAX_BYTES:
+        raise DataError(
+            f"{path}: {path.stat().st_size / 1e6:.0f} MB; expected a list of labels of at most "
+            f"{MAX_BYTES / 1e6:.0f} MB; set label_map and rename the file"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path}: not readable as JSON ({error}), and it may say what the label numbers mean; "
+            "correct it, or set label_map"
+        ) from error
     labels_of = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(labels_of, dict) or not labels_of:
         return None  # a file of that name of another program
@@ -74,34 +87,19 @@ def of_data_set(labels: str | Path) -> Legend | None:
     return Legend(path, numbers, ignored)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a `dataset.json`.
-
-    Raises:
-        DataError: it is too large, or cannot be read.
-    """
-    if path.stat().st_size > MAX_BYTES:
-        raise DataError(
-            f"{path}: {path.stat().st_size / 1e6:.0f} MB; expected a list of labels of at most "
-            f"{MAX_BYTES / 1e6:.0f} MB; set label_map and rename the file"
-        )
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}: not readable as JSON ({error}), and it may say what the label numbers mean; "
-            "correct it, or set label_map"
-        ) from error
-
-
 def _entry(key: str, value: Any) -> tuple[str, tuple[int, ...]] | None:
     """Name and numbers of an entry of `labels`, whichever of both is its key; None for neither."""
     if isinstance(value, str):
-        return (value, (int(key),)) if key.isdecimal() else None
+        return (value, (int(key),)) if _is_number(key) else None
     numbers = value if isinstance(value, list) else [value]
     if numbers and all(type(number) is int and number >= 0 for number in numbers):
         return key, tuple(numbers)
     return None
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text is a label number; longer ones would take Python minutes to convert."""
+    return text.isdecimal() and len(text) < 10
 
 
 def in_header(labels: str | Path) -> Legend | None:
@@ -143,7 +141,7 @@ def colour_advice(labels: str | Path, present: Sequence[Sequence[int]] = ()) -> 
         present: the colours in the file, (red, green, blue).
     """
     path = beside(labels, LABELMAP)
-    colours = _colours_of(path) if path else {}
+    colours = colours_beside(labels)
     if colours:
         names = [name for name in colours.values() if name != BACKGROUND]
         table = {colour: names.index(name) + 1 for colour, name in colours.items() if name in names}
@@ -164,11 +162,7 @@ def colour_advice(labels: str | Path, present: Sequence[Sequence[int]] = ()) -> 
 def numbers_advice(labels: str | Path) -> str:
     """What the lists beside a label map call its numbers, as the end of a message; "" for none."""
     path = beside(labels, CLASSES_CSV)
-    names: dict[str, str] = {}
-    if path:
-        rows = csv.reader(_text(path).splitlines())
-        names = {row[0].strip(): row[1].strip() for row in rows if len(row) > 1}
-        names = {number: name for number, name in names.items() if number.isdecimal()}
+    names = {str(number): name for number, name in numbers_beside(labels).items()}
     if not names:
         path = beside(labels, DATASET_JSON)
         legend = of_data_set(labels) if path else None
@@ -180,8 +174,25 @@ def numbers_advice(labels: str | Path) -> str:
     return f"; {path} names the numbers {listed}"
 
 
-def _colours_of(path: Path) -> dict[str, str]:
-    """ "red,green,blue" -> name, of a `labelmap.txt`: lines `name:255,0,0:parts:actions`."""
+def numbers_beside(labels: str | Path) -> dict[int, str]:
+    """Number -> name, of the `_classes.csv` beside a label file; {} where there is none.
+
+    Its lines are `1, polyp`, below the headings `Pixel Value, Class`.
+    """
+    path = beside(labels, CLASSES_CSV)
+    rows = csv.reader(_text(path).splitlines()) if path else ()
+    cells = [(row[0].strip(), row[1].strip()) for row in rows if len(row) > 1]
+    return {int(number): name for number, name in cells if _is_number(number) and name}
+
+
+def colours_beside(labels: str | Path) -> dict[str, str]:
+    """ "red,green,blue" -> name, of the `labelmap.txt` beside a label file; {} without one.
+
+    Its lines are `name:255,0,0:parts:actions`.
+    """
+    path = beside(labels, LABELMAP)
+    if path is None:
+        return {}
     colours = {}
     for line in _text(path).splitlines():
         name, _, rest = line.partition(":")

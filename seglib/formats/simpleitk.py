@@ -37,6 +37,7 @@ _MAX_HEADER_BYTES = 4 << 20  # Slicer writes about 1 kB for a segment
 _MAX_FIELD_LENGTH = 4000  # of MetaImage, whose reader has buffers of a fixed size
 _MAX_GZIP_RATIO = 1032  # zlib compresses nothing by more than this factor
 _BLOCK_BYTES = 1 << 20
+_DATA_FILE = "elementdatafile"  # the last field of a MetaImage header
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MM_PER_UNIT = {"": 1.0, "?": 1.0, "mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001, "µm": 0.001}
 _PATIENT_SPACES = {
@@ -320,14 +321,14 @@ def _nrrd_fields(text: str) -> dict[str, str]:
 
 def _meta_header(path: Path, start: bytes) -> Header:
     """The header of a MetaImage file, whose last line is `ElementDataFile`."""
-    end = re.search(rb"(?m)^ElementDataFile *=[^\n]*(\n|\Z)", start)
+    end = re.search(rb"(?mi)^[ \t]*ElementDataFile *[=:][^\n]*(\n|\Z)", start)
     if not end:
         raise DataError(
             f"{path}: cut short, or no MetaImage file: no ElementDataFile; copy it again"
         )
     fields = {}
     for line in start[: end.end()].decode("utf-8", "replace").splitlines():
-        name, _, value = line.partition("=")
+        name, value = (*re.split("[=:]", line, maxsplit=1), "")[:2]
         if len(line) > _MAX_FIELD_LENGTH:
             raise ValueError(f"{name[:40].strip()} has {len(line)} characters")
         fields[name.strip()] = value.strip()
@@ -339,7 +340,7 @@ def _meta_header(path: Path, start: bytes) -> Header:
         raise DataError(f"{path}: its voxels are stored as text; {_ONE_FILE}")
     if int(fields.get("HeaderSize", 0)):
         raise DataError(f"{path}: its voxels begin later in their file than usual; {_ONE_FILE}")
-    data_file = fields["ElementDataFile"]
+    data_file = next(text for name, text in fields.items() if name.lower() == _DATA_FILE)
     voxels = path, end.end()
     if data_file.lower() != "local":
         voxels = _voxel_file(path, data_file), 0

@@ -3,9 +3,7 @@
 `tables.LAYOUTS` lists the layouts. Each has a function that returns the columns case, patient,
 split ("" where the tree has none), image and the masks: one column for each class for the tasks
 binary and multilabel, `labels` for multiclass. Files in a mask cell are joined by `|` and united;
-an empty cell says that no mask exists. Files in the cell `image` are joined by `::`: they are the
-channels of the case in their order, and the column `channels` has their names, see
-`formats.channels`. `cases.attrs["notes"]` lists what was odd or left out.
+an empty cell says that no mask exists. `cases.attrs["notes"]` lists what was odd or left out.
 Taught in `01_data_preparation`.
 """
 
@@ -14,14 +12,18 @@ from typing import Any
 
 import pandas as pd
 
-from .. import hosts, presets, tables
+from .. import config, hosts, presets, tables
 from ..errors import DataError
+from ..formats import segments
 from ..formats.images import SUFFIXES
-from . import pairing, patients
+from . import class_files, class_values, classes, named, pairing, patients
 
 
 def scan(cfg: Any) -> pd.DataFrame:
     """The case table of the data that `cfg` names, or that `hosts.find_data` finds for it.
+
+    Where nobody has named the classes (preset binary), the masks and the lists beside them tell
+    them: `cfg` receives task and class names, and how the masks are read, and a table is printed.
 
     Raises:
         DataError: no data (says where it looked and what is there), no image in it, masks that do
@@ -29,6 +31,8 @@ def scan(cfg: Any) -> pd.DataFrame:
             `patient_table` names no patient of a case.
     """
     tree = _find(cfg)
+    if classes.are_open(cfg):
+        complete(cfg, tree)
     name, cases = _read(tree, cfg)
     if cases.empty:
         expected = ", ".join(SUFFIXES)
@@ -57,6 +61,74 @@ def scan(cfg: Any) -> pd.DataFrame:
     return cases
 
 
+def complete(cfg: Any, tree: hosts.Tree | None = None) -> classes.Classes | None:
+    """Set the classes of a config by what the masks of its data show, and print them as a table.
+
+    `scan` does this for a config of the preset binary whose classes nobody has named. Fields that
+    the user has set stay as they are.
+
+    Args:
+        tree: the folder of the data; None: it is found as `scan` finds it.
+
+    Returns:
+        What was understood; None where the classes are decided already, or where the masks cannot
+        be understood, of which preparation says why.
+
+    Raises:
+        DataError: the masks can be read in two ways; the text shows the settings of both.
+    """
+    if not classes.are_open(cfg):
+        return None
+    tree = tree or _find(cfg)
+    find = class_files.of_names if tree.layouts == ("named",) else class_files.of_files
+    understood = find(tree.folder, cfg)
+    if understood is None:
+        understood = _of_masks(tree, cfg)
+    if understood is None:
+        return None
+    print(understood.text(tree.folder))
+    for name, value in understood.settings.items():
+        if name not in cfg.chosen or name in ("task", "class_names"):
+            setattr(cfg, name, value)
+    flips = sorted({"hflip", "vflip"} & cfg.augment.keys())
+    if flips and "augment" not in cfg.chosen and config.names_a_side(cfg.class_names):
+        cfg.augment = {name: value for name, value in cfg.augment.items() if name not in flips}
+        print(f"augment: {' and '.join(flips)} left out, as left and right are different classes")
+    cfg.validate()
+    return understood
+
+
+def _of_masks(tree: hosts.Tree, cfg: Any) -> classes.Classes | None:
+    """The classes in the masks that a layout finds where it looks for one structure."""
+    if {"mask_encoding", "label_map"} & cfg.chosen:
+        return None
+    name = "structure"
+    as_one = cfg.replace(task="binary", class_names=(name,), loss="combined")
+    try:
+        cases = _read(tree, as_one)[1]
+    except DataError:
+        return None  # the same error comes again when the data is scanned
+    cells = [cell for cell in cases.get(name, ()) if cell]
+    if "volume" not in cases or (cells and not segments.kind_of(cells[0])):
+        return class_values.of_masks(cells, cfg, tree.folder)
+    # Folders with a file for each organ, and files of several segments, have none of that name.
+    as_map = cfg.replace(
+        task="multiclass",
+        class_names=("background", name),
+        loss="dice_focal",
+        mask_encoding="threshold",  # names beside the labels are not compared
+    )
+    try:
+        cases = _read(tree, as_map)[1]
+    except DataError:
+        return None
+    image_of = dict(zip(cases["labels"], cases["image"]))
+    with_segments = {path: image for path, image in image_of.items() if segments.kind_of(path)}
+    if with_segments:
+        return class_files.of_segments(with_segments, cfg)
+    return class_files.of_organs([path for path in image_of if Path(path).is_dir()], cfg)
+
+
 def _find(cfg: Any) -> hosts.Tree:
     """The folder of the data, and the layouts that it may have."""
     # Hosted notebooks mount their data late.
@@ -69,7 +141,10 @@ def _find(cfg: Any) -> hosts.Tree:
     if cfg.layout != "auto" and cfg.data_root and Path(cfg.data_root).expanduser().is_dir():
         return hosts.Tree(Path(cfg.data_root).expanduser().absolute(), (cfg.layout,))
     if cfg.data_root and Path(cfg.data_root).expanduser().is_dir():
-        advice = pairing.advice_on_one_folder(Path(cfg.data_root).expanduser())
+        root = Path(cfg.data_root).expanduser().absolute()
+        if "named" in presets.PRESETS[cfg.preset].layouts and named.parts(root):
+            return hosts.Tree(root, ("named",))
+        advice = pairing.advice_on_one_folder(root)
         if advice:
             raise DataError(advice)
     raise DataError(hosts.explain_missing(cfg))

@@ -15,10 +15,9 @@ from typing import Any
 import pandas as pd
 
 from .. import tables
-from ..errors import DataError
+from ..errors import DataError, listed
 from ..formats import nifti, volumes
-from . import numbers, pairing, patients, sequences
-from .cases import case_rows
+from . import numbers, pairing, patients
 from .volumes import (
     Row,
     case_table,
@@ -94,15 +93,16 @@ def scan_volume_pairs(root: str | Path, cfg: Any) -> pd.DataFrame:
     """Volumes and labels in one folder whose names differ in a word: `image_1` with `label_1`.
 
     Other words are those of `pairing.by_words`, such as img, volume and mask, seg, segmentation.
-    Instead, a folder for each case may hold `image.nii.gz` with `label.nii.gz`, see `cases`.
-    Patients are told apart by the names, see `patients.by_names`.
+    Below the root, a folder for each case may hold `image.nii.gz` with `label.nii.gz`. Patients are
+    told apart by the names, see `patients.by_names`.
 
     Raises:
         DataError: no such files, two volumes of one name, or a task that needs other masks.
     """
     root = Path(root)
-    notes: list[str] = []
-    rows = _pairs_by_words(root, cfg, notes) or case_rows(root, cfg, notes)
+    rows, notes = [], []
+    for folder in pairing.folders(root, depth=1):
+        rows += _pairs_by_words(folder, cfg, notes, in_root=folder == root)
     if not rows:
         raise DataError(
             f"{root}: no volume has labels; expected names that differ in one word only, such as "
@@ -112,10 +112,16 @@ def scan_volume_pairs(root: str | Path, cfg: Any) -> pd.DataFrame:
     return patients.judged(case_table(rows, notes, cfg))
 
 
-def _pairs_by_words(folder: Path, cfg: Any, notes: list[str]) -> list[Row]:
-    """The rows of the volumes in a folder that have labels there."""
+def _pairs_by_words(folder: Path, cfg: Any, notes: list[str], in_root: bool) -> list[Row]:
+    """The rows of the volumes in a folder that have labels there.
+
+    Below the root, only the pair `image` and `label` counts: other folders are other data sets.
+    """
     files = nifti_files(folder)
     pairs = pairing.by_words(files, files)
+    if not in_root:
+        pairs = {name: own for name, own in pairs.items() if name.isalpha()}
+        files = {name: path for name, path in files.items() if name.isalpha()}
     used = {name for own in pairs.values() for name in own}
     shared = {"label_numbers": numbers.of_files([files[name] for name in sorted(used)], cfg)}
     rows = []
@@ -215,6 +221,10 @@ def _paired(images: Path, masks: Path, cfg: Any) -> pd.DataFrame:
     by_class = {name: by_name.get(name.lower()) for name in cfg.class_names}
     if cfg.task != "multiclass" and any(by_class.values()):
         return pairing.pair_classes(images, by_class)
+    if cfg.task == "multilabel" or "class_names" in cfg.chosen:
+        table = pairing.pair_suffixes(images, masks, cfg.class_names)
+        if cfg.task != "multiclass" and (table[list(cfg.class_names)] != "").any(axis=None):
+            return table
     table = pairing.pair(images, [masks], "mask")
     # Only volumes, whose rows `_volumes` adds.
     if table.empty and (nifti_files(images) or _series(images)):
@@ -242,8 +252,7 @@ def _with_slice(row: Row) -> Row:
 def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) -> list[Row]:
     """One row for each slice of the volumes, NIfTI or DICOM, that have labels of the same name."""
     labels = nifti_files(masks) | _series(masks) | segment_files(masks)
-    cases = sequences.of_folder(nifti_files(images) | _series(images), labels, cfg)
-    by_label = {name: case.path for name, case in cases.items()}
+    by_label = _first_channels(nifti_files(images) | _series(images), labels, notes)
     if volumes.is_series(images) and (volumes.is_series(masks) or len(labels) == 1):
         # They belong together by any name.
         own = masks if volumes.is_series(masks) else next(iter(labels.values()))
@@ -253,8 +262,7 @@ def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) 
     matched = pairing.masks_by_image(by_label, labels)
     rows, alone = [], []
     for key, path in by_label.items():
-        case = cases[key]
-        files, columns = matched.of_image.get(key, []), {**shared, **case.columns}
+        files, columns = matched.of_image.get(key, []), dict(shared)
         if len(files) > 1:
             names = ", ".join(file.name for file in files)
             columns["problem"] = f"several label files ({names}) cannot be united; keep one of them"
@@ -262,9 +270,8 @@ def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) 
             columns["problem"] = matched.unclear[key]
             files = [masks]  # none of the files is read
         if files:
-            is_case = path.is_dir() or case.names or case.is_one_of_several
-            name = key if is_case else nifti.stem(path.name)
-            rows += volume_rows(name, name, case.cell, files[0], cfg, notes, **columns)
+            name = key if path.is_dir() else nifti.stem(path.name)
+            rows += volume_rows(name, name, path, files[0], cfg, notes, **columns)
         else:
             alone.append(path)
     notes += half_pairs(alone, matched.without_image)
@@ -290,3 +297,28 @@ def _named_as_volumes(files: dict[str, Path], labels: dict[str, Path]) -> dict[s
         if len(own) == 1 and name not in labels
     }
     return {volume_of.get(name, name): path for name, path in labels.items()}
+
+
+def _first_channels(
+    files: dict[str, Path], labels: dict[str, Path], notes: list[str]
+) -> dict[str, Path]:
+    """The volumes by the name of their labels, without the further channels of nnU-Net.
+
+    nnU-Net numbers the channels of its images: case_0000, case_0001 belong to the labels "case".
+    """
+    result, others = {}, []
+    for name, path in files.items():
+        channel = re.fullmatch(r"(.+)_(\d{4})", name)
+        case = channel[1] if channel else name
+        if name in labels or case not in labels or case in files:
+            result[name] = path
+        elif channel[2] == "0000":
+            result[case] = path
+        else:
+            others.append(path)
+    if others:
+        names = listed(path.name for path in others)
+        notes.append(
+            f"{names}: further channels are left out, as only the first one (_0000) is read"
+        )
+    return result

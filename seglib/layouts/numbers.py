@@ -223,7 +223,7 @@ def _united(name: str, by_name: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
 def _words(name: str) -> str:
     """The words of a name in a form in which `kidney_left` and `Left Kidney` are equal."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    parts = re.split(r"[^a-z0-9]+", name.lower())
+    parts = re.split(r"[\W_]+", name.casefold())
     spelt_out = " ".join(_WORDS.get(part, part) for part in parts)
     return " ".join(sorted(spelt_out.split()))
 

@@ -41,19 +41,27 @@ class Masks(NamedTuple):
 
 
 def pair(
-    images: Path, mask_folders: Iterable[Path], column: str, all_masked: bool = True
+    images: Path,
+    mask_folders: Iterable[Path],
+    column: str,
+    all_masked: bool = True,
+    suffixes: Iterable[str] = MASK_SUFFIXES,
 ) -> pd.DataFrame:
     """The case table of one folder of pictures; `column` receives the mask files.
 
     In each of `mask_folders`, `masks_by_image` finds the files of an image. Those of several
     folders are united; where one folder lacks its file, the cell is empty. `attrs["notes"]` lists
     what could not be paired. Where the mask of an image is not clear, the cell is empty, and the
-    column `problem` says why. `all_masked`: every image should have a mask, so that those without
-    are noted.
+    column `problem` says why. `all_masked`: images without a mask are noted. `suffixes`: what may
+    follow the image's name; with unusual ones, files with others are those of other classes.
     """
     image_files = pictures(images)
     mask_folders = list(mask_folders)
-    folders = [masks_by_image(image_files, pictures(folder)) for folder in mask_folders]
+    is_usual = suffixes is MASK_SUFFIXES
+    folders = [
+        masks_by_image(image_files, pictures(folder), suffixes, others_matter=is_usual)
+        for folder in mask_folders
+    ]
     rows, notes, incomplete, unclear = [], [], [], []
     for stem, image in image_files.items():
         groups = [masks.of_image[stem] for masks in folders if stem in masks.of_image]
@@ -85,14 +93,11 @@ def pair(
     notes += _united(folders)
     if all_masked:
         notes += halves(without_mask, "image without a mask", "images without a mask")
-    for masks in folders:
-        notes += halves(masks.without_image, "mask without an image", "masks without an image")
-        notes += _other_zeros(masks.without_image, without_mask)
-    for folder in (images, *mask_folders):
-        notes += other_kinds(folder)
-    cases = pd.DataFrame(rows, columns=["case", "patient", "split", "image", column, "problem"])
-    if not cases["problem"].any():
-        cases = cases.drop(columns="problem")
+    notes += _without_image(folders if is_usual else [], without_mask)
+    notes += [note for folder in (images, *mask_folders) for note in other_kinds(folder)]
+    columns = ["case", "patient", "split", "image", column]
+    has_problems = any(row["problem"] for row in rows)
+    cases = pd.DataFrame(rows, columns=[*columns, "problem"] if has_problems else columns)
     cases.attrs["notes"] = notes
     return cases
 
@@ -287,6 +292,15 @@ def other_kinds(folder: Path) -> list[str]:
     return notes
 
 
+def _without_image(folders: Iterable[Masks], images_alone: list[Path]) -> list[str]:
+    """Notes on masks without an image."""
+    notes = []
+    for masks in folders:
+        notes += halves(masks.without_image, "mask without an image", "masks without an image")
+        notes += _other_zeros(masks.without_image, images_alone)
+    return notes
+
+
 def _no_pairs(folders: list[Masks], mask_folders: list[Path]) -> str:
     """Why none of the images has a mask; "" where there is no mask at all."""
     files = [file for masks in folders for file in masks.without_image]
@@ -367,16 +381,52 @@ def _without_zeros(name: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", folded(name))
 
 
+def suffixes_of(class_name: str) -> tuple[str, ...]:
+    """What may follow an image's name in the names of a class's masks: _disc, _disc_mask."""
+    endings = ["", *(word for word in MASK_SUFFIXES if word)]
+    return (
+        *(f"{separator}{class_name}{word}" for separator in "_- ." for word in endings),
+        *(f"{word}{separator}{class_name}" for separator in "_-" for word in endings if word),
+    )
+
+
+def class_of_suffix(suffix: str) -> str:
+    """The class that the end of a mask's name stands for: `disc` of `_disc_mask`; "" for none."""
+    key = folded(without_number(suffix))
+    if key in MASK_SUFFIXES:
+        return ""
+    name = without_number(suffix)
+    for word in sorted(filter(None, MASK_SUFFIXES), key=len, reverse=True):
+        name = re.sub(f"^{word}(?=[-_])|{word}$", "", name, flags=re.IGNORECASE)
+    return re.sub(r"(?<=\w)(seg)?softmap$", "", name, flags=re.I).strip("-_. ")  # of Drishti-GS1
+
+
+def pair_suffixes(images: Path, masks: Path, class_names: Iterable[str]) -> pd.DataFrame:
+    """The case table of pictures whose masks have a file for each class: `x_disc`, `x_cup`."""
+    return _side_by_side(
+        {
+            name: pair(images, [masks], name, all_masked=False, suffixes=suffixes_of(name))
+            for name in class_names
+        }
+    )
+
+
 def pair_classes(images: Path, folders: Mapping[str, Path | None]) -> pd.DataFrame:
     """The case table of pictures whose masks lie in one folder for each class.
 
     Args:
         folders: class -> folder of its masks; None: no mask exists.
     """
-    tables = {
-        name: pair(images, [folder] if folder else [], name, all_masked=False)
-        for name, folder in folders.items()
-    }
+    return _side_by_side(
+        {
+            name: pair(images, [folder] if folder else [], name, all_masked=False)
+            for name, folder in folders.items()
+        }
+    )
+
+
+def _side_by_side(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The tables of the classes of one folder of pictures as one, with a column for each class."""
     # All tables have the same images; each adds the column of its class to the first one.
     cases = next(iter(tables.values()))
     # Where the mask of one class is not clear, the others are still good.

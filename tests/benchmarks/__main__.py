@@ -91,5 +91,5 @@ if __name__ == "__main__":
         sys.exit(f"unknown: {', '.join(unknown)}; choose from {', '.join([*GROUPS, *ASKED_FOR])}")
     for chosen in sys.argv[1:] or GROUPS:
         record(chosen)
-        results.write_readme(BEGIN, END, table())
+        results.write_between(results.README, BEGIN, END, table())
     print(table())

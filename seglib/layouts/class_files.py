@@ -1,0 +1,315 @@
+"""Classes that have a mask folder or a mask file of their own: they may overlap."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .. import meanings, tables
+from ..errors import DataError, listed
+from ..formats import images, legends, mask_values, nifti, segments, volumes
+from . import named, pairing
+from .classes import (
+    MOST_CLASSES,
+    MOST_PICTURES,
+    SHARE,
+    Classes,
+    Reading,
+    safe_name,
+    spread,
+    two_readings,
+)
+
+MOST_FOLDERS = 8  # so many folders with a file for each organ are read
+# Two masks of an image that agree by this Dice, none inside the other, are of two readers.
+READERS_AGREE, INSIDE = 0.7, 0.97
+
+
+# ---- a folder of volumes with a file for each organ
+
+
+def of_organs(folders: Iterable[str], cfg: Any) -> Classes | None:
+    """The classes of label folders that hold a volume for each organ, as TotalSegmentator's do.
+
+    They exclude each other where no voxel of the first folders belongs to two of them.
+    """
+    paths = list(dict.fromkeys(folders))
+    files: dict[str, list[str]] = {}
+    for folder in paths:
+        for file in sorted(Path(folder).glob("*.nii*")):
+            files.setdefault(nifti.stem(file), []).append(folder)
+    names = tuple(files)
+    if not names or "class_names" in cfg.chosen or len(names) > MOST_CLASSES:
+        return None
+    pixels, n_voxels, overlaps = Counter(), 0, False
+    for folder in paths[:MOST_FOLDERS]:
+        of_organ = volumes.organ_files(folder, names)
+        planes = {name: volumes.read_numbers(own[0]) > 0 for name, own in of_organ.items()}
+        if len({plane.shape for plane in planes.values()}) > 1:
+            return None  # preparation says which of them differs
+        overlaps |= bool((np.sum(list(planes.values()), axis=0, dtype=np.int32) > 1).any())
+        pixels.update({name: int(plane.sum()) for name, plane in planes.items()})
+        n_voxels += next(iter(planes.values())).size
+    rows = [
+        {
+            "class": name,
+            "in the files": f"{name}.nii*",
+            "volumes": len(files[name]),
+            SHARE: pixels[name] / max(n_voxels, 1),
+        }
+        for name in names
+    ]
+    about, settings = _overlapping_or_not(names, overlaps, "a file an organ")
+    n_read = min(len(paths), MOST_FOLDERS)
+    return Classes(about, settings, pd.DataFrame(rows), n_read, len(paths))
+
+
+def of_segments(image_of: Mapping[str, str], cfg: Any) -> Classes | None:
+    """The classes of files of named segments, such as those of 3D Slicer; see `formats.segments`.
+
+    Args:
+        image_of: file of segments -> its volume.
+    """
+    if "class_names" in cfg.chosen:
+        return None
+    try:
+        of_file = {path: segments.segments(path) for path in image_of}
+    except DataError:
+        return None  # preparation says what is wrong with which file
+    names = tuple(dict.fromkeys(safe_name(s.name) for own in of_file.values() for s in own))
+    voxels, n_voxels, overlaps = Counter(), 0, False
+    for path in list(of_file)[:MOST_FOLDERS]:
+        class_of = {s.number: names.index(safe_name(s.name)) + 1 for s in of_file[path]}
+        try:
+            grid = volumes.read_grid(image_of[path], **volumes.options(cfg))
+            bits = segments.read(grid, path, class_of).bits
+        except DataError:
+            continue
+        n_voxels += bits.size
+        sums = np.zeros(bits.shape, np.uint8)
+        for k, name in enumerate(names[: 8 * bits.itemsize]):
+            own = (bits >> bits.dtype.type(k)) & bits.dtype.type(1) == 1
+            sums += own
+            voxels[name] += int(own.sum())
+        overlaps |= bool((sums > 1).any())
+    rows = [
+        {
+            "class": name,
+            "in the files": "a segment",
+            "volumes": sum(name in {safe_name(s.name) for s in own} for own in of_file.values()),
+            SHARE: voxels[name] / max(n_voxels, 1),
+        }
+        for name in names
+    ]
+    about, settings = _overlapping_or_not(names, overlaps, "named segments")
+    n_read = min(len(of_file), MOST_FOLDERS)
+    return Classes(about, settings, pd.DataFrame(rows), n_read, len(of_file))
+
+
+def _overlapping_or_not(
+    names: tuple[str, ...], overlaps: bool, how: str
+) -> tuple[str, dict[str, Any]]:
+    """The words and the settings of classes of which it is known whether they overlap."""
+    if len(names) == 1:
+        return "one structure", {"class_names": names}
+    if overlaps:
+        settings = {"task": "multilabel", "class_names": names}
+        return f"{len(names)} classes that overlap, {how}", settings
+    settings = {"task": "multiclass", "class_names": (legends.BACKGROUND, *names)}
+    return f"{len(names)} classes that exclude each other, {how}", settings
+
+
+# ---- a mask folder or a mask file for each class
+
+
+def of_files(root: Path, cfg: Any) -> Classes | None:
+    """The classes of pictures with a mask folder or a mask file a class; None without such.
+
+    Raises:
+        DataError: the folders may hold the masks of several readers, or the masks can be read in
+            two ways.
+    """
+    masks: dict[str, dict[Path, list[Path]]]
+    for find, where in ((_by_folder, "a mask folder a class"), (_by_suffix, "a mask file a class")):
+        masks = {}
+        for folder, mask_folder in _pairs(root):
+            for name, of_image in find(pairing.pictures(folder), mask_folder).items():
+                masks.setdefault(name, {}).update(of_image)
+        if masks:
+            return _of_several_files(masks, cfg, root, where)
+    return None
+
+
+def of_names(root: Path, cfg: Any) -> Classes | None:
+    """The classes of pictures whose masks only their names tell, see `named`; None without names.
+
+    Raises:
+        DataError: as `of_files`.
+    """
+    masks: dict[str, dict[Path, list[Path]]] = {}
+    for part in named.parts(root):
+        for name, of_image in part.masks.items():
+            files = {part.images[stem]: paths for stem, paths in of_image.items()}
+            masks.setdefault(name, {}).update(files)
+    if not masks or "" in masks:
+        return None
+    return _of_several_files(masks, cfg, root, "a mask file a class")
+
+
+def _pairs(root: Path) -> list[tuple[Path, Path]]:
+    """The pairs of folders of images and masks at the root and one level below."""
+    return [
+        (folder / images_name, folder / masks_name)
+        for folder in pairing.folders(root, depth=1)
+        for images_name, masks_name in tables.PAIRS_OF_FOLDERS
+        if (folder / images_name).is_dir() and (folder / masks_name).is_dir()
+    ]
+
+
+def _by_folder(pictures: dict[str, Path], folder: Path) -> dict[str, dict[Path, list[Path]]]:
+    """Class -> image -> its masks, of the folders in a mask folder that hold masks of images."""
+    if pairing.masks_by_image(pictures, pairing.pictures(folder)).of_image:
+        return {}
+    result = {}
+    for sub in pairing.subfolders(folder):
+        of_image = pairing.masks_by_image(pictures, pairing.pictures(sub)).of_image
+        if of_image:
+            result[sub.name] = {pictures[stem]: masks for stem, masks in of_image.items()}
+    return result
+
+
+def _by_suffix(pictures: dict[str, Path], folder: Path) -> dict[str, dict[Path, list[Path]]]:
+    """Class -> image -> its masks, of masks whose names go on with the class: x_disc, x_cup.
+
+    {} where masks have one of the usual endings, or where a class has masks of few images.
+    """
+    owners, masks = pairing.Owners(pictures), pairing.pictures(folder)
+    by_suffix: dict[str, dict[Path, list[Path]]] = {}
+    for stem, mask in masks.items():
+        image, suffix = owners.of(stem)
+        if image is None:
+            continue
+        if not pairing.class_of_suffix(suffix):
+            return {}
+        by_suffix.setdefault(suffix, {}).setdefault(pictures[image], []).append(mask)
+    # Numbers tell apart classes where most images have them all, else the objects of a class.
+    n_most = max((len(of_image) for of_image in by_suffix.values()), default=0)
+    if any(len(of_image) < n_most / 4 for of_image in by_suffix.values()):
+        by_suffix = _without_numbers(by_suffix)
+    result: dict[str, dict[Path, list[Path]]] = {}
+    for suffix, of_image in by_suffix.items():
+        name = pairing.class_of_suffix(suffix)
+        if name in result or len(by_suffix) > MOST_CLASSES:
+            return {}
+        result[name] = of_image
+    return result
+
+
+def _without_numbers(
+    by_suffix: dict[str, dict[Path, list[Path]]],
+) -> dict[str, dict[Path, list[Path]]]:
+    """The masks by their suffixes without the numbers behind them."""
+    united: dict[str, dict[Path, list[Path]]] = {}
+    for suffix, of_image in by_suffix.items():
+        own = united.setdefault(pairing.without_number(suffix), {})
+        for image, masks in of_image.items():
+            own.setdefault(image, []).extend(masks)
+    return united
+
+
+def _of_several_files(
+    masks: dict[str, dict[Path, list[Path]]], cfg: Any, root: Path, where: str
+) -> Classes | None:
+    """The classes of masks that each have their own files."""
+    chosen = cfg.class_names if "class_names" in cfg.chosen else ()
+    names = tuple(chosen or (name for name in masks))
+    if chosen and not {name.lower() for name in chosen} <= {name.lower() for name in masks}:
+        return None  # the layout says which folder is missing
+    if len(names) > MOST_CLASSES:
+        return None
+    of_class = {name.lower(): of_image for name, of_image in masks.items()}
+    settings: dict[str, Any] = {"task": "multilabel", "class_names": names}
+    if len(names) == 1:
+        settings["task"] = "binary"
+    n_masks = sum(len(files) for of_image in masks.values() for files in of_image.values())
+    shown, n_pixels, n_read = [], 0, 0
+    for name in names:
+        files = of_class[name.lower()]
+        cells = [images.UNION.join(map(str, paths)) for paths in files.values()]
+        read = [_read_one(cell, cfg) for cell in spread(cells, MOST_PICTURES)]
+        planes = [plane for plane in read if plane is not None]
+        if len(planes) < (1 - meanings.MAX_SET_ASIDE) * len(read):
+            _ask_how_to_cut(root, settings, cells, cfg)
+            return None
+        n_pixels += sum(plane.size for plane in planes)
+        n_read += len(planes)
+        n_own = sum(int((plane == 1).sum()) for plane in planes)
+        share = n_own / max(sum(plane.size for plane in planes), 1)
+        first = next(iter(files.values()))[0]
+        place = first.parent.name if where.startswith("a mask folder") else f"*{first.suffix}"
+        shown.append({"class": name, "in the files": place, "images": len(files), SHARE: share})
+    notes = _notes_on_pairs({name: of_class[name.lower()] for name in names}, cfg, root)
+    about = f"{len(names)} classes that may overlap, {where}" if len(names) > 1 else "one structure"
+    return Classes(about, settings, pd.DataFrame(shown), n_read, n_masks, notes)
+
+
+def _read_one(cell: str, cfg: Any) -> np.ndarray | None:
+    """The mask of one class, (H, W) of 0 and 1; None where it cannot be read."""
+    try:
+        return images.read_mask(cell, cfg.mask_encoding, False, cfg.label_map).pixels
+    except (DataError, OSError):
+        return None
+
+
+def _ask_how_to_cut(root: Path, settings: dict[str, Any], cells: list[str], cfg: Any) -> None:
+    """Raise `DataError` where the masks of a class are drawn in greys."""
+    if cfg.mask_encoding != "auto":
+        return
+    values = [mask_values.read(path) for path in cells[0].split(images.UNION)]
+    numbers = sorted({v for file in values for v in file.counts if isinstance(v, int)})
+    if len(numbers) < 3:
+        return
+    raise two_readings(
+        root,
+        f"{Path(cells[0]).name} is drawn in the grey values {listed(numbers, most=8)}",
+        Reading("the structure is half and more", {**settings, "mask_encoding": "threshold"}),
+        Reading("the structure is all above 0", {**settings, "mask_encoding": "index"}),
+    )
+
+
+def _notes_on_pairs(
+    masks: dict[str, dict[Path, list[Path]]], cfg: Any, root: Path
+) -> tuple[str, ...]:
+    """Which class lies inside which other one.
+
+    Raises:
+        DataError: two classes are so alike that they may be one, drawn by two readers.
+    """
+    notes = []
+    for first, second in itertools.combinations(masks, 2):
+        shared = [image for image in masks[first] if image in masks[second]][:8]
+        sums = np.zeros(3)  # pixels of both, of the first, of the second
+        for image in shared:
+            cells = (images.UNION.join(map(str, masks[n][image])) for n in (first, second))
+            planes = [_read_one(cell, cfg) for cell in cells]
+            if any(plane is None for plane in planes) or planes[0].shape != planes[1].shape:
+                continue
+            one, two = (plane == 1 for plane in planes)
+            sums += [(one & two).sum(), one.sum(), two.sum()]
+        both, n_first, n_second = sums
+        if both and both >= INSIDE * min(n_first, n_second):
+            inner, outer = (first, second) if n_first < n_second else (second, first)
+            notes.append(f"{inner} lies inside {outer}: each pixel may belong to both")
+        elif both and 2 * both / (n_first + n_second) > READERS_AGREE:
+            raise two_readings(
+                root,
+                f"the masks of {first} and {second} are alike (Dice "
+                f"{2 * both / (n_first + n_second):.2f}), as those of two readers are",
+                Reading("two classes", {"task": "multilabel", "class_names": tuple(masks)}),
+                Reading(f"one structure, drawn by {first}", {"class_names": (first,)}),
+            )
+    return tuple(notes)
