@@ -111,6 +111,12 @@ def test_unclear_holes_are_asked_for(tmp_path):
     assert mask_of(read(tmp_path, document([SQUARE, beside]))).sum() == 104
 
 
+def test_too_many_polygons_inside_each_other_are_refused(tmp_path):
+    rings = [[k, k, 900 - k, k, 900 - k, 900 - k, k, 900 - k] for k in range(449)]
+    with pytest.raises(DataError, match="annotation 1: 449 polygons, too many of them inside"):
+        read(tmp_path, document(rings), nested="holes")
+
+
 def test_boxes_and_crowds(tmp_path):
     content = document([SQUARE], [], area=100)
     content["annotations"][0]["iscrowd"] = 1

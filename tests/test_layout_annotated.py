@@ -103,6 +103,10 @@ def test_classes_that_overlap(tmp_path, capsys):
     notes = "\n".join(result.notes)
     assert "cup and disc overlap in 48 pixels (100.0% of the smaller one)" in notes
     assert "--task multiclass" in notes
+    assert result.table == (
+        "  cup: in 3 images, 2.08% of the pixels",
+        "  disc: in 3 images, 18.75% of the pixels",
+    )
     # As one label map, where the order in the file decides.
     line = ["prepare", "--source_images", pictures, "--annotations", files]
     options = ["--task", "multiclass", "--class_names", "background,disc,cup"]

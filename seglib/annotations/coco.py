@@ -18,6 +18,7 @@ from .shapes import Annotated, Annotations, Bitmap, Part, Ring, Shape
 
 NAME = "COCO"
 MOST_RINGS = 5000  # of one annotation
+MOST_NESTED_POINTS = 300_000  # of rings that may lie inside others, counted for each of those
 HOLES, FILLED = "holes", "filled"
 NESTED = (HOLES, FILLED)  # what a ring inside another ring of its annotation means
 
@@ -114,12 +115,19 @@ def _key(value: Any, where: str) -> Hashable:
 class _Entry:
     """An annotation whose rings are not yet told apart: outlines or holes."""
 
-    def __init__(self, class_name: str, name: str, rings: list[Ring], bitmap: Bitmap | None):
+    def __init__(
+        self,
+        class_name: str,
+        name: str,
+        rings: list[Ring],
+        bitmap: Bitmap | None,
+        where: str,
+    ):
         self.class_name = class_name
         self.name = name
         self.rings = rings
         self.bitmap = bitmap
-        self.depth = _depths(rings)
+        self.depth = _depths(rings, where)
 
     @property
     def is_nested(self) -> bool:
@@ -179,7 +187,7 @@ class _Reader:
             bitmap = _bitmap(outline, height, width, where)
         if len(rings) > MOST_RINGS:
             raise DataError(f"{where}: {len(rings)} polygons; expected at most {MOST_RINGS}")
-        result = _Entry(self.names[category], f"annotation {number}", rings, bitmap)
+        result = _Entry(self.names[category], f"annotation {number}", rings, bitmap, where)
         if result.is_nested:
             self.meanings[result] = self.nested or result.says(entry.get("area"))
         self.n_crowds += entry.get("iscrowd") in (1, True)
@@ -272,16 +280,27 @@ def _area(ring: Ring) -> float:
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
-def _depths(rings: list[Ring]) -> np.ndarray:
-    """For each ring, in how many other rings it lies."""
+def _depths(rings: list[Ring], where: str) -> np.ndarray:
+    """For each ring, in how many other rings it lies.
+
+    Raises:
+        DataError: so many may lie in each other that it would take minutes to find out.
+    """
     depth = np.zeros(len(rings), int)
     if len(rings) < 2:
         return depth
     low = np.array([ring.min(axis=0) for ring in rings])
     high = np.array([ring.max(axis=0) for ring in rings])
+    n_points = 0
     for k, ring in enumerate(rings):
         around = (low <= low[k]).all(axis=1) & (high >= high[k]).all(axis=1)
         around[k] = False
+        n_points += len(ring) * int(around.sum())
+        if n_points > MOST_NESTED_POINTS:
+            raise DataError(
+                f"{where}: {len(rings)} polygons, too many of them inside each other; expected "
+                "outlines and holes of one structure: export it as RLE"
+            )
         depth[k] = sum(_contains(rings[j], ring) for j in np.flatnonzero(around))
     return depth
 

@@ -16,8 +16,9 @@ from . import shapes
 from .shapes import Annotated, Bitmap, Part, Shape
 
 _CHUNK = 1_000_000  # crossings of edges and rows that are computed at once
-# Pixels and crossings of all shapes of one image. An image of 12 million pixels may have 1000
-# shapes that fill all of it, or millions of small ones.
+_CROSSING = 20  # what a crossing costs, in pixels
+# Pixels of all shapes of one image, with what their crossings cost. An image of 12 million pixels
+# may have 1000 shapes that fill all of it, or millions of small ones.
 MOST_WORK = 20_000_000_000
 _OUTSIDE = 0.5  # pixels by which a shape may reach over the border before that is counted
 
@@ -41,7 +42,8 @@ class Drawing(NamedTuple):
 
     Attributes:
         mask: as of `draw`.
-        pixels: class -> number of pixels that its shapes cover.
+        pixels: class -> number of pixels that its shapes paint, again where another class was
+            painted over them in between.
         contested: (class below, class above) -> number of pixels that shapes of both cover.
         clipped: the number of shapes that reach over the border of the image.
         outside: the number of shapes that lie wholly outside.
@@ -211,7 +213,7 @@ def _filled(part: Part, height: int, width: int, budget: list[int]) -> Region:
     first = np.clip(np.ceil(start[:, 1] - 0.5), top, bottom).astype(int)
     stop = np.clip(np.ceil(end[:, 1] - 0.5), top, bottom).astype(int)
     n_rows = stop - first
-    budget[0] -= int(n_rows.sum())
+    budget[0] -= _CROSSING * int(n_rows.sum())
     if budget[0] < 0:
         return Region(top, left, np.zeros((0, 0), bool))
     crossing = np.flatnonzero(n_rows)

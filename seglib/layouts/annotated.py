@@ -123,7 +123,8 @@ def to_images_and_masks(
     task, overlaps = _task([facts[case] for case in usable], names, task)
     settings = _Settings(output, task, names, _has_ignored(read), _earlier(output))
     _write_names(settings, read.colours)
-    reasons = convert.in_threads(lambda case: _write(case, settings), usable)
+    results = convert.in_threads(lambda case: _write(case, settings), usable)
+    reasons = [reason for reason, _ in results]
     problems += [facts[case].problem for case in cases if facts[case].problem]
     problems += list(filter(None, reasons))
     written = [facts[case] for case, reason in zip(usable, reasons) if not reason]
@@ -132,7 +133,7 @@ def to_images_and_masks(
         format=read.format,
         task=task,
         class_names=(shapes.BACKGROUND, *names) if task == "multiclass" else names,
-        table=_table(written, names),
+        table=_table([counts for reason, counts in results if not reason], written, names),
         notes=(*read.notes, *renamed, *left_out, *notes, *overlaps, *_notes(written, settings)),
         problems=problems,
     )
@@ -502,8 +503,12 @@ def _facts(case: _Case, names: tuple[str, ...]) -> _Facts:
     return _Facts(drawn._replace(mask=np.zeros(0)), stored[0] * stored[1], noted)
 
 
-def _write(case: _Case, settings: _Settings) -> str:
-    """Write image and masks of a case; the reason why it could not be done, "" where it was."""
+def _write(case: _Case, settings: _Settings) -> tuple[str, list[int]]:
+    """Write image and masks of a case.
+
+    Returns:
+        The reason why it could not be done, "" where it was; and the pixels of each class.
+    """
     folder = settings.output / case.split
     try:
         stored = images.read_pixels(case.file)[0].shape[:2]
@@ -517,8 +522,10 @@ def _write(case: _Case, settings: _Settings) -> str:
             target = folder / "masks" / place / f"{case.name}.png"
             convert.write_png(target, plane, tag)
     except DataError as error:
-        return str(error)
-    return ""
+        return str(error), []
+    if settings.task == "multilabel":
+        return "", [int((mask[..., k] == 1).sum()) for k in range(len(names))]
+    return "", [int((mask == number).sum()) for number in range(1, len(names) + 1)]
 
 
 def _planes(mask: np.ndarray, settings: _Settings) -> list[tuple[str, np.ndarray]]:
@@ -561,15 +568,13 @@ def _write_names(settings: _Settings, colours: dict[str, tuple[int, int, int]]) 
 # ---- what is told
 
 
-def _table(facts: list[_Facts], names: tuple[str, ...]) -> tuple[str, ...]:
-    """A line for each class."""
-    n_pixels = sum(fact.n_pixels for fact in facts)
+def _table(counts: list[list[int]], facts: list[_Facts], names: tuple[str, ...]) -> tuple[str, ...]:
+    """A line for each class; `counts` are the pixels of each class in the masks of each image."""
+    n_pixels = max(1, sum(fact.n_pixels for fact in facts))
     lines = []
-    for name in names:
-        of_class = [fact.drawn.pixels[name] for fact in facts]
-        n_images = sum(n > 0 for n in of_class)
-        share = sum(of_class) / max(1, n_pixels)
-        lines.append(f"  {name}: in {n_images} images, {share:.2%} of the pixels")
+    for name, of_class in zip(names, np.reshape(counts, (-1, len(names))).T):
+        share = of_class.sum() / n_pixels
+        lines.append(f"  {name}: in {(of_class > 0).sum()} images, {share:.2%} of the pixels")
     return tuple(lines)
 
 
