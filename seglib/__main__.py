@@ -442,6 +442,8 @@ def _convert(args: argparse.Namespace) -> None:
             "give --source_images and --output (and --source_masks or --annotations, where they "
             "lie elsewhere)"
         )
+    if args.tiff_pages:
+        return _split_stacks(args)
     settings = _settings(args)
     source = _annotations_of(args)
     if source:
@@ -468,6 +470,23 @@ def _convert(args: argparse.Namespace) -> None:
     options = _options_after(conversion, settings)
     output = shlex.quote(str(args.output))
     print(" ".join(["next: python -m seglib train", *options, "--data_dir", output]))
+
+
+def _split_stacks(args: argparse.Namespace) -> None:
+    """Write multi-page TIFF files as volumes, or as a picture for each page."""
+    from .layouts import stacks
+
+    others = ("annotations", "image_suffix", "mask_suffix", "mask_encoding", "mask_inverted")
+    for name in (*others, "label_map", "class_names", "nested", "class_attribute"):
+        if name in args.given:
+            raise ConfigError(
+                f"{name}: has no effect with --tiff_pages, which keeps all numbers as they are; "
+                "give it to train"
+            )
+    written = stacks.split(args.source_images, args.source_masks, args.output, args.tiff_pages)
+    for note in written.notes:
+        print(f"NOTE: {note}")
+    print(f"{written.n_stacks} TIFF files read, {written.n_written} files written: {args.output}")
 
 
 def _annotations_of(args: argparse.Namespace) -> Any:
@@ -858,6 +877,12 @@ COMMANDS = (
                 "annotation file, or a folder of them: LabelMe, COCO, CVAT, VIA, YOLO, Roboflow, "
                 "GeoJSON, ImageJ (default those beside the images)",
             ),
+            "--tiff_pages": {
+                "metavar": "MEANING",
+                "choices": ("volume", "pictures"),
+                "help": "the pages of a multi-page TIFF are slices of a volume, or pictures of "
+                "their own (default: such files are refused)",
+            },
             "--nested": {
                 "metavar": "MEANING",
                 "choices": ("holes", "filled"),

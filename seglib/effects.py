@@ -179,6 +179,7 @@ REFUSED = (
             "annotations",
             "nested",
             "class_attribute",
+            "tiff_pages",
             "output",
             "image_suffix",
             "mask_suffix",

@@ -53,7 +53,7 @@ FLOORS = [
     ["regions", "phantoms.drawing"],
     ["phantoms.abdomen", "phantoms.chest", "phantoms.fundus", "phantoms.heart", "phantoms.skin"],
     ["phantoms", "layouts.volumes", "layouts.pictures", "layouts.named", "layouts.convert"],
-    ["layouts.class_values", "layouts.class_files"],
+    ["layouts.class_values", "layouts.class_files", "layouts.stacks"],
     ["layouts.folders", "layouts.annotated", "layouts.dicom"],
     ["layouts", "case_io", "models", "losses", "metrics"],
     ["checks", "stores", "updates", "corrections", "mask_editor"],

@@ -27,8 +27,8 @@ _REDUCED, _MASK = 1, 4  # bits of NewSubfileType: a smaller copy, a transparency
 _ASSOCIATED_ALPHA = 1  # a value of ExtraSamples: colours are multiplied by the transparency
 _ALPHA = (_ASSOCIATED_ALPHA, 2, 999)  # 999: written by an old CorelDRAW
 # Units of length in OME-TIFF and ImageJ, in mm.
-_UNITS_MM = {"nm": 1e-6, "mm": 1.0, "cm": 10.0}
-_UNITS_MM |= dict.fromkeys(("µm", "\u03bcm", "\\u00B5m", "um", "micron", "microns"), 1e-3)
+UNITS_MM = {"nm": 1e-6, "mm": 1.0, "cm": 10.0}
+UNITS_MM |= dict.fromkeys(("µm", "\u03bcm", "\\u00B5m", "um", "micron", "microns"), 1e-3)
 # The note on a channel of transparency.
 TRANSPARENCY = "it has transparency, which an image is read without"
 
@@ -115,9 +115,9 @@ def pixel_mm(path: str | Path) -> tuple[float, float] | None:
     """
     with _opened(path) as tiff:
         if tiff.ome_metadata:
-            sizes = [_ome_size(tiff.ome_metadata, axis) for axis in "YX"]
+            sizes = [ome_size(tiff.ome_metadata, axis) for axis in "YX"]
         elif tiff.is_imagej:
-            unit_mm = _UNITS_MM.get(str((tiff.imagej_metadata or {}).get("unit")), 0)
+            unit_mm = UNITS_MM.get(str((tiff.imagej_metadata or {}).get("unit")), 0)
             tags = [tiff.pages[0].tags.get(name) for name in ("YResolution", "XResolution")]
             sizes = [_imagej_size(tag.value) * unit_mm if tag else 0 for tag in tags]
         else:
@@ -126,11 +126,11 @@ def pixel_mm(path: str | Path) -> tuple[float, float] | None:
     return spacing and spacing[1:]
 
 
-def _ome_size(metadata: str, axis: str) -> float:
+def ome_size(metadata: str, axis: str) -> float:
     """The size of a pixel along "X" or "Y" in mm by the XML of an OME-TIFF; 0 where unknown."""
     size = re.search(rf'\bPhysicalSize{axis}="(\d+\.?\d*(?:[eE][+-]?\d+)?)"', metadata)
     unit = re.search(rf'\bPhysicalSize{axis}Unit="([^"]*)"', metadata)
-    unit_mm = _UNITS_MM.get(unit[1] if unit else "µm", 0)  # the default of the standard
+    unit_mm = UNITS_MM.get(unit[1] if unit else "µm", 0)  # the default of the standard
     return float(size[1]) * unit_mm if size else 0
 
 
@@ -207,8 +207,9 @@ def _several(tiff: tifffile.TiffFile, pages: list[tifffile.TiffPage], n_pictures
     listed = ", ".join(sizes[:3]) + (", …" if len(sizes) > 3 else "")
     count = f"{n_pictures} or more" if n_pictures >= MAX_PAGES else str(n_pictures)
     return (
-        f"a file of {count} pictures ({kind}, {listed}); expected one: split it, a file each "
-        "(ImageJ: Image > Stacks > Stack to Images)"
+        f"a file of {count} pictures ({kind}, {listed}); expected one: split it, by python -m "
+        "seglib prepare --source_images DIR --output DIR --tiff_pages volume (slices of a volume) "
+        "or --tiff_pages pictures (a file each)"
     )
 
 
