@@ -17,6 +17,7 @@ import tempfile
 import time
 import traceback
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,16 +25,34 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pydicom
+import roifile
 import tifffile
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from seglib import config, phantoms, runs
+from seglib import annotations, config, files, phantoms, runs
+from seglib.annotations import writers
 from seglib.errors import SeglibError
 from seglib.files import load_safely
 from seglib.formats import dicom_pictures, dicom_seg, images, segments, slicer, volumes
+from seglib.tables import ANNOTATION_FORMS
 
 BATCH, LIMIT_S, LIMIT_BYTES = 100, 20, 2 << 30
+LABELLED = {  # files of labelling tools that we do not write
+    "cvat.xml": """<?xml version="1.0" encoding="utf-8"?><annotations><version>1.1</version>
+<meta><task><labels><label><name>cell</name><color>#ff0080</color></label></labels></task></meta>
+<image id="0" name="grey.png" width="50" height="40"><polygon label="cell" points="2,2;12,2;12,12"
+ z_order="0"/><mask label="cell" rle="3, 4, 5" left="11" top="4" width="4" height="3"/>
+<ellipse label="cell" cx="24" cy="14" rx="4" ry="2" rotation="30"/></image></annotations>""",
+    "qupath.geojson": """{"type": "FeatureCollection", "features": [{"type": "Feature", "geometry":
+{"type": "Polygon", "coordinates": [[[1, 1], [30, 1], [30, 30], [1, 30], [1, 1]],
+[[5, 5], [9, 5], [9, 9], [5, 5]]]}, "properties": {"objectType": "annotation",
+"classification": {"name": "cell", "color": [200, 0, 0]}}}]}""",
+    "via.json": """{"grey.png100": {"filename": "grey.png", "size": 100, "regions": [
+{"shape_attributes": {"name": "polygon", "all_points_x": [1, 30, 30], "all_points_y": [2, 2, 20]},
+"region_attributes": {"class": "cell"}}, {"shape_attributes": {"name": "circle", "cx": 20,
+"cy": 20, "r": 6}, "region_attributes": {"class": "rim"}}], "file_attributes": {}}}""",
+}
 
 
 def readers(folder: Path) -> list[tuple[Path, Callable[[Path], object]]]:
@@ -45,6 +64,7 @@ def readers(folder: Path) -> list[tuple[Path, Callable[[Path], object]]]:
         *_pictures(folder),
         *_volumes(folder),
         *_settings(folder),
+        *_annotations(folder / "annotations"),
         (weights, load_safely),
         (weights, lambda path: runs.load_weights(path, runs.network(cfg))),
         (described, lambda path: runs.describe_weights(path.with_suffix(".pth"))),
@@ -114,6 +134,36 @@ def _of_slicer_and_dicom(
 def _settings(folder: Path) -> Iterator[tuple[Path, Callable[[Path], object]]]:
     for suffix in (".json", ".toml", ".cfg"):
         yield config.preset("palm", "small").save(folder / f"config{suffix}"), config.load
+
+
+def _annotations(folder: Path) -> Iterator[tuple[Path, Callable[[Path], object]]]:
+    """A file of each labelling tool; what is read is drawn as well."""
+    mask = np.hypot(*np.mgrid[-20:20, -25:25]) % 9 < 6
+    for form in ANNOTATION_FORMS:
+        writer = writers.writer(form, folder / form, ("cell", "rim"))
+        writer.add("grey.png", {"cell": mask, "rim": ~mask})
+        writer.save()
+        yield next((folder / form).iterdir()), _draw
+    for name, content in LABELLED.items():
+        files.write_text(folder / name, content)
+        yield folder / name, _draw
+    outline = np.array([[3, 3], [20, 5], [11, 30]])
+    roifile.ImagejRoi.frompoints(outline, name="cell-1").tofile(folder / "cell.roi")
+    yield folder / "cell.roi", _draw
+    with zipfile.ZipFile(folder / "rois.zip", "w") as archive:
+        archive.write(folder / "cell.roi", "cell-1.roi")
+    yield folder / "rois.zip", _draw
+    yolo = folder / "yolo"
+    files.write_text(yolo / "labels" / "grey.txt", "0 0.1 0.1 0.5 0.2 0.3 0.9")
+    files.write_text(yolo / "data.yaml", "names: {0: cell, 1: rim}")
+    yield yolo / "labels" / "grey.txt", lambda path: _draw(path.parents[1])
+    yield yolo / "data.yaml", lambda path: _draw(path.parent)
+
+
+def _draw(path: Path) -> None:
+    result = annotations.read(path)
+    for image in result.images[:20]:
+        annotations.draw(image, 40, 50, ("cell", "rim"), "multilabel")
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:

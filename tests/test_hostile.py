@@ -1,9 +1,11 @@
 """Files of strangers: nothing in them is run, and reading them raises no other errors than ours."""
 
 import ast
+import json
 import os
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import pydicom
 import pytest
 from PIL import Image
 
+from seglib import annotations
 from seglib.errors import DataError
+from seglib.files import write_text
 from seglib.formats import images, volumes
-from tests.helpers import write_series
+from tests.helpers import error_of, write_picture, write_series
 
 ROOT = Path(__file__).resolve().parents[1]
 # Calls that run code or a shell, or that unpack archives to where their entries say.
@@ -108,6 +112,59 @@ def test_headers_of_a_series_that_hold_no_numbers_are_named(tmp_path, tag, value
         header.save_as(files[2])
     with pytest.raises(DataError, match=rf"{Path(files[2]).name}: {tag} is"):
         volumes.read(tmp_path / "s")
+
+
+def coco_file(folder, *outlines, image="a.png", sides=(40, 50)):
+    """A COCO file with one image and an annotation for each segmentation."""
+    document = {
+        "images": [{"id": 1, "file_name": image, "height": sides[0], "width": sides[1]}],
+        "categories": [{"id": 1, "name": "cell"}],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": 1, "segmentation": outline}
+            for number, outline in enumerate(outlines)
+        ],
+    }
+    return write_text(folder / "annotations.json", json.dumps(document))
+
+
+def drawn(path, sides=(40, 50)):
+    (image,) = annotations.read(path).images
+    return annotations.draw(image, *sides, ("cell",), "binary")
+
+
+@pytest.mark.parametrize("runs", [[2**62] * 4 + [2000], [2**62] * 4 + [1000, 1000], [2**40, 5]])
+def test_run_lengths_whose_sum_overflows_are_refused(tmp_path, runs):
+    """Four times 2**62 is 0 in 64 bits, so that the sum is right."""
+    path = coco_file(tmp_path, {"size": [40, 50], "counts": runs})
+    with pytest.raises(DataError, match=rf"annotations.json: .*runs of {sum(runs)} pixels"):
+        drawn(path)
+
+
+def test_outlines_take_memory_of_the_image_and_not_of_their_size(tmp_path):
+    """One outline a million pixels wide, one of 20000 corners, and 2000 small ones."""
+    rng = np.random.default_rng(0)
+    around = [-1e6, -1e6, 1e6, -1e6, 1e6, 1e6, -1e6, 1e6]
+    tangled = rng.uniform(0, 40, 40_000).tolist()
+    small = [[rng.uniform(0, 40, 6).round(1).tolist()] for _ in range(2000)]
+    assert drawn(coco_file(tmp_path, [around])).all()
+    path = coco_file(tmp_path, [tangled], *small)
+    tracemalloc.start()
+    assert drawn(path).any()
+    assert tracemalloc.get_traced_memory()[1] < 60e6
+    tracemalloc.stop()
+
+
+def test_names_in_annotation_files_lead_to_no_other_folder(tmp_path, capsys):
+    """What a file calls its image is compared with the images there are, and never opened."""
+    write_picture(tmp_path / "secret.png", np.full((40, 50), 9))
+    write_picture(tmp_path / "in" / "b.png", np.full((40, 50), 9))
+    square = [[5, 5, 20, 5, 20, 20, 5, 20]]
+    for image in ("../secret.png", str(tmp_path / "secret.png"), "..\\secret.png"):
+        path = coco_file(tmp_path, square, image=image)
+        line = f"prepare --source_images {tmp_path}/in --annotations {path} --output {tmp_path}/out"
+        assert "secret.png" in error_of(capsys, line)
+        written = [file.name for file in tmp_path.rglob("*.png")]
+        assert written.count("secret.png") == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")

@@ -246,9 +246,11 @@ def _decoded(bitmap: Bitmap, height: int, width: int, where: str) -> Region:
             "image"
         )
     runs = bitmap.runs
-    if (runs < 0).any() or int(runs.sum()) != bitmap.height * bitmap.width:
+    n_pixels = bitmap.height * bitmap.width
+    # Each run first: the sum of huge ones overflows, and may then look right.
+    if ((runs < 0) | (runs > n_pixels)).any() or int(runs.sum()) != n_pixels:
         raise DataError(
-            f"{where}: runs of {int(runs.sum())} pixels for a mask of "
+            f"{where}: runs of {sum(runs.tolist())} pixels for a mask of "
             f"{bitmap.height}x{bitmap.width}; the text is cut short or of another image"
         )
     ends = np.cumsum(runs)
