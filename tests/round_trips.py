@@ -23,7 +23,7 @@ from seglib.annotations import outlines, writers
 from seglib.formats import images
 
 COARSE = 1.0  # pixels: the tolerance of the second kind of polygons
-COLOURS = [(0, 0, 0), *((40 * k % 256, 255 - 30 * k % 200, 90 * k % 256) for k in range(1, 16))]
+COLOURS = [(0, 0, 0), *((40 * k % 256, 255 - k, 90 * k % 256) for k in range(1, 255))]
 
 
 def masks_of(data: Path, name: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
@@ -95,7 +95,7 @@ def of_one_class(pattern: str, class_name: str):
 
 
 VOLUMES = {
-    "acdc": "training/*_gt.nii.gz",
+    "acdc": "training/*/*_gt.nii.gz",
     "amos_ct": "segmentations/*.nii.gz",
     "chaos_mr_t2": "chaos_MR_T2_normalized/label_*.nii.gz",
     "totalsegmentator_ct": "example_seg*.nii.gz",

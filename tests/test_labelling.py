@@ -11,7 +11,14 @@ from pycocotools.coco import COCO
 from seglib import annotations, case_io, config, labelling, layouts, phantoms, prepare
 from seglib.annotations import writers
 from seglib.errors import ConfigError, DataError
-from tests.helpers import FakePredictor, command, error_of, perfect, write_picture
+from tests.helpers import (
+    FakePredictor,
+    command,
+    error_of,
+    perfect,
+    read_picture,
+    write_picture,
+)
 
 
 def built(cfg):
@@ -165,3 +172,17 @@ def test_impossible_settings_are_refused(palm_cfg, tmp_path):
     store, _ = built(palm_cfg)
     with pytest.raises(ConfigError, match="annotations: 'yolo' is not allowed"):
         labelling.export(store, tmp_path / "out", "yolo")
+
+
+@pytest.mark.parametrize("form", ["labelme", "coco", "coco_rle"])
+def test_exported_masks_are_read_back_by_prepare(tmp_path, monkeypatch, form):
+    """The way of the documentation: export, correct (here nothing), prepare, train."""
+    monkeypatch.chdir(tmp_path)
+    phantoms.write("binary", tmp_path / "d", n=2)
+    assert command(f"prepare --data_dir d --size smoke --export out --form {form}") == 0
+    line = "prepare --source_images d/images --annotations out --output back"
+    assert command(line) == 0
+    for path in sorted((tmp_path / "back" / "masks").rglob("*.png")):
+        before = next((tmp_path / "d" / "masks").glob(f"{path.stem}*"))
+        np.testing.assert_array_equal(read_picture(path) > 0, read_picture(before) > 127)
+    assert len(list((tmp_path / "back" / "masks").rglob("*.png"))) == 2
