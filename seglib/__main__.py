@@ -357,7 +357,9 @@ def _store(cfg: config.Config, wants_test_part: bool = False) -> tuple[Any, conf
     """
     from . import layouts, prepare
 
-    store, note = prepare.build(layouts.scan(cfg), cfg), ""
+    cases = layouts.scan(cfg)
+    cfg = _with_channels(cfg, cases)
+    store, note = prepare.build(cases, cfg), ""
     if wants_test_part:
         test_split, note = prepare.test_split_for(store, cfg)
         cfg = cfg.replace(test_split=test_split)
@@ -370,6 +372,18 @@ def _store(cfg: config.Config, wants_test_part: bool = False) -> tuple[Any, conf
     if note:
         print(note)
     return store, cfg
+
+
+def _with_channels(cfg: config.Config, cases: Any) -> config.Config:
+    """The config with the channels of the data, where the user has not said which ones to take."""
+    from .formats import channels
+
+    cells = list(filter(None, cases["channels"])) if "channels" in cases else []
+    if not cells or cfg.channels or "in_channels" in cfg.chosen:
+        return cfg
+    names = channels.names_of(cells[0])
+    print(f"channels: {', '.join(names)}, as the data has them (--channel_names takes others)")
+    return cfg.replace(channel_names=names)
 
 
 def _wants_test_part(cfg: config.Config, args: argparse.Namespace) -> bool:

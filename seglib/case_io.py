@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
-from .formats import codecs, images, segments, volumes
+from .formats import channels, codecs, images, segments, stacks, volumes
 
 # How programs may mirror or turn masks by mistake: name -> the same done to an array. The last four
 # keep the size of a square only.
@@ -40,15 +40,46 @@ def mask_columns(cfg) -> list[str]:
 
 
 def read_image(case: Any, cfg) -> np.ndarray:
-    """The image of a case, (H, W, in_channels) uint8, in its original size.
+    """The image of a case, (H, W, input_channels) uint8, in its original size.
 
     A slice of a volume is windowed by `window_level` and `window_width`, or clipped to the
-    `percentiles` of its whole volume.
+    `percentiles` of its whole volume. It comes with the `context_slices` on either side of it, see
+    `stacks.image`.
     """
     if not volumes.is_volume(case["image"]):
-        return images.read_image(case["image"], cfg.in_channels, cfg.percentiles)
-    volume = volumes.read_8_bit(case["image"], cfg)
-    return images.as_channels(_slice(case, volume.voxels), cfg.in_channels)
+        return read_picture(case["image"], cfg)
+    volume = stacks.read_8_bit(case["image"], cfg)
+    return stacks.image(volume.voxels, _slice_number(case, volume.voxels), cfg)
+
+
+def read_picture(cell: str | Path, cfg) -> np.ndarray:
+    """A picture (H, W, in_channels) uint8; one of several files has a channel of each.
+
+    Raises:
+        DataError: the config wants neighbouring slices, which a picture does not have; or the files
+            differ in their size, or in number from the channels.
+    """
+    if cfg.context_slices:
+        raise DataError(
+            f"{cell}: a picture has no slices beside it, which context_slices="
+            f"{cfg.context_slices} asks for; set context_slices=0, or give volumes"
+        )
+    files = channels.files(cell)
+    if len(files) == 1:
+        return images.read_image(files[0], cfg.in_channels, cfg.percentiles)
+    if len(files) != cfg.in_channels:
+        raise DataError(
+            f"{files[0]}: {len(files)} channels, but the network takes {cfg.in_channels}; set "
+            f"in_channels={len(files)}, or channel_names to those that are meant"
+        )
+    planes = [images.read_image(file, 1, cfg.percentiles) for file in files]
+    for file, plane in zip(files, planes):
+        if plane.shape != planes[0].shape:
+            raise DataError(
+                f"{file}: {plane.shape[0]}x{plane.shape[1]} pixels, but the first channel of its "
+                f"case has {planes[0].shape[0]}x{planes[0].shape[1]}; make all of one size"
+            )
+    return np.concatenate(planes, axis=-1)
 
 
 def notes_of(case: Any, cfg) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -58,7 +89,7 @@ def notes_of(case: Any, cfg) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """
     if not volumes.is_volume(case["image"]):
         return (), ()
-    volume = volumes.read_8_bit(case["image"], cfg)
+    volume = stacks.read_8_bit(case["image"], cfg)
     return volume.grid.notes, volume.decoding_notes
 
 
@@ -81,7 +112,7 @@ def read_mask(case: Any, name: str, cfg, inverted: bool) -> images.Mask:
         if segments.kind_of(path):
             planes.append(_segment_plane(path, name, case, cfg))
             continue
-        labels = volumes.read_labels(case["image"], path, cfg)
+        labels = volumes.read_labels(_first_channel(case), path, cfg)
         plane, number = _structure(path, _slice(case, labels), int(labels.max()), case, cfg)
         planes.append(plane)
         if number:
@@ -174,7 +205,7 @@ def read_masks(
 
 
 def content(case: dict, image: np.ndarray) -> tuple[str, str]:
-    """Two hashes of a case: of its file, and of its pixels (H, W, C).
+    """Two hashes of a case: of its file, and of its pixels (H, W, C), without other slices.
 
     Equal images have the same second hash, even if they were saved in different formats. For a
     slice of a volume, whose file holds many slices, both hashes are of the pixels.
@@ -183,7 +214,11 @@ def content(case: dict, image: np.ndarray) -> tuple[str, str]:
     # Uniform slices (such as air) are equal without being copies: their names make them differ.
     salt = case["case"] if in_volume and image.min() == image.max() else ""
     pixels = hashlib.sha256(f"{image.shape}{salt}".encode() + image.tobytes()).hexdigest()
-    return pixels if in_volume else images.sha256(case["image"]), pixels
+    if in_volume:
+        return pixels, pixels
+    hashes = [images.sha256(file) for file in channels.files(case["image"])]
+    sha256 = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return sha256, pixels
 
 
 def edge_agreement(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -242,7 +277,7 @@ def warnings_of(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[s
         warning = _warning_of_labels(case, cfg, masks)
         if warning:
             warnings[warning] = case["labels"]
-    return {text: os.path.basename(path) for text, path in warnings.items()}
+    return {text: os.path.basename(channels.first_file(path)) for text, path in warnings.items()}
 
 
 def _notes_of_labels(case: dict, cfg) -> dict[str, str]:
@@ -250,10 +285,10 @@ def _notes_of_labels(case: dict, cfg) -> dict[str, str]:
     paths = [path for column in mask_columns(cfg) for path in _mask_files(case, column)]
     notes: dict[str, str] = {}
     for path in paths:
-        texts = volumes.notes_on_labels(case["image"], path, cfg)
+        texts = volumes.notes_on_labels(_first_channel(case), path, cfg)
         if segments.kind_of(path):
             class_of = _class_of_segments(path, case, cfg)
-            texts += volumes.read_segments(case["image"], path, cfg, class_of).notes
+            texts += volumes.read_segments(_first_channel(case), path, cfg, class_of).notes
         for text in texts:
             notes.setdefault(text, path)
     return notes
@@ -271,8 +306,9 @@ def _notes_of_pictures(case: dict, cfg) -> dict[str, str]:
     """
     masks = [path for column in mask_columns(cfg) for path in _mask_files(case, column)]
     masks = [path for path in masks if os.path.isfile(path)]
-    header = codecs.header(case["image"])
-    notes = dict.fromkeys(header.notes, case["image"])
+    image = channels.first_file(case["image"])
+    header = codecs.header(image)
+    notes = dict.fromkeys(header.notes, image)
     for path in masks:
         of_mask = codecs.header(path)
         for text in of_mask.notes:
@@ -386,7 +422,7 @@ def _class_of_segments(path: str, case: Any, cfg) -> dict[int, int]:
 def _segment_plane(path: str, name: str, case: Any, cfg) -> np.ndarray:
     """The mask (H, W) of one class in one slice of a file of named segments."""
     class_of = _class_of_segments(path, case, cfg)
-    planes = volumes.read_segments(case["image"], path, cfg, class_of)
+    planes = volumes.read_segments(_first_channel(case), path, cfg, class_of)
     position = cfg.class_names.index(name)
     return (_slice(case, planes.bits) >> position & 1).astype(np.uint8)
 
@@ -419,9 +455,9 @@ def _read_labels(case: Any, cfg) -> images.Mask:
         return images.read_labels(path, cfg.mask_encoding, n_classes, label_map, complete)
     if segments.kind_of(path):
         class_of = _class_of_segments(path, case, cfg)
-        planes = volumes.read_segments(case["image"], path, cfg, class_of)
+        planes = volumes.read_segments(_first_channel(case), path, cfg, class_of)
         return images.Mask(_slice(case, planes.labels).copy(), "named segments")
-    labels = volumes.read_labels(case["image"], path, cfg)
+    labels = volumes.read_labels(_first_channel(case), path, cfg)
     plane = _slice(case, labels)
     if volumes.is_organ_folder(path):
         # A copy, because cached volumes are read-only and the caller may change the pixels.
@@ -433,8 +469,18 @@ def _read_labels(case: Any, cfg) -> images.Mask:
     return images.map_numbers(path, plane, n_classes, label_map, complete, of_volume)
 
 
+def _first_channel(case: Any) -> str:
+    """The channel of a case on whose grid its labels lie."""
+    return channels.split(case["image"])[0]
+
+
 def _slice(case: Any, volume: np.ndarray) -> np.ndarray:
-    """The slice (H, W) of a volume (S, H, W) that the case is.
+    """The slice (H, W) of a volume (S, H, W) that the case is."""
+    return volume[_slice_number(case, volume)]
+
+
+def _slice_number(case: Any, volume: np.ndarray) -> int:
+    """The number of the slice of a volume (S, ...) that the case is.
 
     Raises:
         DataError: the cell `slice` holds no number of a slice.
@@ -445,7 +491,7 @@ def _slice(case: Any, volume: np.ndarray) -> np.ndarray:
             f"{case['case']}: no slice {case['slice']!r} in {case['image']}, "
             f"which has {len(volume)}; scan it again"
         )
-    return volume[int(number)]
+    return int(number)
 
 
 def inverted_flags(mask: images.Mask | None) -> tuple[bool, bool]:

@@ -16,7 +16,7 @@ import pandas as pd
 from . import meanings, presets
 from .case_io import EXACT_DECODING, TURNS, mask_columns
 from .errors import DataError, grouped, listed
-from .formats import volumes
+from .formats import channels, volumes
 
 # A mask that fits its image this many times better after it was mirrored or turned gets a warning.
 # On 460 real cases without such an error, the best other way fitted at most 1.02 times as well for
@@ -127,10 +127,8 @@ class Checked:
         for index in hashes.index[hashes.duplicated()]:
             copy, original = self.cases.loc[index], self.cases.loc[first_with[hashes[index]]]
             part = f" in {original['split']}" if original["split"] else ""
-            text = (
-                f"{copy['image']}: same content as {Path(original['image']).name}{part}; "
-                "it would leak between parts"
-            )
+            name = Path(channels.first_file(original["image"])).name
+            text = f"{copy['image']}: same content as {name}{part}; it would leak between parts"
             problems.append(_problem(copy["case"], copy["image"], text, "set aside; remove one"))
         cases = self.cases.loc[sorted(first.index)].reset_index(drop=True)
         table = pd.concat([self.report.problems, problem_table(problems)], ignore_index=True)
@@ -314,7 +312,7 @@ def _notes_of_files(
     for path, slices in _by_file(paths, facts).items():
         texts = slices[0]["header_notes"] if with_headers else []
         for text in [*texts, *slices[0]["decoding_notes"]]:
-            names.setdefault(text, []).append(Path(path).name)
+            names.setdefault(text, []).append(Path(channels.first_file(path)).name)
     return [f"{listed(files)}: {text}" for text, files in names.items()]
 
 
@@ -334,7 +332,7 @@ def _question_on_window(paths: Iterable[str], facts: list[dict[str, Any]], cfg) 
     }
     reasons = (volumes.NOT_IN_HU, volumes.OTHER_MODALITY)
     odd = [
-        Path(path).name
+        Path(channels.first_file(path)).name
         for path, fact in first_slices.items()
         if any(note.startswith(reasons) for note in fact["decoding_notes"])
     ]
@@ -363,7 +361,7 @@ def _warnings(paths: Iterable[str], facts: list[dict[str, Any]]) -> list[str]:
                 f"by its edges, its mask would fit it better {list(TURNS)[fit.argmax()]}: "
                 "look at both, and correct the mask"
             )
-            names.setdefault(text, []).append(Path(path).name)
+            names.setdefault(text, []).append(Path(channels.first_file(path)).name)
         for text, name in slices[0]["warnings"].items():
             if all(text in fact["warnings"] for fact in slices):
                 names.setdefault(text, []).append(name)

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -131,7 +131,22 @@ class Config:
     resize: Literal["letterbox", "stretch", "none"] = _setting(
         "letterbox", "keep the aspect ratio and pad, squeeze, or pad without scaling", "store"
     )
-    in_channels: int = _setting(3, "channels of the network's input", "store network", 1, 16)
+    in_channels: int = _setting(
+        3, "channels of an image; volumes: the sequences of a case", "store network", 1, 16
+    )
+    channel_names: tuple[str, ...] | None = _setting(
+        None,
+        "the channels of a case in their order, by their names in dataset.json or in the names of "
+        "the files; none = all that there are",
+        "network",
+    )
+    context_slices: int = _setting(
+        0,
+        "slices on either side of a slice of a volume that the network sees as well (2.5-D)",
+        "store network",
+        0,
+        7,
+    )
     slice_axis: int | None = _setting(
         None, "axis of a volume along which slices are cut; none = by spacing", "store use", 0, 2
     )
@@ -359,10 +374,23 @@ class Config:
         return self.patch_height_width or self.height_width
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """`channel_names`; () where the channels have no names, such as those of colours."""
+        return self.channel_names or ()
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of the network's input: those of an image, for each slice that it sees."""
+        return self.in_channels * (2 * self.context_slices + 1)
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """Every field by its name, and `n_classes`: what losses and networks are built from."""
+        """Every field by its name, and `n_classes`: what losses and networks are built from.
+
+        `in_channels` is the number of channels that a network takes, `input_channels`.
+        """
         values = {name: getattr(self, name) for name in FIELDS}
-        return {**values, "n_classes": self.n_classes}
+        return {**values, "n_classes": self.n_classes, "in_channels": self.input_channels}
 
     def validate(self) -> "Config":
         """Check every field, and whether the fields fit together.
@@ -416,7 +444,8 @@ _HINTS = typing.get_type_hints(Config)
 # Columns of the case table, which no class may be called.
 RESERVED = set(
     """case patient split image labels row volume slice finding phase height width sha256
-    annotated label_numbers problem spacing_row_mm spacing_col_mm spacing_slice_mm""".split()
+    annotated label_numbers channels problem
+    spacing_row_mm spacing_col_mm spacing_slice_mm""".split()
 )
 
 
@@ -459,7 +488,10 @@ def _make(
     check("preset", name)
     size = check("size", size or pick_size())
     check_names(overrides)
-    values = {**presets.PRESETS[name].settings(size), **overrides}
+    overrides = {name: check(name, value) for name, value in overrides.items()}
+    values = presets.PRESETS[name].settings(size)
+    values |= _channels_implied({**values, **overrides}, overrides)
+    values |= overrides
     cfg = Config(**{**values, "preset": name, "size": size})
     _choose(cfg, chosen)
     return cfg.validate()
@@ -469,7 +501,9 @@ def _choose(cfg: Config, names: Iterable[str]) -> None:
     """Note the names of fields that the user has set, and set those that they decide."""
     chosen = cfg._chosen | set(names)
     object.__setattr__(cfg, "_chosen", chosen)
-    implied: dict[str, Any] = {}
+    implied = _channels_implied(vars(cfg), chosen)
+    for name in implied.keys() - chosen:
+        object.__setattr__(cfg, name, implied[name])
     if "encoder" in chosen:
         implied["encoder_weights"] = "imagenet"
         if "architecture" not in chosen and not _takes_encoder(cfg.architecture):
@@ -499,6 +533,31 @@ def _task_of_names(cfg: Config) -> dict[str, str]:
     if cfg.preset != "binary":
         return {}
     return {"task": "multiclass" if cfg.class_names[0] == "background" else "multilabel"}
+
+
+def _channels_implied(values: Mapping[str, Any], chosen: Collection[str]) -> dict[str, Any]:
+    """What naming the channels, or slices beside a slice, decides unless it is named as well.
+
+    Neighbouring slices are grey: a preset's three channels of colour become one. A mean and a std
+    of other channels become a single number.
+    """
+    n_names = len(values.get("channel_names") or ())
+    has_context = "context_slices" in chosen and values.get("context_slices")
+    if not has_context and not ("channel_names" in chosen and n_names > 1):
+        return {}
+    in_channels = values.get("in_channels", FIELDS["in_channels"].default)
+    if "in_channels" not in chosen:
+        in_channels = n_names if n_names > 1 else 1
+    implied: dict[str, Any] = {"in_channels": in_channels}
+    for name in ("mean", "std"):
+        numbers = values.get(name, FIELDS[name].default)
+        if len(numbers) not in (1, in_channels):
+            implied[name] = (round(sum(numbers) / len(numbers), 3),)
+    augment = values.get("augment")
+    if isinstance(augment, Mapping):
+        colours = {name for name, entry in tables.AUGMENTATIONS.items() if entry.channels}
+        implied["augment"] = {k: value for k, value in augment.items() if k not in colours}
+    return implied
 
 
 def _patch_exceeds_frame(cfg: Config) -> bool:
@@ -712,7 +771,9 @@ def _augmentation_set(cfg: Config, name: str) -> dict[str, Any]:
     if height != width:
         unsuitable.add("rot90")
     for member, augmentation in tables.AUGMENTATIONS.items():
-        if augmentation.channels not in (None, cfg.in_channels):
+        if augmentation.channels not in (None, cfg.input_channels) or (
+            augmentation.channels and _shows_sequences(cfg)
+        ):
             unsuitable.add(member)
     chosen = tables.AUGMENTATION_SETS[name]
     return {member: value for member, value in chosen.items() if member not in unsuitable}
@@ -834,6 +895,14 @@ def _check_image(cfg: Config) -> None:
                 f"{name}: {n_values} values for in_channels={cfg.in_channels}; "
                 "give one, or one per channel"
             )
+    names = cfg.channels
+    if len({name.casefold() for name in names}) < len(names):
+        raise ConfigError(f"channel_names: {names} repeat a name; name each channel once")
+    if len(names) > 1 and len(names) != cfg.in_channels:
+        raise ConfigError(
+            f"channel_names: {len(names)} names ({', '.join(names)}) for "
+            f"in_channels={cfg.in_channels}; set in_channels={len(names)}"
+        )
     if (cfg.window_level is None) != (cfg.window_width is None):
         raise ConfigError("window_level and window_width belong together: set both, or neither")
     if cfg.percentiles and cfg.percentiles[0] >= cfg.percentiles[1]:
@@ -883,7 +952,19 @@ def _check_augment_fits(cfg: Config) -> None:
             f"augment: rot90 turns a frame of {height}x{width} on its side; it needs a square "
             "image_size, or a square patch_size; leave it out otherwise"
         )
-    check_channels(cfg.augment, cfg.in_channels)
+    if _shows_sequences(cfg):
+        for name in cfg.augment:
+            if tables.AUGMENTATIONS[name].channels:
+                raise ConfigError(
+                    f"augment: {name!r} changes colours, and the channels are "
+                    "sequences or slices (channel_names, context_slices); leave it out"
+                )
+    check_channels(cfg.augment, cfg.input_channels)
+
+
+def _shows_sequences(cfg: Config) -> bool:
+    """Whether the channels are sequences or slices of a volume, and no colours."""
+    return bool(cfg.context_slices) or len(cfg.channels) > 1
 
 
 def check_channels(augment: Iterable[str], in_channels: int) -> None:

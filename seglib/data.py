@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from . import copy_paste, hosts, patches
 from .errors import DataError
-from .formats import images
+from .formats import channels, images
 from .formats.images import IGNORE
 
 PARTS = ("train", "val", "test")
@@ -40,6 +40,7 @@ class SegmentationDataset(Dataset):
         self.rows = self.cases["row"].to_numpy(np.int64)
         self.class_names = tuple(cfg.class_names)
         self.annotated = _annotated(self.cases, cfg)
+        self.channels = _channels(self.cases)
         self.resize, self.patch, self.region = cfg.resize, None, None
         self.items_per_image = 1
         self.tiles: list[patches.Tile] | None = None
@@ -56,7 +57,7 @@ class SegmentationDataset(Dataset):
             from . import augmentations  # slow to load: when a training starts
 
             self.augment = augmentations.pipeline(cfg.augment, self.patch)
-        self.table = normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
+        self.table = normalisation_table(cfg.mean, cfg.std, cfg.input_channels)
         self.arrays: tuple[np.ndarray, np.ndarray] | None = None
         self.positions: dict[int, dict[int, np.ndarray]] = {}
 
@@ -179,6 +180,11 @@ class SegmentationDataset(Dataset):
     def frame(self) -> tuple[int, int]:
         """(height, width) of the stored images."""
         return self._open()[0].shape[1:3]
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of the stored images."""
+        return self._open()[0].shape[3]
 
     @property
     def n_planes(self) -> int:
@@ -313,7 +319,7 @@ def n_workers(cfg, sides: tuple[int, int] | None = None) -> int:
         workers = 0 if cores <= 2 else min(8, spare)
     planes = 1 if cfg.task == "multiclass" else cfg.n_classes
     n_pixels = cfg.batch_size * math.prod(sides or cfg.height_width)
-    n_bytes = n_pixels * _bytes_per_pixel(cfg.in_channels, planes)
+    n_bytes = n_pixels * _bytes_per_pixel(cfg.input_channels, planes)
     return min(workers, cores, _workers_that_fit(n_bytes))
 
 
@@ -360,6 +366,12 @@ def _annotated(cases, cfg) -> np.ndarray:
     return annotated
 
 
+def _channels(cases) -> tuple[str, ...]:
+    """The names of the channels of all cases, see `prepare.build`; () where they have none."""
+    cells = cases["channels"] if "channels" in cases else []
+    return channels.names_of(cells[0]) if len(cells) else ()
+
+
 # ---- normalisation
 
 
@@ -367,9 +379,9 @@ def normalisation_table(
     mean: tuple[float, ...], std: tuple[float, ...], channels: int
 ) -> np.ndarray:
     """(channels, 256) float32: the normalised value of every byte, (byte / 255 - mean) / std."""
-    # A single number stands for all channels.
-    mean = np.broadcast_to(np.array(mean, np.float32), channels)[:, None]
-    std = np.broadcast_to(np.array(std, np.float32), channels)[:, None]
+    # A single number stands for all channels, and the numbers of an image for each of its slices.
+    mean = np.tile(np.array(mean, np.float32), channels // len(mean))[:, None]
+    std = np.tile(np.array(std, np.float32), channels // len(std))[:, None]
     return ((np.arange(256, dtype=np.float32) / 255 - mean) / std).astype(np.float32)
 
 

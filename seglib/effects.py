@@ -14,6 +14,7 @@ from .errors import ConfigError
 
 # The settings on which a prepared store depends; `prepare` ignores all others.
 PREPARE = {"preset", "size", "task", "class_names", "data_root", "layout", "work_dir", "local"}
+PREPARE |= {"channel_names"}
 PREPARE |= {*config.fields_that("store"), *config.fields_that("split")}
 # The settings that are used where other people's folders are converted.
 CONVERT = {"preset", "size", "mask_encoding", "mask_inverted", "class_names", "label_map"}
@@ -67,7 +68,7 @@ def _is_volume(args: Namespace) -> bool:
     return bool(args.image_path) and volumes.is_volume(args.image_path)
 
 
-OF_EVERY_NETWORK = ("task", "class_names", "architecture")
+OF_EVERY_NETWORK = ("task", "class_names", "architecture", "channel_names", "context_slices")
 OF_PICTURES = ("tiled", "save_overlay", "show_probability", "pixel_mm", "annotations")
 REFUSED = (
     *(

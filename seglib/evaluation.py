@@ -16,7 +16,7 @@ import torch
 from . import case_io, curves, data, hosts, measurements, memory, metrics, plots, summary, tables
 from .curves import HistogramROC
 from .errors import DataError
-from .formats import images, orientation
+from .formats import channels, images, orientation, stacks
 from .inference import OPTIONS, Predictor, class_mask, class_plane
 from .measurements import UNIT
 from .report import Report as Report
@@ -229,6 +229,19 @@ def _checked(run, loader) -> tuple[Predictor, Any]:
         raise DataError(
             f"the network knows {', '.join(predictor.config.class_names)}, the data has "
             f"{', '.join(dataset.class_names)}; evaluate a run on the data of its own system"
+        )
+    if not channels.agree(predictor.config.channels, dataset.channels):
+        takes, has = (", ".join(names) for names in (predictor.config.channels, dataset.channels))
+        raise DataError(
+            f"the network takes the channels {takes or 'of one volume'}, the data has "
+            f"{has or 'one volume a case'}; prepare it with the config of the network "
+            "(predictor.config)"
+        )
+    if dataset.n_channels != predictor.config.input_channels:
+        raise DataError(
+            f"the network takes {predictor.config.input_channels} channels "
+            f"({stacks.description(predictor.config)}), the store has {dataset.n_channels}; "
+            "prepare the data with the config of the network (predictor.config)"
         )
     return predictor, dataset.plain()
 
@@ -608,8 +621,8 @@ def _notes_of_data(dataset) -> list[str]:
 def _file_names(cases: pd.DataFrame) -> set[str]:
     """The names of all files in the cells of a case table."""
     cells = cases.select_dtypes(exclude="number").to_numpy().ravel()
-    paths = [path for cell in cells if isinstance(cell, str) for path in cell.split(images.UNION)]
-    return {Path(path).name for path in set(paths)}
+    texts = [text for cell in cells if isinstance(cell, str) for text in cell.split(images.UNION)]
+    return {Path(path).name for text in set(texts) for path in channels.files(text)}
 
 
 # ---- pixels and summaries
@@ -711,7 +724,8 @@ class _Examples:
         predictor = self.networks.of(number)
         image, mask = self.dataset.pixels(number)
         batch = torch.from_numpy(data.normalise(image, predictor.table))[None]
-        return image, plots.flat(mask), predictor.probabilities(batch)[0].cpu().numpy()
+        prob = predictor.probabilities(batch)[0].cpu().numpy()
+        return stacks.shown(image, predictor.config), plots.flat(mask), prob
 
     def _number(self, case: str) -> int:
         """The position of a case in the dataset."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from . import config, files, metrics, runs, tables, zoo
 from . import report as reports
 from .errors import ConfigError, DataError
+from .formats import stacks
 from .inference import Predictor
 
 USE = """```python
@@ -57,11 +58,12 @@ class Deployed(nn.Module):
         super().__init__()
         cfg = predictor.config
         self.network = copy.deepcopy(predictor.model).float().cpu()
-        self.task = cfg.task
+        self.config, self.task = cfg, cfg.task
         self.temperature = predictor.temperature
         for name in ("mean", "std"):
-            values = torch.tensor(getattr(cfg, name)).expand(cfg.in_channels).reshape(1, -1, 1, 1)
-            self.register_buffer(name, values.clone())
+            values = torch.tensor(getattr(cfg, name))
+            values = values.repeat(cfg.input_channels // len(values))
+            self.register_buffer(name, values.reshape(1, -1, 1, 1))
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -77,7 +79,8 @@ def to_onnx(
     Its input is `image` (batch, C, H, W) float32 from 0 to 1, RGB, in the size that the network
     sees: `patch_size`, or `image_size` where it was trained on whole frames. Its output is
     `probability` (batch, classes, H, W). It takes batches of any size. It computes in float32,
-    whatever the precision of the training.
+    whatever the precision of the training. Its metadata tell the order of the channels, which are
+    sequences and neighbouring slices for some networks, and the classes.
 
     Args:
         weights: a weights file, or a `Predictor`, whose temperature is then used as well.
@@ -88,6 +91,7 @@ def to_onnx(
         DataError: the results differ by more than `LIMIT`, or the weights cannot be loaded.
     """
     try:
+        import onnx
         import onnxruntime
         import onnxscript  # noqa: F401  torch.onnx needs it
     except ImportError as error:
@@ -95,6 +99,8 @@ def to_onnx(
             f"export: {error.name} is missing; run  pip install onnx onnxscript onnxruntime"
         ) from error
     deployed, example = _deployed(weights, model)
+    metadata = {"channels": _channels(deployed.config)}
+    metadata["classes"] = ", ".join(deployed.config.class_names)
 
     def write(target: Path) -> None:
         torch.onnx.export(
@@ -108,6 +114,9 @@ def to_onnx(
             external_data=False,
             verbose=False,
         )
+        model = onnx.load(target)
+        onnx.helper.set_model_props(model, metadata)
+        onnx.save(model, target)
 
     def load(target: Path) -> Callable[[Tensor], np.ndarray]:
         session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
@@ -146,7 +155,9 @@ def _deployed(weights: str | Path | Predictor, model: nn.Module | None) -> tuple
     deployed = Deployed(predictor).to(memory_format=torch.contiguous_format)
     # Seeded, because `torch.export` stores it: the same weights give the same file.
     generator = torch.Generator().manual_seed(0)
-    return deployed, torch.rand(2, cfg.in_channels, *cfg.network_height_width, generator=generator)
+    return deployed, torch.rand(
+        2, cfg.input_channels, *cfg.network_height_width, generator=generator
+    )
 
 
 @torch.inference_mode(False)
@@ -378,7 +389,7 @@ def _facts(weights: Path, description: dict) -> dict[str, str]:
     facts = {
         "system": f"{cfg.preset} ({cfg.task}), size {cfg.size}",
         "classes": ", ".join(cfg.class_names),
-        "input": f"{cfg.in_channels} channels, {cfg.image_size} pixels ({cfg.resize}){tiles}",
+        "input": f"{_channels(cfg)}, {cfg.image_size} pixels ({cfg.resize}){tiles}",
         "network": network,
         "trained on": "unknown" if trained_on is None else n_images,
         "arithmetic of the training": description.get("precision") or "unknown",
@@ -389,6 +400,14 @@ def _facts(weights: Path, description: dict) -> dict[str, str]:
     if val_dice is None and description.get("about"):  # trained on all images, without validation
         del facts["validation Dice of the epoch kept"]
     return facts
+
+
+def _channels(cfg) -> str:
+    """The channels of the input, with their order where that is not the one of colours."""
+    text = f"{cfg.input_channels} channels"
+    if cfg.context_slices or cfg.channels:
+        text += f" ({stacks.description(cfg)})"
+    return text
 
 
 def _network(cfg) -> str:

@@ -6,7 +6,7 @@ import math
 import re
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +16,33 @@ import pandas as pd
 import torch
 from scipy import ndimage
 
-from . import config, data, hosts, memory, metrics, models, plots, regions, runs, tiles, zoo
+from . import (
+    case_io,
+    config,
+    data,
+    hosts,
+    memory,
+    metrics,
+    models,
+    plots,
+    regions,
+    runs,
+    tiles,
+    zoo,
+)
 from .errors import ConfigError, DataError
-from .formats import dicom_seg, images, inputs, nifti, orientation, slicer, volumes
+from .formats import (
+    channels,
+    dicom_seg,
+    images,
+    inputs,
+    nifti,
+    orientation,
+    sequences,
+    slicer,
+    stacks,
+    volumes,
+)
 
 # The attributes of a predictor that change its masks; all are off by default.
 OPTIONS = ("tta", "tta_rotation", "min_component_size", "keep_largest_component", "fill_holes")
@@ -119,7 +143,7 @@ class Predictor:
         if len(self.models) > 1:
             model = models.Ensemble(self.models, cfg.task)
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()
-        self.table = data.normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
+        self.table = data.normalisation_table(cfg.mean, cfg.std, cfg.input_channels)
 
     @classmethod
     def load(
@@ -372,9 +396,9 @@ class Predictor:
         Args:
             sides, frame: (height, width) of the image, and of the frame that the network sees.
         """
-        channels, classes = self.config.in_channels, self.config.n_classes
+        n_channels, classes = self.config.input_channels, self.config.n_classes
         # The normalised image and its probabilities, and those at the image's own size, float32.
-        n_bytes = 4 * (math.prod(frame) * (channels + classes) + math.prod(sides) * classes)
+        n_bytes = 4 * (math.prod(frame) * (n_channels + classes) + math.prod(sides) * classes)
         available = hosts.memory_bytes()
         if available and n_bytes > available:
             raise DataError(
@@ -407,9 +431,29 @@ class Predictor:
         cfg = self.config
         if image.dtype == bool:
             image = image.astype(np.uint8) * 255
+        if cfg.context_slices or len(cfg.channels) > 1:
+            return self._sequences(image)
         if image.ndim == 3 and image.shape[2] in (2, 4) and image.shape[2] != cfg.in_channels:
             image = image[..., :-1]  # transparency must not influence the scaling to 8 bits
         return images.as_channels(images.to_uint8(image, cfg.percentiles), cfg.in_channels)
+
+    def _sequences(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, `input_channels`) uint8 of an array with the channels of a volume's slice.
+
+        Each sequence is scaled to 8 bits on its own, where it has more.
+        """
+        cfg = self.config
+        if image.ndim != 3 or image.shape[2] != cfg.input_channels:
+            raise DataError(
+                f"predict: found an array {image.shape}; this network takes (H, W, "
+                f"{cfg.input_channels}): {stacks.description(cfg)}; predict_volume reads them from "
+                "files"
+            )
+        pixels = np.empty(image.shape, np.uint8)
+        for number in range(cfg.in_channels):
+            own = np.s_[..., number :: cfg.in_channels]
+            pixels[own] = images.to_uint8(image[own], cfg.percentiles)
+        return pixels
 
     # ---- from probabilities to masks
 
@@ -460,7 +504,7 @@ class Predictor:
 
     def read(self, path: str | Path) -> np.ndarray:
         """An image file in the form of the training images: (H, W, in_channels) uint8."""
-        return images.read_image(path, self.config.in_channels, self.config.percentiles)
+        return case_io.read_picture(path, self.config)
 
     def write(
         self,
@@ -571,6 +615,9 @@ class Predictor:
     ) -> dict[str, Any]:
         """Every picture and NIfTI volume of a folder, by `predict_file` and `predict_volume`.
 
+        A network with several channels predicts cases, whose files `sequences.of_files` tells
+        apart; their names stand for those of files below.
+
         A file that cannot be read is reported under "failed"; the others are still predicted. Other
         threads read and write pictures, so that the network does not wait for files.
 
@@ -590,56 +637,51 @@ class Predictor:
         options = regions.options(objects, neck, pixel_mm)
         regions.check_table(table, options)
         content = inputs.read(folder, output)
-        names = _output_names(content.files, folder)
         tables: list[pd.DataFrame] = []
         result: dict[str, Any] = {"done": [], "failed": {}, "millilitres": {}, "notes": {}}
         result |= {"left_out": content.left_out, "no_image": content.no_image}
         drawing = (overlay, panels, probability)
-        for file, predict in self._jobs(names, Path(output), drawing, tiled):
+        for item, predict in self._jobs(self._items(content, folder), Path(output), drawing, tiled):
             try:
                 prediction, notes = predict()
                 if writer and isinstance(prediction, Prediction):
-                    self.outline(writer, file, prediction, names[file])
+                    self.outline(writer, Path(item.source), prediction, item.name)
                 if table is not None:
-                    measures = self._measures(file, prediction, options)
-                    tables.append(measures.assign(case=names[file]))
+                    measures = self._measures(item.source, prediction, options)
+                    tables.append(measures.assign(case=item.name))
                 if isinstance(prediction, VolumePrediction):
-                    result["millilitres"][inputs.label(file, folder)] = prediction.millilitres
-                result["done"].append(inputs.label(file, folder))
-                result["notes"] |= {inputs.label(file, folder): notes} if notes else {}
+                    result["millilitres"][item.label] = prediction.millilitres
+                result["done"].append(item.label)
+                result["notes"] |= {item.label: notes} if notes else {}
             except DataError as error:
-                result["failed"][inputs.label(file, folder)] = str(error)
+                result["failed"][item.label] = str(error)
         if table is not None:
             result["measures"] = regions.table_of(tables, objects)
             regions.save(result["measures"], table)
         return result
 
     def _jobs(
-        self, names: dict[Path, str], output: Path, drawing: tuple[bool, bool, bool], tiled: bool
-    ) -> Iterator[tuple[Path, Callable]]:
-        """Each file of `predict_folder`, with a function that predicts it and writes its mask.
+        self, items: list["_Item"], output: Path, drawing: tuple[bool, bool, bool], tiled: bool
+    ) -> Iterator[tuple["_Item", Callable]]:
+        """Each case of `predict_folder`, with a function that predicts it and writes its mask.
 
         The function returns the prediction and the notes on the file.
 
         Args:
-            names: file -> name of its results.
+            items: of `_items`.
             drawing: `overlay`, `panels` and `probability` of `write`.
         """
         predict = self.predict_tiled if tiled else self.predict
 
-        def read(file: Path) -> tuple[np.ndarray, tuple[str, ...]] | None:
-            return None if volumes.is_volume(file) else (self.read(file), images.notes_of(file))
-
-        def predict_volume(file: Path) -> tuple[VolumePrediction, tuple[str, ...]]:
-            prediction = self.predict_volume(
-                file, output / (names[file] + volumes.mask_suffix(file))
-            )
+        def predict_volume(item: _Item) -> tuple[VolumePrediction, tuple[str, ...]]:
+            suffix = volumes.mask_suffix(channels.first_file(item.source))
+            prediction = self.predict_volume(item.source, output / (item.name + suffix))
             return prediction, prediction.notes
 
-        def predict_picture(file: Path, picture: Future) -> tuple[Prediction, tuple[str, ...]]:
+        def predict_picture(item: _Item, picture: Future) -> tuple[Prediction, tuple[str, ...]]:
             image, notes = picture.result()
             prediction = predict(image)
-            write = functools.partial(self.write, prediction, image, output, names[file], *drawing)
+            write = functools.partial(self.write, prediction, image, output, item.name, *drawing)
             if drawing[1]:  # matplotlib must draw in this thread
                 write()
             else:
@@ -648,12 +690,12 @@ class Predictor:
 
         with memory.keep_freed_memory(), ThreadPoolExecutor(2) as pool:
             writes: deque[Future] = deque()
-            progress = hosts.progress(names, desc="predict", leave=False)
-            for file, picture in _read_ahead(pool, read, progress):
-                if volumes.is_volume(file):
-                    yield file, functools.partial(predict_volume, file)
+            progress = hosts.progress(items, desc="predict", leave=False)
+            for item, picture in _read_ahead(pool, self._read_picture, progress):
+                if volumes.is_volume(item.source):
+                    yield item, functools.partial(predict_volume, item)
                 else:
-                    yield file, functools.partial(predict_picture, file, picture)
+                    yield item, functools.partial(predict_picture, item, picture)
                 while len(writes) > READ_AHEAD:
                     writes.popleft().result()  # raises here if the disk is full
             for future in writes:
@@ -704,18 +746,26 @@ class Predictor:
         else:
             inputs.refuse_pictures(source)
             prediction = prediction or self.predict_volume(source)
-        return self._measures(Path(source), prediction, options)
+        return self._measures(str(source), prediction, options)
 
     def _measures(
-        self, file: Path, prediction: Prediction | VolumePrediction, options: regions.Options
+        self, source: str, prediction: Prediction | VolumePrediction, options: regions.Options
     ) -> pd.DataFrame:
-        """The measures of a file with a prediction; `pixel_mm` is that of pictures alone."""
-        if volumes.is_volume(file):
-            original = regions.of_volume(file, self.config)
+        """The measures of a file, or of the first channel of a cell, with a prediction.
+
+        `pixel_mm` is that of pictures alone.
+        """
+        file = Path(channels.first_file(source))
+        if volumes.is_volume(source):
+            source = sequences.cell_of(source, self.config)
+            original = regions.of_volume(channels.split(source)[0], self.config)
         else:
             original = regions.of_picture(file, options.pixel_mm)
+        name = _output_names([file], file.parent)[file]
+        if len(channels.files(source)) > 1:
+            name = sequences.name_of(source, self.config)
         table = self._regions(prediction, original, options)
-        return table.assign(case=_output_names([file], file.parent)[file], file=file.name)
+        return table.assign(case=name, file=file.name)
 
     def _regions(
         self,
@@ -730,11 +780,34 @@ class Predictor:
         )
         return regions.measure(masks, original, options)
 
+    def _read_picture(self, item: "_Item") -> tuple[np.ndarray, tuple[str, ...]] | None:
+        """A picture of a folder, and what is odd about it; None for a volume."""
+        if volumes.is_volume(item.source):
+            return None
+        return self.read(item.source), images.notes_of(channels.first_file(item.source))
+
+    def _items(self, content: inputs.Inputs, folder: str | Path) -> list["_Item"]:
+        """What a folder has to predict: its files, or its cases of several channels.
+
+        Files that are in no case are added to `content.left_out`.
+        """
+        if not self.config.channels:
+            names = _output_names(content.files, folder)
+            return [
+                _Item(inputs.label(file, folder), names[file], str(file)) for file in content.files
+            ]
+        cells, left_out = sequences.of_files(content.files, self.config)
+        content.left_out.update(left_out)
+        return [
+            _Item(case if len(channels.files(cell)) > 1 else Path(cell).name, case, cell)
+            for case, cell in cells.items()
+        ]
+
     # ---- volumes
 
     def predict_volume(
         self,
-        path: str | Path,
+        path: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
         output: str | Path | None = None,
         batch_size: int = 8,
         dicom: bool = False,
@@ -745,6 +818,9 @@ class Predictor:
         `fill_holes` act on the whole volume.
 
         Args:
+            path: a file or folder. For a network with several channels: the files in the order of
+                `config.channel_names`, a dict name -> file, or one file or folder from which the
+                others are found: see `sequences.cell_of`.
             output: a file whose suffix names its format (.nii.gz, .nrrd, .mha), or a folder that
                 receives `<name>_mask` in the format of the input: `.nii.gz` of NIfTI and DICOM,
                 `.seg.nrrd` with the names of the classes of NRRD, `.mha` of MetaImage (multilabel:
@@ -756,7 +832,8 @@ class Predictor:
         Raises:
             DataError: no such volume, or one that is damaged or unsuitable for the network.
         """
-        volume = volumes.read_8_bit(path, self.config)
+        cell = sequences.cell_of(path, self.config)
+        volume = stacks.read_8_bit(cell, self.config)
         grid = volume.grid
         masks = self._predict_slices(volume.voxels, batch_size)
         mask = self.cleaned(np.moveaxis(np.stack(masks), 0, -3))
@@ -765,20 +842,20 @@ class Predictor:
             notes += ("all voxels are alike: nothing can be seen; export it again",)
         prediction = VolumePrediction(mask, grid, self._millilitres(mask, grid), notes)
         if output is not None:
-            self._write_volume(prediction, path, Path(output), dicom)
+            self._write_volume(prediction, cell, Path(output), dicom)
         return prediction
 
     def _predict_slices(self, slices: np.ndarray, batch_size: int) -> list[np.ndarray]:
-        """The mask of every slice (S, H, W) uint8 of a volume, before it is cleaned."""
+        """The mask of every slice of a volume, of `stacks.read_8_bit`, before it is cleaned."""
         cfg, masks = self.config, []
         starts = range(0, len(slices), batch_size)
         for start in hosts.progress(starts, desc="predict", leave=False):
             batch = []
-            for plane in slices[start : start + batch_size]:
-                image = images.as_channels(plane, cfg.in_channels)
+            for number in range(start, min(start + batch_size, len(slices))):
+                image = stacks.image(slices, number, cfg)
                 batch.append(data.normalise(self._fitted(image), self.table))
             for prob in self.probabilities(torch.from_numpy(np.stack(batch))).cpu().numpy():
-                masks.append(self.raw_mask(images.unfit(prob, slices.shape[1:], cfg.resize)))
+                masks.append(self.raw_mask(images.unfit(prob, slices.shape[1:3], cfg.resize)))
         return masks
 
     def _millilitres(self, mask: np.ndarray, grid: orientation.Grid) -> dict[str, float]:
@@ -789,10 +866,11 @@ class Predictor:
         }
 
     def _write_volume(
-        self, prediction: VolumePrediction, source: str | Path, output: Path, dicom: bool
+        self, prediction: VolumePrediction, source: str, output: Path, dicom: bool
     ) -> None:
         mask, grid = prediction.mask, prediction.grid
-        name = nifti.stem(source).replace("#", "_")
+        name = sequences.name_of(source, self.config).replace("#", "_")
+        source = channels.split(source)[0]
         is_file = output.name.lower().endswith(volumes.SUFFIXES)
         target = output if is_file else output / (name + volumes.mask_suffix(source))
         if dicom:  # first, because it refuses series that it cannot refer to
@@ -812,10 +890,23 @@ class Predictor:
             volumes.write_mask(part, plane, grid, source, [segment._replace(number=1)])
 
 
+class _Item(NamedTuple):
+    """A picture or volume of a folder.
+
+    `label` tells it in the results, `name` begins the names of its files; `source` is a path, or
+    the cell of several channels.
+    """
+
+    label: str
+    name: str
+    source: str
+
+
 # What networks must have in common to be averaged: their classes, and the images they take.
 ALIKE = (
     *("task", "class_names", "image_size", "resize", "in_channels", "mean", "std", "patch_size"),
     *("window_level", "window_width", "percentiles", "slice_axis", "threshold"),
+    *("channel_names", "context_slices"),
 )
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import files, measurements, tables
+from . import config, files, measurements, tables
 from .curves import HistogramROC, thin
+from .formats import stacks
 from .tables import IGNORE
 
 # The palette of Okabe and Ito, which colour-blind readers can tell apart. Its first colour is the
@@ -79,7 +80,11 @@ def store_samples(store, part: str = "train", n: int = 8) -> Figure:
     """The first images of one part of a store with their masks."""
     pictures, masks = store.open()
     cases = store.cases[store.cases["split"] == part].head(n)
-    overlays = [overlay(pictures[row], flat(masks[row])) for row in cases["row"]]
+    cfg = config.from_dict(store.info["config"]) if "config" in store.info else None
+    overlays = [
+        overlay(stacks.shown(pictures[row], cfg) if cfg else pictures[row], flat(masks[row]))
+        for row in cases["row"]
+    ]
     return grid(overlays, list(cases["case"]))
 
 
@@ -90,7 +95,9 @@ def batch_samples(batch: dict, mean: Sequence[float], std: Sequence[float], n: i
     """
     pictures = []
     for image, mask in zip(batch["image"][:n].numpy(), batch["mask"][:n].numpy()):
-        pixels = np.clip(image.transpose(1, 2, 0) * np.array(std) + np.array(mean), 0, 1)
+        tiles = len(image) // len(mean), len(image) // len(std)  # a mean for each slice, or one
+        pixels = image.transpose(1, 2, 0) * np.tile(std, tiles[1]) + np.tile(mean, tiles[0])
+        pixels = np.clip(pixels, 0, 1)
         pixels = np.rint(pixels * 255).astype(np.uint8)
         if mask.ndim == 2:
             mask = mask[None]

@@ -35,7 +35,7 @@ from .case_io import (
 from .case_io import read_truth as read_truth  # notebooks read the truth of single cases
 from .checks import DataReport
 from .errors import DataError
-from .formats import images, volumes
+from .formats import channels, images, stacks, volumes
 from .layouts import patients
 
 # The columns on which the pixels of a case depend, besides those of its masks.
@@ -320,6 +320,7 @@ def _complete(cases: pd.DataFrame, cfg) -> pd.DataFrame:
     for column in columns:
         if column not in cases:
             raise DataError(_no_mask_column(column, cases, cfg))
+    _check_channels(cases, cfg)
     notes = cases.attrs.get("notes", [])
     cases = cases.drop(columns=["height", "width", "sha256", "row"], errors="ignore")
     cases[[*columns, "split"]] = cases[[*columns, "split"]].astype(object).fillna("")
@@ -331,6 +332,39 @@ def _complete(cases: pd.DataFrame, cfg) -> pd.DataFrame:
             cases[column] = cases[column].fillna("")
     cases.attrs["notes"] = notes  # a table that was made by hand has none, and `_write` reads them
     return cases.reset_index(drop=True)
+
+
+def _check_channels(cases: pd.DataFrame, cfg) -> None:
+    """Refuse cases with other channels than the network takes, or than each other.
+
+    Raises:
+        DataError: says which channels there are.
+    """
+    cells = cases["channels"] if "channels" in cases else pd.Series("", cases.index)
+    usable = cells[cases["problem"] == ""] if "problem" in cases else cells
+    forms = usable.fillna("").value_counts()
+    if len(forms) > 1:
+        texts = [f"{n} with {_channel_text(cell)}" for cell, n in forms.items()]
+        odd = cases["case"][usable.index[usable == forms.index[-1]][0]]
+        raise DataError(
+            f"channels: the cases differ: {'; '.join(texts)}, such as {odd}; give all of them the "
+            "same channels, or move the others away"
+        )
+    names = channels.names_of(forms.index[0]) if len(forms) else ()
+    if len(names) > 1 and len(names) != cfg.in_channels:
+        raise DataError(
+            f"channels: a case has {len(names)} ({', '.join(names)}), and "
+            f"in_channels={cfg.in_channels}; set channel_names={names}, or to those that are meant"
+        )
+    if len(cfg.channels) > 1 and len(names) < 2 and len(forms):
+        raise DataError(
+            f"channels: the network takes {len(cfg.channels)} ({', '.join(cfg.channels)}), and "
+            "a case of this data has one volume; give the others as well, or train another network"
+        )
+
+
+def _channel_text(cell: str) -> str:
+    return ", ".join(channels.names_of(cell)) or "one volume"
 
 
 def _no_mask_column(column: str, cases: pd.DataFrame, cfg) -> str:
@@ -354,7 +388,11 @@ def _no_mask_column(column: str, cases: pd.DataFrame, cfg) -> str:
 def _store_settings(cfg) -> dict[str, Any]:
     """The settings on which the pixels of a store depend."""
     values = cfg.to_dict()
-    return {name: values[name] for name in config.fields_that("store")}
+    settings = {name: values[name] for name in config.fields_that("store")}
+    # Left out at its default, so that stores that were made before it existed keep their name.
+    if not cfg.context_slices:
+        del settings["context_slices"]
+    return settings
 
 
 def _store_name(cfg) -> str:
@@ -372,7 +410,9 @@ def _keys(cases: pd.DataFrame, cfg) -> list[str]:
     for cells in zip(*(cases[name] for name in columns)):
         texts = [f"{name}={cell}" for name, cell in zip(columns, cells)]
         for name, cell in zip(columns, cells):
-            if name == "image" or name in masks:
+            if name == "image":
+                texts.append(_stamp(str(cell), stamps))
+            elif name in masks:
                 texts += [_stamp(path, stamps) for path in str(cell).split(images.UNION) if path]
         keys.append(stores.digest(*texts)[:32])
     return keys
@@ -429,7 +469,7 @@ def _write(root: Path, cases: pd.DataFrame, keys: list[str], cfg, strict: bool) 
     _check_room(root, len(cases), planes, cfg)
     with stores.writing(stores.folder_for(root, _store_name(cfg), keys)) as folder:
         pictures = stores.allocate(
-            folder / "images.npy", (len(cases), height, width, cfg.in_channels)
+            folder / "images.npy", (len(cases), height, width, cfg.input_channels)
         )
         masks = stores.allocate(folder / "masks.npy", (len(cases), height, width, planes))
         facts = _decode(cases, cfg, pictures, masks)
@@ -467,7 +507,7 @@ def _check_room(root: Path, n_images: int, planes: int, cfg) -> None:
     """
     height, width = cfg.height_width
     frame = f"a frame of {height}x{width}"
-    n_bytes = stores.frame_bytes(cfg.height_width, cfg.in_channels, planes)
+    n_bytes = stores.frame_bytes(cfg.height_width, cfg.input_channels, planes)
     memory = hosts.memory_bytes()
     if memory and n_bytes.memory > memory:
         raise DataError(
@@ -492,7 +532,7 @@ def _refuse_larger(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> Non
     height, width = (max(side) for side in zip(*sizes))
     frame = "x".join(map(str, cfg.height_width))
     first = "x".join(map(str, larger[0]["larger"]))
-    image = Path(cases["image"].iloc[larger[0]["row"]]).name
+    image = Path(channels.first_file(cases["image"].iloc[larger[0]["row"]])).name
     raise DataError(
         f"{image}: its {first} pixels are more than image_size {frame}, and resize='none' does not "
         f"scale ({len(larger)} of {len(cases)} images); set image_size to ({height}, {width}), "
@@ -568,6 +608,7 @@ def _read_case(
         mask_out[..., k] = images.fit_mask(plane, cfg.height_width, cfg.resize)
         shares = {"share": _foreground_share(plane), "looks_inverted": inverted_flags(mask)}
         mask_facts.append({**meanings.facts_of(mask, plane), **shares})
+    image = stacks.centre(image, cfg)
     sha256, pixels = content(case, image)
     header_notes, decoding_notes = notes_of(case, cfg)
     return {
@@ -590,7 +631,7 @@ def _sizes_differ(case: dict, mask_file: str, image_shape: tuple, mask_shape: tu
         hint = "; it looks transposed"
         is_picture = not volumes.is_volume(case["image"])
         # 5 to 8: viewers turn the picture on its side, and the mask may have been drawn over that.
-        if is_picture and images.exif_orientation(case["image"]) > 4:
+        if is_picture and images.exif_orientation(channels.first_file(case["image"])) > 4:
             hint += (
                 " (the image has an orientation tag, by which viewers turn it: "
                 "save it turned, without the tag)"
@@ -628,11 +669,14 @@ def _invert_masks(
 def _named_file(case: dict, message: str) -> str:
     """The file of the case that an error message names; the image where it names none."""
     cells = [cell for cell in case.values() if isinstance(cell, str)]
-    for path in images.UNION.join(cells).split(images.UNION):
+    paths = [
+        path for cell in cells for text in cell.split(images.UNION) for path in channels.files(text)
+    ]
+    for path in paths:
         # Cells without a separator are names of cases or classes, not paths.
         if os.sep in path and path in message:
             return path
-    return case["image"]
+    return channels.first_file(case["image"])
 
 
 def _black_white(mask: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import DataError
+from .formats import channels
 
 VERSION = 4  # raise it when the format of stores changes: older ones are then left to `prune`
 ARRAYS = ("images", "masks")
@@ -321,7 +322,8 @@ def _has_a_source(saved: Saved) -> bool:
         cases = pd.read_csv(saved.folder / "cases.csv", usecols=["image"], dtype=str)
     except (OSError, ValueError):
         return False
-    return any(os.path.exists(path) for path in cases["image"].dropna().unique())
+    cells = cases["image"].dropna().unique()
+    return any(os.path.exists(channels.first_file(cell)) for cell in cells)
 
 
 def _is_being_written(folder: Path) -> bool:

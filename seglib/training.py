@@ -40,6 +40,7 @@ from . import (
     zoo,
 )
 from .errors import ConfigError, DataError, TrainingError, first_line
+from .formats import channels, stacks
 from .runs import Run
 
 BY_STEP = ("cosine", "onecycle", "linear")  # schedules that are stepped after every update
@@ -130,6 +131,7 @@ def fit(
     """
     _check_arguments(model, loss)
     cfg = cfg.replace()  # a copy: edits of the caller's config during training change nothing
+    cfg = _with_channels(cfg, batches["train"].dataset)
     with memory.keep_freed_memory(), _restoring_cudnn(), _restoring_forward(model):
         training = _set_up(cfg, batches, model, loss, resume, folder)
         device, precision = training.run.info["device"], training.run.info["precision"]
@@ -219,6 +221,29 @@ def _set_up(
     if checkpoint:
         _restore(training, checkpoint)
     return training
+
+
+def _with_channels(cfg, dataset) -> Any:
+    """The config with the names of the data's channels, which are stored with the weights.
+
+    Raises:
+        ConfigError: it names others, or the store was prepared for another input.
+    """
+    if len(dataset) and dataset.n_channels != cfg.input_channels:
+        raise ConfigError(
+            f"in_channels: the store has images of {dataset.n_channels} channels, the network "
+            f"takes {cfg.input_channels} (in_channels={cfg.in_channels}, "
+            f"context_slices={cfg.context_slices}); prepare the data with this config"
+        )
+    names = dataset.channels
+    if not names:
+        return cfg
+    if cfg.channels and not channels.agree(cfg.channels, names):
+        raise ConfigError(
+            f"channel_names: {', '.join(cfg.channels)}, but the store was prepared with "
+            f"{', '.join(names)}; prepare the data with this config"
+        )
+    return cfg if cfg.channels else cfg.replace(channel_names=names)
 
 
 def _explain_empty(cfg, batches: dict[str, DataLoader]) -> str:
@@ -347,7 +372,7 @@ def _check_output(model: nn.Module, cfg, sides: tuple[int, int]) -> None:
     name = type(model).__name__
     if not models.n_parameters(model):
         raise ConfigError(f"model: {name} has no parameter to train")
-    image = torch.zeros(1, cfg.in_channels, *sides)
+    image = torch.zeros(1, cfg.input_channels, *sides)
     expected = (1, cfg.n_classes, *sides)
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -382,7 +407,7 @@ def _check_network(network: nn.Module, cfg, loader: DataLoader) -> None:
         meta_network = copy.deepcopy(network).to("meta")
         # Batch norm needs more than one value per channel in training only.
         meta_network.train(has_batch_of_one)
-        meta_network(torch.empty(1, cfg.in_channels, *sides, device="meta"))
+        meta_network(torch.empty(1, cfg.input_channels, *sides, device="meta"))
     except Exception as error:  # a network may also fail because it does not run on `meta`
         if not updates.is_of_batch_norm(error):
             _check_output(network, cfg, sides)
@@ -945,7 +970,8 @@ def _draw_samples(run: Run, network: nn.Module, dataset) -> None:
         prob = metrics.probabilities(logits, task)
         pred = metrics.to_one_hot(prob, task, run.config.threshold)[0]
         case = dataset.cases["case"].iloc[index]
-        rows.append((case, image, plots.flat(mask), metrics.to_label_map(pred, task)))
+        picture = stacks.shown(image, run.config)
+        rows.append((case, picture, plots.flat(mask), metrics.to_label_map(pred, task)))
     plots.save(plots.predictions(rows), run.folder / "sample_predictions.png")
 
 

@@ -65,7 +65,7 @@ def start_from(path: Path, network: nn.Module, cfg) -> Start:
         del state[key]
     if left_out:
         notes.append("the heads of deep supervision are left out")
-    notes += _adapt_first_convolution(network, own, state, cfg.in_channels)
+    notes += _adapt_first_convolution(network, own, state, cfg.input_channels)
     runs.load_state(network, state, str(path))
     notes += _other_settings(path, cfg)
     return Start(path, new_layers, output in new_layers, notes)

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from . import config, data, hosts, metrics, runs
+from . import case_io, config, data, hosts, metrics, runs
 from .errors import ConfigError, DataError, first_line
 from .fields import nearest
 from .files import SAFETENSORS
@@ -288,10 +288,10 @@ def _stored(name: str, value: Tensor) -> Tensor:
 def _fitted(picture: str | Path | np.ndarray, cfg) -> np.ndarray:
     """A picture in the frame of the network, (H, W, C) uint8."""
     if isinstance(picture, str | Path):
-        pixels = images.read_image(picture, cfg.in_channels, cfg.percentiles)
+        pixels = case_io.read_picture(picture, cfg)
     else:
         pixels = images.as_channels(
-            images.to_uint8(np.asarray(picture), cfg.percentiles), cfg.in_channels
+            images.to_uint8(np.asarray(picture), cfg.percentiles), cfg.input_channels
         )
     return images.fit_image(pixels, cfg.height_width, cfg.resize)
 
@@ -308,7 +308,7 @@ def _check_predictions(
         )
     rounded = copy.deepcopy(network)
     rounded.load_state_dict(stored)
-    table = data.normalisation_table(cfg.mean, cfg.std, cfg.in_channels)
+    table = data.normalisation_table(cfg.mean, cfg.std, cfg.input_channels)
     largest, n_changed, n_pixels = 0.0, 0, 0
     for frame in frames:
         for part in _parts(frame, cfg.patch_height_width or cfg.height_width):

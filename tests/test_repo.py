@@ -31,7 +31,7 @@ FLOORS = [
     ["formats.dicom_values"],
     ["formats.dicom_pictures"],
     ["formats.codecs", "formats.legends"],
-    ["formats.images"],
+    ["formats.images", "formats.channels"],
     ["annotations.roboflow"],
     ["annotations"],
     ["formats.dicom", "formats.nifti"],
@@ -40,7 +40,9 @@ FLOORS = [
     ["formats.dicom_folders"],
     ["formats.volumes", "formats.dicom_seg"],
     ["formats.mask_values"],
+    ["formats.stacks", "formats.sequences"],
     ["config", "hosts", "memory", "formats.inputs"],
+    ["layouts.sequences"],
     [
         "effects",
         "layouts.pairing",

@@ -57,20 +57,7 @@ def of_data_set(labels: str | Path) -> Legend | None:
         DataError: the file cannot be read, or its labels have none of these forms.
     """
     path = beside(labels, DATASET_JSON)
-    if path is None:
-        return None
-    if path.stat().st_size > MAX_BYTES:
-        raise DataError(
-            f"{path}: {path.stat().st_size / 1e6:.0f} MB; expected a list of labels of at most "
-            f"{MAX_BYTES / 1e6:.0f} MB; set label_map and rename the file"
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}: not readable as JSON ({error}), and it may say what the label numbers mean; "
-            "correct it, or set label_map"
-        ) from error
+    content = read_json(path) if path else None
     labels_of = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(labels_of, dict) or not labels_of:
         return None  # a file of that name of another program
@@ -85,6 +72,26 @@ def of_data_set(labels: str | Path) -> Legend | None:
         numbers[entry[0]] = (*numbers.get(entry[0], ()), *entry[1])
     ignored = numbers.pop("ignore", (None,))[0]
     return Legend(path, numbers, ignored)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a `dataset.json`.
+
+    Raises:
+        DataError: it is too large, or cannot be read.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise DataError(
+            f"{path}: {path.stat().st_size / 1e6:.0f} MB; expected a list of labels of at most "
+            f"{MAX_BYTES / 1e6:.0f} MB; set label_map and rename the file"
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path}: not readable as JSON ({error}), and it may say what the label numbers mean; "
+            "correct it, or set label_map"
+        ) from error
 
 
 def _entry(key: str, value: Any) -> tuple[str, tuple[int, ...]] | None:

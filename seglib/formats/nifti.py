@@ -25,7 +25,7 @@ import numpy as np
 
 from .. import files
 from ..errors import DataError
-from . import orientation, signatures
+from . import channels, orientation, signatures
 from .orientation import Grid
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -54,9 +54,13 @@ def open_file(path: str | Path) -> Any:
     "compressed", "n_bytes" (the size of the unpacked file that its header declares), "pixdim" (the
     voxel sizes as they are in the file; nibabel corrects them, 0 to 1) and "notes".
 
+    Args:
+        path: a file; of one with a fourth axis, `::` and the number of a volume, see `channels`.
+
     Raises:
         DataError: no such file, not NIfTI, cut short, not three-dimensional, or in colour.
     """
+    path, number = channels.file_of(path), channels.number_of(path)
     start, compressed = _beginning(path)
     image_class = _image_class(path, start)
     try:
@@ -79,8 +83,23 @@ def open_file(path: str | Path) -> Any:
         "pixdim": np.array(header["pixdim"][1:4], np.float64),
         "notes": _notes_on_name(path, compressed),
     }
+    if number is not None:
+        image = _volume_of(path, image, number)
     _check_kind(path, image)
     return _without_last_axes(image)
+
+
+def n_volumes(path: str | Path) -> int:
+    """The length of the fourth axis of a file, 1 where it has none; only its header is read.
+
+    Raises:
+        DataError: no such file, or not NIfTI.
+    """
+    start, _ = _beginning(path)
+    header_class = _image_class(path, start).header_class
+    header = header_class(start[: header_class.template_dtype.itemsize], check=False)
+    longer = [length for length in header.get_data_shape()[3:] if length != 1]
+    return int(longer[0]) if len(longer) == 1 else 1
 
 
 def read_grid(
@@ -122,10 +141,15 @@ def load(path: str | Path, image: Any) -> np.ndarray:
     """
     whole = image
     try:
+        number = image.extra.get("number")
         if image.extra["compressed"]:
-            whole = type(image).from_bytes(_unpacked(path, image.extra["n_bytes"]))
+            content = _unpacked(channels.file_of(path), image.extra["n_bytes"])
+            whole = type(image).from_bytes(content)
+        elif number is not None:
+            whole = image.extra["whole"]
+        voxels = whole.dataobj if number is None else whole.dataobj[..., number]
         # `open_file` has dropped last axes of length 1, which the bytes still have.
-        return np.asanyarray(whole.dataobj).reshape(image.shape)
+        return np.asanyarray(voxels).reshape(image.shape)
     except DataError:
         raise
     except Exception as error:
@@ -312,6 +336,27 @@ def _notes_on_name(path: str | Path, compressed: bool) -> list[str]:
     truth = "is compressed" if compressed else "is not compressed"
     name = Path(path).name
     return [f"{name} {truth}, against its suffix; other programs may not open it: rename it"]
+
+
+def _volume_of(path: str | Path, image: Any, number: int) -> Any:
+    """One volume of an image with a fourth axis; `load` reads its voxels.
+
+    Raises:
+        DataError: there is no such volume.
+    """
+    n_here = image.shape[-1] if len(image.shape) > 3 else 1
+    if number >= n_here or any(length != 1 for length in image.shape[3:-1]):
+        shape = "x".join(map(str, image.shape))
+        raise DataError(
+            f"{path}: no volume {number} in {shape}; expected a fourth axis of at least "
+            f"{number + 1}; scan it again"
+        )
+    # A placeholder that takes no memory: all but the voxels is the same in every volume.
+    dtype = image.get_data_dtype()
+    voxels = np.broadcast_to(np.zeros((), dtype), image.shape[:3])
+    volume = type(image)(voxels, image.affine, image.header, extra=dict(image.extra), dtype=dtype)
+    volume.extra |= {"number": number, "whole": image}
+    return volume
 
 
 def _check_kind(path: str | Path, image: Any) -> None:

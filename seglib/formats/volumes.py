@@ -20,6 +20,7 @@ import numpy as np
 
 from ..errors import DataError
 from . import (
+    channels,
     dicom,
     dicom_headers,
     dicom_pictures,
@@ -92,8 +93,9 @@ def is_volume(path: str | Path) -> bool:
     """Whether the path is the file of a volume, or a folder, which may hold a DICOM series.
 
     A file without a suffix of its own is judged by its content. A folder whose name ends like that
-    of a picture, such as `scan.png`, does not count.
+    of a picture, such as `scan.png`, does not count. Of several channels, the first one decides.
     """
+    path = channels.first_file(path)
     is_picture = str(path).lower().endswith(images.SUFFIXES)
     is_file = simpleitk.is_named_so(path) or _is_nifti(path) or dicom_pictures.is_slice(path)
     return is_file or (not is_picture and dicom_headers.split_series(path)[0].is_dir())
@@ -232,6 +234,7 @@ def read_numbers(path: str | Path) -> np.ndarray:
 
 def _is_nifti(path: str | Path) -> bool:
     """Whether a file is NIfTI by its name or, without a suffix that is known, by its content."""
+    path = channels.file_of(path)
     name = str(path).lower()
     if name.endswith((*SUFFIXES, *images.SUFFIXES)):
         return name.endswith(nifti.SUFFIXES)
@@ -617,18 +620,25 @@ def read_8_bit(path: str | Path, cfg) -> Volume:
         DataError: as `read`.
     """
 
-    def convert() -> Volume:
-        volume = read(path, **options(cfg))
-        notes = volume.decoding_notes
-        if cfg.window_level is not None:
-            voxels = window(volume.voxels, cfg.window_level, cfg.window_width)
-            notes += _no_ct(volume.grid)
-            notes += not_in_hu(volume.voxels, cfg.window_level, cfg.window_width)
-        else:
-            voxels = clip_percentiles(volume.voxels, *(cfg.percentiles or (0, 100)))
-        voxels.flags.writeable = False
-        return Volume(voxels, volume.grid, notes)
+    return cached(path, cfg, lambda: convert_to_8_bit(path, cfg))
 
+
+def convert_to_8_bit(path: str | Path, cfg) -> Volume:
+    """`read_8_bit` without its cache."""
+    volume = read(path, **options(cfg))
+    notes = volume.decoding_notes
+    if cfg.window_level is not None:
+        voxels = window(volume.voxels, cfg.window_level, cfg.window_width)
+        notes += _no_ct(volume.grid)
+        notes += not_in_hu(volume.voxels, cfg.window_level, cfg.window_width)
+    else:
+        voxels = clip_percentiles(volume.voxels, *(cfg.percentiles or (0, 100)))
+    voxels.flags.writeable = False
+    return Volume(voxels, volume.grid, notes)
+
+
+def cached(path: str | Path, cfg, convert: Callable[[], Volume]) -> Volume:
+    """The result of `convert` for a volume or several channels, kept for the next slice."""
     settings = (cfg.window_level, cfg.window_width, cfg.percentiles, *options(cfg).values())
     return _cache.get(("image", str(path), stamp(path), settings), convert)
 
@@ -693,11 +703,14 @@ def _notes_on_place(grid: Grid, path: str | Path) -> list[str]:
 
 
 def stamp(path: str | Path) -> tuple[Any, ...]:
-    """Name, size and time of a file, or of all files in a folder.
+    """Name, size and time of a file, of all files in a folder, or of the files of all channels.
 
     It changes when the content does; () where nothing exists at the path.
     """
-    path = dicom_headers.split_series(path)[0]
+    paths = channels.files(path)
+    if len(paths) > 1:
+        return tuple(entry for channel in paths for entry in stamp(channel))
+    path = dicom_headers.split_series(paths[0])[0]
     if os.path.isdir(path):
         with os.scandir(path) as entries:  # one call for a folder of a thousand slices
             files = sorted((entry.name, entry.stat()) for entry in entries)

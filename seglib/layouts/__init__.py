@@ -3,7 +3,9 @@
 `tables.LAYOUTS` lists the layouts. Each has a function that returns the columns case, patient,
 split ("" where the tree has none), image and the masks: one column for each class for the tasks
 binary and multilabel, `labels` for multiclass. Files in a mask cell are joined by `|` and united;
-an empty cell says that no mask exists. `cases.attrs["notes"]` lists what was odd or left out.
+an empty cell says that no mask exists. Files in the cell `image` are joined by `::`: they are the
+channels of the case in their order, and the column `channels` has their names, see
+`formats.channels`. `cases.attrs["notes"]` lists what was odd or left out.
 Taught in `01_data_preparation`.
 """
 

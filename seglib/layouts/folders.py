@@ -15,9 +15,9 @@ from typing import Any
 import pandas as pd
 
 from .. import tables
-from ..errors import DataError, listed
+from ..errors import DataError
 from ..formats import nifti, volumes
-from . import numbers, pairing, patients
+from . import numbers, pairing, patients, sequences
 from .volumes import (
     Row,
     case_table,
@@ -252,7 +252,8 @@ def _with_slice(row: Row) -> Row:
 def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) -> list[Row]:
     """One row for each slice of the volumes, NIfTI or DICOM, that have labels of the same name."""
     labels = nifti_files(masks) | _series(masks) | segment_files(masks)
-    by_label = _first_channels(nifti_files(images) | _series(images), labels, notes)
+    cases = sequences.of_folder(nifti_files(images) | _series(images), labels, cfg)
+    by_label = {name: case.path for name, case in cases.items()}
     if volumes.is_series(images) and (volumes.is_series(masks) or len(labels) == 1):
         # They belong together by any name.
         own = masks if volumes.is_series(masks) else next(iter(labels.values()))
@@ -262,7 +263,8 @@ def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) 
     matched = pairing.masks_by_image(by_label, labels)
     rows, alone = [], []
     for key, path in by_label.items():
-        files, columns = matched.of_image.get(key, []), dict(shared)
+        case = cases[key]
+        files, columns = matched.of_image.get(key, []), {**shared, **case.columns}
         if len(files) > 1:
             names = ", ".join(file.name for file in files)
             columns["problem"] = f"several label files ({names}) cannot be united; keep one of them"
@@ -270,8 +272,9 @@ def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) 
             columns["problem"] = matched.unclear[key]
             files = [masks]  # none of the files is read
         if files:
-            name = key if path.is_dir() else nifti.stem(path.name)
-            rows += volume_rows(name, name, path, files[0], cfg, notes, **columns)
+            is_case = path.is_dir() or case.names or case.is_one_of_several
+            name = key if is_case else nifti.stem(path.name)
+            rows += volume_rows(name, name, case.cell, files[0], cfg, notes, **columns)
         else:
             alone.append(path)
     notes += half_pairs(alone, matched.without_image)
@@ -297,28 +300,3 @@ def _named_as_volumes(files: dict[str, Path], labels: dict[str, Path]) -> dict[s
         if len(own) == 1 and name not in labels
     }
     return {volume_of.get(name, name): path for name, path in labels.items()}
-
-
-def _first_channels(
-    files: dict[str, Path], labels: dict[str, Path], notes: list[str]
-) -> dict[str, Path]:
-    """The volumes by the name of their labels, without the further channels of nnU-Net.
-
-    nnU-Net numbers the channels of its images: case_0000, case_0001 belong to the labels "case".
-    """
-    result, others = {}, []
-    for name, path in files.items():
-        channel = re.fullmatch(r"(.+)_(\d{4})", name)
-        case = channel[1] if channel else name
-        if name in labels or case not in labels or case in files:
-            result[name] = path
-        elif channel[2] == "0000":
-            result[case] = path
-        else:
-            others.append(path)
-    if others:
-        names = listed(path.name for path in others)
-        notes.append(
-            f"{names}: further channels are left out, as only the first one (_0000) is read"
-        )
-    return result

@@ -18,6 +18,7 @@ import pandas as pd
 
 from ..errors import DataError, listed
 from ..files import folded
+from ..formats import channels
 
 # Names of well-known data sets, whose patient cannot be seen from the other names.
 _PUBLISHED = (
@@ -398,7 +399,7 @@ def _by_table(cases: pd.DataFrame, path: Path) -> list[str]:
             )
     patients, missing = [], []
     for case, volume, image in zip(cases["case"], _names(cases), cases["image"]):
-        keys = (folded(name) for name in (case, volume, Path(image).name))
+        keys = (folded(name) for name in (case, volume, Path(channels.first_file(image)).name))
         patient = next((patient_of[key] for key in keys if key in patient_of), None)
         patients.append(patient)
         if patient is None:

@@ -21,7 +21,7 @@ import pandas as pd
 from .. import hosts
 from ..errors import DataError, grouped
 from ..files import folded
-from ..formats import dicom_headers, images, nifti, segments, volumes
+from ..formats import channels, dicom_headers, images, nifti, segments, volumes
 from . import numbers, pairing, patients
 
 SPACING = ("spacing_slice_mm", "spacing_row_mm", "spacing_col_mm")
@@ -138,7 +138,7 @@ def scan_acdc(root: str | Path, cfg: Any) -> pd.DataFrame:
 def volume_rows(
     volume: str,
     patient: str,
-    image: Path,
+    image: str | Path,
     labels: Path,
     cfg: Any,
     notes: list[str],
@@ -152,7 +152,7 @@ def volume_rows(
     Args:
         volume: its name.
         patient: who it shows, or the name by which `patients.judged` finds out.
-        image: a NIfTI file or the folder of a DICOM series.
+        image: a NIfTI file or the folder of a DICOM series; or the cell of several channels.
         labels: a label map, also as a DICOM series, or a folder with one mask file for each organ.
         notes: what is odd about the headers is appended to it.
         grid: that of the volume, where it has been read before.
@@ -160,7 +160,7 @@ def volume_rows(
     """
     shared: Row = {
         "patient": patient,
-        "image": os.path.abspath(image),  # a link keeps its own path, and so its suffix
+        "image": channels.join(channels.split(image)),  # a link keeps its own path and suffix
         "volume": volume,
         "annotated": ",".join(cfg.class_names),
     }
@@ -174,7 +174,7 @@ def volume_rows(
     else:
         shared |= _mask_cells(labels, cfg)
     try:
-        grid = grid or volumes.read_grid(image, **volumes.options(cfg))
+        grid = grid or volumes.read_grid(channels.split(image)[0], **volumes.options(cfg))
     except DataError:
         return [{"case": volume, **shared, **more}]
     notes += [f"{volume}: {note}" for note in grid.notes]
@@ -203,7 +203,7 @@ def case_table(rows: list[Row], notes: list[str], cfg: Any) -> pd.DataFrame:
     columns = ["case", "patient", "split", "image", *mask_columns]
     has_volumes = any("volume" in row for row in rows)
     columns += COLUMNS if has_volumes else COLUMNS[:2]
-    optional = {"annotated": ",".join(cfg.class_names), "label_numbers": ""}
+    optional = {"annotated": ",".join(cfg.class_names), "label_numbers": "", "channels": ""}
     if cfg.task != "multiclass":
         del optional["annotated"]
     columns += optional
@@ -232,7 +232,7 @@ def with_patients(cases: pd.DataFrame) -> pd.DataFrame:
     cases = patients.judged(cases)
     if "volume" not in cases:
         return cases
-    image_of = dict(zip(cases["volume"], cases["image"]))
+    image_of = dict(zip(cases["volume"], map(channels.first_file, cases["image"])))
     ids = {
         volume: dicom_headers.patient_id(image)
         for volume, image in image_of.items()
