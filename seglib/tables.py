@@ -228,9 +228,17 @@ LAYOUTS: dict[str, Layout] = {
             ("*_im*g*.nii*", "*_mask*.nii*"),
             ("*_im*g*.nii*", "*_gt*.nii*"),
         ),
-        nested_markers=(
+    ),
+    "cases": Layout(
+        "layouts.cases:scan_cases",
+        markers=(),
+        shared_markers=(
             ("*/image.nii*", "*/label.nii*"),
             ("*/image.nii*", "*/mask.nii*"),
+            ("*/image.nii*", "*/seg*.nii*"),
+            ("*/*.nii*", "*/segmentation.nii*"),
+            ("*/*_flair.nii*", "*/*_seg.nii*"),
+            ("*/*-t2f.nii*", "*/*-seg.nii*"),
         ),
     ),
     "dicom": Layout(

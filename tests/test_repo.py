@@ -56,6 +56,7 @@ FLOORS = [
     ["phantoms.abdomen", "phantoms.chest", "phantoms.fundus", "phantoms.heart", "phantoms.skin"],
     ["phantoms", "layouts.volumes", "layouts.pictures", "layouts.named", "layouts.convert"],
     ["layouts.class_values", "layouts.class_files", "layouts.stacks"],
+    ["layouts.cases"],
     ["layouts.folders", "layouts.annotated", "layouts.dicom"],
     ["layouts", "case_io", "models", "losses", "metrics"],
     ["checks", "stores", "updates", "corrections", "mask_editor"],

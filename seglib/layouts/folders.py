@@ -18,6 +18,7 @@ from .. import tables
 from ..errors import DataError
 from ..formats import nifti, volumes
 from . import numbers, pairing, patients, sequences
+from .cases import case_rows
 from .volumes import (
     Row,
     case_table,
@@ -93,16 +94,15 @@ def scan_volume_pairs(root: str | Path, cfg: Any) -> pd.DataFrame:
     """Volumes and labels in one folder whose names differ in a word: `image_1` with `label_1`.
 
     Other words are those of `pairing.by_words`, such as img, volume and mask, seg, segmentation.
-    Below the root, a folder for each case may hold `image.nii.gz` with `label.nii.gz`. Patients are
-    told apart by the names, see `patients.by_names`.
+    Instead, a folder for each case may hold `image.nii.gz` with `label.nii.gz`, see `cases`.
+    Patients are told apart by the names, see `patients.by_names`.
 
     Raises:
         DataError: no such files, two volumes of one name, or a task that needs other masks.
     """
     root = Path(root)
-    rows, notes = [], []
-    for folder in pairing.folders(root, depth=1):
-        rows += _pairs_by_words(folder, cfg, notes, in_root=folder == root)
+    notes: list[str] = []
+    rows = _pairs_by_words(root, cfg, notes) or case_rows(root, cfg, notes)
     if not rows:
         raise DataError(
             f"{root}: no volume has labels; expected names that differ in one word only, such as "
@@ -112,16 +112,10 @@ def scan_volume_pairs(root: str | Path, cfg: Any) -> pd.DataFrame:
     return patients.judged(case_table(rows, notes, cfg))
 
 
-def _pairs_by_words(folder: Path, cfg: Any, notes: list[str], in_root: bool) -> list[Row]:
-    """The rows of the volumes in a folder that have labels there.
-
-    Below the root, only the pair `image` and `label` counts: other folders are other data sets.
-    """
+def _pairs_by_words(folder: Path, cfg: Any, notes: list[str]) -> list[Row]:
+    """The rows of the volumes in a folder that have labels there."""
     files = nifti_files(folder)
     pairs = pairing.by_words(files, files)
-    if not in_root:
-        pairs = {name: own for name, own in pairs.items() if name.isalpha()}
-        files = {name: path for name, path in files.items() if name.isalpha()}
     used = {name for own in pairs.values() for name in own}
     shared = {"label_numbers": numbers.of_files([files[name] for name in sorted(used)], cfg)}
     rows = []

@@ -69,7 +69,7 @@ def of_folder(files: Mapping[str, Path], labels: Mapping[str, Path], cfg: Any) -
         elif case in named:
             cases[case] = _named(own, cfg.channels)
         else:
-            cases[case] = _single(path, cfg)
+            cases[case] = single(path, cfg)
     return cases
 
 
@@ -86,7 +86,7 @@ def _with_labels(groups: Mapping[str, Any], files: Mapping, labels: Mapping) -> 
     return result
 
 
-def _single(path: Path, cfg: Any) -> Case:
+def single(path: Path, cfg: Any) -> Case:
     """The case of one file: a volume, or several along a fourth axis."""
     try:
         n_volumes = files_of_cases.n_volumes(path)
