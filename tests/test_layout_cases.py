@@ -78,7 +78,8 @@ def test_a_missing_sequence_and_two_label_files_set_the_case_aside(tmp_path):
     assert "its sequence t2 is missing" in problems
     assert "which labels are its own is not clear: BraTS_002_" in problems
     assert "BraTS_003_flair.nii.gz" in " ".join(report.notes)
-    assert {case.rsplit("_", 1)[0] for case, _ in report.set_aside} == {"BraTS_001", "BraTS_002"}
+    names = {row[0].rsplit("_", 1)[0] for row in report.set_aside}
+    assert names == {"BraTS_001", "BraTS_002"}
 
 
 def test_a_root_without_cases(tmp_path):
