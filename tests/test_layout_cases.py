@@ -78,7 +78,7 @@ def test_a_missing_sequence_and_two_label_files_set_the_case_aside(tmp_path):
     assert "its sequence t2 is missing" in problems
     assert "which labels are its own is not clear: BraTS_002_" in problems
     assert "BraTS_003_flair.nii.gz" in " ".join(report.notes)
-    names = {row[0].rsplit("_", 1)[0] for row in report.set_aside}
+    names = set(report.problems["case"].str[:9])
     assert names == {"BraTS_001", "BraTS_002"}
 
 
