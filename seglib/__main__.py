@@ -70,6 +70,12 @@ def prepare(args: argparse.Namespace) -> None:
     _check_effects(args, cfg, store.cases)
     if args.export:
         _export(store, args)
+    if args.export_nnunet:
+        from . import nnunet
+
+        target = nnunet.export(store, args.export_nnunet, cfg, args.folds)
+        print(f"exported to {target}")
+        print(nnunet.advice(target))
 
 
 def _export(store, args: argparse.Namespace) -> None:
@@ -910,6 +916,14 @@ COMMANDS = (
             "--image_suffix": _value("TEXT", "ending of image names, such as _image or .jpg"),
             "--mask_suffix": _value("TEXT", "ending of mask names, as _mask (default detected)"),
             "--export": _value("DIR", "without --source_images: receives the data, see --form"),
+            "--export_nnunet": _value(
+                "DIR", "nnUNet_raw: receives the data and its split as a data set of nnU-Net"
+            ),
+            "--folds": {
+                "metavar": "N",
+                "type": int,
+                "help": "of --export_nnunet: the split of train --folds N, not train and val alone",
+            },
             "--form": _choice(
                 "FORM",
                 ("png", *tables.ANNOTATION_FORMS),

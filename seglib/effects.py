@@ -208,6 +208,18 @@ REFUSED = (
     ),
     Refused(
         "prepare",
+        ["export_nnunet"],
+        lambda args: not (args.source_images or args.annotations),
+        "writes the data of --data_dir; convert first, then give --data_dir",
+    ),
+    Refused(
+        "prepare",
+        ["folds"],
+        lambda args: args.export_nnunet,
+        "is the split of --export_nnunet; give that as well, or train --folds N",
+    ),
+    Refused(
+        "prepare",
         ["task"],
         lambda args: (
             not args.source_images

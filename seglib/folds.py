@@ -251,9 +251,7 @@ def _plan(
     cfg = cfg.replace(test_split=0.0, seed=seeds[0])
     if training.processes(hosts.choose_device(cfg.device)).num_processes > 1:
         raise ConfigError("cross_validate runs in one process; start it without torchrun")
-    cases, notes = _cases(cfg, store)
-    labels, note = _labels(store, cases)
-    fold = prepare.patient_folds(labels, cases["patient"], folds, cfg.split_seed)
+    cases, fold, notes = _drawn(cfg, store, folds)
     report = replace(store.checked.without_duplicates()[1], notes=store.checked.report.notes)
     plan = _Plan(
         cfg=cfg,
@@ -262,13 +260,30 @@ def _plan(
         n_folds=folds,
         seeds=seeds,
         folder=Path(folder) if folder else runs.folds_folder(runs.folder_of(cfg)),
-        notes=[*notes, note],
+        notes=notes,
     )
     _check_parts(plan)
     notes_of_parts = [text for number in range(folds) for text in plan.parts(number)[1]]
     plan.notes[:0] = [*_notes_of_first_weights(plan), *_notes_of_classes(plan)]
     plan.notes += dict.fromkeys(notes_of_parts)  # folds of one size have the same notes
     return plan
+
+
+def draw(cfg, store: prepare.Store, folds: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """The cases that take part in a cross-validation, and the fold of each of them.
+
+    Raises:
+        DataError: as `training.cross_validate`.
+    """
+    return _drawn(cfg, store, folds)[:2]
+
+
+def _drawn(cfg, store: prepare.Store, folds: int) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+    """`draw`, with notes on what was decided."""
+    cases, notes = _cases(cfg, store)
+    labels, note = _labels(store, cases)
+    fold = prepare.patient_folds(labels, cases["patient"], folds, cfg.split_seed)
+    return cases, fold, [*notes, note]
 
 
 def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:

@@ -66,6 +66,7 @@ FLOORS = [
     ["report"],
     ["evaluation", "export", "labelling", "explorer", "two_step", "annotate"],
     ["folds"],
+    ["nnunet"],
     ["__main__"],
 ]
 FLOOR_OF = {module: number for number, row in enumerate(FLOORS) for module in row}

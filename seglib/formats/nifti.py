@@ -197,8 +197,14 @@ def stem(path: str | Path) -> str:
     return re.sub(r"\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|dcm)$", "", name, flags=re.IGNORECASE)
 
 
-def write(path: Path, mask: np.ndarray, grid: Grid, source: str | Path | None) -> Path:
-    """A mask (uint8, in the file's own axes) as NIfTI with the geometry of `grid`.
+def write(
+    path: Path,
+    mask: np.ndarray,
+    grid: Grid,
+    source: str | Path | None,
+    dtype: Any = np.uint8,
+) -> Path:
+    """A mask, or values of another `dtype`, in the file's own axes as NIfTI on this `grid`.
 
     Where the volume that was segmented is a NIfTI file, `source`, the fields of `GEOMETRY` and the
     voxel sizes are copied from its header, so that every program lays the mask over its image,
@@ -209,12 +215,12 @@ def write(path: Path, mask: np.ndarray, grid: Grid, source: str | Path | None) -
 
     if source is not None:
         original = open_file(source)
-        image = type(original)(mask.astype(np.uint8), original.affine)
+        image = type(original)(mask.astype(dtype), original.affine)
         for name in GEOMETRY:
             image.header[name] = original.header[name]
         image.header["pixdim"][:4] = original.header["pixdim"][:4]  # the first is the side (qfac)
     else:
-        image = _mask_of_grid(mask.astype(np.uint8), grid)
+        image = _mask_of_grid(mask.astype(dtype), grid)
     image.header.set_slope_inter(1, 0)  # nibabel would write NaN, which some programs cannot read
     with files.replacing(path) as partial:
         nibabel.save(image, partial)

@@ -6,6 +6,7 @@ channels of one image: slice by slice from below to above, and of each slice all
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,6 +45,24 @@ def _stacked(parts: list[str], cfg) -> Volume:
         notes.append(f"nothing can be seen in {', '.join(flat)}: all voxels are alike")
     voxels.flags.writeable = False
     return Volume(voxels, first.grid, tuple(dict.fromkeys(notes)))
+
+
+class Sequences(NamedTuple):
+    """The channels of a case with the values of their files, each (S, H, W), on one grid."""
+
+    voxels: list[np.ndarray]
+    grid: orientation.Grid
+
+
+def read(parts: list[str], cfg) -> Sequences:
+    """The channels of a case in the values of their files, on the grid of the first one.
+
+    Raises:
+        DataError: as `read_8_bit`.
+    """
+    first, *others = [volumes.read(part, **volumes.options(cfg)) for part in parts]
+    on_grid = [_on_grid(channel, part, first.grid) for channel, part in zip(others, parts[1:])]
+    return Sequences([first.voxels, *on_grid], first.grid)
 
 
 def _name(part: str) -> str:

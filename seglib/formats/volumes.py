@@ -97,7 +97,7 @@ def is_volume(path: str | Path) -> bool:
     """
     path = channels.first_file(path)
     is_picture = str(path).lower().endswith(images.SUFFIXES)
-    is_file = simpleitk.is_named_so(path) or _is_nifti(path) or dicom_pictures.is_slice(path)
+    is_file = simpleitk.is_named_so(path) or is_nifti(path) or dicom_pictures.is_slice(path)
     return is_file or (not is_picture and dicom_headers.split_series(path)[0].is_dir())
 
 
@@ -141,7 +141,7 @@ def read(path: str | Path, slice_axis: int | None = None, canonical: bool = True
     if simpleitk.is_named_so(path):
         grid = simpleitk.read_grid(path, slice_axis, canonical)
         return _displayed(path, grid, simpleitk.load(path))
-    if _is_nifti(path):
+    if is_nifti(path):
         return read_nifti(path, slice_axis, canonical)
     _check_kind(path)
     return read_dicom(path, slice_axis=slice_axis, canonical=canonical)
@@ -151,7 +151,7 @@ def read_grid(path: str | Path, slice_axis: int | None = None, canonical: bool =
     """Only the `Grid` of a volume: headers are read, pixels are not."""
     if simpleitk.is_named_so(path):
         return simpleitk.read_grid(path, slice_axis, canonical)
-    if _is_nifti(path):
+    if is_nifti(path):
         return nifti.read_grid(path, nifti.open_file(path), slice_axis, canonical)
     _check_kind(path)
     opened = dicom.open_series(*dicom_headers.split_series(path))
@@ -232,7 +232,7 @@ def read_numbers(path: str | Path) -> np.ndarray:
     return nifti.load(path, nifti.open_file(path))
 
 
-def _is_nifti(path: str | Path) -> bool:
+def is_nifti(path: str | Path) -> bool:
     """Whether a file is NIfTI by its name or, without a suffix that is known, by its content."""
     path = channels.file_of(path)
     name = str(path).lower()
@@ -297,7 +297,7 @@ def write_mask(
     """
     array, name = grid.restore(mask), path.name.lower()
     if name.endswith(nifti.SUFFIXES):
-        return nifti.write(path, array, grid, source if _is_nifti(source) else None)
+        return nifti.write(path, array, grid, source if is_nifti(source) else None)
     if name.endswith(simpleitk.META_SUFFIXES):
         return simpleitk.write(path.with_suffix(".mha"), array, grid, source)
     fields = slicer.fields(segments, array.shape)
