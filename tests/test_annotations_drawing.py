@@ -127,5 +127,5 @@ def test_another_size_is_refused():
 def test_work_is_limited(monkeypatch):
     monkeypatch.setattr(drawing, "MOST_WORK", 20_000)
     annotations.draw(annotated(*[square("disc", 0, 0, 20)] * 10), 20, 30, ("disc",), "binary")
-    with pytest.raises(DataError, match="one on top of the other"):
+    with pytest.raises(DataError, match="too many large ones lie on top of each other"):
         annotations.draw(annotated(*[square("disc", 0, 0, 20)] * 20), 20, 30, ("disc",), "binary")

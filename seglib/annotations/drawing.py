@@ -18,8 +18,8 @@ from .shapes import Annotated, Bitmap, Part, Shape
 _CHUNK = 1_000_000  # crossings of edges and rows that are computed at once
 _CROSSING = 20  # what a crossing costs, in pixels
 # Pixels of all shapes of one image, with what their crossings cost. An image of 12 million pixels
-# may have 1000 shapes that fill all of it, or millions of small ones.
-MOST_WORK = 20_000_000_000
+# may have 300 shapes that fill all of it, or millions of small ones.
+MOST_WORK = 4_000_000_000
 _OUTSIDE = 0.5  # pixels by which a shape may reach over the border before that is counted
 
 
@@ -187,8 +187,9 @@ def _regions(
             regions.append(_filled(rings, height, width, budget))
     if budget[0] < 0:
         raise DataError(
-            f"{where}: the shapes of this image cover more than {MOST_WORK:g} pixels in all, one "
-            "on top of the other; expected structures of an image: export them anew"
+            f"{where}: the shapes of this image take more than {MOST_WORK:.0e} steps to draw: too "
+            "many large ones lie on top of each other, or an outline is too jagged; expected "
+            "structures of an image: export them anew"
         )
     return regions
 
