@@ -11,6 +11,7 @@ never changed: corrected masks lie in a folder of their own, see `corrections`.
 import dataclasses
 import importlib.util
 import os
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,14 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from . import case_io, checks, hosts, inference, plots
+from . import case_io, checks, config, corrections, hosts, inference, plots
+from .annotations import writers
+from .annotations.shapes import IGNORED
 from .corrections import Corrections
 from .errors import DataError, listed
 from .formats import images, inputs, nifti, volumes
 from .layouts import patients
+from .tables import IGNORE
 
 FAILURE = "failure"  # the column of a case table that says which predictions have failed
 BAND = 3  # pixels: how far from the boundary of a predicted mask its entropy counts
@@ -66,6 +70,7 @@ def queue(
     run: Any,
     cases: pd.DataFrame | str | Path,
     folder: str | Path | None = None,
+    cfg: Any = None,
     flag: str = FAILURE,
     doubt: Callable[[np.ndarray, str], float] | None = None,
 ) -> Queue:
@@ -81,14 +86,23 @@ def queue(
         cases: a case table, of which masks may be missing; or a folder of images without masks.
         folder: for corrected masks; by default `<folder of the images>_corrected` beside that
             folder, or in `work_dir` where that cannot be written.
+        cfg: the settings by which these cases are read; by default those of the network.
         flag: column of the case table: yes or no, or numbers of which larger means worse.
         doubt: of probabilities (C, H, W) and the task; `boundary_entropy` by default.
 
     Raises:
-        DataError: no image can be read, a flag is no number, or the network cannot take the images.
+        DataError: no image can be read, a flag is no number, the masks are of other classes than
+            those of the network, or it cannot take the images.
     """
     predictor = _predictor(run)
-    cfg = predictor.config if predictor else run
+    network = predictor.config if predictor else run
+    cfg = cfg or network
+    for name in ("task", "class_names", "in_channels"):
+        if getattr(cfg, name) != getattr(network, name):
+            raise DataError(
+                f"cfg: {name} is {getattr(cfg, name)!r}, that of the network "
+                f"{getattr(network, name)!r}; they must agree"
+            )
     table = cases if isinstance(cases, pd.DataFrame) else table_of_folder(cases, cfg)
     table = _complete(table, cfg)
     columns, notes = _look_at(table, predictor, cfg, doubt or boundary_entropy)
@@ -312,13 +326,28 @@ def _complete(table: pd.DataFrame, cfg: Any) -> pd.DataFrame:
     table = table.copy()
     if "patient" not in table:
         table["patient"] = table["case"]
-    columns = ["split", *case_io.mask_columns(cfg)]
-    for column in columns:
+    mask_columns = case_io.mask_columns(cfg)
+    if not set(mask_columns) & set(table):
+        _refuse_other_masks(table, mask_columns)
+    for column in ("split", *mask_columns):
         table[column] = table[column].astype(object).fillna("") if column in table else ""
     if "label_numbers" in table:
         table["label_numbers"] = table["label_numbers"].fillna("")
     table.attrs = attrs
     return table.reset_index(drop=True)
+
+
+def _refuse_other_masks(table: pd.DataFrame, mask_columns: list[str]) -> None:
+    """Raise `DataError` where a column that is not known here names mask files: they would be
+    replaced by predictions without a word."""
+    for name in set(table) - (config.RESERVED - {"labels"}):
+        cells = [str(cell).split(images.UNION)[0] for cell in table[name]]
+        if any(os.path.isfile(cell) for cell in cells):
+            raise DataError(
+                f"case table: masks in the column {name!r}, but those of the network are "
+                f"{', '.join(map(repr, mask_columns))}; rename the column, or drop it to start "
+                "without these masks"
+            )
 
 
 def _look_at(
@@ -506,8 +535,67 @@ def without_widgets(queue: Queue) -> str:
         reason = "anywidget is missing: pip install anywidget, then restart the kernel"
     return (
         f"The editor cannot be shown ({reason}).\n"
-        "Masks can be corrected in another program too. Pictures: write predictions as files, open "
-        "them in LabelMe, and read its files with prepare --annotations. Volumes: open the image "
-        "and the predicted _mask.nii.gz as a segmentation in 3D Slicer, save it under a new name, "
-        "and train on both."
+        "Correct the masks in another program instead: annotate.export(queue, DIR) writes them for "
+        "LabelMe (pictures) and 3D Slicer (volumes), and says what to do then."
     )
+
+
+def export(queue: Queue, output: str | Path) -> Path:
+    """Write the masks that the editor would start with for another program; prints what to do then.
+
+    Pictures get a LabelMe file each, with polygons that change no pixel. A volume gets the mask
+    that the network predicts, in the geometry and, where it can be written, the format of the
+    volume: 3D Slicer opens it as a segmentation over the image.
+
+    Raises:
+        DataError: the folder holds something already, a case cannot be read, or there is no network
+            for a volume.
+    """
+    output = Path(output)
+    if output.exists() and any(output.iterdir()):
+        raise DataError(f"{output}: not empty; give a new folder, since corrections may lie in it")
+    sheets, names = Sheets(queue), [item["name"] for item in _classes(queue.config)]
+    labelme = writers.writer("labelme", output, names)
+    is_volume = [volumes.is_volume(row["image"]) for row in sheets.rows]
+    for number, row in enumerate(sheets.rows):
+        if not is_volume[number]:
+            planes = _by_class(sheets.open(number)[1], queue.config)
+            orientation = images.exif_orientation(row["image"])
+            labelme.add(row["image"], planes, orientation, corrections.file_name(row["case"]))
+    paths = dict.fromkeys(row["image"] for row, it_is in zip(sheets.rows, is_volume) if it_is)
+    for path in paths:
+        if queue.predictor is None:
+            raise DataError(
+                f"{path}: a volume without a predicted mask, as there is no network; open it in 3D "
+                "Slicer as it is"
+            )
+        queue.predictor.predict_volume(path, output)
+    print(_what_then(queue, output, pictures=not all(is_volume), any_volume=any(is_volume)))
+    return output
+
+
+def _by_class(mask: np.ndarray, cfg: Any) -> dict[str, np.ndarray]:
+    """Class -> bool (H, W) of a mask (K, H, W); pixels of 255 as a class of their own."""
+    planes = {item["name"]: mask[item["plane"]] == item["value"] for item in _classes(cfg)}
+    ignored = (mask == IGNORE).any(axis=0)
+    return {**planes, IGNORED: ignored} if ignored.any() else planes
+
+
+def _what_then(queue: Queue, output: Path, pictures: bool, any_volume: bool) -> str:
+    lines = [f"{output}: masks of {len(queue)} cases, {queue.order}"]
+    folder = shlex.quote(os.path.dirname(queue.table["image"].iloc[0]))
+    if pictures:
+        lines += [
+            f"pictures: labelme {shlex.quote(str(output))}",
+            "  correct the polygons, save, then make a data set of them:",
+            f"  python -m seglib prepare --source_images {folder} --annotations "
+            f"{shlex.quote(str(output))} --output DIR",
+        ]
+    if any_volume:
+        lines += [
+            "volumes: in 3D Slicer, add the image and its _mask file as segmentation; correct it",
+            "  in the Segment Editor and save it; put images and masks of equal names into",
+            "  DIR/images and DIR/labels",
+        ]
+    lines.append("then: python -m seglib train --data_dir DIR")
+    return "\n".join(lines)

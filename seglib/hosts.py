@@ -54,6 +54,7 @@ PACKAGES = (
 HOSTS_LACK = {
     "albumentations": "albumentations<=2.0.8",
     "accelerate": "accelerate",
+    "anywidget": "anywidget",
     "cv2": "opencv-python-headless",
     "nibabel": "nibabel",
     "SimpleITK": "SimpleITK",

@@ -72,7 +72,9 @@ export class Plane {
 
   set(x, y, value) {
     if (x < 0 || y < 0 || x >= this.width || y >= this.height) return;
-    this.pixels[y * this.width + x] = value;
+    const place = y * this.width + x;
+    if (this.pixels[place] === value) return;
+    this.pixels[place] = value;
     const box = (this.dirty ??= { left: x, right: x, top: y, bottom: y });
     box.left = Math.min(box.left, x);
     box.right = Math.max(box.right, x);
@@ -540,7 +542,8 @@ class Editor {
   }
 
   wheel(event) {
-    if (!this.scale) return;
+    // Before a click into the editor, the wheel scrolls the notebook.
+    if (!this.scale || !this.root.contains(document.activeElement)) return;
     event.preventDefault();
     const place = this.canvas.getBoundingClientRect();
     this.zoom(Math.exp(-event.deltaY / 400), event.clientX - place.left, event.clientY - place.top);

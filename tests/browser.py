@@ -145,10 +145,13 @@ def browser(folder, size="1200,6000"):
     options += [f"--window-size={size}", f"--user-data-dir={profile}", "about:blank"]
     with running(CHROMIUM, *options, log=log) as process:
         end = time.monotonic() + 60
-        while not (profile / "DevToolsActivePort").is_file():
+        # Chromium makes the file first and writes into it then: port, and a path.
+        port_file, lines = profile / "DevToolsActivePort", []
+        while len(lines) < 2:
             assert process.poll() is None and time.monotonic() < end, log.read_text()
             time.sleep(0.1)
-        port = (profile / "DevToolsActivePort").read_text().splitlines()[0]
+            lines = port_file.read_text().splitlines() if port_file.is_file() else []
+        port = lines[0]
         targets = json.loads(fetch(f"http://127.0.0.1:{port}/json", process=process, log=log))
         yield Page(
             next(target["webSocketDebuggerUrl"] for target in targets if target["type"] == "page")

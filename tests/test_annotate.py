@@ -6,8 +6,10 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 import sys
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,6 +25,7 @@ from seglib.formats import images
 from tests.helpers import (
     TINY,
     FakePredictor,
+    command,
     labels_like,
     numbered_volume,
     read_picture,
@@ -320,7 +323,8 @@ def test_masks_of_other_images_or_classes_are_refused(tmp_path):
     cfg = binary(tmp_path)
     queue = annotate.queue(cfg, written(tmp_path, [disc(4)]))
     painted(queue, 0, disc(6)[None])
-    other = annotate.queue(cfg.replace(class_names=("tumour",)), queue.table, folder=queue.folder)
+    table = queue.table.rename(columns={"structure": "tumour"})
+    other = annotate.queue(cfg.replace(class_names=("tumour",)), table, folder=queue.folder)
     with pytest.raises(DataError, match="of another class_names"):
         annotate.merge(other)
     write_picture(tmp_path / "data" / "images" / "c0.png", np.full((SIDE, SIDE), 7))
@@ -566,3 +570,64 @@ def test_importing_the_package_needs_no_widgets(monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
     monkeypatch.delitem(sys.modules, "seglib.annotate")
     import seglib.annotate  # noqa: F401
+
+
+# ---- other programs
+
+
+def test_exported_masks_are_read_back_as_they_were(tmp_path, capsys):
+    """LabelMe's files hold the masks that the editor would start with, pixel by pixel."""
+    cfg = multiclass(tmp_path)
+    label_maps = [disc(8) + disc(4), disc(5)]
+    queue = annotate.queue(cfg, written(tmp_path, label_maps, "labels"))
+    output = annotate.export(queue, tmp_path / "to correct")
+    text = capsys.readouterr().out
+    assert f"labelme '{output}'" in text
+    # The command that it prints, with a folder for DIR.
+    line = next(line for line in text.splitlines() if "prepare --source_images" in line)
+    assert command("", *shlex.split(line.replace("DIR", str(tmp_path / "D")))[3:]) == 0
+    names = json.loads((tmp_path / "D" / "dataset.json").read_text())["labels"]
+    for number, labels in enumerate(label_maps):
+        mask = read_picture(tmp_path / "D" / "masks" / f"c{number}.png")
+        for value, name in enumerate(cfg.class_names):
+            assert np.array_equal(mask == int(names[name]), labels == value), name
+    with pytest.raises(DataError, match="not empty"):
+        annotate.export(queue, output)
+
+
+def test_volumes_are_exported_for_slicer(tmp_path, capsys):
+    image = numbered_volume((SIDE, SIDE, 3))
+    path = save_nifti(image, tmp_path / "scans" / "v.nii.gz")
+    cfg = binary(tmp_path, window_level=0, window_width=2000)
+    predictor = FakePredictor(cfg, lambda pixels: np.stack([[disc(5) * 0.9]] * len(pixels)))
+    queue = annotate.queue(predictor, tmp_path / "scans")
+    output = annotate.export(queue, tmp_path / "out")
+    assert [file.name for file in output.iterdir()] == ["v_mask.nii.gz"]
+    mask = nibabel.load(output / "v_mask.nii.gz")
+    assert np.allclose(mask.affine, image.affine) and mask.shape == image.shape
+    assert "3D Slicer" in capsys.readouterr().out
+    with pytest.raises(DataError, match=f"{path.name}: a volume without a predicted mask"):
+        annotate.export(annotate.queue(cfg, tmp_path / "scans"), tmp_path / "other")
+
+
+# ---- settings that do not fit
+
+
+def test_masks_of_another_class_are_not_dropped_silently(tmp_path):
+    cases = written(tmp_path, [disc(4)], "tumour")
+    with pytest.raises(DataError, match="masks in the column 'tumour', but those of the network"):
+        annotate.queue(binary(tmp_path), cases)
+    assert len(annotate.queue(binary(tmp_path), cases.drop(columns="tumour"))) == 1
+
+
+def test_cases_are_read_by_their_own_settings(tmp_path):
+    original = np.zeros((SIDE, SIDE, 3), np.uint8)
+    original[disc(4) == 1] = (0, 0, 255)
+    predictor = FakePredictor(binary(tmp_path), lambda pixels: pixels * 0)
+    own = binary(tmp_path, mask_encoding={"0,0,255": 1, "0,0,0": 0})
+    queue = annotate.queue(predictor, written(tmp_path, [original]), cfg=own)
+    assert np.array_equal(Sheets(queue).open(0)[1][0], disc(4))
+    with pytest.raises(DataError, match="cfg: class_names is"):
+        annotate.queue(predictor, queue.table, cfg=own.replace(class_names=("tumour",)))
+    with pytest.raises(DataError, match="found int as the first argument"):
+        annotate.queue(3, queue.table)
