@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from seglib import annotations
 from seglib.annotations import outlines, writers
-from seglib.formats import images
+from seglib.formats import images, simpleitk, volumes
 
 COARSE = 1.0  # pixels: the tolerance of the second kind of polygons
 COLOURS = [(0, 0, 0), *((40 * k % 256, 255 - k, 90 * k % 256) for k in range(1, 255))]
@@ -165,6 +165,18 @@ def by_colour_png(planes: dict[str, np.ndarray], folder: Path) -> dict[str, np.n
     return {name: read == k for k, name in enumerate(planes, 1)}
 
 
+def by_nrrd(planes: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray] | None:
+    """As a volume of one slice."""
+    labels = label_map(planes)
+    if labels is None:
+        return None
+    nibabel.save(nibabel.Nifti1Image(labels.T[..., None], np.eye(4)), folder / "image.nii")
+    grid = volumes.read_grid(folder / "image.nii")
+    simpleitk.write(folder / "labels.nrrd", labels.T[..., None], grid)
+    read = volumes.read_numbers(folder / "labels.nrrd")[..., 0].T
+    return {name: read == k for k, name in enumerate(planes, 1)}
+
+
 EXACT_FORMATS = {
     "COCO polygons": by_annotations("coco"),
     "the same by pycocotools": by_pycocotools,
@@ -173,6 +185,7 @@ EXACT_FORMATS = {
     "LabelMe": by_annotations("labelme"),
     "index PNG": by_index_png,
     "colour PNG": by_colour_png,
+    "NRRD": by_nrrd,
 }
 
 
