@@ -270,7 +270,9 @@ def _cross_validate(args: argparse.Namespace, cfg: config.Config) -> None:
     layouts.complete(cfg)
     folder = args.checkpoint_dir or runs.folds_folder(_run_folder(cfg))
     # Without parts of its own, as the folds replace them.
-    store, _ = _store(cfg.replace(test_split=0.0, val_split=0.0))
+    store, of_data = _store(cfg.replace(test_split=0.0, val_split=0.0))
+    if of_data.channels != cfg.channels:
+        cfg = cfg.replace(channel_names=of_data.channels)
     _check_effects(args, cfg, store.cases)
     _warn_of_a_long_training(cfg)
     crossed = training.cross_validate(cfg, store, args.folds, seeds, folder, args.resume)

@@ -19,6 +19,7 @@ from seglib import (
     prepare,
     training,
 )
+from seglib.__main__ import main
 from seglib.errors import ConfigError, DataError
 from seglib.formats import channels, stacks, volumes
 from tests.helpers import save_nifti
@@ -405,3 +406,14 @@ def test_export_has_the_channels(trained, tmp_path):
     assert model.graph.input[0].type.tensor_type.shape.dim[1].dim_value == 6
     card = export.card_of(run.best)
     assert "6 channels (T2, ADC; of each of the slices -1, 0, +1), (20, 16) pixels" in card
+
+
+def test_the_command_line_takes_all_channels(tmp_path, capsys):
+    root = write_nnunet(tmp_path / "n", n=6)
+    line = ["--preset", "cardiac", "--size", "smoke", "--data_dir", str(root), "--epochs", "1"]
+    line += ["--class_names", "background,lesion", "--label_map", "{}", "--image_size", "32"]
+    line += ["--bootstrap", "10", "--work_dir", str(tmp_path / "work")]
+    folder = tmp_path / "run"
+    assert main(["train", *line, "--folds", "2", "--checkpoint_dir", str(folder)]) == 0
+    assert "channels: T2, ADC, as the data has them" in capsys.readouterr().out
+    assert inference.Predictor.load(folder).config.channels == NAMES
