@@ -26,7 +26,7 @@ from .annotations import writers
 from .annotations.shapes import IGNORED
 from .corrections import Corrections
 from .errors import DataError, listed
-from .formats import images, inputs, nifti, volumes
+from .formats import channels, images, inputs, nifti, sequences, volumes
 from .layouts import patients
 from .tables import IGNORE
 
@@ -97,7 +97,7 @@ def queue(
     predictor = _predictor(run)
     network = predictor.config if predictor else run
     cfg = cfg or network
-    for name in ("task", "class_names", "in_channels"):
+    for name in ("task", "class_names", "in_channels", "channel_names", "context_slices"):
         if getattr(cfg, name) != getattr(network, name):
             raise DataError(
                 f"cfg: {name} is {getattr(cfg, name)!r}, that of the network "
@@ -266,26 +266,39 @@ def table_of_folder(folder: str | Path, cfg: Any) -> pd.DataFrame:
     """
     folder = Path(folder)
     content = inputs.read(folder)
-    columns = case_io.mask_columns(cfg)
+    cells = [(_name_of(path), str(path)) for path in content.files]
+    left_out = content.left_out
+    if len(cfg.channels) > 1:
+        by_name, incomplete = sequences.of_files(content.files, cfg)
+        cells, left_out = list(by_name.items()), left_out | incomplete
     rows = []
-    for path in content.files:
-        shared = {"split": "", "image": os.path.abspath(path), **dict.fromkeys(columns, "")}
-        if not volumes.is_volume(path):
-            of_picture = {"case": path.stem, "patient": path.stem, "volume": "", "slice": ""}
-            rows.append({**shared, **of_picture})
+    for name, cell in cells:
+        parts = [os.path.abspath(part) for part in channels.split(cell)]
+        shared = {"case": name, "patient": name, "split": "", "image": channels.join(parts)}
+        shared |= dict.fromkeys(case_io.mask_columns(cfg), "") | {"volume": "", "slice": ""}
+        if len(cfg.channels) > 1:
+            shared["channels"] = channels.SEPARATOR.join(cfg.channels)
+        if not volumes.is_volume(cell):
+            rows.append(shared)
             continue
-        name = nifti.stem(path)
-        n_slices = volumes.read_grid(path, **volumes.options(cfg)).shape[0]
-        cells = {**shared, "patient": name, "volume": name}
-        rows += [{"case": f"{name}_{k:03d}", **cells, "slice": k} for k in range(n_slices)]
+        n_slices = volumes.read_grid(channels.first_file(cell), **volumes.options(cfg)).shape[0]
+        of_slices = [{"case": f"{name}_{k:03d}", "slice": k} for k in range(n_slices)]
+        rows += [{**shared, "volume": name, **of_slice} for of_slice in of_slices]
+    if not rows:
+        raise DataError(f"{folder}: no whole case; {next(iter(left_out.values()))}")
     table = pd.DataFrame(rows)
-    table.attrs["notes"] = [f"{name}: {why}" for name, why in content.left_out.items()]
+    table.attrs["notes"] = [f"{name}: {why}" for name, why in left_out.items()]
     return patients.of(patients.judged(table), cfg)
+
+
+def _name_of(path: Path) -> str:
+    return nifti.stem(path) if volumes.is_volume(path) else path.stem
 
 
 def default_folder(paths: Iterable[str], cfg: Any) -> Path:
     """`<folder of all images>_corrected` beside it, or in `work_dir` where that is read-only."""
-    parents = {os.path.dirname(os.path.abspath(path)) for path in paths}
+    files = map(channels.first_file, paths)
+    parents = {os.path.dirname(os.path.abspath(file)) for file in files}
     common = Path(os.path.commonpath(parents))
     name = f"{common.name or 'images'}_corrected"
     beside = common.parent / name
@@ -469,7 +482,7 @@ class Sheets:
             mask, origin = self._start(row, pixels)
         else:
             origin = "draft, not saved" if self.store.has_draft(row) else "saved"
-        return plots.as_rgb(pixels), mask, origin
+        return _shown(pixels, self.queue.config), mask, origin
 
     def keep(self, number: int, mask: np.ndarray) -> None:
         self.store.keep(self.rows[number], mask)
@@ -503,6 +516,14 @@ class Sheets:
             mask[missing] = 0
             origins.append("empty")
         return mask, " and ".join(origins)
+
+
+def _shown(pixels: np.ndarray, cfg: Any) -> np.ndarray:
+    """What the page shows of an image (H, W, C): (H, W, 3) of the slice itself without those beside
+    it, and of several sequences the first one."""
+    first = cfg.context_slices * cfg.in_channels
+    own = pixels[..., first : first + cfg.in_channels]
+    return plots.as_rgb(own[..., :1] if len(cfg.channels) > 1 else own)
 
 
 def _classes(cfg: Any) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 
 from . import case_io, files
 from .errors import DataError
-from .formats import images, volumes
+from .formats import channels, images, volumes
 
 VERSION = 1
 ABOUT = "seglib"  # key of the facts in the text of a draft
@@ -213,9 +213,13 @@ def _slice_suffix(case: Any) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _file_key(cell: str, stamp: tuple) -> str:
-    """The checksum of the file, or of names and sizes in a folder; `stamp` makes it a new question
+    """The checksum of the files, or of names and sizes in a folder; `stamp` makes it a new question
     where they have changed."""
-    if os.path.isfile(cell):
-        return images.sha256(cell)
-    content = [(name, size) for name, size, _ in stamp] or os.path.basename(cell)
-    return hashlib.sha256(repr(content).encode()).hexdigest()
+    paths = channels.files(cell)
+    if all(map(os.path.isfile, paths)):
+        checksums = [images.sha256(path) for path in paths]
+        if len(checksums) == 1:
+            return checksums[0]
+        return hashlib.sha256("".join(checksums).encode()).hexdigest()
+    content = [(os.path.basename(name), size) for name, size, _ in stamp]
+    return hashlib.sha256(repr(content or os.path.basename(cell)).encode()).hexdigest()

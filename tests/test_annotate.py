@@ -228,6 +228,35 @@ def test_a_folder_of_images_without_masks(tmp_path):
         annotate.queue(cfg, tmp_path / "nowhere")
 
 
+def test_several_sequences_and_neighbouring_slices(tmp_path):
+    """The page shows the slice itself in its first sequence, and the mask is that of the slice."""
+    t2 = numbered_volume((SIDE, SIDE, 3))
+    adc = labels_like(t2, np.zeros((SIDE, SIDE, 3)), np.int16)
+    for number, image in enumerate((t2, adc)):
+        save_nifti(image, tmp_path / "scans" / f"v_000{number}.nii.gz")
+    save_nifti(t2, tmp_path / "scans" / "alone_0000.nii.gz")
+    several = {"in_channels": 2, "channel_names": ("T2", "ADC"), "mean": (0.5,), "std": (0.5,)}
+    cfg = binary(tmp_path, **several, context_slices=1, percentiles=(0, 100))
+    queue = annotate.queue(cfg, tmp_path / "scans")
+    assert queue.table["case"].tolist() == ["v_000", "v_001", "v_002"]
+    assert queue.folder == tmp_path / "scans_corrected"
+    image, mask, _ = Sheets(queue).open(1)
+    assert mask.shape == (1, SIDE, SIDE)
+    # As the file has it, since this is no CT; scaled from the whole volume to 8 bits.
+    voxels = t2.get_fdata()
+    grey = np.rint((voxels[..., 1].T - voxels.min()) / np.ptp(voxels) * 255)
+    assert np.array_equal(image, np.repeat(grey[..., None], 3, axis=2))
+    painted(queue, 1, disc(5)[None])
+    masks = stored(annotate.merge(queue), cfg)
+    assert list(masks) == ["v_001"] and np.array_equal(masks["v_001"][..., 0], disc(5))
+    # The files of all channels decide whether it is the same image.
+    save_nifti(
+        labels_like(t2, np.ones((SIDE, SIDE, 3)), np.int16), tmp_path / "scans/v_0001.nii.gz"
+    )
+    with pytest.raises(DataError, match="of another image"):
+        annotate.merge(queue)
+
+
 # ---- where masks lie, and that nothing else changes
 
 
