@@ -550,7 +550,9 @@ def _draw_annotations(args: argparse.Namespace, source: Any, settings: dict[str,
     if prepared.problems:
         title = f"{len(prepared.problems)} images were left out, such as:"
         raise DataError("\n".join([title, *prepared.problems[:5]]))
-    print(f"next: python -m seglib train --data_dir {shlex.quote(str(args.output))}")
+    options = f" --label_map {shlex.quote(json.dumps(prepared.label_map))}"
+    more = options if prepared.label_map else ""
+    print(f"next: python -m seglib train --data_dir {shlex.quote(str(args.output))}{more}")
 
 
 def _options_after(conversion, settings: dict[str, Any]) -> list[str]:

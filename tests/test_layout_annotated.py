@@ -173,6 +173,11 @@ def test_ignored_pixels(tmp_path):
     written = mask(tmp_path / "out")
     assert (written == 255).sum() == 16 and (written == 1).sum() == 128
     assert labels_of(tmp_path / "out") == {"background": 0, "disc": 1, "ignore": 255}
+    size = {"image_size": (HEIGHT, WIDTH), "augment": {}, "val_split": 0, "test_split": 0}
+    folders = {"data_root": str(tmp_path / "out"), "work_dir": str(tmp_path / "work")}
+    cfg = config.preset("binary", "smoke", **size, **folders, label_map=result.label_map)
+    store = prepare.build(layouts.scan(cfg), cfg)
+    np.testing.assert_array_equal(store.open()[1][0, ..., 0], written)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

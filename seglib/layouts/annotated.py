@@ -42,6 +42,7 @@ class Prepared(NamedTuple):
         table: a line for each class: name, number of images, share of pixels.
         notes: what was concluded, and what was left out.
         problems: a message for each image that was left out.
+        label_map: the setting by which training reads the masks; {} where it needs none.
     """
 
     n_images: int
@@ -51,6 +52,7 @@ class Prepared(NamedTuple):
     table: tuple[str, ...]
     notes: tuple[str, ...]
     problems: list[str]
+    label_map: dict[str, int]
 
     def text(self) -> str:
         """The summary in a few lines."""
@@ -136,6 +138,8 @@ def to_images_and_masks(
         table=_table([counts for reason, counts in results if not reason], written, names),
         notes=(*read.notes, *renamed, *left_out, *notes, *overlaps, *_notes(written, settings)),
         problems=problems,
+        # In a mask of one structure, nothing else says that 255 is not the structure.
+        label_map={"1": 1, "255": IGNORE} if settings.has_ignored and task != "multiclass" else {},
     )
 
 
