@@ -7,7 +7,6 @@ holds the tree; only the size of the training is added.
 import json
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import nibabel
