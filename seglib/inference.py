@@ -648,7 +648,7 @@ class Predictor:
                     self.outline(writer, Path(item.source), prediction, item.name)
                 if table is not None:
                     measures = self._measures(item.source, prediction, options)
-                    tables.append(measures.assign(case=item.name))
+                    tables.append(measures.assign(case=item.name, file=item.label))
                 if isinstance(prediction, VolumePrediction):
                     result["millilitres"][item.label] = prediction.millilitres
                 result["done"].append(item.label)

@@ -224,6 +224,30 @@ def test_a_picture_that_tells_the_size_of_its_pixels_has_square_millimetres(tmp_
         regions.of_picture(path, (1, 1))
 
 
+def test_the_pixels_of_an_x_ray_are_those_in_the_patient(tmp_path):
+    def size_of(**tags):
+        tags = {"Modality": "DX", "PixelSpacing": [0.2, 0.25], **tags}
+        (path,) = write_series(tmp_path, [np.arange(72).reshape(8, 9)], **tags)
+        return regions.of_picture(path).spacing_mm
+
+    assert size_of() == (0.2, 0.25)
+    assert size_of(ImagerPixelSpacing=[0.3, 0.4]) == (0.2, 0.25)
+    assert size_of(ImagerPixelSpacing=[0.2, 0.25]) is None
+    calibrated = {"PixelSpacingCalibrationType": "FIDUCIAL"}
+    assert size_of(ImagerPixelSpacing=[0.2, 0.25], **calibrated) == (0.2, 0.25)
+    assert size_of(PixelSpacing=None, ImagerPixelSpacing=[0.2, 0.25]) is None
+
+
+def test_series_of_a_folder_are_told_apart(tmp_path):
+    for name in ("a", "b"):
+        write_series(tmp_path / "in" / name / "ct", np.full((3, 8, 8), 1024, np.uint16))
+    target = tmp_path / "t.csv"
+    grey_predictor().predict_folder(tmp_path / "in", tmp_path / "out", table=target)
+    table = pd.read_csv(target)
+    assert table["case"].tolist() == ["a_ct", "b_ct"]
+    assert table["file"].tolist() == ["a/ct", "b/ct"]
+
+
 # ---- objects
 
 

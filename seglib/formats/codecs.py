@@ -109,6 +109,8 @@ def pixel_mm(path: str | Path) -> tuple[float, float] | None:
         DataError: the file is missing or damaged.
     """
     path = Path(path)
+    if dicom_pictures.is_picture(path):
+        return dicom_pictures.pixel_mm(path)
     kind = _kind(path)
     if kind != "a TIFF picture":
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError, first_line
-from . import dicom_headers, dicom_values, signatures
+from . import dicom_headers, dicom_values, orientation, signatures
 
 SUFFIXES = ("", ".dcm", ".dicom", ".ima")  # DICOM files often have no suffix
 # Modalities whose images are pictures of their own; those of others are slices of a volume.
@@ -75,6 +75,22 @@ def read(path: str | Path) -> tuple[np.ndarray, str, tuple[str, ...]]:
         return _colours(path), "RGB", ()
     array, notes = dicom_values.read([str(path)])
     return array[0], "L", tuple(notes)
+
+
+def pixel_mm(path: str | Path) -> tuple[float, float] | None:
+    """Height and width of a pixel in the patient in mm; None where the file does not tell.
+
+    On the detector (ImagerPixelSpacing) an X-ray is larger than the patient. A PixelSpacing that
+    only repeats it, without being calibrated, is not used.
+    """
+    header = dicom_headers.read_header(Path(path))
+    in_patient, on_detector = (header.get(f"{of}PixelSpacing") for of in ("", "Imager"))
+    if not in_patient or len(in_patient) != 2:
+        return None
+    if in_patient == on_detector and not header.get("PixelSpacingCalibrationType"):
+        return None
+    spacing = orientation.known_spacing([1, *in_patient])
+    return spacing and spacing[1:]
 
 
 def _colours(path: Path) -> np.ndarray:
