@@ -439,6 +439,7 @@ def test_the_line_works_on_its_tree(tmp_path, monkeypatch, capsys, name, tree):
             line = line.replace("train", "prepare")  # one training a line is enough
         assert run(line) == 0, capsys.readouterr().err
     report = capsys.readouterr().out
+    assert re.search(r"images read +(6|36)\n", report), report  # six slices a volume
     assert "images set aside  0" in report, report
     if tree is TREES[name][0]:
         weights = json.loads((tmp_path / "checkpoints" / "best_model.json").read_text())
