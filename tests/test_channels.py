@@ -410,10 +410,10 @@ def test_export_has_the_channels(trained, tmp_path):
 
 def test_the_command_line_takes_all_channels(tmp_path, capsys):
     root = write_nnunet(tmp_path / "n", n=6)
-    line = ["--preset", "cardiac", "--size", "smoke", "--data_dir", str(root), "--epochs", "1"]
+    line = ["prepare", "--preset", "cardiac", "--size", "smoke", "--data_dir", str(root)]
     line += ["--class_names", "background,lesion", "--label_map", "{}", "--image_size", "32"]
-    line += ["--bootstrap", "10", "--work_dir", str(tmp_path / "work")]
-    folder = tmp_path / "run"
-    assert main(["train", *line, "--folds", "2", "--checkpoint_dir", str(folder)]) == 0
+    line += ["--work_dir", str(tmp_path / "work")]
+    assert main(line) == 0
     assert "channels: T2, ADC, as the data has them" in capsys.readouterr().out
-    assert inference.Predictor.load(folder).config.channels == NAMES
+    assert main([*line, "--in_channels", "1"]) == 2
+    assert "a case has 2 (T2, ADC), and in_channels=1" in capsys.readouterr().err
