@@ -18,7 +18,7 @@ import pandas as pd
 from . import presets
 from .errors import DataError, listed
 from .formats import volumes
-from .formats.images import AMBIGUOUS, UNION, WHITES_ARE_A_CLASS, Mask, Value
+from .formats.images import AMBIGUOUS, LARGEST_NUMBER, UNION, WHITES_ARE_A_CLASS, Mask, Value
 from .tables import IGNORE
 
 # Up to this share of the masks of a class may differ from the others and be set aside; where more
@@ -232,11 +232,14 @@ def _advice(groups: list[list[Drawing]]) -> str:
             f"mask_encoding={_table(groups, None)}"
         )
     number = _shown(groups[0][0].value)
-    table = {_shown(group[0].value): k for k, group in enumerate(groups[:4], start=1)}
+    largest = max(group[0].value for group in groups)
+    classes = f"class_names={_numbered_names(int(largest))}"  # the numbers of all masks
+    if largest > LARGEST_NUMBER:
+        table = {_shown(group[0].value): k for k, group in enumerate(groups[:4], start=1)}
+        classes = f"class_names={_numbered_names(len(table))} and label_map={json.dumps(table)}"
     return (
         "set mask_encoding='index' to take every number above 0 as the structure, or "
-        f"label_map={{'{number}': 1}} to take {number} alone; for several classes set "
-        f"class_names={_numbered_names(len(table))} and label_map={json.dumps(table)}"
+        f"label_map={{'{number}': 1}} to take {number} alone; for several classes set {classes}"
     )
 
 

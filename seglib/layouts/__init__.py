@@ -109,7 +109,7 @@ def _of_masks(tree: hosts.Tree, cfg: Any) -> classes.Classes | None:
     try:
         cases = _read(tree, as_one)[1]
     except DataError:
-        return None  # the same error comes again when the data is scanned
+        cases = pd.DataFrame({"volume": []})  # such as folders without a file of that name
     cells = [cell for cell in cases.get(name, ()) if cell]
     if "volume" not in cases or (cells and not segments.kind_of(cells[0])):
         return class_values.of_masks(cells, cfg, tree.folder)
@@ -123,12 +123,22 @@ def _of_masks(tree: hosts.Tree, cfg: Any) -> classes.Classes | None:
     try:
         cases = _read(tree, as_map)[1]
     except DataError:
-        return None
+        return class_files.of_organs(_organ_folders(tree.folder), cfg)
     image_of = dict(zip(cases["labels"], cases["image"]))
     with_segments = {path: image for path, image in image_of.items() if segments.kind_of(path)}
     if with_segments:
         return class_files.of_segments(with_segments, cfg)
     return class_files.of_organs([path for path in image_of if Path(path).is_dir()], cfg)
+
+
+def _organ_folders(root: Path) -> list[str]:
+    """The folders of labels below a root that hold volumes, as TotalSegmentator writes them."""
+    names = ("seg", "segmentation", "segmentations")
+    return [
+        str(folder)
+        for folder in pairing.folders(root, depth=2)
+        if folder.name.lower().endswith(names) and any(folder.glob("*.nii*"))
+    ]
 
 
 def _find(cfg: Any) -> hosts.Tree:

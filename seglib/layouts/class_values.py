@@ -81,9 +81,23 @@ def of_masks(cells: Iterable[str], cfg: Any, root: str | Path) -> Classes | None
     if not values or len(unclear) > meanings.MAX_SET_ASIDE * len(values):
         return None
     look = Look(values, cell_of, cfg, Path(root))
-    if len(several) > len(unclear):
+    if len(several) > len(unclear) and not _are_odd(several, values):
         return look.classes()
     return look.one_structure()
+
+
+def _are_odd(several: list[Values], values: list[Values]) -> bool:
+    """Whether the few masks of several values are damaged ones of one structure.
+
+    So are greys, and values that the other masks do not have: preparation sets them aside.
+    """
+    others = {value for file in values if file.is_single for value in file.counts}
+    others -= {0, (0, 0, 0)}
+    if len(several) > max(1, meanings.MAX_SET_ASIDE * len(values)) or len(values) < 5:
+        return False
+    present = {value for file in several for value in file.counts} - {0, (0, 0, 0)}
+    are_greys = any(isinstance(v, int) and images.LARGEST_NUMBER < v < 255 for v in present)
+    return len(others) == 1 and (are_greys or not present & others)
 
 
 def _values(path: str) -> Values | None:
