@@ -61,6 +61,7 @@ HOSTS_LACK = {
     "pydicom": "pydicom",
     "pylibjpeg": "pylibjpeg",
     "openjpeg": "pylibjpeg-openjpeg",
+    "roifile": "roifile",
     "segmentation_models_pytorch": "segmentation-models-pytorch",
     "tifffile": "tifffile",
 }

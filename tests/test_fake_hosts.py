@@ -24,7 +24,8 @@ FIRST = ROOT / "notebooks" / "00_start_here.ipynb"
 # What Colab and Kaggle both bring, by their published package lists of 2026.
 BROUGHT = set(
     "PIL accelerate albumentations cv2 google huggingface_hub IPython ipywidgets matplotlib nibabel"
-    " numpy pandas safetensors scipy seaborn sklearn timm torch torchvision tqdm traitlets".split()
+    " numpy pandas safetensors scipy seaborn skimage sklearn timm torch torchvision tqdm traitlets"
+    " yaml".split()
 )
 # Asked for by a message of their own, where they are used.
 OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "highdicom"}
