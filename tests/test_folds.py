@@ -146,6 +146,8 @@ def test_the_report_is_that_of_the_single_folds_together(lung):
     own = crossed.runs[report.per_image["fold"].iloc[0]]
     expected = inference.Predictor.load(own.best, "cpu").predict(report.examples(case)[0])
     np.testing.assert_array_equal(report.examples(case)[2], expected.mask)
+    pages = {path.name for path in crossed.save().iterdir()}
+    assert {"report.html", "sample_predictions.png", folds.TABLE} <= pages
 
 
 def test_seeds_of_a_fold_are_averaged(lung):

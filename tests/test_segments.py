@@ -1,5 +1,7 @@
 """Named segments of `.seg.nrrd`, DICOM SEG and RTSTRUCT, against highdicom, OpenCV and rt-utils."""
 
+import json
+
 import cv2
 import highdicom
 import nibabel
@@ -494,3 +496,37 @@ def test_classes_without_a_segment_are_not_annotated(series, tmp_path):
     cfg = cfg.replace(class_names=("background", "spleen"))
     problem = layouts.scan(cfg)["problem"].iloc[0]
     assert "its segments are liver, left kidney, tumour; none is spleen" in problem
+
+
+@pytest.mark.parametrize("kind", ["seg", "rtstruct", "slicer"])
+def test_segments_name_the_classes_where_nobody_did(series, tmp_path, kind, capsys):
+    """Classes that overlap each keep all of their voxels."""
+    expected = blobs((6, 40, 30))
+    root, _ = tree(tmp_path, series, kind, expected)
+    hu = {"window_level": 40, "window_width": 400}
+    cfg = config.preset("binary", "smoke", data_root=str(root), image_size=16, **hu)
+    cases = layouts.scan(cfg)
+    assert (cfg.task, cfg.class_names) == ("multilabel", ("liver", "left kidney", "tumour"))
+    for name, mask in expected.items():
+        planes = [case_io.read_mask(row, name, cfg, False).pixels for _, row in cases.iterrows()]
+        np.testing.assert_array_equal(np.stack(planes), mask, err_msg=name)
+    printed = capsys.readouterr().out
+    assert f"{expected['tumour'].mean():.2%}" in printed
+    assert "3 classes that overlap, named segments" in printed
+
+
+def test_spellings_of_one_name_are_one_class(tmp_path, capsys):
+    spellings = [("Left Kidney", "background", "liver"), ("Liver", "none", "kidney_left")]
+    for k, names in enumerate(spellings):
+        labels = np.random.default_rng(k).integers(0, 4, (12, 10, 6)).astype(np.uint8)
+        fields = slicer_fields(names, (0, 0, 0), (1, 2, 3))
+        for folder in ("images", "labels"):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+        save_simpleitk(100 * labels.astype(np.int16), tmp_path / f"data/images/{k}.nrrd")
+        save_simpleitk(labels, tmp_path / f"data/labels/{k}.seg.nrrd", **fields)
+    cfg = config.preset("binary", "smoke", data_root=str(tmp_path / "data"), image_size=16)
+    tables = layouts.scan(cfg).groupby("volume")["label_numbers"].first()
+    assert cfg.class_names == ("background", "Left Kidney", "liver", "none")
+    assert list(map(json.loads, tables)) == [{"1": 1, "2": 0, "3": 2}, {"1": 2, "2": 3, "3": 1}]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[-2] for row in rows if "segment" in row] == ["2", "2", "1"]

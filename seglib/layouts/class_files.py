@@ -12,7 +12,8 @@ import pandas as pd
 from .. import meanings, tables
 from ..errors import DataError, listed
 from ..formats import images, legends, mask_values, nifti, segments, volumes
-from . import named, pairing
+from ..formats.slicer import Segment
+from . import named, numbers, pairing
 from .classes import (
     MOST_CLASSES,
     MOST_PICTURES,
@@ -80,10 +81,18 @@ def of_segments(image_of: Mapping[str, str], cfg: Any) -> Classes | None:
         of_file = {path: segments.segments(path) for path in image_of}
     except DataError:
         return None  # preparation says what is wrong with which file
-    names = tuple(dict.fromkeys(safe_name(s.name) for own in of_file.values() for s in own))
+    # Files may spell a name differently: the first spelling names the class.
+    spellings: dict[str, str] = {}
+    for segment in itertools.chain(*of_file.values()):
+        spellings.setdefault(numbers.words(segment.name), safe_name(segment.name))
+    spellings.pop(legends.BACKGROUND, None)
+    if not spellings:
+        return None
+    names, keys = tuple(spellings.values()), list(spellings)
+    of_path = {path: _numbers_by_words(own, keys) for path, own in of_file.items()}
     voxels, n_voxels, overlaps = Counter(), 0, False
     for path in list(of_file)[:MOST_FOLDERS]:
-        class_of = {s.number: names.index(safe_name(s.name)) + 1 for s in of_file[path]}
+        class_of = of_path[path]
         try:
             grid = volumes.read_grid(image_of[path], **volumes.options(cfg))
             bits = segments.read(grid, path, class_of).bits
@@ -100,14 +109,20 @@ def of_segments(image_of: Mapping[str, str], cfg: Any) -> Classes | None:
         {
             "class": name,
             "in the files": "a segment",
-            "volumes": sum(name in {safe_name(s.name) for s in own} for own in of_file.values()),
+            "volumes": sum(k in class_of.values() for class_of in of_path.values()),
             SHARE: voxels[name] / max(n_voxels, 1),
         }
-        for name in names
+        for k, name in enumerate(names, start=1)
     ]
     about, settings = _overlapping_or_not(names, overlaps, "named segments")
     n_read = min(len(of_file), MOST_FOLDERS)
     return Classes(about, settings, pd.DataFrame(rows), n_read, len(of_file))
+
+
+def _numbers_by_words(named_segments: Iterable[Segment], keys: list[str]) -> dict[int, int]:
+    """Number of a segment -> its class from 1, by the words of its name; others are left out."""
+    key_of = {segment.number: numbers.words(segment.name) for segment in named_segments}
+    return {number: keys.index(key) + 1 for number, key in key_of.items() if key in keys}
 
 
 def _overlapping_or_not(
@@ -270,12 +285,12 @@ def _ask_how_to_cut(root: Path, settings: dict[str, Any], cells: list[str], cfg:
     if cfg.mask_encoding != "auto":
         return
     values = [mask_values.read(path) for path in cells[0].split(images.UNION)]
-    numbers = sorted({v for file in values for v in file.counts if isinstance(v, int)})
-    if len(numbers) < 3:
+    greys = sorted({v for file in values for v in file.counts if isinstance(v, int)})
+    if len(greys) < 3:
         return
     raise two_readings(
         root,
-        f"{Path(cells[0]).name} is drawn in the grey values {listed(numbers, most=8)}",
+        f"{Path(cells[0]).name} is drawn in the grey values {listed(greys, most=8)}",
         Reading("the structure is half and more", {**settings, "mask_encoding": "threshold"}),
         Reading("the structure is all above 0", {**settings, "mask_encoding": "index"}),
     )

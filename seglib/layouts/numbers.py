@@ -109,12 +109,12 @@ def of_segments(labels: str | Path, cfg: Any) -> OfSegments:
         return OfSegments("", structures, problem=str(error))
     by_name: dict[str, tuple[int, ...]] = {}
     for segment in named:
-        key = _words(segment.name)
+        key = words(segment.name)
         by_name[key] = (*by_name.get(key, ()), segment.number)
     table = {str(segment.number): 0 for segment in named}
     present = []
     for k, name in enumerate(structures, start=1):
-        own = by_name.get(_words(name)) or _united(name, by_name)
+        own = by_name.get(words(name)) or _united(name, by_name)
         if cfg.task == "binary" and len(named) == 1:
             own = (named[0].number,)
         table |= dict.fromkeys(map(str, own), k)
@@ -167,13 +167,13 @@ def _by_names(legend: legends.Legend, cfg: Any) -> str:
         DataError: a class has no name there, or two classes share a number.
     """
     has_background = cfg.task == "multiclass"
-    by_name = {_words(name): numbers for name, numbers in legend.numbers.items()}
+    by_name = {words(name): numbers for name, numbers in legend.numbers.items()}
     table = {str(number): 0 for numbers in legend.numbers.values() for number in numbers}
     missing, shared = [], {}
     for label, name in enumerate(cfg.class_names, 0 if has_background else 1):
         if has_background and label == 0:
             continue
-        numbers = by_name.get(_words(name)) or _united(name, by_name)
+        numbers = by_name.get(words(name)) or _united(name, by_name)
         if not numbers:
             missing.append(name)
         for number in numbers:
@@ -181,7 +181,7 @@ def _by_names(legend: legends.Legend, cfg: Any) -> str:
             table[str(number)] = label
     if not has_background and missing:
         return ""  # the one class may have any name
-    names = [name for name in legend.numbers if _words(name) != _words(legends.BACKGROUND)]
+    names = [name for name in legend.numbers if words(name) != words(legends.BACKGROUND)]
     if missing:
         raise DataError(_names_differ(legend, names, missing, cfg))
     overlapping = [(number, classes) for number, classes in shared.items() if len(classes) > 1]
@@ -216,11 +216,11 @@ def _united(name: str, by_name: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
     The union would be too small without it.
     """
     parts = [part for part, of_class in volumes.CLASS_OF_MASK_FILE.items() if of_class == name]
-    numbers = [by_name.get(_words(part), ()) for part in parts]
+    numbers = [by_name.get(words(part), ()) for part in parts]
     return sum(numbers, ()) if parts and all(numbers) else ()
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
     """The words of a name in a form in which `kidney_left` and `Left Kidney` are equal."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     parts = re.split(r"[\W_]+", name.casefold())
