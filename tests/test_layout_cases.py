@@ -82,6 +82,20 @@ def test_a_missing_sequence_and_two_label_files_set_the_case_aside(tmp_path):
     assert names == {"BraTS_001", "BraTS_002"}
 
 
+@pytest.mark.parametrize("older", ["segmentation_old", "segmentation2", "mask-first"])
+def test_older_labels_are_no_sequence(tmp_path, older):
+    for number in range(3):
+        folder = tmp_path / "t" / f"case{number}"
+        write(folder / "image.nii.gz", number)
+        write(folder / "segmentation.nii.gz", number, labels=True)
+    write(tmp_path / "t" / "case1" / f"{older}.nii.gz", labels=True)
+    cases = layouts.scan(make(tmp_path / "t"))
+    assert "channels" not in cases
+    problems = cases.groupby("volume")["problem"].first()
+    assert "which labels are its own is not clear" in problems["case1"]
+    assert problems["case0"] == problems["case2"] == ""
+
+
 def test_a_root_without_cases(tmp_path):
     write(tmp_path / "t" / "a" / "image.nii.gz")
     with pytest.raises(DataError, match="no folder of a case; expected such as case01/image"):

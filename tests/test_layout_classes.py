@@ -96,6 +96,25 @@ def test_names_of_dataset_json(tmp_path):
     assert not {"hflip", "vflip"} & cfg.augment.keys(), "a mirrored left kidney is a right one"
 
 
+@pytest.mark.parametrize("n_classes", [1, 2])
+def test_pixels_that_nnunet_ignores_are_no_class(tmp_path, n_classes):
+    root, volume = tmp_path / "Dataset001_A", numbered_volume((16, 16, 4))
+    truth = np.random.default_rng(0).integers(0, n_classes + 2, (3, 16, 16, 4))
+    for i, labels in enumerate(truth):
+        save_nifti(volume, root / f"imagesTr/a{i}_0000.nii.gz")
+        save_nifti(labels_like(volume, labels), root / f"labelsTr/a{i}.nii.gz")
+    names = ("liver", "spleen")[:n_classes]
+    table = {name: number for number, name in enumerate(("background", *names, "ignore"))}
+    content = {"channel_names": {"0": "CT"}, "labels": table, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps(content))
+    cfg, store = config_of(root, image_size=16)
+    assert cfg.class_names == (names if n_classes == 1 else ("background", *names))
+    masks = store.open()[1]
+    assert (masks == 255).sum() == (truth == n_classes + 1).sum()
+    for number in range(n_classes + 1):
+        assert (masks == number).sum() == (truth == number).sum()
+
+
 def test_names_in_other_writings_than_latin(tmp_path):
     root = tree(tmp_path / "t", masks=[label_map(1, 2, shift=i) for i in range(4)])
     labels = {"0": "background", "1": "肝臓", "2": "../脾臓"}

@@ -530,3 +530,21 @@ def test_spellings_of_one_name_are_one_class(tmp_path, capsys):
     assert list(map(json.loads, tables)) == [{"1": 1, "2": 0, "3": 2}, {"1": 2, "2": 3, "3": 1}]
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [row[-2] for row in rows if "segment" in row] == ["2", "2", "1"]
+
+
+def test_labels_with_and_without_names_are_not_mixed(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 3, (12, 10, 6)).astype(np.uint8)
+    fields = slicer_fields(("spleen", "liver"), (0, 0), (1, 2))
+    for folder in ("images", "labels"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for name in ("a", "b"):
+        save_simpleitk(100 * labels.astype(np.int16), tmp_path / f"data/images/{name}.nrrd")
+    save_simpleitk(labels, tmp_path / "data/labels/a.seg.nrrd", **fields)
+    save_simpleitk(labels, tmp_path / "data/labels/b.nrrd")
+    root = {"data_root": str(tmp_path / "data"), "image_size": 16}
+    with pytest.raises(DataError, match="a.seg.nrrd names its segments, b.nrrd has numbers"):
+        layouts.scan(config.preset("binary", "smoke", **root))
+    names = {"class_names": ("background", "liver", "spleen"), "task": "multiclass"}
+    cases = layouts.scan(config.preset("binary", "smoke", **root, **names))
+    tables = cases.groupby("volume")["label_numbers"].first()
+    assert json.loads(tables["a"]) == {"1": 2, "2": 1} and tables["b"] == ""

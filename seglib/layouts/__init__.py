@@ -126,6 +126,13 @@ def _of_masks(tree: hosts.Tree, cfg: Any) -> classes.Classes | None:
         return class_files.of_organs(_organ_folders(tree.folder), cfg)
     image_of = dict(zip(cases["labels"], cases["image"]))
     with_segments = {path: image for path, image in image_of.items() if segments.kind_of(path)}
+    numbered = [path for path in image_of if path not in with_segments]
+    if with_segments and numbered:
+        raise DataError(
+            f"{tree.folder}: {Path(next(iter(with_segments))).name} names its segments, "
+            f"{Path(numbered[0]).name} has numbers without names; set class_names with the "
+            "background first, in the order of these numbers"
+        )
     if with_segments:
         return class_files.of_segments(with_segments, cfg)
     return class_files.of_organs([path for path in image_of if Path(path).is_dir()], cfg)

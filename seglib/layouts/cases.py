@@ -19,7 +19,10 @@ from . import numbers, pairing, patients, sequences
 from .volumes import Row, case_table, half_pairs, nifti_files, volume_rows
 
 # The end of the name of a label file, and what stands before it.
-_LABELS = re.compile(r"(?:(?P<beginning>.*)[-_. ])?(?:segmentation|label|mask|seg|gt)s?")
+_WORD = r"(?:(?P<beginning>.*)[-_. ])?(?:segmentation|label|mask|seg|gt)s?"
+_LABELS = re.compile(_WORD)
+# Beside the labels, such a file is another version of them: segmentation_old, seg2.
+_MORE_LABELS = re.compile(_WORD + r"(?:[-_. ].*|\d+)")
 
 
 class _Folder(NamedTuple):
@@ -80,6 +83,10 @@ def _content(folder: Path) -> _Folder:
     """Which files of a folder are labels, and which sequences the others show."""
     files = nifti_files(folder)
     matches = {name: _LABELS.fullmatch(folded(name)) for name in files}
+    if any(matches.values()):
+        matches = {
+            name: match or _MORE_LABELS.fullmatch(folded(name)) for name, match in matches.items()
+        }
     labels = [files[name] for name, match in matches.items() if match]
     beginnings = {match["beginning"] or "" for match in matches.values() if match}
     images = {}

@@ -151,6 +151,7 @@ class Look:
 
     def _one(self, value: Any, files: list[Values], names: Mapping[int, str]) -> Classes | None:
         """The table of masks that show one structure, with its name where a list has one."""
+        names = {number: name for number, name in names.items() if name != legends.BACKGROUND}
         settings: dict[str, Any] = {}
         name = self.cfg.class_names[0]
         colour_name = self.colour_names.get(_key(value)) if value is not None else None
@@ -425,19 +426,23 @@ class Look:
         return legend
 
     def _number_names(self) -> dict[int, str]:
-        """Number -> name, without the background, of the list beside the masks or in a header."""
+        """Number -> name, without 0, of the list beside the masks or in a header.
+
+        Pixels that are not annotated count as background.
+        """
         legend = self._legend()
         if legend is None:
             names = legends.numbers_beside(self.path)
         else:
             names = {n: name for name, numbers in legend.numbers.items() for n in numbers}
-            if legend.ignored is not None:
-                names[legend.ignored] = legends.BACKGROUND
-        return {
+        names = {
             number: name
             for number, name in names.items()
             if number != 0 and name.strip().lower() != legends.BACKGROUND
         }
+        if legend is not None and legend.ignored is not None:
+            names[legend.ignored] = legends.BACKGROUND
+        return names
 
     def _note_absent(self, names: Mapping[Any, str], values: Iterable[Any]) -> None:
         """Note the classes that a list names and no mask shows."""

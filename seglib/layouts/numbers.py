@@ -152,9 +152,10 @@ def notes(cells: Iterable[str], cfg: Any) -> list[str]:
                 f"{number} {'ignored' if label == IGNORE else cfg.class_names[label - offset]}"
                 for number, label in table.items()
             ]
-            texts.append(
-                f"labels: numbers by their names beside the data: {listed(labels, most=12)}"
-            )
+            if labels:
+                texts.append(
+                    f"labels: numbers by their names beside the data: {listed(labels, most=12)}"
+                )
     return texts
 
 
