@@ -5,9 +5,7 @@ they overlap; `dataset.json` beside them names the classes. Taught in `data/READ
 """
 
 import dataclasses
-import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,14 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import annotations, config, files
+from .. import annotations, files
 from ..annotations import coco, drawing, labelme, roboflow, shapes, via
 from ..annotations.shapes import Annotated, Annotations
 from ..errors import ConfigError, DataError, grouped, listed
 from ..formats import codecs, images
-from ..formats.legends import DATASET_JSON
 from ..tables import IGNORE, SPLITS
-from . import convert
+from . import classes, convert
 
 MOST_PICTURES = 500_000
 # Classes whose shapes overlap by at most this share of the smaller one exclude each other: hand
@@ -175,7 +172,7 @@ def _with_clean_names(read: Annotations) -> tuple[Annotations, list[str]]:
     used = dict.fromkeys((*read.class_names, *shapes.alphabetical(read.images)))
     for name in used:
         is_background = files.folded(name).strip("_") == shapes.BACKGROUND
-        usable = shapes.BACKGROUND if is_background else _safe(name)
+        usable = shapes.BACKGROUND if is_background else classes.safe_name(name)
         clean[name] = by_folded.setdefault(files.folded(usable), usable)
         if clean[name] != name and not is_background:
             notes.append(f"classes: {name!r} is written as {clean[name]!r}")
@@ -190,12 +187,6 @@ def _with_clean_names(read: Annotations) -> tuple[Annotations, list[str]]:
 
 
 _SPECIAL = (shapes.BACKGROUND, shapes.IGNORED)
-
-
-def _safe(name: str) -> str:
-    """A class name without characters that folders, tables or command lines cannot hold."""
-    name = re.sub(r"[^\w .+()-]+", "_", name).strip(" .")[:80] or "class"
-    return f"{name}_class" if name in config.RESERVED else name
 
 
 def _renamed(image: Annotated, names: dict[str, str]) -> Annotated:
@@ -544,11 +535,7 @@ def _planes(mask: np.ndarray, settings: _Settings) -> list[tuple[str, np.ndarray
 
 
 def _write_names(settings: _Settings, colours: dict[str, tuple[int, int, int]]) -> None:
-    """Write `dataset.json`: the number of each class in the masks, as nnU-Net has it.
-
-    Raises:
-        DataError: there is one of other classes already.
-    """
+    """Write `dataset.json`, with the colours of the annotation tool."""
     labels: dict[str, int] = {shapes.BACKGROUND: 0}
     labels |= {name: number for number, name in enumerate(settings.names, start=1)}
     if settings.task == "binary" and not settings.has_ignored:
@@ -559,14 +546,7 @@ def _write_names(settings: _Settings, colours: dict[str, tuple[int, int, int]]) 
     own = {name: list(colours[name]) for name in settings.names if name in colours}
     if own:
         content["colors"] = own
-    target = settings.output / DATASET_JSON
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    if target.exists() and target.read_text(encoding="utf-8") != text:
-        raise DataError(
-            f"{target}: there already, and it names other classes; choose another output, or move "
-            "the old one away"
-        )
-    files.write_text(target, text)
+    convert.write_names(settings.output, content)
 
 
 # ---- what is told

@@ -265,7 +265,8 @@ def _of_several_files(
         n_own = sum(int((plane == 1).sum()) for plane in planes)
         share = n_own / max(sum(plane.size for plane in planes), 1)
         first = next(iter(files.values()))[0]
-        place = first.parent.name if where.startswith("a mask folder") else f"*{first.suffix}"
+        has_own_folder = first.parent.name.lower() == name.lower()
+        place = first.parent.name if has_own_folder else f"*{name}*{first.suffix}"
         shown.append({"class": name, "in the files": place, "images": len(files), SHARE: share})
     notes = _notes_on_pairs({name: of_class[name.lower()] for name in names}, cfg, root)
     about = f"{len(names)} classes that may overlap, {where}" if len(names) > 1 else "one structure"

@@ -126,7 +126,7 @@ class Look:
         """The classes of masks that show one value each."""
         groups = self._groups()
         names = self._number_names()
-        if len(groups) > 1 and self._are_named(names):
+        if len(groups) > 1 and (self._are_named(names) or len(self._chosen_names()) > 1):
             return self.classes()
         if len(groups) > 1:
             return None  # preparation sets odd masks aside, or asks: see `meanings`
@@ -162,16 +162,22 @@ class Look:
             name = safe_name(colour_name)
             settings = {"class_names": (name,), "mask_encoding": {_key(value): 1}}
         elif number in names:
-            name = safe_name(names[number])
+            name, value = safe_name(names[number]), number
             settings = {"class_names": (name,)}
+            self._note_absent(names, [number])
             if legends.of_data_set(self.path) is None and not self.of_volumes and number > 1:
                 settings["label_map"] = {str(number): 1}
         elif len(names) == 1 and value == 255 and not self.of_volumes:
             # Black and white, whatever number the list gives to the one structure.
             name = safe_name(next(iter(names.values())))
             settings = {"class_names": (name,), "mask_encoding": "threshold"}
+        elif names and value == 255 and not self.of_volumes:
+            self.notes.append(
+                f"a list beside the masks names {listed(names.values(), most=8)}; masks of black "
+                "and white do not say which of them they show"
+            )
         elif names and value is not None:
-            return None  # the numbers contradict the list: preparation names the file
+            return self._refuse_unnamed([value])
         n_images = len({self.cell_of[file.path] for file in files})
         shown = [Shown(name, (_key(value),) if value is not None else ("",), n_images, 0)]
         return self._result("one structure", settings, shown, self._pixels_of_one())
@@ -223,7 +229,8 @@ class Look:
         else:
             values = sorted(colours)
         shown = self._shown(values, names)
-        if len(self._structures()) > 1 and not names and not self._is_together():
+        is_open = not names and not self._chosen_names()
+        if len(self._structures()) > 1 and is_open and not self._is_together():
             raise two_readings(
                 self.root,
                 f"no mask shows two of the colours: {_counts(shown)}",
@@ -262,13 +269,27 @@ class Look:
         if names:
             unnamed = [number for number in numbers if number not in names]
             if unnamed:
-                return None  # preparation names the file and the list
+                return self._refuse_unnamed(unnamed)
             numbers = sorted(names) if self.is_sample else numbers
             self._note_absent(names, numbers)
         shown = self._shown(numbers, names)
         if not names and not self._chosen_names():
             self._ask_about_numbers(numbers, shown)
         return self._exclusive(shown, "by number", bool(names))
+
+    def _refuse_unnamed(self, numbers: list[Any]) -> None:
+        """Raise `DataError` for numbers that the list beside pictures lacks.
+
+        Of volumes, preparation names the file and the list.
+        """
+        if self.of_volumes or not all(isinstance(number, int) for number in numbers):
+            return
+        path = self._legend().source if self._legend() else None
+        raise DataError(
+            f"{path or legends.beside(self.path, legends.CLASSES_CSV)}: it does not name the "
+            f"numbers {listed(map(str, numbers))} of the masks in {Path(self.path).parent}; add "
+            "them, move the file away, or say in label_map what they are"
+        )
 
     def _ask_about_numbers(self, numbers: list[int], shown: list[Shown]) -> None:
         """Raise `DataError` where numbers without names may be no classes."""

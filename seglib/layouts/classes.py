@@ -111,7 +111,7 @@ def two_readings(root: str | Path, reason: str, *readings: Reading) -> DataError
 
 def safe_name(name: str) -> str:
     """A name of a class that is also one of a folder and of a column of the case table."""
-    name = re.sub(r"[^\w .+-]+", "_", name).strip(" .")[:80] or "class"
+    name = re.sub(r"[^\w .+()-]+", "_", name).strip(" .")[:80] or "class"
     return f"{name}_class" if name in config.RESERVED else name
 
 

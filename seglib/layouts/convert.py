@@ -5,6 +5,7 @@ Masks of one structure become 0 and 255, those of several classes label maps of 
 """
 
 import filecmp
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,10 +17,12 @@ import numpy as np
 import pandas as pd
 
 from .. import config, files, hosts, meanings
+from ..annotations import shapes
 from ..errors import ConfigError, DataError
-from ..formats import images
+from ..formats import images, legends
 from ..tables import IGNORE
-from . import pairing
+from . import class_values, pairing
+from .classes import safe_name
 
 # Formats that only this module reads: such images are written anew as PNG.
 FOREIGN_SUFFIXES = (".webp", ".ppm", ".pgm", ".tga", ".jp2")
@@ -107,8 +110,9 @@ def to_images_and_masks(
 ) -> Conversion:
     """Write `output/images/<name>` (copied unchanged) and `output/masks/<name>.png`.
 
-    Masks are 0 and 255. With two or more `class_names`, or a table with several class numbers, they
-    are label maps that hold the class numbers. Images in formats that training does not read become
+    Masks are 0 and 255. With two or more `class_names`, a table with several class numbers, or
+    masks that show several classes by themselves, they are label maps that hold the class numbers,
+    and `output/dataset.json` has the names. Images in formats that training does not read become
     PNG. Orientation tags are kept, of masks too.
 
     A pair that cannot be read, or whose target already has another content, is left out and named
@@ -124,7 +128,8 @@ def to_images_and_masks(
             only in a number behind it are united.
         encoding, inverted, label_map: how masks are read, see `images.read_mask` and
             `images.read_labels`.
-        class_names: with the background first; by default class_1, class_2 ... for a table.
+        class_names: with the background first; by default class_1, class_2 ... for a table. Where
+            nothing says how masks are read, their values and the lists beside them do.
 
     Raises:
         DataError: a folder is missing, which mask belongs to which image is not clear, or the masks
@@ -136,6 +141,8 @@ def to_images_and_masks(
     paired = _pair(
         Path(source_images), Path(source_masks or source_images), image_suffix, mask_suffix
     )
+    if encoding == "auto" and not (inverted or class_names or label_map):
+        cfg = _understood(paired, Path(source_masks or source_images)) or cfg
     # An earlier image of the same name may have another suffix: it would become a second case.
     earlier = {file.stem: file.name for file in (output / "images").glob("*")}
     # All masks are decoded before the first is written, because only together they show whether
@@ -147,7 +154,13 @@ def to_images_and_masks(
         lambda name: _write_pair(name, paired.pairs[name], output, earlier.get(name), cfg), usable
     )
     problems |= {name: reason for name, reason in zip(usable, reasons) if reason}
-    return _summary(paired, facts, problems, notes, cfg)
+    conversion = _summary(paired, facts, problems, notes, cfg)
+    if conversion.pairs and conversion.class_names:
+        labels = {name: number for number, name in enumerate(conversion.class_names)}
+        if conversion.has_ignored:
+            labels[shapes.IGNORED] = IGNORE
+        write_names(output, {"labels": labels, "task": cfg.task})
+    return conversion
 
 
 def _summary(
@@ -226,6 +239,31 @@ def _settings(
             f"{len(class_names)} names; leave it out"
         )
     return config.preset("cardiac", **fields)
+
+
+def _understood(paired: Pairing, masks: Path) -> config.Config | None:
+    """The config by which masks of several classes are read; None where they show one structure.
+
+    Raises:
+        DataError: the masks can be read in two ways, or the lists beside them lack a value.
+    """
+    cells = [images.UNION.join(map(str, files)) for _, files in paired.pairs.values()]
+    understood = class_values.of_masks(cells, config.preset("binary"), masks)
+    if understood is None or understood.settings.get("task") != "multiclass":
+        return None
+    names = understood.settings["class_names"]
+    encoding = understood.settings.get("mask_encoding", "auto")
+    label_map = understood.settings.get("label_map", {})
+    legend = legends.of_data_set(cells[0].split(images.UNION)[0])
+    if encoding == "auto" and legend:
+        label_map = {
+            str(number): names.index(safe_name(name))
+            for name, numbers in legend.numbers.items()
+            if safe_name(name) in names
+            for number in numbers
+        }
+        label_map |= {} if legend.ignored is None else {str(legend.ignored): IGNORE}
+    return _settings(encoding, False, names, label_map)
 
 
 def _read(mask_files: list[Path], cfg: config.Config) -> images.Mask:
@@ -504,6 +542,22 @@ def write_png(target: Path, pixels: np.ndarray, orientation: int) -> None:
     same_tag = images.exif_orientation(target) == orientation
     if not same_tag or not np.array_equal(images.read_pixels(target)[0], pixels):
         raise _is_taken(target, "what would be written")
+
+
+def write_names(output: Path, content: dict[str, Any]) -> None:
+    """Write `dataset.json`: the number of each class in the masks, as nnU-Net has it.
+
+    Raises:
+        DataError: there is one of other classes already.
+    """
+    target = output / legends.DATASET_JSON
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    if target.exists() and target.read_text(encoding="utf-8") != text:
+        raise DataError(
+            f"{target}: there already, and it names other classes; choose another output, or move "
+            "the old one away"
+        )
+    files.write_text(target, text)
 
 
 def _is_taken(target: Path, other: str) -> DataError:
