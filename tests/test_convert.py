@@ -271,11 +271,55 @@ def test_two_classes_in_different_files_are_not_merged(tmp_path, capsys, number)
 def test_label_maps_are_copied_by_their_numbers(tmp_path, capsys):
     maps = write_classes(tmp_path, lambda path, labels: write_picture(path, labels * 100))
     line = arguments(tmp_path / "in", tmp_path / "truth", tmp_path / "out")
-    assert "ambiguous mask" in error_of(capsys, *line)
+    assert "2 classes: --class_names background,class_100,class_200" in error_of(capsys, *line)
     line += ["--class_names", ",".join(NAMES), "--label_map", '{"100": 1, "200": 2}']
     assert command(*line) == 0
     written = read_picture(tmp_path / "out" / "masks" / "case_1.png")
     np.testing.assert_array_equal(written, maps["case_1"])
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_classes_named_beside_the_masks_are_written_by_themselves(tmp_path, capsys, ignored):
+    numbers = np.array([0, 7, 3], np.uint8)  # of background, kidney and liver
+    names = {"liver": 3, "background": 0, "kidney": 7, "spleen": 9}
+    if ignored:
+        names["ignore"] = 255
+    border = np.uint8(255 if ignored else 0)
+
+    def write(path, labels):
+        labels = numbers[labels]
+        labels[0] = border
+        write_picture(path, labels)
+
+    maps = write_classes(tmp_path, write)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": names}))
+    line = arguments(tmp_path / "in", tmp_path / "truth", tmp_path / "out")
+    assert command(*line) == 0
+    labels = {"background": 0, "liver": 1, "kidney": 2}
+    listed = json.loads((tmp_path / "out" / "dataset.json").read_text())["labels"]
+    assert listed == (labels | {"ignore": 255} if ignored else labels)
+    for name, expected in maps.items():
+        written = read_picture(tmp_path / "out" / "masks" / f"{name}.png")
+        np.testing.assert_array_equal(written[1:], np.array([0, 2, 1])[expected][1:])
+        assert (written[0] == border).all()
+    cfg = config.preset("binary", "smoke", data_root=str(tmp_path / "out"))
+    layouts.scan(cfg)
+    assert cfg.class_names == ("background", "liver", "kidney")
+    # Names that the list lacks cannot be matched, so that nothing is written as background.
+    line[line.index(tmp_path / "out")] = tmp_path / "other"
+    message = error_of(capsys, *line, "--class_names", "background,liver,lung")
+    assert "class_names: lung, which" in message and "dataset.json does not have" in message
+    assert not (tmp_path / "other").exists()
+
+
+def test_classes_named_by_colour_beside_the_masks(tmp_path):
+    maps = write_classes(tmp_path, paint)
+    (tmp_path / "labelmap.txt").write_text("liver:0,255,0::\nkidney:255,0,0::\n")
+    result = convert.to_images_and_masks(tmp_path / "in", tmp_path / "truth", tmp_path / "out")
+    assert result.class_names == ("background", "liver", "kidney") and result.pairs == len(maps)
+    for name, labels in maps.items():
+        written = read_picture(tmp_path / "out" / "masks" / f"{name}.png")
+        np.testing.assert_array_equal(written, np.array([0, 2, 1])[labels])
 
 
 def test_ignored_pixels_stay_ignored(tmp_path, capsys):

@@ -273,3 +273,42 @@ def test_plain_masks_change_nothing(tmp_path, capsys):
     cfg, _ = config_of(tree(tmp_path / "t", masks=[disc(9)] * 3))
     assert {**cfg.to_dict(), "work_dir": ""} == {**before, "work_dir": ""}
     assert re.search(r"structure +255 +3 +", capsys.readouterr().out)
+
+
+def test_numbers_that_a_list_lacks_are_refused(tmp_path):
+    """Else the images without them would be left, as those of one structure."""
+    root = tree(tmp_path / "d", masks=[label_map(1)] * 4 + [label_map(1, 2)] * 6)
+    (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1}}))
+    with pytest.raises(DataError, match=r"dataset\.json: it does not name the numbers 2 of the"):
+        layouts.complete(binary_config(root))
+    (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "a": 3, "b": 4}}))
+    with pytest.raises(DataError, match="does not name the numbers 1, 2 of"):
+        layouts.complete(binary_config(root))
+
+
+def test_one_of_several_named_classes_is_shown_as_it_is_stored(tmp_path):
+    root = tree(tmp_path / "d", masks=[label_map(1)] * 4)
+    (root / "dataset.json").write_text(
+        json.dumps({"labels": {"0": "background", "1": "a", "2": "b"}})
+    )
+    understood = layouts.complete(binary_config(root))
+    assert understood.table["in the files"].tolist() == ["1"]
+    assert understood.notes == ("left out, as no mask shows it: b",)
+    white = tree(tmp_path / "w", masks=[label_map(255)] * 4)
+    (white / "dataset.json").write_text((root / "dataset.json").read_text())
+    assert "names a, b" in layouts.complete(binary_config(white)).notes[0]
+
+
+def test_colours_with_names_of_the_user_are_asked_for_one_by_one(tmp_path):
+    masks = [coloured(BLUE)] * 3 + [coloured(TEAL)] * 3
+    root = tree(tmp_path / "d", masks=masks)
+    with pytest.raises(
+        DataError, match=r"say which is which: class_names=\('background', 'a', 'b'"
+    ):
+        layouts.complete(binary_config(root, class_names=("background", "a", "b")))
+
+
+def test_folders_of_classes_are_named_in_the_table(tmp_path):
+    masks = {"disc": [disc(12)] * 4, "cup": [disc(5)] * 4}
+    understood = layouts.complete(binary_config(tree(tmp_path / "d", **masks)))
+    assert sorted(understood.table["in the files"]) == ["cup", "disc"]

@@ -18,7 +18,7 @@ import pandas as pd
 
 from .. import config, files, hosts, meanings
 from ..annotations import shapes
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, listed
 from ..formats import images, legends
 from ..tables import IGNORE
 from . import class_values, pairing
@@ -137,12 +137,13 @@ def to_images_and_masks(
         ConfigError: the settings do not fit together.
     """
     output = Path(output)
-    cfg = _settings(encoding, inverted, tuple(class_names), label_map or {})
+    names = tuple(class_names)
+    cfg = _settings(encoding, inverted, names, label_map or {})
     paired = _pair(
         Path(source_images), Path(source_masks or source_images), image_suffix, mask_suffix
     )
-    if encoding == "auto" and not (inverted or class_names or label_map):
-        cfg = _understood(paired, Path(source_masks or source_images)) or cfg
+    if encoding == "auto" and not (inverted or label_map or len(cfg.class_names) == 1 and names):
+        cfg = _understood(paired, Path(source_masks or source_images), names) or cfg
     # An earlier image of the same name may have another suffix: it would become a second case.
     earlier = {file.stem: file.name for file in (output / "images").glob("*")}
     # All masks are decoded before the first is written, because only together they show whether
@@ -241,14 +242,18 @@ def _settings(
     return config.preset("cardiac", **fields)
 
 
-def _understood(paired: Pairing, masks: Path) -> config.Config | None:
+def _understood(paired: Pairing, masks: Path, class_names: tuple[str, ...]) -> config.Config | None:
     """The config by which masks of several classes are read; None where they show one structure.
+
+    Args:
+        class_names: those of the user, if any.
 
     Raises:
         DataError: the masks can be read in two ways, or the lists beside them lack a value.
     """
     cells = [images.UNION.join(map(str, files)) for _, files in paired.pairs.values()]
-    understood = class_values.of_masks(cells, config.preset("binary"), masks)
+    chosen = {"class_names": class_names} if class_names else {}
+    understood = class_values.of_masks(cells, config.preset("binary", **chosen), masks)
     if understood is None or understood.settings.get("task") != "multiclass":
         return None
     names = understood.settings["class_names"]
@@ -256,14 +261,27 @@ def _understood(paired: Pairing, masks: Path) -> config.Config | None:
     label_map = understood.settings.get("label_map", {})
     legend = legends.of_data_set(cells[0].split(images.UNION)[0])
     if encoding == "auto" and legend:
-        label_map = {
-            str(number): names.index(safe_name(name))
-            for name, numbers in legend.numbers.items()
-            if safe_name(name) in names
-            for number in numbers
-        }
-        label_map |= {} if legend.ignored is None else {str(legend.ignored): IGNORE}
+        label_map = _numbers_of(legend, names)
     return _settings(encoding, False, names, label_map)
+
+
+def _numbers_of(legend: legends.Legend, names: tuple[str, ...]) -> dict[str, int]:
+    """The `label_map` from the numbers of a list to those of class names.
+
+    Raises:
+        DataError: the list lacks a class.
+    """
+    numbers_of = {safe_name(name): numbers for name, numbers in legend.numbers.items()}
+    unknown = [name for name in names[1:] if name not in numbers_of]
+    if unknown:
+        raise DataError(
+            f"class_names: {listed(unknown)}, which {legend.source} does not have; it has "
+            f"{listed(numbers_of)}; correct them, or say in label_map what the numbers are"
+        )
+    label_map = {
+        str(number): k for k, name in enumerate(names) for number in numbers_of.get(name, ())
+    }
+    return label_map if legend.ignored is None else {**label_map, str(legend.ignored): IGNORE}
 
 
 def _read(mask_files: list[Path], cfg: config.Config) -> images.Mask:
