@@ -312,3 +312,13 @@ def test_folders_of_classes_are_named_in_the_table(tmp_path):
     masks = {"disc": [disc(12)] * 4, "cup": [disc(5)] * 4}
     understood = layouts.complete(binary_config(tree(tmp_path / "d", **masks)))
     assert sorted(understood.table["in the files"]) == ["cup", "disc"]
+
+
+def test_colours_in_jpeg_files_are_not_trained_by_the_few_that_show_one(tmp_path):
+    masks = [coloured(BLUE)] * 4 + [coloured(BLUE, TEAL)] * 6
+    root = tree(tmp_path / "d", masks=masks)
+    for file in (root / "masks").iterdir():
+        Image.open(file).save(file.with_suffix(".jpg"), quality=90)
+        file.unlink()
+    with pytest.raises(DataError, match="one of 6 masks of 10 with too many values for classes"):
+        layouts.complete(binary_config(root))

@@ -78,12 +78,25 @@ def of_masks(cells: Iterable[str], cfg: Any, root: str | Path) -> Classes | None
     values = [file for file in _in_threads(_values, sample) if file is not None]
     several = [file for file in values if not file.is_single]
     unclear = [file for file in several if not file.counts]
-    if not values or len(unclear) > meanings.MAX_SET_ASIDE * len(values):
+    if not values or len(unclear) == len(values):
         return None
+    if len(unclear) > meanings.MAX_SET_ASIDE * len(values):
+        raise DataError(_too_many_values(unclear, len(values)))
     look = Look(values, cell_of, cfg, Path(root))
     if len(several) > len(unclear) and not _are_odd(several, values):
         return look.classes()
     return look.one_structure()
+
+
+def _too_many_values(unclear: list[Values], n_masks: int) -> str:
+    """What to do where training would learn from the other masks alone."""
+    path = unclear[0].path
+    return (
+        f"{path}: one of {len(unclear)} masks of {n_masks} with too many values for classes and no "
+        "clear edge between dark and bright, as of JPEG files and of pictures that were scaled; "
+        "write the masks anew from their source as PNG; those of one structure can be cut at half "
+        "with mask_encoding='threshold'"
+    )
 
 
 def _are_odd(several: list[Values], values: list[Values]) -> bool:
