@@ -74,6 +74,11 @@ class Conversion(NamedTuple):
     notes: tuple[str, ...] = ()
     has_ignored: bool = False
 
+    def labels(self) -> dict[str, int]:
+        """Name -> number in the label maps that were written."""
+        labels = {name: number for number, name in enumerate(self.class_names)}
+        return labels | ({shapes.IGNORED: IGNORE} if self.has_ignored else {})
+
     def text(self) -> str:
         """The summary in a few lines."""
         decoded = "; ".join(f"{decoding} ({n})" for decoding, n in self.decoded.items()) or "none"
@@ -144,23 +149,15 @@ def to_images_and_masks(
     )
     if encoding == "auto" and not (inverted or label_map or len(cfg.class_names) == 1 and names):
         cfg = _understood(paired, Path(source_masks or source_images), names) or cfg
-    # An earlier image of the same name may have another suffix: it would become a second case.
-    earlier = {file.stem: file.name for file in (output / "images").glob("*")}
     # All masks are decoded before the first is written, because only together they show whether
     # their values are those of one structure.
     facts = in_threads(lambda name: _facts(*paired.pairs[name], cfg), paired.pairs)
     problems, notes = _judge(paired, facts, cfg)
-    usable = [name for name in paired.pairs if name not in problems]
-    reasons = in_threads(
-        lambda name: _write_pair(name, paired.pairs[name], output, earlier.get(name), cfg), usable
-    )
-    problems |= {name: reason for name, reason in zip(usable, reasons) if reason}
+    usable = {name: pair for name, pair in paired.pairs.items() if name not in problems}
+    problems |= _write_pairs(usable, output, cfg)
     conversion = _summary(paired, facts, problems, notes, cfg)
     if conversion.pairs and conversion.class_names:
-        labels = {name: number for number, name in enumerate(conversion.class_names)}
-        if conversion.has_ignored:
-            labels[shapes.IGNORED] = IGNORE
-        write_names(output, {"labels": labels, "task": cfg.task})
+        write_names(output, {"labels": conversion.labels(), "task": cfg.task})
     return conversion
 
 
@@ -193,6 +190,18 @@ def _notes_on_files(facts: Iterable[dict[str, Any]]) -> list[str]:
     for file_name, note in (pair for fact in facts for pair in fact["notes"]):
         names.setdefault(note, []).append(file_name)
     return [f"{_examples(of_note)}: {note}" for note, of_note in names.items()]
+
+
+def _write_pairs(
+    pairs: dict[str, tuple[Path, list[Path]]], output: Path, cfg: config.Config
+) -> dict[str, str]:
+    """Write images and masks; name -> reason, of the pairs for which it could not be done."""
+    # An earlier image of the same name may have another suffix: it would become a second case.
+    earlier = {file.stem: file.name for file in (output / "images").glob("*")}
+    reasons = in_threads(
+        lambda name: _write_pair(name, pairs[name], output, earlier.get(name), cfg), pairs
+    )
+    return {name: reason for name, reason in zip(pairs, reasons) if reason}
 
 
 def _write_pair(
