@@ -78,9 +78,10 @@ def of_masks(cells: Iterable[str], cfg: Any, root: str | Path) -> Classes | None
     values = [file for file in _in_threads(_values, sample) if file is not None]
     several = [file for file in values if not file.is_single]
     unclear = [file for file in several if not file.counts]
-    if not values or len(unclear) == len(values):
+    are_many = len(unclear) > meanings.MAX_SET_ASIDE * len(values)
+    if not values or len(unclear) == len(values) or (are_many and len(unclear) == 1):
         return None
-    if len(unclear) > meanings.MAX_SET_ASIDE * len(values):
+    if are_many:
         raise DataError(_too_many_values(unclear, len(values)))
     look = Look(values, cell_of, cfg, Path(root))
     if len(several) > len(unclear) and not _are_odd(several, values):
