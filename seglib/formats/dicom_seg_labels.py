@@ -23,12 +23,10 @@ class Frame(NamedTuple):
     """A plane of one segment.
 
     Attributes:
-        number: of the segment.
         pixels: bool (rows, columns).
         affine: (4, 3), index (row, column, 1) -> mm to the right, anterior, superior.
     """
 
-    number: int
     pixels: np.ndarray
     affine: np.ndarray
 
@@ -53,8 +51,8 @@ def segments(path: str | Path, data: Any) -> tuple[Segment, ...]:
     return result
 
 
-def frames(path: str | Path, data: Any) -> Iterator[Frame]:
-    """The frames of an opened file, one after the other.
+def frames(path: str | Path, data: Any, segment: int) -> Iterator[Frame]:
+    """The frames of one segment of an opened file; only these are decoded, or all of a LABELMAP.
 
     Raises:
         DataError: the pixels are cut short or cannot be decoded, or a frame does not say of which
@@ -62,35 +60,48 @@ def frames(path: str | Path, data: Any) -> Iterator[Frame]:
     """
     rows, columns = int(data.Rows), int(data.Columns)
     groups = data.get("PerFrameFunctionalGroupsSequence") or []
-    shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
     if len(groups) != int(data.get("NumberOfFrames") or 1) or not rows or not columns:
         raise DataError(
             f"{path}: {data.get('NumberOfFrames')} frames of {rows}x{columns} pixels, but "
             f"{len(groups)} are described; the file is damaged: export it anew"
         )
-    numbers = {segment.number for segment in segments(path, data)}
-    for index, (pixels, group) in enumerate(zip(_pixels(path, data, len(groups)), groups)):
-        try:
-            affine = _affine(group, shared)
-            number = None
-            if data.SegmentationType != "LABELMAP":
-                identification = _item(group, shared, "SegmentIdentificationSequence")
-                number = int(identification.ReferencedSegmentNumber)
-        except (AttributeError, KeyError, IndexError, ValueError, TypeError) as error:
-            raise DataError(
-                f"{path}: frame {index + 1} does not say of which segment it is, or where it lies "
-                f"({first_line(error)}); export it anew"
-            ) from error
-        of_segment = {int(n): pixels == n for n in np.unique(pixels) if n}
-        if number is not None:
-            of_segment = {number: pixels > 0}
-        for key, mask in of_segment.items():
-            if key not in numbers:
-                raise DataError(
-                    f"{path}: frame {index + 1} is of segment {key}, which is not described; "
-                    "export it anew"
-                )
-            yield Frame(key, mask, affine)
+    numbers = {described.number for described in segments(path, data)}
+    places = [_place(path, data, index) for index in range(len(groups))]
+    for index, (number, _) in enumerate(places):
+        _check_described(path, index, {number} - {None}, numbers)
+    indices = [index for index, (number, _) in enumerate(places) if number in (segment, None)]
+    for index, pixels in zip(indices, _pixels(path, data, len(groups), indices)):
+        number, affine = places[index]
+        if number is None:
+            _check_described(path, index, set(np.unique(pixels).tolist()) - {0}, numbers)
+            pixels = pixels == segment
+        yield Frame(pixels > 0, affine)
+
+
+def _place(path: str | Path, data: Any, index: int) -> tuple[int | None, np.ndarray]:
+    """The segment of a frame, None in a LABELMAP, and its affine."""
+    group = data.PerFrameFunctionalGroupsSequence[index]
+    shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    try:
+        affine = _affine(group, shared)
+        if data.SegmentationType == "LABELMAP":
+            return None, affine
+        identification = _item(group, shared, "SegmentIdentificationSequence")
+        return int(identification.ReferencedSegmentNumber), affine
+    except (AttributeError, KeyError, IndexError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{path}: frame {index + 1} does not say of which segment it is, or where it lies "
+            f"({first_line(error)}); export it anew"
+        ) from error
+
+
+def _check_described(path: str | Path, index: int, of_frame: set, numbers: set[int]) -> None:
+    """Refuse a frame of segments that the file does not describe."""
+    for number in sorted(of_frame - numbers):
+        raise DataError(
+            f"{path}: frame {index + 1} is of segment {number}, which is not described; "
+            "export it anew"
+        )
 
 
 def _item(group: Any, shared: Any, name: str) -> Any:
@@ -116,8 +127,10 @@ def _affine(group: Any, shared: Any) -> np.ndarray:
     return _LPS_TO_RAS @ affine
 
 
-def _pixels(path: str | Path, data: Any, n_frames: int) -> Iterator[np.ndarray]:
-    """The pixels of all frames: bool, or the numbers of a LABELMAP."""
+def _pixels(
+    path: str | Path, data: Any, n_frames: int, indices: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """The pixels of some frames: bool, or the numbers of a LABELMAP."""
     from pydicom import pixels
 
     kind = data.get("SegmentationType")
@@ -127,11 +140,13 @@ def _pixels(path: str | Path, data: Any, n_frames: int) -> Iterator[np.ndarray]:
         )
     size = int(data.Rows) * int(data.Columns)
     if int(data.BitsAllocated) == 1:
-        yield from _bits(path, data, n_frames, size)
+        yield from _bits(path, data, n_frames, size, indices)
+        return
+    if not indices:
         return
     half = int(data.get("MaximumFractionalValue") or 255) / 2
     try:
-        for frame in pixels.iter_pixels(data, raw=True):
+        for frame in pixels.iter_pixels(data, raw=True, indices=indices):
             yield frame >= half if kind == "FRACTIONAL" else frame
     except Exception as error:  # pydicom and its decoders raise errors of many kinds
         raise DataError(
@@ -140,15 +155,17 @@ def _pixels(path: str | Path, data: Any, n_frames: int) -> Iterator[np.ndarray]:
         ) from error
 
 
-def _bits(path: str | Path, data: Any, n_frames: int, size: int) -> Iterator[np.ndarray]:
-    """Frames of single bits, which follow each other without a gap."""
+def _bits(
+    path: str | Path, data: Any, n_frames: int, size: int, indices: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """Some frames of single bits, which follow each other without a gap."""
     packed = data.get("PixelData") or b""
     if len(packed) * 8 < n_frames * size:
         raise DataError(
             f"{path}: cut short or compressed: {n_frames} frames of {size} bits, but "
             f"{len(packed)} bytes of pixels; copy it again, or save it uncompressed"
         )
-    for start in range(0, n_frames * size, size):
+    for start in (index * size for index in indices):
         content = np.frombuffer(packed[start // 8 : (start + size + 7) // 8], np.uint8)
         bits = np.unpackbits(content, bitorder="little")[start % 8 :][:size]
         yield bits.reshape(int(data.Rows), int(data.Columns)).astype(bool)

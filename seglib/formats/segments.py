@@ -200,9 +200,8 @@ def _of_frames(
     for segment in chosen:
         mask = np.zeros(grid.shape, bool)
         n_outside = 0
-        for frame in dicom_seg_labels.frames(path, data):
-            if frame.number == segment.number:
-                n_outside += orientation.place(grid, mask, frame.pixels, frame.affine, path)
+        for frame in dicom_seg_labels.frames(path, data, segment.number):
+            n_outside += orientation.place(grid, mask, frame.pixels, frame.affine, path)
         _check_outside(path, segment, n_outside, grid)
         yield segment, mask
 
