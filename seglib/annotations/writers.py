@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import files
 from ..errors import ConfigError, DataError
+from ..formats import codecs
 from ..tables import ANNOTATION_FORMS
 from . import outlines, rle
 from .outlines import Component
@@ -25,17 +26,6 @@ COCO_FILE = "annotations.json"
 DECIMALS = 2  # of coordinates in a file
 LABELME_VERSION = "5.5.0"
 SEGMENTATIONS = ("polygons", "rle", "uncompressed_rle")
-# How viewers turn the stored pixels, by the number in the EXIF or TIFF tag.
-_TURN = {
-    1: lambda stored: stored,
-    2: lambda stored: stored[:, ::-1],
-    3: lambda stored: stored[::-1, ::-1],
-    4: lambda stored: stored[::-1],
-    5: lambda stored: stored.swapaxes(0, 1),
-    6: lambda stored: np.rot90(stored, -1),
-    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
-    8: np.rot90,
-}
 _LABELS = {IGNORED: "__ignore__"}
 Planes = Mapping[str, np.ndarray]  # class -> its mask (H, W) bool; classes may overlap
 
@@ -242,7 +232,7 @@ def _turned(
 ) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
     """Height and width of a picture, and its masks as bool, as viewers show it."""
     turned = {
-        name: _TURN.get(orientation, _TURN[1])(np.asarray(plane, bool))
+        name: codecs.TURN.get(orientation, codecs.TURN[1])(np.asarray(plane, bool))
         for name, plane in planes.items()
     }
     sizes = {plane.shape for plane in turned.values()}

@@ -44,6 +44,8 @@ TURN_BACK = {
     7: lambda turned: turned[::-1, ::-1].swapaxes(0, 1),
     8: lambda turned: np.rot90(turned, -1),
 }
+# How viewers turn the stored pixels. Only 6 and 8 are not undone by themselves.
+TURN = {**TURN_BACK, 6: TURN_BACK[8], 8: TURN_BACK[6]}
 
 
 class Header(NamedTuple):
