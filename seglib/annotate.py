@@ -327,14 +327,7 @@ def _predictor(run: Any) -> inference.Predictor | None:
 
 def _complete(table: pd.DataFrame, cfg: Any) -> pd.DataFrame:
     """A case table with all columns that are needed here, and without missing cells."""
-    for column in ("case", "image"):
-        if column not in table:
-            raise DataError(f"case table: no column {column!r}; found {list(table.columns)}")
-    if table.empty:
-        raise DataError("case table: no rows; nothing to correct")
-    twice = table["case"][table["case"].duplicated()]
-    if len(twice):
-        raise DataError(f"case table: {twice.iloc[0]!r} occurs twice; names must differ")
+    case_io.check_table(table, ("case", "image"), "to correct")
     attrs = table.attrs
     table = table.copy()
     if "patient" not in table:

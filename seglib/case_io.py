@@ -6,10 +6,12 @@ Here too, the facts of a case are computed that `checks` needs: hashes, notes, a
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from .errors import DataError
 from .formats import channels, codecs, images, segments, stacks, volumes
@@ -32,6 +34,22 @@ TURNS = {
 # and 255 = ignored, as `corrections` writes them, whatever the config says about other mask files.
 EXACT = "exact"
 EXACT_DECODING = "class numbers of a corrected mask"
+
+
+def check_table(cases: pd.DataFrame, columns: Iterable[str], use: str) -> None:
+    """Refuse a case table that cannot be used, such as "to prepare".
+
+    Raises:
+        DataError: a column is missing, there are no rows, or a name occurs twice.
+    """
+    for column in columns:
+        if column not in cases:
+            raise DataError(f"case table: no column {column!r}; found {list(cases.columns)}")
+    if cases.empty:
+        raise DataError(f"case table: no rows; nothing {use}")
+    twice = cases["case"][cases["case"].duplicated()]
+    if len(twice):
+        raise DataError(f"case table: {twice.iloc[0]!r} occurs twice; names must differ")
 
 
 def mask_columns(cfg) -> list[str]:

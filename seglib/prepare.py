@@ -22,6 +22,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from . import checks, config, hosts, meanings, stores
 from .case_io import (
+    check_table,
     content,
     edge_agreement,
     inverted_flags,
@@ -308,14 +309,7 @@ def _complete(cases: pd.DataFrame, cfg) -> pd.DataFrame:
     Raises:
         DataError: a column is missing, there are no rows, or a name occurs twice.
     """
-    for column in ("case", "patient", "split", "image"):
-        if column not in cases:
-            raise DataError(f"case table: no column {column!r}; found {list(cases.columns)}")
-    if cases.empty:
-        raise DataError("case table: no rows; nothing to prepare")
-    twice = cases["case"][cases["case"].duplicated()]
-    if len(twice):
-        raise DataError(f"case table: {twice.iloc[0]!r} occurs twice; names must differ")
+    check_table(cases, ("case", "patient", "split", "image"), "to prepare")
     columns = mask_columns(cfg)
     for column in columns:
         if column not in cases:
