@@ -5,6 +5,7 @@ import re
 import shlex
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -322,3 +323,13 @@ def test_colours_in_jpeg_files_are_not_trained_by_the_few_that_show_one(tmp_path
         file.unlink()
     with pytest.raises(DataError, match="one of 6 masks of 10 with too many values for classes"):
         layouts.complete(binary_config(root))
+
+
+def test_the_folder_is_shown_from_the_working_directory_where_that_is_shorter(
+    tmp_path, monkeypatch
+):
+    table = pd.DataFrame({classes.SHARE: [0.1]})
+    shown = classes.Classes("one structure", {}, table, 1, 1)
+    monkeypatch.chdir(tmp_path)
+    assert "data_root='here/x'" in shown.text(tmp_path / "here" / "x")
+    assert "data_root='here/x'" in shown.text("here/x")

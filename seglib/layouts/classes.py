@@ -8,6 +8,7 @@ ways is never guessed: `two_readings` asks, with the settings of each. Taught in
 """
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -56,10 +57,18 @@ class Classes:
         settings = self.settings or {"class_names": ("structure",)}
         lines += [
             "to name or read them otherwise, change this line:",
-            f'  cfg = config.preset("binary", data_root={str(root)!r}, {as_arguments(settings)})',
+            f'  cfg = config.preset("binary", data_root={_shown(root)!r}, {as_arguments(settings)})',
             f"  or on the command line: {as_options(settings)}",
         ]
         return "\n".join(lines)
+
+
+def _shown(root: str | Path) -> str:
+    """The folder as it is shortest: as it was given, or from the working directory."""
+    try:
+        return min(str(root), os.path.relpath(root), key=len)
+    except ValueError:  # on Windows, a folder of another drive
+        return str(root)
 
 
 class Reading(NamedTuple):
