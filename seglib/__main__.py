@@ -56,7 +56,7 @@ def phantoms(args: argparse.Namespace) -> None:
     from . import phantoms
 
     output = args.output or Path("data", "phantoms", args.name)
-    folder = phantoms.write(args.name, output, args.n, args.seed)
+    folder = phantoms.write(args.name, output, args.n, args.seed, args.hospital)
     print(f"{folder}: {args.n} synthetic images")
     print(f"next: python -m seglib train --preset {args.name} --data_dir {folder}")
 
@@ -889,6 +889,7 @@ COMMANDS = (
             "--output": _value("DIR", "receives the tree (default data/phantoms/NAME)"),
             "--n": _value("N", "number of images", 24),
             "--seed": _value("N", "seed of the images", 0),
+            "--hospital": _value("NAME", "first, or second: other patients and devices", "first"),
         },
     ),
     Command(

@@ -159,12 +159,36 @@ def test_killed_call_leaves_no_half_tree(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "words"), [("lungs", {}, "'lung'"), ("lung", {"n": 0}, "n=0")]
+    ("name", "options", "words"),
+    [
+        ("lungs", {}, "'lung'"),
+        ("lung", {"n": 0}, "n=0"),
+        ("lung", {"hospital": "secnd"}, "did you mean 'second'"),
+        ("plain", {"hospital": "second"}, "'plain' know one hospital"),
+    ],
 )
-def test_wrong_calls_say_what_to_do(tmp_path, name, options, words):
+def test_wrong_calls_say_what_to_do(tmp_path, monkeypatch, name, options, words):
+    plain = presets.PRESETS["lung"]._replace(phantom=lambda i, rng: chest.lung_case(i, rng))
+    monkeypatch.setitem(presets.PRESETS, "plain", plain)
     with pytest.raises(ConfigError, match=words):
         phantoms.write(name, tmp_path / "set", **options)
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_another_hospital_keeps_the_tree(tmp_path, name):
+    """The same folders and names; nobody is a patient of both hospitals."""
+    first = phantoms.write(name, tmp_path / "first", n=2)
+    second = phantoms.write(name, tmp_path / "second", n=2, hospital="second")
+    ours, theirs = contents(first), contents(second)
+    assert phantoms.write(name, first, n=2, hospital="first") == first
+    if name not in ("rsna", "cardiac", "palm"):  # those vary in slices, frames and lesions
+        assert set(ours) == set(theirs)
+    assert {path.split("/")[0] for path in ours} == {path.split("/")[0] for path in theirs}
+    assert not set(ours.values()) & set(theirs.values())
+    assert "hospital=second" in (second / "PHANTOM.txt").read_text()
+    phantoms.write(name, second, n=2)
+    assert contents(second) == ours, "phantoms of another hospital are replaced"
 
 
 # Of case 1 with seed 0: number of files, sum of all pixels, sum of those off the upper left third.

@@ -1,11 +1,14 @@
 """Small synthetic data sets (phantoms) in the folders and file formats of the real ones.
 
 Every preset names its painter in `presets.PRESETS`: a function that returns the files of one case,
-`painter(i, rng) -> {path below the data root: bytes or pixels (H, W) or (H, W, 3) uint8}`. Taught
-in `00_start_here`.
+`painter(i, rng) -> {path below the data root: bytes or pixels (H, W) or (H, W, 3) uint8}`. One
+that also takes `hospital` draws what another hospital sees. Taught in `00_start_here`.
 """
 
+import inspect
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,14 @@ from ..errors import ConfigError, DataError
 
 # Files that Finder and Windows Explorer leave behind; they do not count as files of a data set.
 _STRAY_FILES = (".DS_Store", "Thumbs.db")
+HOSPITALS = ("first", "second")
+# Raised when painters draw other pixels, so that phantoms of an older version are drawn again.
+_VERSION = 2
 
 
-def write(name: str, folder: str | Path, n: int = 24, seed: int = 0) -> Path:
+def write(
+    name: str, folder: str | Path, n: int = 24, seed: int = 0, hospital: str = "first"
+) -> Path:
     """Write the synthetic data set of a preset into `folder`; returns that folder, the data root.
 
     The painters' docstrings say which folders and files appear: `chest.lung_case`,
@@ -32,9 +40,12 @@ def write(name: str, folder: str | Path, n: int = 24, seed: int = 0) -> Path:
         name: a preset.
         n: number of cases.
         seed: case i depends on `seed` and i, not on `n`.
+        hospital: "first", or "second": other patients, and images with another exposure, contrast,
+            noise and sharpness, in the same folders and formats. What a network loses there is the
+            effect of a *domain shift*.
 
     Raises:
-        ConfigError: unknown name, n below 1, or negative seed.
+        ConfigError: unknown name or hospital, n below 1, or negative seed.
         DataError: the folder holds files that no phantom wrote; they are left alone.
     """
     if name not in presets.PRESETS:
@@ -43,9 +54,10 @@ def write(name: str, folder: str | Path, n: int = 24, seed: int = 0) -> Path:
         raise ConfigError(f"phantom {name!r} is unknown{near}; expected one of {names}")
     if n < 1 or seed < 0:
         raise ConfigError(f"n={n}, seed={seed}: expected n of 1 or more and seed of 0 or more")
-    painter = tables.load(presets.PRESETS[name].phantom)
+    painter, place = _painter(name, hospital)
     folder = Path(folder).expanduser().absolute()
     line = f"Synthetic images, no patients: phantom={name} n={n} seed={seed}"
+    line += f" hospital={hospital} version={_VERSION}"
     if _is_written(folder, line):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +66,7 @@ def write(name: str, folder: str | Path, n: int = 24, seed: int = 0) -> Path:
     with tempfile.TemporaryDirectory(prefix=".phantom_", dir=folder.parent) as scratch:
         tree = Path(scratch, "new")
         for i in range(n):
-            for path, content in painter(i, np.random.default_rng([seed, i])).items():
+            for path, content in painter(i, np.random.default_rng([seed, i, *place])).items():
                 _write_file(tree / path, content)
         marker = f"{line} files={_count_files(tree)}\n"
         (tree / hosts.PHANTOM).write_text(marker, encoding="utf-8")
@@ -87,6 +99,26 @@ def data_or_phantoms(cfg: Any, n: int = 48, seed: int = 0) -> bool:
     kind = "PHANTOMS (synthetic images)" if synthetic else "REAL DATA"
     print(f"{kind}: {cfg.preset}, from the folder {data.name}")
     return not synthetic
+
+
+def _painter(name: str, hospital: str) -> tuple[Callable[..., dict[str, Any]], list[int]]:
+    """The painter of a preset for one hospital, and what its seed has in addition.
+
+    Raises:
+        ConfigError: unknown hospital, or the painter draws the first one only.
+    """
+    painter = tables.load(presets.PRESETS[name].phantom)
+    if hospital not in HOSPITALS:
+        near = fields.nearest(hospital, HOSPITALS)
+        raise ConfigError(
+            f"hospital {hospital!r} is unknown{near}; expected one of {', '.join(HOSPITALS)}"
+        )
+    if hospital == "first":
+        return painter, []
+    if "hospital" not in inspect.signature(painter).parameters:
+        raise ConfigError(f"the phantoms of {name!r} know one hospital; leave out hospital")
+    # Another seed, because another hospital has other patients.
+    return partial(painter, hospital=hospital), [HOSPITALS.index(hospital)]
 
 
 def _write_file(path: Path, content: bytes | np.ndarray) -> None:

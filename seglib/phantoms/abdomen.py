@@ -36,11 +36,12 @@ EMPTY_TAGS = (
     "AcquisitionNumber",
     "PositionReferenceIndicator",
 )
+NOISE = {"first": (16, 28), "second": (28, 45)}  # hospital -> least and greatest, in HU
 FAR = -60.0  # depth in mm of voxels so far outside a shape that it is not computed for them
 RIM = 3.0  # mm over which one tissue blends into another
 
 
-def rsna_case(i: int, rng: np.random.Generator) -> dict[str, bytes]:
+def rsna_case(i: int, rng: np.random.Generator, hospital: str = "first") -> dict[str, bytes]:
     """Files of phantom number `i` in RSNA's tree: path -> a whole file.
 
     One CT series a patient, `train_images/10004/21057/1.dcm`: 17 to 20 axial slices of 128 x 128
@@ -61,7 +62,7 @@ def rsna_case(i: int, rng: np.random.Generator) -> dict[str, bytes]:
     gap, pixel, _ = spacing = scan.spacing.tolist()
     # Scanners measure z from a mark on the skin, so that it starts anywhere.
     corner = np.round(scan.origin[::-1] + [0, 0, rng.uniform(-900, 200)], 2).tolist()
-    slices = _series(rng, i, _expose(scan, rng, skin), spacing, corner, phase)
+    slices = _series(rng, i, _expose(scan, rng, skin, hospital), spacing, corner, phase)
     affine = nibabel.affines.from_matvec(np.diag([pixel, pixel, gap]), corner)
     affine = np.diag([-1, -1, 1, 1]) @ affine  # DICOM counts to the left and back, NIfTI does not
     labels = nibabel.Nifti1Image(scan.labels.transpose(2, 1, 0), affine)
@@ -337,7 +338,7 @@ def _bowel(scan, rng, hu):
     scan.put(12 * (scan.clouds(rng, 44) - 0.6), 0.7 * hu["veins"])
 
 
-def _expose(scan, rng, skin):
+def _expose(scan, rng, skin, hospital):
     """Values (S, H, W) in HU with couch, streaks from the spine, blur and noise."""
     side = (np.arange(128) - 64) * scan.spacing[1]
     back = (scan.half[1] + scan.fat + scan.thick) * scan.scale + 3
@@ -346,7 +347,7 @@ def _expose(scan, rng, skin):
     rays = rng.normal(0, rng.uniform(2, 7), (len(values), 260)).astype(np.float32)
     angle = np.int32(40 * (np.arctan2(scan.y[0] - 45, scan.x[0]) + np.pi))
     values += np.where(skin > 0, rays[:, angle], 0)
-    noise = rng.uniform(16, 28) * rng.standard_normal(values.shape, np.float32)
+    noise = rng.uniform(*NOISE[hospital]) * rng.standard_normal(values.shape, np.float32)
     soft = rng.uniform(0.4, 0.55)
     planes = zip(values.astype(np.float32), noise)
     return np.stack([soften(plane, soft) + soften(grain, 0.6) for plane, grain in planes])

@@ -10,8 +10,14 @@ import numpy as np
 
 from .drawing import curve, smooth_noise, soften
 
+# Hospital -> least and greatest gain, gamma, grey of air, grey of bone, noise.
+EXPOSURES = {
+    "first": ([1.1, 1.3, 0, 245, 1.5], [1.8, 2.2, 12, 300, 4]),
+    "second": ([0.8, 0.7, 20, 190, 4], [1.3, 1.2, 50, 240, 9]),
+}
 
-def lung_case(i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+
+def lung_case(i: int, rng: np.random.Generator, hospital: str = "first") -> dict[str, np.ndarray]:
     """Files of phantom number `i` in the Montgomery tree: path -> (H, W) uint8.
 
     `MontgomerySet/CXR_png/MCUCXR_0001_0.png` has sides of 320 to 400 pixels; stems end in `_0`
@@ -20,7 +26,7 @@ def lung_case(i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     image's left.
     """
     # Every second case is sick, so that small sets and their parts hold both findings.
-    film, sick, shoulder = _Film(rng), i % 2, rng.uniform(-0.12, 0.04)
+    film, sick, shoulder = _Film(rng, hospital), i % 2, rng.uniform(-0.12, 0.04)
     shapes = _lung_shapes(rng)
     right, left = (film.fill(np.r_[side, base]) > 0.5 for side, base in shapes)
     lungs = np.float32(right | left)
@@ -40,11 +46,13 @@ class _Film:
     Layers are (H, W) float32, 0..1. Curves are (points, 2), x and y.
 
     Attributes:
+        hospital: "first" or "second".
         size: (height, width) in pixels.
         rotation, scale, centre: from body coordinates to pixels.
     """
 
-    def __init__(self, rng):
+    def __init__(self, rng, hospital):
+        self.hospital = hospital
         self.size = height, width = tuple(int(side) for side in rng.integers(320, 401, 2))
         angle = np.deg2rad(rng.uniform(-3.5, 3.5))
         self.rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -236,7 +244,7 @@ def _expose(film, rng, absorbed, lungs):
     absorbed = np.maximum(absorbed + 0.15 * film.clouds(rng, 4), 0)
     absorbed = film.soft(absorbed, rng.uniform(0.003, 0.006))
     # Exponential absorption. Exposure differs between films, so that no single threshold fits all.
-    gain, gamma, base, peak, grain = rng.uniform([1.1, 1.3, 0, 245, 1.5], [1.8, 2.2, 12, 300, 4])
+    gain, gamma, base, peak, grain = rng.uniform(*EXPOSURES[film.hospital])
     grey = base + peak * (1 - np.exp(-gain * absorbed)) ** gamma
     grey = grey + grain * rng.normal(size=film.size)
     grey = grey.clip(0, 255).astype(np.uint8)

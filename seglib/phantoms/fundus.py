@@ -17,7 +17,14 @@ BLOOD, PIGMENT = np.float32([0.28, 1.35, 1.7]), np.float32([0.8, 1.15, 1.5])
 SCLERA, FAT = np.float32([1.0, 0.92, 0.72]), np.float32([1.0, 0.88, 0.52])
 
 
-def palm_case(i: int, rng: np.random.Generator) -> dict[str, bytes]:
+# Hospital -> least and greatest brightness, gamma and noise.
+CAMERAS = {
+    "first": ([0.65, 0.75, 1], [1.15, 1.1, 3.5]),
+    "second": ([0.55, 1.1, 3], [0.9, 1.6, 7]),
+}
+
+
+def palm_case(i: int, rng: np.random.Generator, hospital: str = "first") -> dict[str, bytes]:
     """Files of phantom number `i` in PALM's tree: path -> a whole file.
 
     A JPEG photograph, `PALM/Training/Images/P0001.jpg` or in `Validation`, whose name begins with
@@ -31,7 +38,7 @@ def palm_case(i: int, rng: np.random.Generator) -> dict[str, bytes]:
     colour, masks = _eye(photo, rng, finding, detached=i % 5 == 0)
     missing = {"Disc Masks": i % 9 == 5, "Lesion Masks/Atrophy": i % 7 == 1}
     part, name = "Validation" if i % 4 == 3 else "Training", f"{finding}{i + 1:04d}"
-    photograph = encoded(_expose(photo, rng, colour), "JPEG", quality=90)
+    photograph = encoded(_expose(photo, rng, colour, hospital), "JPEG", quality=90)
     files = {f"PALM/{part}/Images/{name}.jpg": photograph}
     for folder, mask in masks.items():
         if not missing.get(folder):
@@ -233,7 +240,7 @@ def _bright_spots(photo, rng, disc):
     return share
 
 
-def _expose(photo, rng, colour):
+def _expose(photo, rng, colour, hospital):
     """Reflected colour (H, W, 3) -> photograph (H, W, 3) uint8.
 
     Adds light, haze, reflexes, the camera and the black surround.
@@ -254,7 +261,7 @@ def _expose(photo, rng, colour):
         reflex = photo.glow(x, y, rng.uniform(0.4, 0.9))
         reflex *= edge(photo.field - rng.uniform(0.8, 0.95) + 0.05 * photo.clouds(rng, 8), 0.15)
         colour = blend(colour, np.float32([1.0, 0.8, 0.55]), reflex)
-    gain, gamma, grain = rng.uniform([0.65, 0.75, 1], [1.15, 1.1, 3.5])
+    gain, gamma, grain = rng.uniform(*CAMERAS[hospital])
     blur, noise = rng.uniform(0.002, 0.009), rng.standard_normal((*photo.size, 3), np.float32)
     shot = 255 * np.clip(gain * photo.soft(colour, blur), 0, 1.05) ** gamma + grain * noise
     shot = shot * edge(1 - photo.field, 3 / photo.radius)[..., None] + rng.uniform(0, 4)

@@ -29,7 +29,14 @@ ANGLES = np.linspace(-np.pi, np.pi, 721)  # every half degree
 AIR, LUNG, MUSCLE, LIVER, BLOOD, FAT = 0.01, 0.06, 0.23, 0.28, 0.85, 0.95
 
 
-def cardiac_case(i: int, rng: np.random.Generator) -> dict[str, bytes]:
+# Hospital -> least and greatest angle of the coil, its reach in mm, blur in pixels, noise, shading.
+COILS = {
+    "first": ([-0.5, 130, 0.5, 0.015, 0.05], [0.7, 260, 0.8, 0.04, 0.2]),
+    "second": ([-2.5, 80, 0.7, 0.03, 0.2], [2.5, 160, 1.1, 0.07, 0.4]),
+}
+
+
+def cardiac_case(i: int, rng: np.random.Generator, hospital: str = "first") -> dict[str, bytes]:
     """Files of phantom number `i` in ACDC's tree: path -> a whole file.
 
     `training/patient001/patient001_frame01.nii.gz` is the heart at end diastole, 8 to 10 slices of
@@ -43,7 +50,7 @@ def cardiac_case(i: int, rng: np.random.Generator) -> dict[str, bytes]:
     scan = _Scan(rng, length)
     phases = _radii(scan, group, rng, length)
     _, radius, reach = phases[0].max((1, 2))
-    look = _Look(scan, rng, length, radius, reach)
+    look = _Look(scan, rng, length, radius, reach, hospital)
     n_frames, systole = int(rng.integers(25, 31)), int(rng.integers(8, 15))
     gain = np.exp(rng.uniform(4.6, 7))
     height, weight = (f"{size:.1f}" for size in rng.normal([170, 76], [9, 12]))
@@ -120,7 +127,7 @@ class _Look:
     All random numbers are drawn here, so that both phases show the same patient.
     """
 
-    def __init__(self, scan, rng, length, radius, reach):
+    def __init__(self, scan, rng, length, radius, reach, hospital):
         self.scan, self.length, self.radius = scan, length, radius
         self.body = _body(scan, rng, reach)
         self.angle, *self.tilt = _uniform(rng, [-0.1, -0.1, -0.1], [0.55, 0.1, 0.1])
@@ -134,8 +141,7 @@ class _Look:
         self.tone = _uniform(rng, darkest, brightest)
         papillary = np.stack([rng.normal([1.9, -2.0], 0.2), rng.uniform(3.5, 5.5, 2)], 1)
         self.papillary = np.float32(papillary)
-        coil = _uniform(rng, [-0.5, 130, 0.5, 0.015, 0.05], [0.7, 260, 0.8, 0.04, 0.2])
-        self.coil = [*coil, scan.clouds(rng, 3)]
+        self.coil = [*_uniform(rng, *COILS[hospital]), scan.clouds(rng, 3)]
 
     def draw(self, phase, k):
         """Picture and labels (H, W) of slice k; `phase` are the radii (3, slices, angles)."""

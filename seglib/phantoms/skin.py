@@ -17,7 +17,16 @@ DEEP = np.float32([0.36, 0.41, 0.52])  # melanin deep below the surface looks bl
 DARK_HAIR, FAIR_HAIR = np.float32([0.13, 0.09, 0.07]), np.float32([0.75, 0.62, 0.45])
 
 
-def binary_case(i: int, rng: np.random.Generator) -> dict[str, bytes | np.ndarray]:
+# Hospital -> least and greatest brightness, and tint in red, green and blue.
+CAMERAS = {
+    "first": ([0.75, 0.95, 0.92, 0.85], [1.12, 1.05, 1.02, 1.1]),
+    "second": ([0.6, 0.85, 0.9, 1.0], [0.9, 0.95, 1.05, 1.25]),
+}
+
+
+def binary_case(
+    i: int, rng: np.random.Generator, hospital: str = "first"
+) -> dict[str, bytes | np.ndarray]:
     """Files of phantom number `i`: a JPEG of a lesion and its mask, (H, W) uint8 of 0 and 255.
 
     `images/lesion_0001.jpg` has sides of 240 to 320 pixels; `masks/lesion_0001_mask.png` is of the
@@ -43,7 +52,7 @@ def binary_case(i: int, rng: np.random.Generator) -> dict[str, bytes | np.ndarra
     if rng.random() < 0.5:
         hair = DARK_HAIR if rng.random() < 0.8 else FAIR_HAIR
         colour = blend(colour, hair, 0.85 * _hair(skin, rng))
-    picture = _expose(skin, rng, _marks(skin, rng, colour), mask)
+    picture = _expose(skin, rng, _marks(skin, rng, colour), mask, hospital)
     name = f"lesion_{i + 1:04d}"
     return {
         f"images/{name}.jpg": encoded(picture, "JPEG", quality=90),
@@ -221,13 +230,13 @@ def _bubbles(skin, rng):
     return skin.soft(rings.astype(np.float32) / 255, 0.004)
 
 
-def _expose(skin, rng, colour, mask):
+def _expose(skin, rng, colour, mask, hospital):
     """Reflected colour (H, W, 3) -> picture (H, W, 3) uint8: light, camera, dark corners."""
     slope = rng.normal(0, 0.15, 2)
     vignette = rng.uniform(0, 0.35) * skin.radius**2
     light = 1 + slope[0] * skin.x + slope[1] * skin.y - vignette
-    gain, tint = rng.uniform(0.75, 1.12), rng.uniform([0.95, 0.92, 0.85], [1.05, 1.02, 1.1])
-    colour = colour * np.float32(gain * tint) * light[..., None]
+    gain, *tint = rng.uniform(*CAMERAS[hospital])
+    colour = colour * np.float32(gain * np.array(tint)) * light[..., None]
     tube = 2.0  # radius of the instrument's round view; 2 lies outside the picture
     if rng.random() < 0.4:  # where it is visible, it never cuts the lesion
         tube = max(rng.uniform(0.75, 0.95), skin.radius[mask].max())
