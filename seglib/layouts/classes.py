@@ -55,9 +55,10 @@ class Classes:
         lines += [f"  {line}" for line in table.to_string(index=False).splitlines()]
         lines += [f"  {note}" for note in self.notes]
         settings = self.settings or {"class_names": ("structure",)}
+        arguments = f"data_root={_shown(root)!r}, {as_arguments(settings)}"
         lines += [
             "to name or read them otherwise, change this line:",
-            f'  cfg = config.preset("binary", data_root={_shown(root)!r}, {as_arguments(settings)})',
+            f'  cfg = config.preset("binary", {arguments})',
             f"  or on the command line: {as_options(settings)}",
         ]
         return "\n".join(lines)
