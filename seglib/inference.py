@@ -762,8 +762,8 @@ class Predictor:
         else:
             original = regions.of_picture(file, options.pixel_mm)
         name = _output_names([file], file.parent)[file]
-        if len(channels.files(source)) > 1:
-            name = sequences.name_of(source, self.config)
+        if volumes.is_volume(source) or len(channels.files(source)) > 1:
+            name = sequences.name_of(source, self.config).replace("#", "_")
         table = self._regions(prediction, original, options)
         return table.assign(case=name, file=file.name)
 

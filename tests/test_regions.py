@@ -403,6 +403,17 @@ def test_the_row_of_a_dicom_series_names_its_folder(tmp_path):
     assert row["volume_ml"] == pytest.approx(row["volume_voxels"] * 0.5 * 0.7 * 2.5 / 1000)
 
 
+def test_a_case_folder_names_the_case_and_its_mask(tmp_path):
+    model, rows = grey_predictor(), []
+    for case in ("case01", "case02"):
+        path = save_nifti(numbered_volume(), tmp_path / case / "image.nii.gz")
+        rows.append(model.measure(path, model.predict_volume(path, tmp_path / "out")).iloc[0])
+    assert [row["case"] for row in rows] == ["case01", "case02"]
+    assert {row["file"] for row in rows} == {"image.nii.gz"}
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["case01_mask.nii.gz", "case02_mask.nii.gz"]
+
+
 def test_a_folder_of_pictures_is_no_source_of_measures(tmp_path):
     write_picture(tmp_path / "in" / "x.png", np.zeros((8, 8)))
     with pytest.raises(DataError, match="not a DICOM series"):

@@ -8,7 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError, listed
+from ..files import folded
 from . import channels, nifti, volumes
+
+# Names of volumes that every case has, so that only the folder tells the case: case01/image.nii.gz.
+_OF_EVERY_CASE = ("image", "img", "volume", "vol", "scan")
 
 
 def cell_of(source: str | Path | Sequence[str | Path] | Mapping[str, str | Path], cfg) -> str:
@@ -81,13 +85,19 @@ def of_files(files: Iterable[Path], cfg) -> tuple[dict[str, str], dict[str, str]
 
 
 def name_of(cell: str, cfg) -> str:
-    """The name of a case: that of its first file, without the number or name of a channel."""
-    stem = _stem(channels.first_file(cell))
+    """The name of a case: that of its first file, without the number or name of a channel.
+
+    Where all cases call their file so, as ITK-SNAP's `case01/image.nii.gz`, it is the folder's.
+    """
+    path = Path(channels.first_file(cell))
+    stem = _stem(path)
+    if folded(stem) in _OF_EVERY_CASE and not path.is_dir():
+        return path.absolute().parent.name or stem
     if len(channels.files(cell)) < 2:
         return stem
     by_name = channels.by_name([stem], cfg.channels)
     case = next(iter(by_name or channels.by_number([stem])), stem)
-    return case or Path(channels.first_file(cell)).absolute().parent.name
+    return case or path.absolute().parent.name
 
 
 def _stem(path: str | Path) -> str:
