@@ -50,3 +50,9 @@ def test_table_counts_the_masks_that_the_target_needs():
     text = annotator.table(json.loads(json.dumps(result)))
     assert "| 10 | 0.900 | 0.700 |" in text
     assert "with 10.0 masks in the order of the queue and with 15.0 in a random order" in text
+
+
+def test_the_page_has_the_place_of_the_table():
+    page = annotator.PAGE.read_text(encoding="utf-8")
+    order = page.split("## The order")[1].split("\n## ")[0]
+    assert order.index(annotator.BEGIN) < order.index(annotator.END)
