@@ -1,9 +1,9 @@
 """Write the address of the repository: `make address REPO=https://github.com/YOU/FORK`.
 
-pyproject.toml gets it under `[project.urls]`, and the notebooks' set-up cell clones from it. For an
-address on GitHub the README and the notebooks also get badges that open a notebook on Colab and on
-Kaggle. Another call replaces the address; an empty one removes it and the badges. Needs only the
-standard library.
+pyproject.toml gets it under `[project.urls]`, and the set-up cell of notebooks and solutions clones
+from it. For an address on GitHub the README and the notebooks also get badges that open a notebook
+on Colab and on Kaggle. Another call replaces the address; an empty one removes it and the badges.
+Needs only the standard library.
 """
 
 import json
@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PLACEHOLDER = '# Repository = "https://github.com/YOU/FORK" # written by make address REPO=...'
 COLAB = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 KAGGLE = "[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]"
+GOALS = re.compile(r"^\*\*(After this lesson you can|You will)\*\*", re.MULTILINE)
+SETUP = re.compile(r'^(address = os\.environ\.get\("SEGLIB_REPO", )".*?"', re.MULTILINE)
 
 
 def badges(address: str, notebook: str) -> str:
@@ -48,23 +50,27 @@ def readme(text: str, address: str) -> str:
     return "\n".join(lines)
 
 
-def notebook(text: str, address: str, name: str) -> str:
-    """A notebook with the address in its set-up cell, and its badges before "You will"."""
+def notebook(text: str, address: str, name: str = "") -> str:
+    """A notebook with the address in its set-up cell, and its badges before the list of its goals.
+
+    Without a name, as for solutions, there are no badges.
+    """
     content = json.loads(text)
     opening, setup = content["cells"][0], content["cells"][2]
     page = re.sub(r"\[!\[Open in Colab\].*\n\n", "", "".join(opening["source"]))
-    if badges(address, name):
-        page = page.replace("**You will**", f"{badges(address, name)}\n\n**You will**", 1)
-    code = "".join(setup["source"])
-    code = re.sub(r'^address = ".*?"', f'address = "{address}"', code, flags=re.MULTILINE)
+    if name and badges(address, name):
+        page = GOALS.sub(lambda goals: f"{badges(address, name)}\n\n{goals[0]}", page, count=1)
+    code = SETUP.sub(lambda start: f'{start[1]}"{address}"', "".join(setup["source"]))
     opening["source"], setup["source"] = page.splitlines(True), code.splitlines(True)
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def write(root: Path, address: str) -> None:
     """Write the address into all files below `root`."""
-    for path in sorted((root / "notebooks").glob("*.ipynb")):
-        text = notebook(path.read_text(encoding="utf-8"), address, path.stem)
+    folder = root / "notebooks"
+    for path in sorted([*folder.glob("*.ipynb"), *folder.glob("solutions/*.ipynb")]):
+        name = "" if path.parent.name == "solutions" else path.stem
+        text = notebook(path.read_text(encoding="utf-8"), address, name)
         path.write_text(text, encoding="utf-8")
     for name, change in (("README.md", readme), ("pyproject.toml", project)):
         path = root / name

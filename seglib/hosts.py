@@ -122,8 +122,26 @@ def progress(iterable: Iterable | None = None, **options: Any) -> Any:
     return bar(iterable, **options)
 
 
+def setup() -> None:
+    """Prepare the host for a notebook; the set-up cell of every notebook calls it.
+
+    Installs the packages that Kaggle or Colab lack (`install_missing`), switches IPython's
+    `autoreload` on, so that an edit of the package works without a restart of the kernel, and on
+    Colab offers to mount Drive (`offer_drive`). May be called again; outside of IPython nothing is
+    reloaded. Taught in `00_start_here`.
+    """
+    install_missing()
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if shell is not None:
+        # Not by the magic %load_ext, which prints a line where it is loaded already.
+        shell.extension_manager.load_extension("autoreload")
+        shell.run_line_magic("autoreload", "2")
+    offer_drive()
+
+
 def install_missing() -> None:
-    """Install the packages of `HOSTS_LACK` that are missing; the set-up cell of notebooks calls it.
+    """Install the packages of `HOSTS_LACK` that are missing.
 
     Where pip fails, a line is printed and nothing is raised, because most cells need only some of
     the packages.

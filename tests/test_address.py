@@ -12,8 +12,13 @@ import pytest
 from tests.sources import ROOT
 
 FILES = ["README.md", "pyproject.toml", ".ci/address.py", "Makefile"]
-FILES += sorted(f"notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb"))
+LESSONS = sorted(f"notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb"))
+SOLUTIONS = sorted(
+    f"notebooks/solutions/{path.name}" for path in ROOT.glob("notebooks/solutions/*.ipynb")
+)
+FILES += LESSONS + SOLUTIONS
 BADGE = re.compile(r"\]\((https://(?:colab\.research\.google\.com|kaggle\.com/kernels)[^)]*)\)")
+ADDRESS = re.compile(r'^address = os.environ.get\("SEGLIB_REPO", "(.*?)"\)', re.MULTILINE)
 
 
 def addresses(root):
@@ -21,10 +26,10 @@ def addresses(root):
     urls = tomllib.loads((root / "pyproject.toml").read_text())["project"]["urls"]
     badges = BADGE.findall((root / "README.md").read_text(encoding="utf-8"))
     cloned = set()
-    for path in sorted((root / "notebooks").glob("*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    for name in LESSONS + SOLUTIONS:
+        cells = json.loads((root / name).read_text(encoding="utf-8"))["cells"]
         badges += BADGE.findall("".join(cells[0]["source"]))
-        cloned |= set(re.findall(r'^address = "(.*?)"', "".join(cells[2]["source"]), re.MULTILINE))
+        cloned |= set(ADDRESS.findall("".join(cells[2]["source"])))
     return urls.get("Repository", ""), cloned, badges
 
 
@@ -36,7 +41,7 @@ def contents(root):
 def copy(tmp_path):
     """The repository's files that name its address, without one."""
     for name in FILES:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     assert write(tmp_path, "").returncode == 0
     return tmp_path
@@ -50,10 +55,9 @@ def write(root, *address):
 def test_this_repository_names_one_address_or_none():
     address, cloned, badges = addresses(ROOT)
     assert cloned == {address}
-    n_notebooks = len(list((ROOT / "notebooks").glob("*.ipynb")))
     owner_and_name = address.removeprefix("https://github.com/")
     # A badge for each host, in the README and in the notebook itself.
-    assert len(badges) == (4 * n_notebooks if owner_and_name != address else 0)
+    assert len(badges) == (4 * len(LESSONS) if owner_and_name != address else 0)
     assert all(f"/{owner_and_name}/blob/main/notebooks/" in badge for badge in badges)
 
 
@@ -65,8 +69,8 @@ def test_one_address_replaces_another(copy):
         project, cloned, badges = addresses(copy)
         assert project == address and cloned == {address}
         path = address.removeprefix("https://github.com/")
-        for stem in (name.removesuffix(".ipynb") for name in FILES if name.endswith(".ipynb")):
-            page = f"{path}/blob/main/{stem}.ipynb"
+        for name in LESSONS:
+            page = f"{path}/blob/main/{name}"
             pages = [
                 f"https://colab.research.google.com/github/{page}",
                 f"https://kaggle.com/kernels/welcome?src=https://github.com/{page}",

@@ -46,6 +46,7 @@ connect = socket.socket.connect
 socket.getaddrinfo, socket.socket.connect = refuse, connect_locally
 """
 ROOTS = ("KAGGLE_INPUT", "KAGGLE_WORKING", "COLAB_CONTENT", "COLAB_DRIVE")
+PATH = "from pathlib import Path"
 FAILING_GPU = """
 import types, torch
 name = "Tesla P100-PCIE-16GB"
@@ -70,7 +71,7 @@ import torch
 torch.set_num_threads(1)
 from seglib import config, data, inference, layouts, phantoms, plots, prepare, training
 
-hosts.offer_drive()
+hosts.setup()  # a second time, now that the imitated mounts are known
 cfg = config.preset("lung", local=hosts.host() == "local", epochs=1, num_workers="auto")
 real = phantoms.data_or_phantoms(cfg, n=8)
 cases = layouts.scan(cfg)
@@ -159,7 +160,7 @@ class Host:
         setup = setup.replace('"/kaggle/input"', repr(str(self.root / "kaggle" / "input")))
         places = {name: str(self.root / str(getattr(hosts, name)).lstrip("/")) for name in ROOTS}
         roots = [f"hosts.{name} = Path({path!r})" for name, path in places.items()]
-        sources = [self.before, setup, "\n".join([*roots, self.after]), *cells]
+        sources = [self.before, setup, "\n".join([PATH, *roots, self.after]), *cells]
         self.ran = nbformat.v4.new_notebook()
         self.ran.cells = [nbformat.v4.new_code_cell(source) for source in sources]
         where = {"metadata": {"path": str(self.here)}}
@@ -184,7 +185,9 @@ def listing(folder):
 
 
 @pytest.mark.parametrize(
-    "mount, cell", [("", LOOK), ("datasets/someone/", WAY)], ids=["old mounts", "new mounts"]
+    "mount, cell",
+    [("", LOOK), ("datasets/someone/", WAY), ("datasets/someone/zip/", LOOK)],
+    ids=["old mounts", "new mounts", "a zip file in the new mounts"],
 )
 def test_kaggle_without_internet(host, lung_tree, mount, cell):
     """An attached copy of the package and attached data are found in both layouts of the mounts.
@@ -220,13 +223,12 @@ def test_a_host_with_nothing_says_what_to_do(host):
     with pytest.raises(CellExecutionError) as stopped:
         host.notebook()
     message = str(stopped.value)
-    assert "No seglib here, and none to clone from (no address): set\nSEGLIB_REPO" in message
-    assert "switch the internet on, or attach a data set with a copy of it" in message
+    assert "No seglib at '': set SEGLIB_REPO, switch the internet on or attach it" in message
     assert not host.calls.exists()
 
 
 def test_an_address_that_does_not_answer_is_named(host):
-    with pytest.raises(CellExecutionError, match="none to clone from https://github.com/me/fork"):
+    with pytest.raises(CellExecutionError, match="No seglib at 'https://github.com/me/fork'"):
         host.notebook(address="https://github.com/me/fork")
     assert "clone --depth=1 https://github.com/me/fork" in host.calls.read_text()
 

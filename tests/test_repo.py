@@ -22,7 +22,7 @@ from tests.sources import MODULES, ROOT, imports, tree
 FLOORS = [
     ["__init__", "errors"],
     ["files", "fields", "tables", "presets"],
-    ["annotations.rle", "annotations.shapes", "annotations.sources"],
+    ["exercises.answers", "annotations.rle", "annotations.shapes", "annotations.sources"],
     ["annotations.drawing", "annotations.labelme", "annotations.outlines"],
     ["annotations.coco", "annotations.cvat", "annotations.via", "annotations.yolo"],
     ["annotations.geojson", "annotations.imagej"],
@@ -67,7 +67,8 @@ FLOORS = [
     ["evaluation", "export", "labelling", "explorer", "two_step", "annotate"],
     ["folds"],
     ["nnunet"],
-    ["__main__"],
+    [f"exercises.lesson_{number:02}" for number in range(10)],
+    ["exercises", "__main__"],
 ]
 FLOOR_OF = {module: number for number, row in enumerate(FLOORS) for module in row}
 

@@ -1,0 +1,1 @@
+"""Exercises of lesson 02: pixel classification and the U-Net."""

@@ -1,0 +1,1 @@
+"""Exercises of lesson 05: cardiac volumes and ASPP."""
