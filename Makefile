@@ -53,13 +53,13 @@ fuzz: env ## randomly damaged files of every kind that is read, for ten minutes
 lab: env ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-results: env ## train on the real data and write every figure the README quotes
+results: env ## train on the real data and write docs/results.md (hours)
 	$(BIN)/python -m tests.results
 
 zoo: env ## train the networks that come with the package on real data (after make results)
 	$(BIN)/python -m tests.zoo
 
-bench: env ## time our code beside its peers and renew the README's timings (an hour; nothing else should run)
+bench: env ## time our code beside its peers and write docs/timings.md (an hour; nothing else should run)
 	$(BIN)/python -m pip install -r tests/benchmarks/requirements.txt
 	$(BIN)/python -m tests.benchmarks
 

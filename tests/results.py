@@ -1,13 +1,15 @@
-"""Train on the real data and write every figure that the README quotes: `make results`, or one of
+"""Train on the real data and write every figure of `docs/results.md`: `make results`, or some of
 them by name.
 
     python -m tests.results [lung] [lung_medium] [cardiac] [exudates] ... [tb] [precision]
+    python -m tests.results tables
 
-Each writes `tests/results/<name>.json` (figures with date, machine, n, interval and seconds) and
-renews the table in the README. The real data is found by `SEGLIB_TEST_DATA`, default
-`../shared/data`; pretrained encoders by `SEGLIB_TEST_WEIGHTS`, default `../shared/weights`.
-Trainings lie in `runs/results`: called again, an interrupted
-measurement goes on with the fold in which it was stopped.
+Each name writes `tests/results/<name>.json` (figures with date, machine, n, interval and seconds).
+Then, or with `tables` alone, the pages are renewed from those files: `docs/results.md` with all of
+them and the README with the few of `HEADLINES`. The real data is found by `SEGLIB_TEST_DATA`,
+default `../shared/data`; pretrained encoders by `SEGLIB_TEST_WEIGHTS`, default `../shared/weights`.
+Trainings lie in `runs/results`: called again, an interrupted measurement goes on with the fold in
+which it was stopped.
 """
 
 import datetime
@@ -49,11 +51,13 @@ from seglib.report import compare
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "tests" / "results"
-README = ROOT / "README.md"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
 WORK = ROOT / "runs" / "results"
 REAL = Path(os.environ.get("SEGLIB_TEST_DATA", ROOT.parent / "shared" / "data"))
 WEIGHTS = Path(os.environ.get("SEGLIB_TEST_WEIGHTS", REAL.parent / "weights"))
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
+BEGIN_HEADLINES = "<!-- headlines: written by make results -->"
+END_HEADLINES = "<!-- end of headlines -->"
 
 # How the cardiac network is used: two views more, turned by half of the training's widest angle; a
 # piece a class.
@@ -673,39 +677,110 @@ def machine() -> str:
     return f"{where}, {about['memory_gb']:.0f} GB, torch {about['torch']}"
 
 
+# Name of a results file -> its heading in docs/results.md.
+TITLES = {
+    "lung": "`lung`: lungs in chest X-rays",
+    "lung_medium": "`lung`, medium size: own network and pretrained encoder",
+    "cardiac": "`cardiac`: heart chambers in MRI",
+    "exudates": "`palm`: hard exudates in fundus photographs",
+    "discs": "`palm`: optic disc in fundus photographs",
+    "nuclei": "`binary`: cell nuclei in microscopy",
+    "ultrasound": "`binary`: breast lesions in ultrasound",
+    "vessels": "`binary`: vessels in fundus photographs",
+    "curvas": "`rsna`: pancreas, kidney and liver in CT",
+    "spleen": "`rsna`: spleen in CT",
+    "chaos": "`rsna`: abdominal organs in MRI",
+    "comparisons": "Two settings on the same folds",
+    "stems": "The space-to-depth stem against the full stem",
+    "tb": "Two steps: the lungs first, then tuberculosis",
+    "precision": "float32 against the precision that `auto` chooses",
+}
+
+
+class Headline(NamedTuple):
+    """A row of the results that the README shows.
+
+    Attributes:
+        name: of the results file.
+        data: the row's `data`, as a regular expression.
+        metric: of the row.
+        words: what it is, for the README.
+    """
+
+    name: str
+    data: str
+    metric: str
+    words: str
+
+
+HEADLINES = (
+    Headline("lung", r"Montgomery, .+ patients", "dice", "lungs in chest X-rays"),
+    Headline(
+        "lung", r"Shenzhen \(other hospital\), mean .+", "dice", "the same, in another hospital"
+    ),
+    Headline("cardiac", r"ACDC, .+ patients", "dice, mean", "heart chambers in MRI"),
+    Headline("chaos", r"CHAOS MR, .+ patients", "dice, mean", "liver, kidneys, spleen in MRI"),
+    Headline("exudates", r"IDRiD .+ patients", "dice", "hard exudates in fundus photographs"),
+    Headline("nuclei", r"DSB 2018 nuclei, .+ patients", "dice", "cell nuclei in microscopy"),
+)
+
+
+def with_interval(row: dict) -> str:
+    """The value of a row and, where it has one, its 95 % interval."""
+    value = f"{row['value']:z.3f}"
+    if math.isfinite(row.get("low", math.nan)):  # few patients have no interval
+        value += f" ({row['low']:z.3f} to {row['high']:z.3f})"
+    return re.sub(r"-(?=\d)", "\N{MINUS SIGN}", value)
+
+
 def table() -> str:
-    """The README's table, made from the JSON files alone."""
-    lines = [
-        "| system | scored on | figure | value (95 % interval) | n | trained on | training |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    groups = saved(FOLDER, RESULTS)
-    for group in groups:
+    """All figures as Markdown, a section a file, made from the JSON files alone."""
+    sections = []
+    for name, group in saved(FOLDER, TITLES).items():
+        lines = [
+            f"## {TITLES[name]}",
+            "",
+            "| scored on | figure | value (95 % interval) | n | trained with | seconds |",
+            "|---|---|---|---|---|---|",
+        ]
         for row in group["rows"]:
-            value = f"{row['value']:.3f}"
-            if math.isfinite(row.get("low", math.nan)):  # few patients have no interval
-                value += f" ({row['low']:.3f}–{row['high']:.3f})"
-            seconds = f"{row['train_seconds']:.0f} s" if "train_seconds" in row else ""
-            cells = (
-                row["system"],
-                row["data"],
-                row["metric"],
-                value,
-                row["n"],
-                row["training"],
-                seconds,
-            )
-            lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    return "\n".join([*lines, "", measured_by(groups)])
+            seconds = f"{row['train_seconds']:.0f}" if "train_seconds" in row else ""
+            cells = (row["data"], row["metric"], with_interval(row), row["n"], row["training"])
+            lines.append("| " + " | ".join(str(cell) for cell in (*cells, seconds)) + " |")
+        note = [group["note"]] if "note" in group else []
+        sections.append("\n".join([*lines, "", " ".join([measured_by([group]), *note])]))
+    return "\n\n".join(sections)
 
 
-def saved(folder: Path, names: Iterable[str]) -> list[dict]:
-    """The JSON files of a folder that there are for these names, in that order."""
-    paths = [folder / f"{name}.json" for name in names]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+def headlines() -> str:
+    """The rows of `HEADLINES` that are measured, as a table for the README."""
+    lines = ["| task | scored on | Dice (95 % interval) | n |", "|---|---|---|---|"]
+    groups = saved(FOLDER, TITLES)
+    for headline in HEADLINES:
+        for row in groups.get(headline.name, {"rows": []})["rows"]:
+            if re.fullmatch(headline.data, row["data"]) and row["metric"] == headline.metric:
+                cells = (headline.words, row["data"], with_interval(row), row["n"])
+                lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines)
 
 
-def measured_by(groups: list[dict]) -> str:
+def write_tables() -> None:
+    """Renew `docs/results.md` and the README's headlines from the JSON files."""
+    write_between(PAGE, BEGIN, END, table())
+    write_between(README, BEGIN_HEADLINES, END_HEADLINES, headlines())
+
+
+def saved(folder: Path, names: Iterable[str]) -> dict[str, dict]:
+    """Name -> content of the JSON files of a folder that there are for these names."""
+    paths = {name: folder / f"{name}.json" for name in names}
+    return {
+        name: json.loads(path.read_text(encoding="utf-8"))
+        for name, path in paths.items()
+        if path.is_file()
+    }
+
+
+def measured_by(groups: Iterable[dict]) -> str:
     """The line below a table: command, date and machine of each of its files."""
     return "Measured by: " + " ".join(
         f"`{f['command']}`, {f['date']}, {f['machine']}." for f in groups
@@ -722,15 +797,17 @@ def write_between(page: Path, begin: str, end: str, lines: str) -> None:
 
 
 if __name__ == "__main__":
-    unknown = [name for name in sys.argv[1:] if name not in RESULTS]
+    unknown = [name for name in sys.argv[1:] if name not in [*RESULTS, "tables"]]
     if unknown:
-        sys.exit(f"unknown: {', '.join(unknown)}; choose from {', '.join(RESULTS)}")
-    if not REAL.is_dir():
+        sys.exit(f"unknown: {', '.join(unknown)}; choose from {', '.join(RESULTS)}, or tables")
+    measured = [name for name in sys.argv[1:] or RESULTS if name != "tables"]
+    if measured and not REAL.is_dir():
         sys.exit(
             f"{REAL}: no real data here; "
             "set SEGLIB_TEST_DATA to a folder with montgomery/ and shenzhen/"
         )
-    for chosen in sys.argv[1:] or RESULTS:
+    for chosen in measured:
         measure(chosen)
-        write_between(README, BEGIN, END, table())
+        write_tables()
+    write_tables()
     print(table())

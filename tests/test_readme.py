@@ -1,4 +1,4 @@
-"""The README and data/README: links, commands, tables and examples say what the files say."""
+"""README, data/README and docs/: links, commands, tables and examples say what the files say."""
 
 import re
 import shutil
@@ -28,41 +28,82 @@ def test_make_targets_of_the_readme_exist():
     assert named <= targets, f"Makefile lacks {sorted(named - targets)}"
 
 
-@pytest.mark.parametrize("name", ["README.md", "data/README.md"])
-def test_links_lead_somewhere(name):
-    page = text(name)
-    # As GitHub makes them: lower case, punctuation dropped, spaces to hyphens.
+PAGES = ["README.md", "data/README.md", "seglib/weights/README.md"]
+PAGES += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+
+
+def anchors(page):
+    """The anchors of the headings of a Markdown page, as GitHub makes them: lower case,
+    punctuation dropped, spaces to hyphens."""
     headings = re.findall(
         r"^#+ (.+)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.MULTILINE
     )
-    anchors = {
+    return {
         re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings
     }
-    links = re.findall(r"\]\(<?([^)\s>]+)>?[^)]*\)", page) + re.findall(
+
+
+def links(page):
+    """The targets of the links and pictures of a Markdown page, outside of code."""
+    page = re.sub(r"```.*?```|`[^`\n]*`", "`code`", page, flags=re.DOTALL)
+    return re.findall(r"\]\(<?([^)\s>]+)>?[^)]*\)", page) + re.findall(
         r'(?:src|href)="([^"]+)"', page
     )
-    for link in links:
-        target, _, anchor = link.partition("#")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    for link in links(text(name)):
         if re.match(r"[a-z][a-z+.-]*:", link):
             continue
-        assert not target or ((ROOT / name).parent / target).exists(), (
-            f"{name}: {link} leads nowhere"
-        )
-        assert target or anchor in anchors, f"{name}: there is no heading for #{anchor}"
+        target, _, anchor = link.partition("#")
+        path = (ROOT / name).parent / target if target else ROOT / name
+        assert path.exists(), f"{name}: {link} leads nowhere"
+        if anchor:
+            there = anchors(path.read_text(encoding="utf-8"))
+            assert anchor in there, f"{name}: {path.name} has no heading for #{anchor}"
 
 
-def test_the_results_in_the_readme_are_those_of_the_json_files():
-    readme = text("README.md")
-    shown = readme.split(results.BEGIN)[1].split(results.END)[0].strip()
-    assert shown == results.table().strip(), "make results renews it"
+def between(page, begin, end):
+    """What stands between two markers of a page."""
+    return text(page).split(begin)[1].split(end)[0].strip()
+
+
+def test_the_results_are_those_of_the_json_files():
+    renews = "python -m tests.results tables  renews it"
+    shown = between("docs/results.md", results.BEGIN, results.END)
+    assert shown == results.table().strip(), renews
+    shown = between("README.md", results.BEGIN_HEADLINES, results.END_HEADLINES)
+    assert shown == results.headlines().strip(), renews
     # Not all are measured yet; none is left of a study that is gone.
     known = {*results.RESULTS, "ablation", "annotator"}
     assert {path.stem for path in results.FOLDER.glob("*.json")} <= known
+    assert set(results.TITLES) == set(results.RESULTS)
 
 
-def test_the_timings_in_the_readme_are_those_of_the_json_files():
-    shown = text("README.md").split(benchmarks.BEGIN)[1].split(benchmarks.END)[0].strip()
-    assert shown == benchmarks.table().strip(), "make bench renews it"
+def test_headlines_show_one_row_each_with_its_interval():
+    rows = results.headlines().splitlines()[2:]
+    shown = [row.split("|")[1].strip() for row in rows]
+    assert len(set(shown)) == len(shown) >= 4, "a headline fits several rows, or none"
+    assert set(shown) <= {headline.words for headline in results.HEADLINES}
+    for row in rows:
+        assert re.search(r"\| 0\.\d{3} \(0\.\d{3} to 0\.\d{3}\) \| \d+ \|$", row), row
+
+
+def test_results_keep_sign_interval_and_missing_interval():
+    row = {"value": 0.0123, "low": -0.5, "high": 1.0}
+    assert results.with_interval(row) == "0.012 (\N{MINUS SIGN}0.500 to 1.000)"
+    assert results.with_interval({"value": -2.34}) == "\N{MINUS SIGN}2.340"
+    assert results.with_interval({"value": -1e-5, "low": float("nan")}) == "0.000"
+
+
+def test_the_timings_are_those_of_the_json_files():
+    renews = "python -m tests.benchmarks tables  renews it"
+    shown = between("docs/timings.md", benchmarks.BEGIN, benchmarks.END)
+    assert shown == benchmarks.table().strip(), renews
+    shown = between("README.md", benchmarks.BEGIN_PEERS, benchmarks.END_PEERS)
+    assert shown == benchmarks.peers().strip(), renews
+    assert len(shown.splitlines()) == 2 + len(benchmarks.PEERS), "a peer without a row"
     assert set(benchmarks.GROUPS) <= {path.stem for path in benchmarks.FOLDER.glob("*.json")}
 
 
