@@ -61,7 +61,7 @@ FLOORS = [
     ["layouts", "case_io", "models", "losses", "metrics"],
     ["checks", "stores", "updates", "corrections", "mask_editor"],
     ["prepare", "data", "plots", "runs", "bootstrap", "lungs"],
-    ["zoo", "transfer"],
+    ["zoo", "transfer", "drawings"],
     ["training", "inference", "summary"],
     ["report"],
     ["evaluation", "export", "labelling", "explorer", "two_step", "annotate"],
