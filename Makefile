@@ -21,8 +21,8 @@ env: .venv/.installed ## .venv with the pinned requirements and the package itse
 run: env ## execute the first notebook on phantoms and print its scores (SEGLIB_SMOKE=1: seconds)
 	$(BIN)/python tests/run_notebook.py notebooks/$(FIRST).ipynb runs/$(FIRST).executed.ipynb
 
-notebooks: env ## execute all notebooks in their small size and keep the outputs, as they are committed (minutes)
-	for n in notebooks/*.ipynb; do $(BIN)/python tests/run_notebook.py $$n $$n || exit 1; done
+notebooks: env ## execute all lessons in order from an empty runs/, then the solutions; keep outputs and minutes (half an hour)
+	$(BIN)/python -m tests.course
 
 address: ## write the address of this repository into badges and set-up cells: make address REPO=https://github.com/YOU/FORK
 	$(PYTHON) .ci/address.py $(REPO)

@@ -1,19 +1,80 @@
-"""Execute a notebook, print what its cells tagged `scores` wrote: run_notebook.py SOURCE.ipynb
-COPY.ipynb
+"""Execute a notebook, hold its claims, and print what its cells tagged `scores` wrote:
+
+    python tests/run_notebook.py SOURCE.ipynb COPY.ipynb [--without-claims]
+
+The claims of text cells (see `tests/claims.py`) are statements about the phantoms in the notebook's
+own size: they are not evaluated while SEGLIB_SMOKE is set, nor with --without-claims, which is for
+real data.
 """
 
-import base64
-import io
+import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from PIL import Image
+from nbclient.util import ensure_async
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a script finds only its own folder
+
+from seglib.config import pick_size  # noqa: E402
+from tests import claims, notebook_code, notebook_figures  # noqa: E402
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Client(NotebookClient):
+    """Executes code cells and, between them, reads the variables of text cells with claims.
+
+    Attributes:
+        with_claims: whether they are read.
+        problems: a line for each claim that is false or could not be evaluated.
+    """
+
+    with_claims = True
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.problems = []
+
+    async def async_execute_cell(self, cell, cell_index, *arguments, **options):
+        cell = await super().async_execute_cell(cell, cell_index, *arguments, **options)
+        if cell.cell_type == "markdown":
+            cell.metadata.pop("values", None)
+            if self.with_claims and cell.metadata.get("claims"):
+                await self._evaluate(cell, cell_index)
+        return cell
+
+    async def _evaluate(self, cell, cell_index):
+        """Store the values of the claims' variables in the cell, and check the claims."""
+        statements = cell.metadata["claims"]
+        values, lines = {}, []
+        try:
+            names = claims.variables_of(statements)
+            replies = await self._ask({name: claims.question(name) for name in names})
+            values = {name: claims.answer(name, replies[name]) for name in names}
+            lines = claims.failures(statements, values)
+        except claims.ClaimError as error:
+            lines = [str(error)]
+        cell.metadata["values"] = values
+        self.problems += [f"cell {cell_index}: {line}" for line in lines]
+
+    async def _ask(self, questions):
+        """The kernel's replies to expressions; its execution counter and history stay as they are.
+
+        Each is one of IPython's `user_expressions` of an empty, silent cell.
+        """
+        message = self.kc.execute(
+            "", silent=True, store_history=False, user_expressions=questions, stop_on_error=False
+        )
+        while True:
+            reply = await ensure_async(self.kc.shell_channel.get_msg(timeout=60))
+            if reply["parent_header"].get("msg_id") == message:
+                return reply["content"]["user_expressions"]
 
 
 def tagged_text(notebook, tag="scores"):
@@ -30,40 +91,32 @@ def tagged_text(notebook, tag="scores"):
     return "\n".join(text.rstrip() for text in texts if text.strip())
 
 
-def tidy(notebook, width=480, colours=64):
-    """What a notebook is committed with: no standard error, no time stamps, figures as small
-    palette PNGs.
+def tidy(notebook):
+    """What a notebook is committed with: no standard error, no progress widgets, no time stamps;
+    figures as `notebook_figures` keeps them.
     """
-    notebook.metadata.pop(
-        "widgets", None
-    )  # widgets live in a kernel; their state holds every figure once more
+    # Widgets live in a kernel; their state holds every figure once more.
+    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.metadata.pop("execution", None)
-            cell.outputs = [
-                o
-                for o in cell.outputs
-                if o.get("name") != "stderr" and "_Training finished._" not in str(o.get("data"))
-            ]
-        for data in (output.get("data", {}) for output in cell.get("outputs", [])):
-            if "image/png" in data:
-                picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB")
-                picture.thumbnail((width, 10 * width))
-                small = io.BytesIO()
-                picture.quantize(
-                    colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-                ).save(small, "PNG", optimize=True)
-                data["image/png"] = base64.b64encode(small.getvalue()).decode()
+        if cell.cell_type != "code":
+            continue
+        cell.metadata.pop("execution", None)
+        cell.outputs = [
+            output
+            for output in cell.outputs
+            if output.get("name") != "stderr"
+            and "_Training finished._" not in str(output.get("data"))
+        ]
+        notebook_figures.tidy(cell)
 
 
-def main(source, copy):
-    """Run `source` in its folder and save the executed `copy` in any case; 0 if all cells ran."""
-    source, copy = Path(source), Path(copy)
-    if not source.is_file():
-        print(f"{source}: no such notebook", file=sys.stderr)
-        return 1
+def run(source, copy, with_claims=True):
+    """Execute `source` in its folder and save the executed `copy` in any case.
+
+    Returns (the executed notebook, a text about what failed, "" if nothing did).
+    """
     notebook = nbformat.read(source, as_version=4)
-    client = NotebookClient(
+    client = Client(
         notebook,
         timeout=None,
         kernel_name="python3",
@@ -71,19 +124,36 @@ def main(source, copy):
         resources={"metadata": {"path": str(source.resolve().parent)}},
         on_cell_start=lambda cell, cell_index: progress(cell_index, len(notebook.cells)),
     )
-    print(f"Executing {source}", flush=True)
-    problem = ""
+    client.with_claims = with_claims and pick_size("small") != "smoke"
+    start, problem = time.perf_counter(), ""
     try:
-        client.execute()
+        # A backend chosen for tests would show no figures in a notebook.
+        client.execute(env={k: v for k, v in os.environ.items() if k != "MPLBACKEND"})
+        if client.problems:
+            problem = "\n".join([f"{source}: claims of the text do not hold", *client.problems])
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        problem = ANSI.sub("", str(error))
+        words = ANSI.sub("", str(error))
+        problem = f"{source}: a cell failed; executed up to there: {copy}\n{words}"
     progress(None, 0)
+    minutes = (time.perf_counter() - start) / 60
     tidy(notebook)
+    code = notebook_code.code_hash(notebook, source.stem)
+    notebook.metadata["seglib"] = {"code": code, "minutes": round(minutes, 2)}
     copy.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, copy)
+    return notebook, problem
 
+
+def main(source, copy, *options):
+    """0 if all cells ran and all claims hold."""
+    source, copy = Path(source), Path(copy)
+    if not source.is_file():
+        print(f"{source}: no such notebook", file=sys.stderr)
+        return 1
+    print(f"Executing {source}", flush=True)
+    notebook, problem = run(source, copy, "--without-claims" not in options)
     if problem:
-        print(f"{source}: a cell failed; executed up to there: {copy}\n{problem}", file=sys.stderr)
+        print(problem, file=sys.stderr)
         return 1
     print(tagged_text(notebook) or f"(no cell of {source} is tagged `scores`)")
     print(f"Executed copy: {copy}")
@@ -98,6 +168,6 @@ def progress(index, total):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4) or sys.argv[3:] not in ([], ["--without-claims"]):
         sys.exit(__doc__)
     sys.exit(main(*sys.argv[1:]))
