@@ -71,7 +71,7 @@ import torch
 torch.set_num_threads(1)
 from seglib import config, data, inference, layouts, phantoms, plots, prepare, training
 
-hosts.setup()  # a second time, now that the imitated mounts are known
+hosts.offer_drive()  # again, now that the imitated mounts are known
 cfg = config.preset("lung", local=hosts.host() == "local", epochs=1, num_workers="auto")
 real = phantoms.data_or_phantoms(cfg, n=8)
 cases = layouts.scan(cfg)

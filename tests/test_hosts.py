@@ -484,6 +484,31 @@ def test_work_dir(machine, monkeypatch, capsys):
     assert not capsys.readouterr().out
 
 
+def test_setup_installs_reloads_and_offers_drive(monkeypatch, capsys):
+    """Called twice: an extension that is loaded already says nothing, `autoreload` is on."""
+    shell = InteractiveShell()
+    calls = []
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    monkeypatch.setattr(hosts, "install_missing", lambda: calls.append("install"))
+    monkeypatch.setattr(hosts, "offer_drive", lambda: calls.append("drive"))
+    for _ in range(2):
+        hosts.setup()
+    assert calls == ["install", "drive"] * 2
+    assert "autoreload" in shell.extension_manager.loaded
+    reloader = shell.magics_manager.registry["AutoreloadMagics"]._reloader
+    assert reloader.enabled and reloader.check_all
+    assert not capsys.readouterr().out
+
+
+def test_setup_in_a_script(monkeypatch):
+    """Without IPython, and with IPython imported but no shell running."""
+    monkeypatch.setattr(hosts, "install_missing", lambda: None)
+    monkeypatch.setattr("IPython.get_ipython", lambda: None)
+    hosts.setup()
+    monkeypatch.delitem(sys.modules, "IPython")
+    hosts.setup()
+
+
 def fake_drive(monkeypatch, mount):
     drive = types.SimpleNamespace(mount=mount)
     google = types.SimpleNamespace(colab=types.SimpleNamespace(drive=drive))
