@@ -4,7 +4,7 @@ BIN := .venv/bin
 FIRST := 00_start_here
 
 .DEFAULT_GOAL := help
-.PHONY: help env run notebooks address test test-slow fuzz lab results zoo bench clean
+.PHONY: help env run notebooks slides address test test-slow fuzz lab results zoo bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,15 @@ run: env ## execute the first notebook on phantoms and print its scores (SEGLIB_
 notebooks: env ## execute all lessons in order from an empty runs/, then the solutions; keep outputs and minutes (half an hour)
 	$(BIN)/python -m tests.course
 
+# What a deck needs besides its file comes from the web, unless REVEAL names a folder with reveal.js.
+REVEAL ?= https://unpkg.com/reveal.js@4.6.1
+slides: env ## a deck of slides for each lesson: runs/slides/*.html
+	$(BIN)/jupyter nbconvert --to slides --no-prompt --output-dir runs/slides \
+	  --SlidesExporter.reveal_url_prefix=$(REVEAL) --SlidesExporter.reveal_scroll=True \
+	  --SlidesExporter.reveal_number=c/t --SlidesExporter.reveal_width=1280 \
+	  --SlidesExporter.reveal_height=800 --TagRemovePreprocessor.enabled=True \
+	  --TagRemovePreprocessor.remove_input_tags=hide-input notebooks/*.ipynb
+
 address: ## write the address of this repository into badges and set-up cells: make address REPO=https://github.com/YOU/FORK
 	$(PYTHON) .ci/address.py $(REPO)
 
@@ -37,8 +46,8 @@ test: env ## lint, unit tests, and every notebook in its smoke size
 	$(BIN)/python -m pytest $(PARALLEL) tests
 	rm -rf runs/smoke
 # Every notebook in a folder of its own, because notebooks of one preset would write the same runs.
-	for n in notebooks/*.ipynb; do \
-	  folder=runs/smoke/$$(basename $$n .ipynb); \
+	for n in $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb); do \
+	  folder=runs/smoke/$$(echo $${n%.ipynb} | tr / _); \
 	  mkdir -p $$folder && cp $$n notebooks/settings.cfg $$folder || exit 1; \
 	done
 	SEGLIB_SMOKE=1 $(BIN)/python -m pytest $(PARALLEL) --nbmake runs/smoke/*/*.ipynb

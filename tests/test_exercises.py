@@ -6,12 +6,14 @@ import math
 import re
 import sys
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 
 from seglib import exercises
-from seglib.exercises import answers
+from seglib.errors import DataError
+from seglib.exercises import answers, classroom
 
 LESSON = '''
 from seglib.exercises import answers
@@ -221,3 +223,42 @@ def test_odd_answers_get_a_hint_and_never_the_solution(number, capsys, monkeypat
         if "has to be one of" not in hint:
             shown |= set(re.findall(r"[a-z-]+", hint.lower()))
         assert not shown & rights, f"the hint of {number} tells the solution: {hint}"
+
+
+# ---- what a class answered
+
+
+def answered(number, text):
+    """A cell tagged `exercise`, with a text as its output or without one."""
+    source = f'answer = 1\nexercises.check("{number}", answer)'
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["exercise"]})
+    if text:
+        data = {"text/plain": text}
+        cell.outputs = [nbformat.v4.new_output("execute_result", data, execution_count=1)]
+    return cell
+
+
+def test_the_verdicts_of_a_class(tmp_path, lesson):
+    right, wrong = repr(exercises.check("98.1", 2 / 3)), repr(exercises.check("98.1", 1))
+    empty = repr(exercises.check("98.2", ...))
+    for student, texts in (("ada", (right, empty)), ("bob", (wrong, ""))):
+        cells = [answered("98.1", texts[0]), answered("98.2", texts[1])]
+        untagged = answered("98.3", "98.3: right.")
+        untagged.metadata.tags = []
+        (tmp_path / student).mkdir()
+        notebook = nbformat.v4.new_notebook(cells=[*cells, untagged])
+        nbformat.write(notebook, tmp_path / student / "98.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "notes.ipynb")
+    table = classroom.verdicts(tmp_path)
+    assert table.to_dict("index") == {
+        "ada/98.ipynb": {"98.1": "right", "98.2": "no answer yet"},
+        "bob/98.ipynb": {"98.1": "not yet", "98.2": ""},
+    }
+
+
+def test_a_folder_without_answers_and_a_file_that_is_no_notebook(tmp_path):
+    with pytest.raises(DataError, match="no notebook with cells tagged `exercise`"):
+        classroom.verdicts(tmp_path)
+    (tmp_path / "a.ipynb").write_text("[1, 2]")
+    with pytest.raises(DataError, match=r"a\.ipynb: is no notebook"):
+        classroom.verdicts(tmp_path)

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from seglib import config, hosts, tables
 from seglib.errors import ConfigError, DataError
@@ -494,7 +495,6 @@ def test_setup_installs_reloads_and_offers_drive(monkeypatch, capsys):
     for _ in range(2):
         hosts.setup()
     assert calls == ["install", "drive"] * 2
-    assert "autoreload" in shell.extension_manager.loaded
     reloader = shell.magics_manager.registry["AutoreloadMagics"]._reloader
     assert reloader.enabled and reloader.check_all
     assert not capsys.readouterr().out

@@ -22,7 +22,8 @@ from tests.sources import MODULES, ROOT, imports, tree
 FLOORS = [
     ["__init__", "errors"],
     ["files", "fields", "tables", "presets"],
-    ["exercises.answers", "annotations.rle", "annotations.shapes", "annotations.sources"],
+    ["exercises.answers", "exercises.classroom"],
+    ["annotations.rle", "annotations.shapes", "annotations.sources"],
     ["annotations.drawing", "annotations.labelme", "annotations.outlines"],
     ["annotations.coco", "annotations.cvat", "annotations.via", "annotations.yolo"],
     ["annotations.geojson", "annotations.imagej"],

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import first_line
+
 MAX_ITEMS = 10**7  # answers are small; a longer one is a mistake and is not looked through
 
 
@@ -174,4 +176,4 @@ def _listed(names: Sequence[str]) -> str:
 
 def _short(error: BaseException) -> str:
     """Class and first line of an error."""
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"
