@@ -14,6 +14,7 @@ import torch
 from seglib import exercises
 from seglib.errors import DataError
 from seglib.exercises import answers, classroom
+from tests.sources import ROOT
 
 LESSON = '''
 from seglib.exercises import answers
@@ -262,3 +263,16 @@ def test_a_folder_without_answers_and_a_file_that_is_no_notebook(tmp_path):
     (tmp_path / "a.ipynb").write_text("[1, 2]")
     with pytest.raises(DataError, match=r"a\.ipynb: is no notebook"):
         classroom.verdicts(tmp_path)
+
+
+def test_the_example_for_teachers_works():
+    page = (ROOT / "docs/teaching.md").read_text(encoding="utf-8")
+    (example,) = re.findall(
+        r"```python\n(from seglib.exercises import answers\n.*?)```", page, re.S
+    )
+    names = {}
+    exec(example, names)
+    assert answers.title_of(names["dice_by_hand"]).startswith("Dice of two masks")
+    assert names["dice_by_hand"](0.8) is None and names["dice_by_hand"](0.4)
+    assert names["iou_from_dice"](lambda dice: dice / (2 - dice)) is None
+    assert names["iou_from_dice"](lambda dice: dice / 2).startswith("Write both")
