@@ -33,7 +33,7 @@ def two_thirds(answer):
 @exercise("98.2")
 def broken(answer):
     """Expects a dict"""
-    return None if answer["right"] == 1 else "It is not right."
+    return None if isinstance(answer, dict) and answer["right"] == 1 else "It is not right."
 '''
 
 
