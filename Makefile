@@ -4,7 +4,7 @@ BIN := .venv/bin
 FIRST := 00_start_here
 
 .DEFAULT_GOAL := help
-.PHONY: help env run notebooks slides address test test-slow fuzz lab results zoo bench clean
+.PHONY: help env run notebooks slides book address test test-slow fuzz lab results zoo bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,10 @@ zoo: env ## train the networks that come with the package on real data (after ma
 bench: env ## time our code beside its peers and write docs/timings.md (an hour; nothing else should run)
 	$(BIN)/python -m pip install -r tests/benchmarks/requirements.txt
 	$(BIN)/python -m tests.benchmarks
+
+book: env ## a website of lessons, glossary, how-tos, results and API in runs/book/html
+	$(BIN)/python -m pip install -q -r docs/book/requirements.txt
+	$(BIN)/python docs/book/build.py
 
 clean: ## remove caches, build leftovers and executed copies (keeps .venv, data, runs and stores; says what stores occupy)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs/*.executed.ipynb
