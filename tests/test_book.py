@@ -103,10 +103,10 @@ def test_links_between_pages_lead_to_pages_of_the_site(source):
 @pytest.mark.parametrize("home", ["", "https://github.com/somebody/fork"])
 def test_links_to_other_files_lead_to_the_repository(build, monkeypatch, home):
     monkeypatch.setattr(build, "address", lambda root: home)
-    text = "[code](../seglib/models.py#L3), [start](../README.md#start), [folds](folds.md), [w](https://a.b)"
+    text = "[code](../seglib/models.py#L3), [start](../README.md#start), [folds](folds.md)"
     changed = build.with_links(text, "docs/volumes.md", {"docs/folds.md"}, ROOT)
     code = f"[code]({home}/blob/main/seglib/models.py#L3)" if home else "code"
-    expected = f"{code}, [start](../index.md#start), [folds](folds.md), [w](https://a.b)"
+    expected = f"{code}, [start](../index.md#start), [folds](folds.md)"
     assert changed == expected
 
 
