@@ -39,8 +39,10 @@ def readme(text: str, address: str) -> str:
     lines = text.split("\n")
     start = next(i for i, line in enumerate(lines) if line.startswith("| notebook |"))
     with_badges = bool(badges(address, "any"))
-    for i in range(start, lines.index("", start)):
-        cells = lines[i].split("|")[1:3]
+    for i in range(start, len(lines)):
+        if not lines[i].startswith("|"):
+            break
+        cells = lines[i].split("|")[1:4]
         name = re.search(r"notebooks/(\w+)\.ipynb", cells[0])
         if with_badges and name:
             cells.append(f" {badges(address, name[1])} ")

@@ -1,7 +1,7 @@
 """Scores of masks: count true and false positives and negatives once, compute the scores from them.
 
-`tables.METRICS` names every score. The rules for empty masks are those of the README: Dice is 1
-where truth and prediction are both empty; a score whose fraction is 0/0 is NaN and left out of
+`tables.METRICS` names every score. The rules for empty masks are those of `docs/scoring.md`: Dice
+is 1 where truth and prediction are both empty; a score whose fraction is 0/0 is NaN and left out of
 means; a mask that does not exist is never scored. Taught in `04_lung_segmentation` and
 `07_evaluation`.
 """

@@ -37,7 +37,7 @@ def no_internet(monkeypatch):
 
 @pytest.fixture
 def lite0_file(test_data):
-    """The EfficientNet-Lite0 weights that the README names."""
+    """The EfficientNet-Lite0 weights that docs/networks.md names."""
     file = test_data.parent / "weights" / "efficientnet-lite0-57934424.pth"
     if not file.is_file():
         pytest.skip(f"no real data: {file} is missing")

@@ -2,11 +2,12 @@
 
 import re
 import shutil
+import tomllib
 
 import pytest
 
 from seglib import config, data, evaluation, layouts, phantoms, prepare, presets, tables, training
-from tests import results
+from tests import course, results
 from tests.benchmarks import __main__ as benchmarks
 from tests.sources import MODULES, ROOT, imports
 
@@ -64,6 +65,29 @@ def test_links_lead_somewhere(name):
             assert anchor in there, f"{name}: {path.name} has no heading for #{anchor}"
 
 
+def test_the_index_lists_every_page_once():
+    listed = re.findall(r"^- \[(\w+\.md)\]\((\w+\.md)\): \S", text("docs/README.md"), re.MULTILINE)
+    assert all(name == target for name, target in listed)
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert sorted(target for _, target in listed) == sorted(pages)
+
+
+def test_the_readme_is_short():
+    assert len(text("README.md").splitlines()) <= 160
+
+
+def test_the_readme_links_every_lesson_with_its_minutes():
+    table = between("README.md", course.BEGIN, course.END).splitlines()
+    assert "minutes" in table[0]
+    stems = [re.search(r"notebooks/(\w+)\.ipynb", row)[1] for row in table[2:]]
+    assert stems == [path.stem for path in course.lessons()]
+
+
+def test_the_citation_has_the_version_of_the_package():
+    version = tomllib.loads(text("pyproject.toml"))["project"]["version"]
+    assert f"\nversion: {version}\n" in text("CITATION.cff")
+
+
 def between(page, begin, end):
     """What stands between two markers of a page."""
     return text(page).split(begin)[1].split(end)[0].strip()
@@ -107,13 +131,8 @@ def test_the_timings_are_those_of_the_json_files():
     assert set(benchmarks.GROUPS) <= {path.stem for path in benchmarks.FOLDER.glob("*.json")}
 
 
-def section(heading):
-    """The part of the README below a heading, up to the next one of its level."""
-    return text("README.md").split(f"\n## {heading}\n")[1].split("\n## ")[0]
-
-
 def test_the_map_names_every_file_in_the_order_of_its_imports():
-    rows = [line.split("|")[1] for line in section("Map of `seglib`").splitlines() if "|" in line]
+    rows = [line.split("|")[1] for line in text("docs/house.md").splitlines() if "|" in line]
     names = [re.findall(r"`([\w/]+?)(?:\.py|/)`", row) for row in rows]
     modules = [[name.replace("/", ".") for name in row] for row in names]
     # A bare package is only its docstring.
@@ -146,9 +165,9 @@ def own_tables(monkeypatch):
 
 
 def test_every_example_of_how_to_add_works(own_tables, tmp_path):
-    """The code in the README adds a loss, a layout, a metric, a network, an augmentation and a
+    """The code of docs/extend.md adds a loss, a layout, a metric, a network, an augmentation and a
     preset."""
-    examples = re.findall(r"```python\n(.*?)```", section("How to add"), re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", text("docs/extend.md"), re.DOTALL)
     assert len(examples) == 6
     for example in examples:
         assert len(re.findall(r"^.*\S", example, re.MULTILINE)) <= 12, "a short example"

@@ -230,7 +230,7 @@ assert not torch.cuda.is_initialized(), "an import initialised CUDA"
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_go_down(name):
-    assert name in FLOOR_OF, f"{name} has no floor: give it one in FLOORS, and in the README's map"
+    assert name in FLOOR_OF, f"{name} has no floor: give it one in FLOORS, and in docs/house.md"
     for other in imports(MODULES[name])[0]:
         assert FLOOR_OF.get(other, 99) < FLOOR_OF[name], (
             f"{name} imports {other}, which is no lower"

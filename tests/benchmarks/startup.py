@@ -43,9 +43,7 @@ def rows(rounds: int = 5) -> list[dict]:
 
 
 def imports(rounds: int) -> list[dict]:
-    """Importing the package, and the seven modules of the README's first code block, beside PyTorch
-    alone.
-    """
+    """Importing the package, and the seven modules of docs/calls.md, beside PyTorch alone."""
     codes = {"import seglib": "import seglib", "import of the seven modules": SEVEN}
     seconds = by_turns({**codes, "torch": "import torch"}, rounds)
     return [
