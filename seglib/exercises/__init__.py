@@ -75,5 +75,5 @@ def _unknown(number: str, lesson: str, exercises: dict[str, Callable]) -> str:
     if exercises:
         listed = ", ".join(f"{key} ({title_of(check)})" for key, check in exercises.items())
         return f"There is no exercise {number}. Lesson {lesson} has {listed}."
-    numbered = ", ".join(name for name in lessons() if of_lesson(name)) or "no lesson yet"
-    return f'There is no exercise {number}. Numbers look like "04.2"; exercises have: {numbered}.'
+    listed = ", ".join(lessons())
+    return f'There is no exercise {number}. Numbers look like "04.2"; the lessons are {listed}.'

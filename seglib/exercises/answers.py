@@ -157,7 +157,7 @@ def _as_array(value: Any) -> np.ndarray | None:
 def _kind(answer: Any) -> str:
     """What an answer is, for a hint."""
     if answer is None:
-        return "None (does a `return` lack?)"
+        return "None (is a `return` missing?)"
     if isinstance(answer, str):
         return "a text"
     if isinstance(answer, bool):
