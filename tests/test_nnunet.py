@@ -130,6 +130,68 @@ def test_pictures(tmp_path):
         np.testing.assert_array_equal(labels, mask // 255)
 
 
+@pytest.mark.parametrize("n_channels", [1, 2, 3])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_pictures_are_read_back_with_classes_channels_and_what_is_ignored(
+    tmp_path, n_channels, ignored
+):
+    root = tmp_path / "t"
+    for number in range(6):
+        rng = np.random.default_rng(number)
+        for k in range(n_channels if n_channels == 2 else 1):
+            sides = (12, 14, 3) if n_channels == 3 else (12, 14)
+            pixels = rng.integers(0, 256, sides, np.uint8)
+            images.write_png(root / "imagesTr" / f"a{number}_{k:04d}.png", pixels)
+        labels = rng.integers(0, 4 if ignored else 3, (12, 14)).astype(np.uint8)
+        images.write_png(root / "labelsTr" / f"a{number}.png", labels)
+    names = {1: ["grey"], 2: ["red", "far red"], 3: ["R", "G", "B"]}[n_channels]
+    named = {"background": 0, "rim": 1, "core": 2, **({"ignore": 3} if ignored else {})}
+    content = {"channel_names": dict(enumerate(names)), "labels": named, "file_ending": ".png"}
+    (root / "dataset.json").write_text(json.dumps(content))
+
+    def read(folder):
+        fixed = dict(
+            image_size=(12, 14),
+            resize="none",
+            val_split=0.5,
+            in_channels=n_channels,
+            mean=(0.5,),
+            std=(0.5,),
+        )
+        cfg = config.preset("binary", "smoke", data_root=str(folder), **fixed)
+        cfg.work_dir = str(tmp_path / "w")
+        cases = layouts.scan(cfg)
+        assert cfg.class_names == ("background", "rim", "core")
+        store = prepare.build(cases, cfg)
+        rows = store.cases.set_index("case")["row"]
+        arrays = store.open()
+        return cfg, store, {case: (arrays[0][k], arrays[1][k]) for case, k in rows.items()}
+
+    cfg, store, before = read(root)
+    assert sorted(before) == [f"a{number}" for number in range(6)]
+    for number in range(6):
+        stored = images.read_pixels(root / "labelsTr" / f"a{number}.png")[0]
+        np.testing.assert_array_equal(
+            before[f"a{number}"][1][..., 0], np.where(stored == 3, 255, stored)
+        )
+    target = nnunet.export(store, tmp_path / "raw", cfg)
+    after = read(target)[2]
+    for case, (pixels, labels) in before.items():
+        np.testing.assert_array_equal(after[case][0], pixels)
+        np.testing.assert_array_equal(after[case][1], labels)
+
+
+def test_a_picture_without_one_of_its_channels_is_set_aside(tmp_path):
+    for name in ("a_0000", "a_0001", "b_0000", "c_0000", "c_0001"):
+        images.write_png(tmp_path / "imagesTr" / f"{name}.png", np.zeros((4, 5), np.uint8))
+    for name in "abc":
+        images.write_png(tmp_path / "labelsTr" / f"{name}.png", np.zeros((4, 5), np.uint8))
+    cfg = config.preset("binary", "smoke", data_root=str(tmp_path), class_names=("cell",))
+    problems = layouts.scan(cfg).set_index("case")["problem"]
+    assert problems["b"] == "its channel 0001 (1) is missing; add the file"
+    assert problems["a"] == problems["c"] == ""
+
+
 def test_the_command(tmp_path, capsys):
     root = write_pictures(tmp_path / "t", n=6)
     line = ["prepare", "--data_dir", str(root), "--image_size", "32", "--resize", "none"]

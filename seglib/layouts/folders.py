@@ -16,7 +16,7 @@ import pandas as pd
 
 from .. import tables
 from ..errors import DataError
-from ..formats import nifti, volumes
+from ..formats import channels, nifti, volumes
 from . import numbers, pairing, patients, sequences
 from .cases import case_rows
 from .volumes import (
@@ -219,11 +219,35 @@ def _paired(images: Path, masks: Path, cfg: Any) -> pd.DataFrame:
         table = pairing.pair_suffixes(images, masks, cfg.class_names)
         if cfg.task != "multiclass" and (table[list(cfg.class_names)] != "").any(axis=None):
             return table
-    table = pairing.pair(images, [masks], "mask")
+    table = _numbered_pictures(images, masks, cfg)
+    if table is None:
+        table = pairing.pair(images, [masks], "mask")
     # Only volumes, whose rows `_volumes` adds.
     if table.empty and (nifti_files(images) or _series(images)):
         return table
     return pairing.for_task(table, "mask", cfg.task, cfg.class_names, masks)
+
+
+def _numbered_pictures(images: Path, masks: Path, cfg: Any) -> pd.DataFrame | None:
+    """The table of pictures that are numbered as nnU-Net's, `case_0000.png` with `case.png`.
+
+    None where the names are others.
+    """
+    files, labels = pairing.pictures(images), pairing.pictures(masks)
+    cases = sequences.of_pictures(files, labels, cfg)
+    if not cases:
+        return None
+    by_number = channels.by_number(files)
+    used = {name for case in cases for name in by_number[case].values()}
+    image_files = {name: case.path for name, case in cases.items()}
+    image_files |= {name: path for name, path in files.items() if name not in used}
+    table = pairing.pair(images, [masks], "mask", image_files=image_files)
+    columns = {name: {"image": case.cell, **case.columns} for name, case in cases.items()}
+    rows = table.to_dict("records")
+    result = pd.DataFrame([{**row, **columns.get(row["case"], {})} for row in rows]).fillna("")
+    result["label_numbers"] = numbers.of_files(labels.values(), cfg)
+    result.attrs["notes"] = table.attrs["notes"]
+    return result
 
 
 def _with_slice(row: Row) -> Row:

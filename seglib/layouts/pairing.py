@@ -46,6 +46,7 @@ def pair(
     column: str,
     all_masked: bool = True,
     suffixes: Iterable[str] = MASK_SUFFIXES,
+    image_files: Mapping[str, Path] | None = None,
 ) -> pd.DataFrame:
     """The case table of one folder of pictures; `column` receives the mask files.
 
@@ -54,8 +55,9 @@ def pair(
     what could not be paired. Where the mask of an image is not clear, the cell is empty, and the
     column `problem` says why. `all_masked`: images without a mask are noted. `suffixes`: what may
     follow the image's name; with unusual ones, files with others are those of other classes.
+    `image_files`: name of a case -> its picture, by default all of the folder by their stems.
     """
-    image_files = pictures(images)
+    image_files = pictures(images) if image_files is None else image_files
     mask_folders = list(mask_folders)
     is_usual = suffixes is MASK_SUFFIXES
     folders = [

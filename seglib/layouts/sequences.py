@@ -73,6 +73,26 @@ def of_folder(files: Mapping[str, Path], labels: Mapping[str, Path], cfg: Any) -
     return cases
 
 
+def of_pictures(files: Mapping[str, Path], labels: Mapping[str, Path], cfg: Any) -> dict[str, Case]:
+    """The same for pictures as nnU-Net numbers them, `case_0000.png`; {} for other names.
+
+    A file alone holds all channels of its case, such as red, green and blue.
+
+    Raises:
+        DataError: as `of_folder`.
+    """
+    numbered = _with_labels(channels.by_number(files), files, labels)
+    numbers = {number for own in numbered.values() for number in own}
+    cases = {}
+    for case, own in numbered.items():
+        paths = {number: files[name] for number, name in own.items()}
+        if numbers == {0}:
+            cases[case] = Case(paths[0], str(paths[0]))
+        else:
+            cases[case] = _numbered(paths, numbers, cfg)
+    return cases
+
+
 def _with_labels(groups: Mapping[str, Any], files: Mapping, labels: Mapping) -> dict[str, Any]:
     """The groups that are cases: their name is that of labels, and of no volume.
 
