@@ -474,6 +474,8 @@ def _read_labels(case: Any, cfg) -> images.Mask:
     if segments.kind_of(path):
         class_of = _class_of_segments(path, case, cfg)
         planes = volumes.read_segments(_first_channel(case), path, cfg, class_of)
+        if planes.clash:
+            raise DataError(planes.clash)
         return images.Mask(_slice(case, planes.labels).copy(), "named segments")
     labels = volumes.read_labels(_first_channel(case), path, cfg)
     plane = _slice(case, labels)

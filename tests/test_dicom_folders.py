@@ -6,7 +6,7 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from seglib import config, layouts, runs
+from seglib import case_io, config, layouts, runs
 from seglib.errors import DataError
 from seglib.formats import dicom_folders, dicom_seg, volumes
 from seglib.inference import Predictor
@@ -60,12 +60,51 @@ def test_the_layout_is_found_by_itself(tmp_path):
     assert cases["volume"].nunique() == 2
 
 
-def test_two_files_of_labels_for_one_series_are_a_problem(tmp_path):
-    export(tmp_path / "d")
-    folder = tmp_path / "d/p1/study/labels"
-    (folder / "again.dcm").write_bytes((folder / "seg.dcm").read_bytes())
-    cases = layouts.scan(config_of(tmp_path / "d"))
-    assert "several files of labels refer to it" in cases["problem"].iloc[0]
+def in_two_files(folder, liver, spleen, names=("liver", "spleen")):
+    """A series, and a file of segments for each of two structures."""
+    stack = np.random.default_rng(0).integers(900, 1200, liver.shape)
+    ids = {"StudyInstanceUID": generate_uid(), "FrameOfReferenceUID": generate_uid()}
+    write_series(folder / "ct", stack, PatientID="ID1", **ids)
+    grid = volumes.read_grid(folder / "ct")
+    for file, name, mask in zip(("one", "two"), names, (liver, spleen)):
+        dicom_seg.write(folder / "labels" / f"{file}.dcm", {name: mask}, grid)
+
+
+def test_a_file_of_segments_for_each_structure_is_united(tmp_path):
+    mask = np.random.default_rng(1).random((3, 20, 24))
+    liver, spleen = mask > 0.6, mask < 0.3
+    in_two_files(tmp_path / "d" / "p1", liver, spleen)
+    cfg = config_of(tmp_path / "d")
+    cases = layouts.scan(cfg)
+    shown = truth_of(type("Store", (), {"cases": cases}), cfg)
+    labels = np.stack([shown[case][1] for case in cases["case"]])
+    np.testing.assert_array_equal(labels, np.where(liver, 1, np.where(spleen, 2, 0)))
+    found = config.preset("binary", "smoke", data_root=str(tmp_path / "d"))
+    layouts.scan(found)
+    assert found.class_names == ("background", "liver", "spleen")
+
+
+def test_files_of_segments_that_overlap_are_refused_for_classes_that_exclude_each_other(tmp_path):
+    mask = np.random.default_rng(1).random((3, 20, 24))
+    liver, spleen = mask > 0.4, mask > 0.7
+    in_two_files(tmp_path / "d" / "p1", liver, spleen)
+    cfg = config_of(tmp_path / "d")
+    cases = layouts.scan(cfg)
+    with pytest.raises(DataError, match=r"one\.dcm and .*two\.dcm: .* belong to liver and spleen"):
+        truth_of(type("Store", (), {"cases": cases}), cfg)
+    names = ("liver", "spleen")
+    both = config_of(tmp_path / "d", task="multilabel", class_names=names, loss="combined")
+    rows = layouts.scan(both).to_dict("records")
+    for name, own in zip(names, (liver, spleen)):
+        planes = [case_io.read_mask(row, name, both, False).pixels for row in rows]
+        np.testing.assert_array_equal(np.stack(planes), own)
+
+
+def test_files_that_repeat_a_segment_are_a_problem(tmp_path):
+    mask = np.random.default_rng(1).random((3, 20, 24)) > 0.5
+    in_two_files(tmp_path / "d" / "p1", mask, mask, names=("liver", "Liver"))
+    problem = layouts.scan(config_of(tmp_path / "d"))["problem"].iloc[0]
+    assert "two.dcm: a segment Liver, as in " in problem and "one.dcm" in problem
 
 
 def test_without_labels_it_says_what_is_there(tmp_path):

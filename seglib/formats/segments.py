@@ -1,7 +1,8 @@
 """Label files that hold named segments: `.seg.nrrd`, DICOM SEG and RTSTRUCT, on their volume.
 
 Segments may overlap. Which number belongs to which class is decided elsewhere (`layouts.numbers`);
-here the segments of some numbers become planes of a mask.
+here the segments of some numbers become planes of a mask. A path may be several files, joined as
+channels are (`a.dcm::b.dcm`): it stands for the segments of all, numbered one file after the other.
 """
 
 import functools
@@ -14,7 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError, first_line, listed
-from . import dicom_headers, dicom_seg_labels, orientation, rtstruct, signatures, simpleitk, slicer
+from . import (
+    channels,
+    dicom_headers,
+    dicom_seg_labels,
+    orientation,
+    rtstruct,
+    signatures,
+    simpleitk,
+    slicer,
+)
 from .orientation import Grid
 from .slicer import Segment
 
@@ -34,15 +44,19 @@ class Planes(NamedTuple):
         labels: (S, H, W) class numbers, 0 elsewhere; where segments of different classes overlap,
             that of the later segment.
         notes: what was left out, and how many voxels two classes share.
+        clash: which files give a voxel to different classes, so that `labels` cannot be used; ""
+            for none.
     """
 
     bits: np.ndarray
     labels: np.ndarray
     notes: tuple[str, ...]
+    clash: str = ""
 
 
 def kind_of(path: str | Path) -> str:
-    """`SLICER`, `SEG` or `RTSTRUCT`; "" for any other path."""
+    """`SLICER`, `SEG` or `RTSTRUCT`; "" for any other path. Of several files, that of the first."""
+    path = channels.first_file(path)
     name = str(path).lower()
     if name.endswith(_OTHER_SUFFIXES):
         return ""
@@ -73,8 +87,11 @@ def segments(path: str | Path) -> tuple[Segment, ...]:
     """The segments of a file, in its order; only headers are read.
 
     Raises:
-        DataError: none, or the file is damaged.
+        DataError: none, the file is damaged, or two files have a segment of one name.
     """
+    parts = channels.files(path)
+    if len(parts) > 1:
+        return _of_several_files(parts)
     kind = kind_of(path)
     if kind == SLICER:
         header = simpleitk.read_header(path)
@@ -124,10 +141,59 @@ def read(grid: Grid, path: str | Path, class_of: Mapping[int, int]) -> Planes:
         if k in in_bits:
             bits[mask] |= dtype(1 << (k - 1))
     names = {classes[s.number]: s.name for s in segments(path) if s.number in classes}
-    notes += [
-        f"{n} voxels belong to {names[low]} and {names[high]}" for (low, high), n in shared.items()
-    ]
-    return Planes(bits, labels, tuple(notes))
+    texts = {
+        pair: f"{n} voxels belong to {names[pair[0]]} and {names[pair[1]]}"
+        for pair, n in shared.items()
+    }
+    notes += texts.values()
+    return Planes(bits, labels, tuple(notes), _clash(path, classes, texts))
+
+
+def _of_several_files(parts: list[str]) -> tuple[Segment, ...]:
+    """The segments of several files, numbered one file after the other."""
+    result: list[Segment] = []
+    file_of: dict[str, str] = {}
+    for part, offset in _offsets(parts):
+        for segment in segments(part):
+            name = segment.name.casefold().strip()
+            if name in file_of:
+                raise DataError(
+                    f"{part}: a segment {segment.name}, as in {file_of[name]}, of the same "
+                    "volume; which of them is meant is not clear: move one file away"
+                )
+            result.append(segment._replace(number=segment.number + offset))
+        file_of |= {segment.name.casefold().strip(): part for segment in segments(part)}
+    return tuple(result)
+
+
+def _offsets(parts: list[str]) -> Iterator[tuple[str, int]]:
+    """Each of several files, and what is added to the numbers of its segments."""
+    offset = 0
+    for part in parts:
+        yield part, offset
+        offset += max(segment.number for segment in segments(part))
+
+
+def _clash(
+    path: str | Path, classes: Mapping[int, int], texts: Mapping[tuple[int, int], str]
+) -> str:
+    """Which of several files give a voxel to different classes; "" for none, and for one file.
+
+    Args:
+        texts: two classes -> how many voxels they share.
+    """
+    parts = channels.files(path)
+    if len(parts) < 2:
+        return ""
+    files_of: dict[int, set[str]] = {}
+    for part, offset in _offsets(parts):
+        for segment in segments(part):
+            files_of.setdefault(classes.get(segment.number + offset, 0), set()).add(part)
+    for (low, high), text in texts.items():
+        if files_of[low] != files_of[high]:
+            names = " and ".join(sorted(files_of[low] | files_of[high]))
+            return f"{names}: {text}, which exclude each other; correct one, or move it away"
+    return ""
 
 
 def referenced_series(path: str | Path) -> list[str]:
@@ -145,6 +211,13 @@ def _masks(
     grid: Grid, path: str | Path, classes: Mapping[int, int], notes: list[str]
 ) -> Iterator[tuple[Segment, np.ndarray]]:
     """The segments of some numbers, in the order of the file, and their masks."""
+    parts = channels.files(path)
+    if len(parts) > 1:
+        for part, offset in _offsets(parts):
+            own = {number - offset: k for number, k in classes.items()}
+            for segment, mask in _masks(grid, part, own, notes):
+                yield segment._replace(number=segment.number + offset), mask
+        return
     chosen = [segment for segment in segments(path) if segment.number in classes]
     kind = kind_of(path)
     if kind == SLICER:

@@ -1,6 +1,7 @@
 """DICOM as archives export it: folders of patients, studies and series, labels among them.
 
 A series has the labels (DICOM SEG or RTSTRUCT) that refer to it by its UID, wherever they lie.
+Those of several files, such as one for each structure, are united.
 """
 
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from .. import hosts
-from ..errors import DataError, listed
-from ..formats import dicom_folders, segments
+from ..errors import DataError
+from ..formats import channels, dicom_folders, segments
 from . import pairing, patients
 from .volumes import Row, case_table, half_pairs, volume_rows
 
@@ -39,17 +40,12 @@ def scan_dicom(root: str | Path, cfg: Any) -> pd.DataFrame:
     names: set[str] = set()
     for series in hosts.progress(with_labels, desc="scan", leave=False):
         files = labels_of[series.uid]
-        columns = {}
-        if len(files) > 1:
-            columns["problem"] = (
-                f"several files of labels refer to it: {listed(file.name for file in files)}; move "
-                "all but one away"
-            )
         inside = series.path.relative_to(root) if series.path != root else Path(root.name)
         name = "_".join(inside.parts).replace("#", "_")
         names.add(name)
         patient = series.patient or inside.parts[0]
-        rows += volume_rows(name, patient, series.path, files[0], cfg, notes, **columns)
+        labels = channels.join(files)
+        rows += volume_rows(name, patient, series.path, labels, cfg, notes)
     uids = {series.uid for series in content.series}
     notes += half_pairs(
         [series.path for series in content.series if series.uid not in labels_of],

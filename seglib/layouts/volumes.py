@@ -139,7 +139,7 @@ def volume_rows(
     volume: str,
     patient: str,
     image: str | Path,
-    labels: Path,
+    labels: str | Path,
     cfg: Any,
     notes: list[str],
     grid: volumes.Grid | None = None,
@@ -153,7 +153,8 @@ def volume_rows(
         volume: its name.
         patient: who it shows, or the name by which `patients.judged` finds out.
         image: a NIfTI file or the folder of a DICOM series; or the cell of several channels.
-        labels: a label map, also as a DICOM series, or a folder with one mask file for each organ.
+        labels: a label map, also as a DICOM series, or a folder with one mask file for each organ;
+            or files of named segments, joined as channels are.
         notes: what is odd about the headers is appended to it.
         grid: that of the volume, where it has been read before.
         more: further columns, the same for all slices.
@@ -172,6 +173,7 @@ def volume_rows(
             more.setdefault("problem", table.problem)
         notes += [f"{volume}: {table.note}"] if table.note else []
     else:
+        labels = Path(labels)
         shared |= _mask_cells(labels, cfg)
     try:
         grid = grid or volumes.read_grid(channels.split(image)[0], **volumes.options(cfg))
@@ -303,7 +305,7 @@ def _mask_cells(labels: Path, cfg: Any) -> dict[str, str]:
 
 def _segment_cells(labels: Path, table: numbers.OfSegments, cfg: Any) -> Row:
     """The mask columns and `annotated` of a volume whose labels are a file of named segments."""
-    path = os.path.abspath(labels)
+    path = channels.join(channels.files(labels))
     if cfg.task == "multiclass":
         # A class that the file does not name may be anywhere outside its segments.
         complete = set(cfg.class_names[1:]) <= set(table.classes)
