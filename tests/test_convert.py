@@ -404,3 +404,26 @@ def test_pictures_of_16_bits_become_png_of_16_bits(tmp_path):
     (tmp_path / "in/a.ppm").write_bytes(b"Pf 40 30 -1.0\n" + bytes(4 * 40 * 30))
     done = convert.to_images_and_masks(tmp_path / "in", None, tmp_path / "out2")
     assert done.pairs == 0 and "float32" in done.problems[0]
+
+
+@pytest.mark.parametrize("extra", [False, True], ids=["folders alone", "a mask beside them"])
+def test_a_mask_folder_for_each_class_is_refused_with_the_lines_that_read_it(tmp_path, extra):
+    square = np.zeros((8, 9), np.uint8)
+    square[2:5, 3:6] = 255
+    for name in ("cup", "disc"):
+        write_picture(tmp_path / "d" / "masks" / name / "x.png", square)
+    write_picture(tmp_path / "d" / "images" / "x.png", square)
+    if extra:
+        write_picture(tmp_path / "d" / "masks" / "x.png", square)
+    folders = (tmp_path / "d" / "images", tmp_path / "d" / "masks")
+    with pytest.raises(DataError) as error:
+        convert.to_images_and_masks(*folders, tmp_path / "out")
+    text = str(error.value)
+    assert "masks in folders (cup, disc)" in text and not (tmp_path / "out").exists()
+    assert f"python -m seglib train --data_dir {tmp_path / 'd'}" in text
+    assert f"--source_masks {tmp_path / 'd' / 'masks' / 'cup'}" in text
+    done = convert.to_images_and_masks(folders[0], folders[1] / "cup", tmp_path / "out")
+    assert done.pairs == 1
+    (tmp_path / "d" / "images").rename(tmp_path / "photos")
+    with pytest.raises(DataError, match="put the images into D/images and these folders into D/m"):
+        convert.to_images_and_masks(tmp_path / "photos", folders[1], tmp_path / "other")

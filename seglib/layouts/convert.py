@@ -6,6 +6,7 @@ Masks of one structure become 0 and 255, those of several classes label maps of 
 
 import filecmp
 import json
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .. import config, files, hosts, meanings
+from .. import config, files, hosts, meanings, tables
 from ..annotations import shapes
 from ..errors import ConfigError, DataError, listed
 from ..formats import images, legends
@@ -424,6 +425,8 @@ def _pair_by_name(
     """
     same_folder = image_folder.resolve() == mask_folder.resolve()
     pictures, masks = _pictures(image_folder), _pictures(mask_folder)
+    if not same_folder:
+        _refuse_class_folders(image_folder, mask_folder)
     for folder, content in ((image_folder, pictures), (mask_folder, masks)):
         if not content:
             raise DataError(f"{folder}: no picture here; found {pairing.contents(folder)}")
@@ -526,6 +529,31 @@ def _same_name(path: Path, other: Path) -> DataError:
     return DataError(
         f"{path}: {other.name} has the same name before the suffix; name the files "
         f"to take by image_suffix and mask_suffix, for example {path.suffix!r}"
+    )
+
+
+def _refuse_class_folders(image_folder: Path, mask_folder: Path) -> None:
+    """Raise `DataError` for masks in a folder a class; says which lines read them.
+
+    Training reads such folders as they are, where the masks lie beside the images.
+    """
+    below = [folder for folder in pairing.subfolders(mask_folder) if _pictures(folder)]
+    if not below:
+        return
+    names = listed((folder.name for folder in below), most=8)
+    root = mask_folder.absolute().parent
+    pair = (image_folder.name, mask_folder.name)
+    if image_folder.absolute().parent == root and pair in tables.PAIRS_OF_FOLDERS:
+        line = f"python -m seglib train --data_dir {shlex.quote(str(root))}"
+        advice = f"training reads all of them as they are: {line}"
+    else:
+        advice = (
+            "to train all of them, put the images into D/images and these folders into D/masks, "
+            "then: python -m seglib train --data_dir D"
+        )
+    raise DataError(
+        f"{mask_folder}: masks in folders ({names}), which may be one for each class; {advice}; "
+        f"for one of them give its folder: --source_masks {shlex.quote(str(below[0]))}"
     )
 
 
