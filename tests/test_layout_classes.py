@@ -1,5 +1,6 @@
 """What the masks of a folder show where nobody has named the classes: `layouts.complete`."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -12,7 +13,7 @@ from PIL import Image
 from seglib import config, layouts, prepare
 from seglib.__main__ import main
 from seglib.errors import DataError
-from seglib.layouts import classes
+from seglib.layouts import class_values, classes
 from tests.helpers import binary_config, labels_like, numbered_volume, save_nifti
 
 BLUE, TEAL = (0, 0, 255), (0, 128, 128)
@@ -333,3 +334,46 @@ def test_the_folder_is_shown_from_the_working_directory_where_that_is_shorter(
     monkeypatch.chdir(tmp_path)
     assert "data_root='here/x'" in shown.text(tmp_path / "here" / "x")
     assert "data_root='here/x'" in shown.text("here/x")
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        [label_map(1, shift=k % 5) * np.uint8(255) for k in range(100)],
+        [label_map(1, 2, shift=k % 5) for k in range(100)],
+        [coloured(BLUE, TEAL, shift=k % 5) for k in range(100)],
+    ],
+    ids=["one structure", "numbers", "colours"],
+)
+def test_a_second_scan_reads_only_masks_that_changed(tmp_path, monkeypatch, masks):
+    root = tree(tmp_path / "d", masks=masks)
+    read = []
+    original = class_values.mask_values.read
+    monkeypatch.setattr(
+        class_values.mask_values, "read", lambda path: read.append(path) or original(path)
+    )
+
+    def found():
+        read.clear()
+        cfg = binary_config(root, work_dir=str(tmp_path / "work"))
+        layouts.scan(cfg)
+        return cfg.class_names, cfg.mask_encoding
+
+    first = found()
+    assert len(read) == 100
+    assert found() == first and read == []
+    changed = root / "masks" / "c7.png"
+    Image.fromarray(coloured(BLUE, TEAL, (255, 0, 0))).save(changed)
+    with contextlib.suppress(DataError):  # a colour more, or colours among numbers
+        found()
+    assert read == [str(changed)]
+    (tmp_path / "work" / "stores" / class_values._KEPT).write_text("damaged")
+    with contextlib.suppress(DataError):
+        found()
+    assert len(read) == 100
+
+
+def test_few_masks_leave_nothing_in_the_work_folder(tmp_path):
+    root = tree(tmp_path / "d", masks=[label_map(1, 2)] * 4)
+    layouts.scan(binary_config(root, work_dir=str(tmp_path / "work")))
+    assert not (tmp_path / "work").exists()

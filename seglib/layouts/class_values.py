@@ -4,6 +4,8 @@ Names come from `dataset.json`, from the header of a volume, from `labelmap.txt`
 else from the numbers and colours themselves.
 """
 
+import ast
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from .. import hosts, meanings
+from .. import files, hosts, meanings
 from ..errors import DataError, listed
 from ..formats import images, legends, mask_values, volumes
 from ..formats.mask_values import Values
@@ -32,6 +34,9 @@ from .classes import (
     two_readings,
 )
 
+# The file that keeps the values of masks, from how many masks on, of how many; its first line.
+_KEPT, _KEPT_FROM, _MOST_KEPT = "mask_values.txt", 100, 20_000
+_FORM = "values of masks, form 1"
 _COLOUR_NAMES = {
     (255, 0, 0): "red",
     (0, 255, 0): "green",
@@ -75,7 +80,7 @@ def of_masks(cells: Iterable[str], cfg: Any, root: str | Path) -> Classes | None
     if not paths:
         return None
     sample = spread(paths, MOST_VOLUMES if volumes.is_volume(paths[0]) else MOST_PICTURES)
-    values = [file for file in _in_threads(_values, sample) if file is not None]
+    values = [file for file in _values_of(sample, cfg) if file is not None]
     several = [file for file in values if not file.is_single]
     unclear = [file for file in several if not file.counts]
     are_many = len(unclear) > meanings.MAX_SET_ASIDE * len(values)
@@ -112,6 +117,40 @@ def _are_odd(several: list[Values], values: list[Values]) -> bool:
     present = {value for file in several for value in file.counts} - {0, (0, 0, 0)}
     are_greys = any(isinstance(v, int) and images.LARGEST_NUMBER < v < 255 for v in present)
     return len(others) == 1 and (are_greys or not present & others)
+
+
+def _values_of(paths: list[str], cfg: Any) -> list[Values | None]:
+    """The values of masks; many are kept in `work_dir/stores`, where the next scan finds them.
+
+    A mask whose name, size or time has changed is read anew.
+    """
+    if len(paths) < _KEPT_FROM:
+        return _in_threads(_values, paths)
+    file = Path(hosts.run_root(cfg)) / "stores" / _KEPT
+    kept = _kept(file)
+    stamps = {path: repr(volumes.stamp(path)) for path in paths}
+    changed = [path for path in paths if kept.get(path, ("",))[0] != stamps[path]]
+    new = dict(zip(changed, _in_threads(_values, changed)))
+    values = [new[path] if path in new else kept[path][1] for path in paths]
+    if new:
+        current = {path: (stamps[path], own) for path, own in zip(paths, values) if own}
+        others = {path: entry for path, entry in kept.items() if path not in stamps}
+        content = dict([*others.items(), *current.items()][-_MOST_KEPT:])
+        lines = [repr((path, stamp, tuple(own))) for path, (stamp, own) in content.items()]
+        with contextlib.suppress(OSError):  # a full or read-only disk: then it stays slow
+            file.parent.mkdir(parents=True, exist_ok=True)
+            files.write_text(file, "\n".join([_FORM, *lines]))
+    return values
+
+
+def _kept(file: Path) -> dict[str, tuple[str, Values]]:
+    """Mask -> its stamp and values, of earlier scans; {} where there are none, or damaged ones."""
+    try:
+        form, *lines = file.read_text(encoding="utf-8").splitlines()
+        entries = [ast.literal_eval(line) for line in lines if form == _FORM]
+        return {path: (stamp, Values(*own)) for path, stamp, own in entries}
+    except (OSError, ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return {}
 
 
 def _values(path: str) -> Values | None:
