@@ -190,6 +190,7 @@ def check(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> Checked:
     # A scan has put the notes on headers among its own; a table that was made by hand has no notes.
     notes = [*scan_notes, *_notes_of_files(files, decoded, with_headers=not scan_notes)]
     notes += _warnings(files, decoded) + _empty_classes(decoded, inverted, cfg)
+    notes += _without_background(cases[readable], cfg)
     meaning = meanings.judge(cases, facts, cfg)
     undecided = [*_question_on_window(files, decoded, cfg), *meaning.undecided]
     notes = [*undecided, *notes, *meaning.notes]
@@ -389,6 +390,22 @@ def _empty_classes(facts: list[dict[str, Any]], inverted: dict[str, bool], cfg) 
                 "are they the right ones?"
             )
     return notes
+
+
+def _without_background(cases: pd.DataFrame, cfg) -> list[str]:
+    """A note where no pixel of any case is annotated as background."""
+    if cfg.task != "multiclass" or "annotated" not in cases:
+        return []
+    annotated = [str(cell).split(",") for cell in cases["annotated"]]
+    if any(cfg.class_names[0] in names for names in annotated):
+        return []
+    present = {name for names in annotated for name in names}
+    names = ", ".join(name for name in cfg.class_names[1:] if name in present)
+    return [
+        f"{cfg.class_names[0]}: no pixel is annotated as such, because the labels of each case "
+        "lack a class, which may be anywhere outside the others; a network cannot learn what is no "
+        f"structure: add the missing labels, or set class_names to those that cases have ({names})"
+    ]
 
 
 def _inverted_flags(facts: list[dict[str, Any]], names: Iterable[str]) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from seglib import case_io, config, layouts
+from seglib import case_io, config, layouts, prepare
 from seglib.errors import DataError
 from seglib.formats import dicom_seg, segments, volumes
 from tests.helpers import (
@@ -493,6 +493,13 @@ def test_classes_without_a_segment_are_not_annotated(series, tmp_path):
     cases = layouts.scan(cfg)
     assert set(cases["annotated"]) == {"liver"}
     assert any("spleen not among its segments" in note for note in cases.attrs["notes"])
+    cfg.work_dir = str(tmp_path / "work")
+    notes = prepare.build(cases, cfg).report.notes
+    assert any("background: no pixel is annotated as such" in note for note in notes)
+    assert any("set class_names to those that cases have (liver)" in note for note in notes)
+    cases.loc[0, "annotated"] = ",".join(names)
+    notes = prepare.build(cases, cfg).report.notes
+    assert not any("no pixel is annotated" in note for note in notes)
     cfg = cfg.replace(class_names=("background", "spleen"))
     problem = layouts.scan(cfg)["problem"].iloc[0]
     assert "its segments are liver, left kidney, tumour; none is spleen" in problem
