@@ -8,6 +8,7 @@ than 20 seconds, or a crash; memory beyond 2 GB raises an error that the readers
 theirs. The input of a failure is kept in the folder `fuzz_failures`, and the exit status is 1.
 """
 
+import contextlib
 import os
 import random
 import resource
@@ -30,11 +31,20 @@ import tifffile
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from seglib import annotations, config, files, phantoms, runs
+from seglib import annotations, config, files, layouts, phantoms, runs
 from seglib.annotations import writers
 from seglib.errors import SeglibError
 from seglib.files import load_safely
-from seglib.formats import dicom_pictures, dicom_seg, images, segments, slicer, volumes
+from seglib.formats import (
+    channels,
+    dicom_pictures,
+    dicom_seg,
+    images,
+    legends,
+    segments,
+    slicer,
+    volumes,
+)
 from seglib.tables import ANNOTATION_FORMS
 
 BATCH, LIMIT_S, LIMIT_BYTES = 100, 20, 2 << 30
@@ -55,6 +65,19 @@ LABELLED = {  # files of labelling tools that we do not write
 }
 
 
+NAMED = ("background", "cell", "rim")
+DATASET = """{"channel_names": {"0": "R", "1": "G", "2": "B"}, "labels": {"background": 0,
+"cell": 1, "rim": [2, 3], "ignore": 4}, "numTraining": 2, "file_ending": ".png"}"""
+LABELMAP = """# label:color_rgb:parts:actions
+background:0,0,0::
+cell:255,0,0::
+rim:0,255,0:inner,outer:move"""
+CLASSES = """Pixel Value, Class
+0, background
+1, cell
+2, rim"""
+
+
 def readers(folder: Path) -> list[tuple[Path, Callable[[Path], object]]]:
     """Valid files, each with a reader of its kind."""
     cfg = config.preset("lung", "smoke")
@@ -65,6 +88,7 @@ def readers(folder: Path) -> list[tuple[Path, Callable[[Path], object]]]:
         *_volumes(folder),
         *_settings(folder),
         *_annotations(folder / "annotations"),
+        *_lists(folder / "lists"),
         (weights, load_safely),
         (weights, lambda path: runs.load_weights(path, runs.network(cfg))),
         (described, lambda path: runs.describe_weights(path.with_suffix(".pth"))),
@@ -134,6 +158,37 @@ def _of_slicer_and_dicom(
 def _settings(folder: Path) -> Iterator[tuple[Path, Callable[[Path], object]]]:
     for suffix in (".json", ".toml", ".cfg"):
         yield config.preset("palm", "small").save(folder / f"config{suffix}"), config.load
+
+
+def _lists(folder: Path) -> Iterator[tuple[Path, Callable[[Path], object]]]:
+    """The lists beside masks that name classes and channels, read by a scan of their tree."""
+    numbers = np.arange(1200, dtype=np.uint8).reshape(30, 40) % 3
+    colours = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)[numbers]
+    for name, (content, mask) in {
+        "dataset.json": (DATASET, numbers),
+        "labelmap.txt": (LABELMAP, colours),
+        "_classes.csv": (CLASSES, numbers),
+    }.items():
+        root = folder / name.strip("_").split(".")[0]
+        for case in ("a", "b"):
+            images.write_png(root / "images" / f"{case}.png", colours)
+            images.write_png(root / "masks" / f"{case}.png", mask)
+        files.write_text(root / name, content)
+        yield root / name, _named_by_list
+
+
+def _named_by_list(path: Path) -> None:
+    """Everything that reads a list: the scan, and the messages that quote it."""
+    labels = path.parent / "masks" / "a.png"
+    work = str(path.parent / "work")
+    with contextlib.redirect_stdout(None):
+        for preset, classes in (("binary", {}), ("rsna", {"class_names": NAMED})):
+            cfg = config.preset(preset, "smoke", data_root=str(path.parent), work_dir=work)
+            with contextlib.suppress(SeglibError):
+                layouts.scan(cfg.replace(**classes))
+    for read in (channels.names_beside, legends.of_data_set, legends.colour_advice):
+        read(labels)
+    legends.numbers_advice(labels)
 
 
 def _annotations(folder: Path) -> Iterator[tuple[Path, Callable[[Path], object]]]:
