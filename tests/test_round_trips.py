@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from seglib import phantoms
 from tests import round_trips
 
 
@@ -21,3 +22,29 @@ def test_the_boundary_distance_is_that_of_the_farthest_pixel():
     assert round_trips.boundary_distance(first, second) == 3
     assert round_trips.boundary_distance(first, first) == 0
     assert round_trips.boundary_distance(first, ~(first | True)) == float("inf")
+
+
+def test_a_set_is_counted_and_its_result_is_kept(tmp_path, monkeypatch):
+    ring = np.hypot(*np.mgrid[-12:12, -15:15]) % 9 < 5
+    sets = [("a", {"x": ring}), ("b", {"x": ring & False}), ("c", {"x": ring, "y": ring})]
+    monkeypatch.setattr(round_trips, "masks_of", lambda data, name: sets)
+    monkeypatch.setattr(round_trips, "KEPT", tmp_path / "kept")
+    figures = round_trips.kept("s", round_trips.of_set, tmp_path, "s")
+    assert (figures["images"], figures["label maps"], figures["farther than 1"]) == (2, 1, 0)
+    assert figures["components"] == 15 and figures["holes"] == 3
+    assert {n for key, n in figures.items() if "changed" in key} == {0}
+    monkeypatch.setattr(round_trips, "of_set", None)  # is not called again
+    assert round_trips.kept("s", round_trips.of_set, tmp_path, "s") == figures
+    raw = {"images": 9, "pixels changed": 4}
+    assert round_trips.row("s", figures, raw).startswith("| s | 2 | 1 | 9 | 15 | 3 | 4 |")
+
+
+def test_pictures_go_through_nnunet(tmp_path, monkeypatch):
+    root = phantoms.write("binary", tmp_path / "set", n=6)
+    monkeypatch.setitem(round_trips.STORES, "set", ("binary", {"class_names": ("lesion",)}))
+    assert round_trips.through_nnunet(root.parent, "set") == {"images": 6, "pixels changed": 0}
+
+
+def test_the_page_has_the_place_of_the_table():
+    page = round_trips.PAGE.read_text(encoding="utf-8")
+    assert page.index(round_trips.BEGIN) < page.index("| acdc |") < page.index(round_trips.END)
