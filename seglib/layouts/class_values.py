@@ -127,14 +127,14 @@ def _values_of(paths: list[str], cfg: Any) -> list[Values | None]:
     if len(paths) < _KEPT_FROM:
         return _in_threads(_values, paths)
     file = Path(hosts.run_root(cfg)) / "stores" / _KEPT
-    kept = _kept(file)
+    earlier = _kept(file)
     stamps = {path: repr(volumes.stamp(path)) for path in paths}
-    changed = [path for path in paths if kept.get(path, ("",))[0] != stamps[path]]
+    changed = [path for path in paths if earlier.get(path, ("",))[0] != stamps[path]]
     new = dict(zip(changed, _in_threads(_values, changed)))
-    values = [new[path] if path in new else kept[path][1] for path in paths]
+    values = [new[path] if path in new else earlier[path][1] for path in paths]
     if new:
         current = {path: (stamps[path], own) for path, own in zip(paths, values) if own}
-        others = {path: entry for path, entry in kept.items() if path not in stamps}
+        others = {path: entry for path, entry in earlier.items() if path not in stamps}
         content = dict([*others.items(), *current.items()][-_MOST_KEPT:])
         lines = [repr((path, stamp, tuple(own))) for path, (stamp, own) in content.items()]
         with contextlib.suppress(OSError):  # a full or read-only disk: then it stays slow

@@ -82,11 +82,8 @@ def pair(
         files = [str(file) for group in groups for file in group]
         row = {"case": stem, "patient": stem, "split": "", "image": str(image)}
         rows.append({**row, column: UNION.join(files), "problem": problem})
-    without_mask = [
-        image_files[row["case"]]
-        for row in rows
-        if folders and not row[column] and not row["problem"] and row["case"] not in incomplete
-    ]
+    alone = [row["case"] for row in rows if folders and not (row[column] or row["problem"])]
+    without_mask = [image_files[case] for case in alone if case not in incomplete]
     if all_masked and len(without_mask) == len(rows):
         problem = _no_pairs(folders, mask_folders)
         rows = [{**row, "problem": problem} for row in rows]
