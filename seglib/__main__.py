@@ -13,6 +13,7 @@ import math
 import re
 import shlex
 import sys
+import tempfile
 import typing
 import warnings
 from collections.abc import Callable, Iterable
@@ -165,7 +166,6 @@ def evaluate(args: argparse.Namespace) -> None:
 def predict(args: argparse.Namespace) -> None:
     """Write masks of an image or of a folder of images, and a table of their measures."""
     from . import regions
-    from .formats import inputs, volumes
 
     if bool(args.image_path) == bool(args.image_dir):
         raise ConfigError(
@@ -175,6 +175,29 @@ def predict(args: argparse.Namespace) -> None:
     if args.table:
         regions.check_target(args.table)
     _measuring(args)  # refuses what cannot be, before anything is loaded
+    with contextlib.ExitStack() as until_done:
+        _unfold_pages(args, until_done)
+        _predict(args)
+
+
+def _unfold_pages(args: argparse.Namespace, until_done: contextlib.ExitStack) -> None:
+    """Put the pages of a multi-page TIFF in the place of the file, for as long as they are used."""
+    from .layouts import stacks
+
+    if not args.tiff_pages:
+        return
+    if not args.image_path or args.mask_path:
+        raise ConfigError("tiff_pages: is of one file, --image_path, without --mask_path")
+    folder = until_done.enter_context(tempfile.TemporaryDirectory())
+    files = stacks.unfold(args.image_path, folder, args.tiff_pages)
+    args.image_path = str(files[0]) if args.tiff_pages == "volume" else None
+    args.image_dir = None if args.image_path else folder
+
+
+def _predict(args: argparse.Namespace) -> None:
+    """`predict`, of arguments that were checked."""
+    from .formats import inputs, volumes
+
     predictor, _ = _predictor(args)
     if inputs.holds_several_series(args.image_path):
         if args.dicom_seg or args.mask_path:
@@ -864,6 +887,12 @@ WEIGHTS = {
         "several, or the folder of train --folds: the mean of these networks",
     }
 }
+TIFF_PAGES = {
+    "metavar": "MEANING",
+    "choices": ("volume", "pictures"),
+    "help": "the pages of a multi-page TIFF are slices of a volume, or pictures of their own "
+    "(default: such files are refused)",
+}
 PREDICTION = {  # the options of a predictor, `inference.OPTIONS`
     "--tta": {
         "metavar": "FLIPS",
@@ -902,12 +931,7 @@ COMMANDS = (
                 "annotation file, or a folder of them: LabelMe, COCO, CVAT, VIA, YOLO, Roboflow, "
                 "GeoJSON, ImageJ (default those beside the images)",
             ),
-            "--tiff_pages": {
-                "metavar": "MEANING",
-                "choices": ("volume", "pictures"),
-                "help": "the pages of a multi-page TIFF are slices of a volume, or pictures of "
-                "their own (default: such files are refused)",
-            },
+            "--tiff_pages": TIFF_PAGES,
             "--nested": {
                 "metavar": "MEANING",
                 "choices": ("holes", "filled"),
@@ -986,6 +1010,7 @@ COMMANDS = (
                 "one image, a volume (NIfTI, NRRD, MetaImage), or the folder of a DICOM series",
             ),
             "--image_dir": _value("DIR", "a folder of images or volumes"),
+            "--tiff_pages": TIFF_PAGES,
             "--mask_path": _value("FILE", "the truth of the one picture: prints Dice and IoU"),
             "--output_dir": _value("DIR", "receives the masks", "predictions"),
             "--save_overlay": _flag("of pictures also NAME_overlay.png"),

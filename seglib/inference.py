@@ -4,6 +4,7 @@ import copy
 import functools
 import math
 import re
+import tempfile
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ from .formats import (
     stacks,
     volumes,
 )
+from .layouts import stacks as stacks_of_pages
 
 # The attributes of a predictor that change its masks; all are off by default.
 OPTIONS = ("tta", "tta_rotation", "min_component_size", "keep_largest_component", "fill_holes")
@@ -583,8 +585,24 @@ class Predictor:
         panels: bool = False,
         probability: bool = False,
         tiled: bool = False,
-    ) -> Prediction:
-        """An image file -> a `Prediction`; with `output`, also the files of `write`."""
+        tiff_pages: stacks_of_pages.Pages | None = None,
+    ) -> Any:
+        """An image file -> a `Prediction`; with `output`, also the files of `write`.
+
+        Args:
+            tiff_pages: what the pages of a multi-page TIFF are, as in `prepare --tiff_pages`:
+                "volume", whose `VolumePrediction` is returned, or "pictures", of which a list is
+                returned. None: such a file is refused.
+        """
+        if tiff_pages is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                parts = stacks_of_pages.unfold(path, folder, tiff_pages)
+                if tiff_pages == "volume":
+                    return self.predict_volume(parts[0], output)
+                return [
+                    self.predict_file(part, output, overlay, panels, probability, tiled)
+                    for part in parts
+                ]
         image = self.read(path)
         prediction = self.predict_tiled(image) if tiled else self.predict(image)
         if output is not None:

@@ -396,6 +396,24 @@ def test_volumes_are_measured_by_their_own_prediction(tmp_path):
         model.measure(path, pixel_mm=1)
 
 
+def test_a_multi_page_tiff_is_a_volume_or_pictures_as_it_is_said(tmp_path):
+    pages = np.random.default_rng(0).integers(0, 256, (3, 20, 24), np.uint8)
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, pages, photometric="minisblack")
+    model = grey_predictor()
+    with pytest.raises(DataError, match="predict --image_path FILE takes --tiff_pages too"):
+        model.predict_file(path)
+    found = model.predict_file(path, tmp_path / "a", tiff_pages="pictures")
+    for page, prediction in zip(pages, found, strict=True):
+        np.testing.assert_array_equal(prediction.mask, model.predict(page).mask)
+    names = sorted(file.name for file in (tmp_path / "a").iterdir())
+    assert names == [f"stack_{number:04d}_mask.png" for number in (1, 2, 3)]
+    volume = model.predict_file(path, tmp_path / "b", tiff_pages="volume")
+    assert volume.mask.shape == (3, 20, 24)
+    written = nibabel.load(tmp_path / "b" / "stack_mask.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj).T, volume.mask)
+
+
 def test_the_row_of_a_dicom_series_names_its_folder(tmp_path):
     write_series(tmp_path / "scan 1", np.full((3, 8, 8), 1024, np.uint16))
     row = grey_predictor().measure(tmp_path / "scan 1").iloc[0]
@@ -437,6 +455,19 @@ def lesions(tmp_path, monkeypatch):
         write_picture(tmp_path / "in" / name, np.random.default_rng(0).integers(0, 255, (64, 64)))
     save_nifti(numbered_volume(), tmp_path / "ct.nii.gz")
     return "predict --model_path w.pth --device cpu --output_dir out"
+
+
+def test_the_command_line_predicts_the_pages_of_a_tiff(lesions, capsys):
+    pages = np.random.default_rng(0).integers(0, 256, (2, 64, 64), np.uint8)
+    tifffile.imwrite("stack.tif", pages, photometric="minisblack")
+    assert "--tiff_pages" in error_of(capsys, f"{lesions} --image_path stack.tif")
+    line = f"{lesions} --image_path stack.tif --tiff_pages"
+    assert command(f"{line} pictures --table t.csv") == 0
+    assert pd.read_csv("t.csv")["case"].tolist() == ["stack_0001", "stack_0002"]
+    assert command(f"{line} volume --table v.csv") == 0
+    assert pd.read_csv("v.csv")["case"].tolist() == ["stack"]
+    assert Path("out/stack_mask.nii.gz").is_file()
+    assert "is of one file" in error_of(capsys, f"{lesions} --image_dir in --tiff_pages volume")
 
 
 def test_the_table_of_the_command_line_is_that_of_measure(lesions, capsys):

@@ -209,7 +209,7 @@ def _several(tiff: tifffile.TiffFile, pages: list[tifffile.TiffPage], n_pictures
     return (
         f"a file of {count} pictures ({kind}, {listed}); expected one: split it, by python -m "
         "seglib prepare --source_images DIR --output DIR --tiff_pages volume (slices of a volume) "
-        "or --tiff_pages pictures (a file each)"
+        "or --tiff_pages pictures (a file each); predict --image_path FILE takes --tiff_pages too"
     )
 
 

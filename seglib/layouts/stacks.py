@@ -69,6 +69,17 @@ def split(source: str | Path, masks: str | Path | None, output: str | Path, page
     return Split(len(stacks), n_written, notes)
 
 
+def unfold(path: str | Path, folder: str | Path, pages: Pages) -> list[Path]:
+    """One TIFF file as a volume, or as a picture for each page, in `folder`; returns the files.
+
+    Raises:
+        DataError: it is damaged, has several channels, or is a stack in colour for a volume.
+    """
+    array, spacing = read(Path(path))
+    _write(array, spacing, Path(folder), Path(path).stem, pages)
+    return sorted(Path(folder).iterdir())
+
+
 def read(path: Path, is_mask: bool = False) -> tuple[np.ndarray, tuple[float, ...] | None]:
     """The pages of a TIFF file, (S, H, W) or (S, H, W, 3), and the spacing of voxels in mm.
 
