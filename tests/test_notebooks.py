@@ -4,6 +4,7 @@ A lesson's cells stand in a fixed order, which docs/teaching.md describes for te
 """
 
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -306,7 +307,27 @@ def test_every_solution_is_right(name):
     assert (FOLDER / "solutions" / f"{name}.ipynb").stat().st_size <= 1e6
 
 
-# ---- the runner
+# ---- slides and the runner
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_make_slides_leaves_out_what_is_marked_so(tmp_path):
+    """The command of `make slides`, for a notebook of four cells."""
+    printed = subprocess.run(["make", "-n", "slides"], cwd=ROOT, capture_output=True, text=True)
+    options = printed.stdout.replace("\\\n", " ").split("jupyter nbconvert")[-1].split()
+    assert options[-1].startswith("notebooks/")
+    options[options.index("--output-dir") + 1] = str(tmp_path)
+    cells = [nbformat.v4.new_markdown_cell("# Title"), nbformat.v4.new_code_cell("skipped_code")]
+    cells += [nbformat.v4.new_code_cell(source) for source in ("shown_code", "hidden_code")]
+    for cell, kind in zip(cells, ("slide", "skip", "-", "subslide")):
+        cell.metadata.slideshow = {"slide_type": kind}
+    cells[3].metadata.tags = ["hide-input"]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "deck.ipynb")
+    command = [sys.executable, "-m", "nbconvert", *options[:-1], str(tmp_path / "deck.ipynb")]
+    subprocess.run(command, check=True, capture_output=True)
+    deck = (tmp_path / "deck.slides.html").read_text(encoding="utf-8")
+    assert "Title" in deck and "shown_code" in deck and "reveal.js@" in deck
+    assert "skipped_code" not in deck and "hidden_code" not in deck
 
 
 def test_the_runner_of_make_run_prints_scores_and_reports_failures(tmp_path):
