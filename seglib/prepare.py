@@ -89,21 +89,39 @@ class Store:
         Where classes may overlap there is a folder of masks for each class, without a file for a
         case that has no mask of that class. Masks of a single class hold 0 and 255, label maps
         class numbers.
+
+        Raises:
+            DataError: the folder holds PNG files that this export does not write, such as those of
+                another split: an image could lie in two parts. Nothing is written then.
         """
         pictures, masks = self.open()
-        names = self.info["class_names"]
+        n_planes = masks.shape[-1]
+        is_label_map = n_planes < len(self.info["class_names"])
+        files: dict[Path, tuple[int, int | None]] = {}
         for case in self.cases.to_dict("records"):
-            target, file = Path(folder) / case["split"], f"{case['case']}.png"
-            images.write_png(target / "images" / file, pictures[case["row"]])
-            mask = masks[case["row"]]  # (H, W, K)
-            if mask.shape[-1] > 1:
-                for k, name in enumerate(names):
-                    if case[name]:
-                        images.write_png(target / "masks" / name / file, _black_white(mask[..., k]))
+            files |= self._png_files(case, n_planes)
+        _refuse_other_files(Path(folder), set(files))
+        for path, (row, k) in files.items():
+            if k is None:
+                pixels = pictures[row]
             else:
-                plane = _black_white(mask[..., 0]) if len(names) == 1 else mask[..., 0]
-                images.write_png(target / "masks" / file, plane)
+                plane = masks[row][..., k]
+                pixels = plane if is_label_map else _black_white(plane)
+            images.write_png(Path(folder) / path, pixels)
         return Path(folder)
+
+    def _png_files(self, case: dict[str, Any], n_planes: int) -> dict[Path, tuple[int, int | None]]:
+        """The files that `export_png` writes for a case: path -> row of the arrays, and plane of
+        the mask (None: the image)."""
+        row, part, name = case["row"], Path(case["split"]), f"{case['case']}.png"
+        files: dict[Path, tuple[int, int | None]] = {part / "images" / name: (row, None)}
+        if n_planes == 1:
+            files[part / "masks" / name] = row, 0
+            return files
+        for k, class_name in enumerate(self.info["class_names"]):
+            if case[class_name]:
+                files[part / "masks" / class_name / name] = row, k
+        return files
 
 
 def build(cases: pd.DataFrame, cfg, strict: bool = False) -> Store:
@@ -671,6 +689,19 @@ def _named_file(case: dict, message: str) -> str:
         if os.sep in path and path in message:
             return path
     return channels.first_file(case["image"])
+
+
+def _refuse_other_files(folder: Path, paths: set[Path]) -> None:
+    """Raise a DataError where the parts in a folder hold PNG files besides these, which are below
+    the folder."""
+    parts = [folder / part for part in ("train", "val", "test")]
+    found = (file.relative_to(folder) for part in parts for file in part.rglob("*.png"))
+    others = sorted(set(found) - paths)
+    if others:
+        raise DataError(
+            f"{folder}: holds {len(others)} PNG files of another export, such as {others[0]}; an "
+            "image could lie in two parts: choose another folder, or delete this one"
+        )
 
 
 def _black_white(mask: np.ndarray) -> np.ndarray:

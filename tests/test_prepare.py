@@ -1056,6 +1056,18 @@ def test_export_png(tree, tmp_path):
         np.testing.assert_array_equal(written == 255, mask[..., 0] == 1)
 
 
+def test_exports_of_two_splits_are_not_mixed(tree, tmp_path):
+    store = build(tree, test_split=0.2)
+    folder = store.export_png(tmp_path / "out")
+    before = sorted(folder.rglob("*"))
+    assert store.export_png(folder) == folder and sorted(folder.rglob("*")) == before
+    other = store.split(settings(tree, test_split=0.2, split_seed=1))
+    assert (other.cases["split"] != store.cases["split"]).any()
+    with pytest.raises(DataError, match="of another export, such as .*choose another folder"):
+        other.export_png(folder)
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_what_was_exported_can_be_read_again(tree, tmp_path):
     store = build(tree, test_split=0.2, resize="stretch")
     folder = store.export_png(tmp_path / "out")
