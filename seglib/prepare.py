@@ -695,8 +695,8 @@ def _refuse_other_files(folder: Path, paths: set[Path]) -> None:
     """Raise a DataError where the parts in a folder hold PNG files besides these, which are below
     the folder."""
     parts = [folder / part for part in ("train", "val", "test")]
-    found = (file.relative_to(folder) for part in parts for file in part.rglob("*.png"))
-    others = sorted(set(found) - paths)
+    png_files = (file.relative_to(folder) for part in parts for file in part.rglob("*.png"))
+    others = sorted(set(png_files) - paths)
     if others:
         raise DataError(
             f"{folder}: holds {len(others)} PNG files of another export, such as {others[0]}; an "
