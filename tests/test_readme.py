@@ -30,7 +30,11 @@ def test_make_targets_of_the_readme_exist():
 
 
 PAGES = ["README.md", "data/README.md", "seglib/weights/README.md"]
-PAGES += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+PAGES += sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("docs", "notebooks")
+    for path in (ROOT / folder).glob("*.md")
+)
 
 
 def anchors(page):
@@ -72,8 +76,11 @@ def test_the_index_lists_every_page_once():
     assert sorted(target for _, target in listed) == sorted(pages)
 
 
-def test_the_readme_is_short():
-    assert len(text("README.md").splitlines()) <= 160
+def test_the_readme_is_short_and_begins_with_a_picture():
+    lines = text("README.md").splitlines()
+    assert len(lines) <= 160
+    assert re.fullmatch(r"!\[.{20,}\]\(docs/systems\.jpg\)", lines[2])
+    assert (ROOT / "docs" / "systems.jpg").stat().st_size < 300_000
 
 
 def test_the_readme_links_every_lesson_with_its_minutes():
