@@ -33,14 +33,14 @@ WORK = ROOT / "runs" / "picture"
 WIDTH = 1500  # pixels
 
 # Quick to train, and enough for images that all come from one painter.
-QUICK = {"augment": {"hflip": 0.5}, "stem": "space_to_depth", "batch_size": 8}
+QUICK = {"augment": {"hflip": 0.5}, "batch_size": 8}
 # Preset -> title, number of phantoms, epochs, other settings.
 SYSTEMS: dict[str, tuple[str, int, int, dict[str, Any]]] = {
-    "binary": ("skin: photograph", 40, 16, {}),
-    "lung": ("lungs: chest X-ray", 40, 12, {}),
-    "cardiac": ("heart: MRI", 8, 10, {}),
-    "rsna": ("abdomen: CT", 6, 16, {"architecture": "unet", "base_channels": 16, **QUICK}),
-    "palm": ("eye: fundus photograph", 40, 50, QUICK | {"augment": {"rot90": 0.5, "hflip": 0.5}}),
+    "binary": ("skin: photograph", 48, 60, {"stem": "full"}),
+    "lung": ("lungs: chest X-ray", 40, 30, {}),
+    "cardiac": ("heart: MRI", 20, 40, {"stem": "full"}),
+    "rsna": ("abdomen: CT", 16, 60, {"architecture": "unet", "base_channels": 16, **QUICK}),
+    "palm": ("eye: fundus photograph", 60, 150, QUICK | {"augment": {"rot90": 0.5, "hflip": 0.5}}),
 }
 
 

@@ -1,7 +1,6 @@
 """The picture of the README: what is drawn, and where."""
 
 import numpy as np
-from PIL import Image
 
 from seglib import plots
 from tests import picture
@@ -23,10 +22,3 @@ def test_classes_are_outlined_and_named_in_their_colours_below_the_image():
     (path,) = below[0].collections[0].get_paths()
     assert np.allclose(path.vertices.min(axis=0), (4.5, 9.5))
     assert np.allclose(path.vertices.max(axis=0), (34.5, 29.5))
-
-
-def test_the_committed_picture_has_a_column_a_system():
-    committed = Image.open(picture.PICTURE)
-    assert committed.width == picture.WIDTH
-    # Two rows of square images, and text.
-    assert 2 * picture.WIDTH / len(picture.SYSTEMS) < committed.height < 0.6 * picture.WIDTH
