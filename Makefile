@@ -24,11 +24,18 @@ run: env ## execute the first notebook on phantoms and print its scores (SEGLIB_
 notebooks: env ## execute all lessons in order from an empty runs/, then the solutions; keep outputs and minutes (half an hour)
 	$(BIN)/python -m tests.course
 
-# What a deck needs besides its file comes from the web, unless REVEAL names a folder with reveal.js.
-REVEAL ?= https://unpkg.com/reveal.js@4.6.1
+# What shows a deck comes from the web, or from a folder of npm packages beside the decks.
+ifdef SLIDES_FROM
+SLIDES_URLS := --SlidesExporter.reveal_url_prefix=$(SLIDES_FROM)/reveal.js \
+  --SlidesExporter.require_js_url=$(SLIDES_FROM)/requirejs/require.js \
+  --SlidesExporter.jquery_url=$(SLIDES_FROM)/jquery/dist/jquery.min.js \
+  --SlidesExporter.mathjax_url='$(SLIDES_FROM)/mathjax/MathJax.js?config=TeX-AMS_CHTML-full'
+else
+SLIDES_URLS := --SlidesExporter.reveal_url_prefix=https://unpkg.com/reveal.js@4.6.1
+endif
 slides: env ## a deck of slides for each lesson: runs/slides/*.html
 	$(BIN)/jupyter nbconvert --to slides --no-prompt --output-dir runs/slides \
-	  --SlidesExporter.reveal_url_prefix=$(REVEAL) --SlidesExporter.reveal_scroll=True \
+	  $(SLIDES_URLS) --SlidesExporter.reveal_scroll=True \
 	  --SlidesExporter.reveal_number=c/t --SlidesExporter.reveal_width=1280 \
 	  --SlidesExporter.reveal_height=800 --TagRemovePreprocessor.enabled=True \
 	  --TagRemovePreprocessor.remove_input_tags=hide-input notebooks/*.ipynb
