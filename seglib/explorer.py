@@ -90,4 +90,5 @@ def show(report: Report, case: str, title: str, threshold: float, masks: bool = 
         pred = prob >= threshold
     else:
         pred = prob[0] >= threshold
-    return plots.predictions([(title, image, truth, pred.astype(np.uint8))], side=3)
+    classes = list(report.per_image["class"].unique())
+    return plots.predictions([(title, image, truth, pred.astype(np.uint8))], classes=classes)

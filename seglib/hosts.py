@@ -35,6 +35,9 @@ PHANTOM = "PHANTOM.txt"  # marks a synthetic tree, see `phantoms.write`
 MAX_FOLDERS = 5000  # how many folders are searched below one root
 MAX_SUBFOLDERS = 2000  # more subfolders than this must be cases: they are not searched
 MAX_ENTRIES = 10_000  # how many entries of one folder are read, files included
+# Figures of the notebooks: inches, and pixels an inch. `plots` uses them, and `setup` sets them for
+# the figures that a notebook draws itself.
+FIGURE_WIDTH, FIGURE_DPI = 9, 120
 DEVICES = ("cuda", "mps", "cpu")  # in the order in which "auto" tries them
 PACKAGES = (
     "accelerate",
@@ -126,9 +129,9 @@ def setup() -> None:
     """Prepare the host for a notebook; the set-up cell of every notebook calls it.
 
     Installs the packages that Kaggle or Colab lack (`install_missing`), switches IPython's
-    `autoreload` on, so that an edit of the package works without a restart of the kernel, and on
-    Colab offers to mount Drive (`offer_drive`). May be called again; outside of IPython nothing is
-    reloaded. Taught in `00_start_here`.
+    `autoreload` on, so that an edit of the package works without a restart of the kernel, sets the
+    size of figures (`set_figure_size`), and on Colab offers to mount Drive (`offer_drive`). May be
+    called again; outside of IPython nothing is reloaded. Taught in `00_start_here`.
     """
     install_missing()
     ipython = sys.modules.get("IPython")
@@ -137,7 +140,19 @@ def setup() -> None:
         # Not by the magic %load_ext, which prints a line where it is loaded already.
         shell.extension_manager.load_extension("autoreload")
         shell.run_line_magic("autoreload", "2")
+        set_figure_size()
     offer_drive()
+
+
+def set_figure_size() -> None:
+    """Give figures that a notebook draws itself the width and resolution of those of `plots`, and a
+    layout that leaves no broad margins.
+    """
+    import matplotlib
+
+    size = (FIGURE_WIDTH, 0.45 * FIGURE_WIDTH)
+    sizes = {"figure.figsize": size, "figure.dpi": FIGURE_DPI, "figure.autolayout": True}
+    matplotlib.rcParams.update(sizes)
 
 
 def install_missing() -> None:

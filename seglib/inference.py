@@ -531,16 +531,16 @@ class Predictor:
         """
         output = Path(output)
         self._write_mask(prediction.mask, output, name)
-        coloured = plots.overlay(image, prediction.mask) if overlay or panels else None
         if overlay:
-            images.write_png(output / f"{name}_overlay.png", coloured)
+            images.write_png(output / f"{name}_overlay.png", plots.overlay(image, prediction.mask))
         if panels:
-            pictures = {"image": image, "prediction": coloured}
+            pictures = {"image": image, "prediction": plots.outline(image, prediction.mask)}
             if truth is not None:
-                pictures["truth"] = plots.overlay(image, truth)
+                pictures["truth"] = plots.outline(image, truth)
             if probability:
                 pictures["probability"] = self._probability_of_any(prediction.prob)
-            figure = plots.grid(list(pictures.values()), list(pictures), side=3.5)
+            names = self.config.class_names
+            figure = plots.grid(list(pictures.values()), list(pictures), side=3.5, classes=names)
             plots.save(figure, output / f"{name}_visualization.png")
 
     def _write_mask(self, mask: np.ndarray, output: Path, name: str) -> None:

@@ -90,10 +90,10 @@ class Report:
         """Figure of input, truth, prediction and difference for these rows of `per_image`."""
         rows = cases[cases["annotated"]].drop_duplicates("case")
         pictures = [
-            (f"{case}\nDice {dice:.3f}", *self.examples(case))
-            for case, dice in zip(rows["case"], rows["dice"])
+            (f"{case}\n{name}: Dice {dice:.3f}", *self.examples(case))
+            for case, name, dice in zip(rows["case"], rows["class"], rows["dice"])
         ]
-        return plots.predictions(pictures)
+        return plots.predictions(pictures, classes=list(self.per_image["class"].unique()))
 
     def labels(self, metric: str) -> dict[str, str]:
         """Class -> value and interval of a metric of pixels, for a legend."""

@@ -972,7 +972,8 @@ def _draw_samples(run: Run, network: nn.Module, dataset) -> None:
         case = dataset.cases["case"].iloc[index]
         picture = stacks.shown(image, run.config)
         rows.append((case, picture, plots.flat(mask), metrics.to_label_map(pred, task)))
-    plots.save(plots.predictions(rows), run.folder / "sample_predictions.png")
+    figure = plots.predictions(rows, classes=run.config.class_names)
+    plots.save(figure, run.folder / "sample_predictions.png")
 
 
 def _samples(dataset) -> list[int]:

@@ -107,7 +107,7 @@ def _empty_file(_figure, path):
 def without_figures(monkeypatch):
     """Drawing takes half of the time of a tiny training: left out where no test looks."""
     monkeypatch.setattr(plots, "training_curves", lambda history: None)
-    monkeypatch.setattr(plots, "predictions", lambda rows: None)
+    monkeypatch.setattr(plots, "predictions", lambda rows, **options: None)
     monkeypatch.setattr(plots, "save", _empty_file)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from seglib import data, evaluation, explorer, hosts
+from seglib import data, evaluation, explorer, hosts, plots
 from tests.helpers import FakePredictor, all_in, blurred, cardiac_config, label_store, labelled
 
 
@@ -87,6 +87,7 @@ def test_the_threshold_decides_what_is_drawn(palm):
     plain = np.asarray(
         explorer.show(report, case, "x", 0.5, masks=False).axes[0].get_images()[0].get_array()
     )
+    plain = plots.enlarged(plain, len(low) // len(plain))
     assert (low != plain).any(axis=-1).sum() > (high != plain).any(axis=-1).sum() > 0
 
 

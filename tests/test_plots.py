@@ -16,13 +16,24 @@ from seglib.curves import HistogramROC
 from tests.helpers import multilabel_store
 
 # The first colours of the palette.
-FIRST, SECOND, THIRD = np.array([(230, 159, 0), (86, 180, 233), (0, 158, 115)])
+FIRST, SECOND, THIRD = np.array([(86, 180, 233), (230, 159, 0), (0, 158, 115)])
+WHITE, RED = [255, 255, 255], [255, 0, 51]  # missed, too much
 
 pytestmark = pytest.mark.usefixtures("no_warnings")
 
 
 def pixels_of(axis):
     return np.asarray(axis.get_images()[0].get_array())
+
+
+def at_image_size(pixels, shape):
+    """The middle pixel of each square that stands for a pixel of the image."""
+    factor = pixels.shape[0] // shape[0]
+    return pixels[factor // 2 :: factor, factor // 2 :: factor]
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()] if figure.legends else []
 
 
 def titles(figure):
@@ -33,16 +44,16 @@ def titles(figure):
 
 
 def test_rgb():
-    assert plots.rgb("#E69F00").tolist() == FIRST.tolist()
+    assert plots.rgb("#56B4E9").tolist() == FIRST.tolist()
     assert plots.rgb("#000000").dtype == np.uint8
 
 
 def test_overlay_by_hand():
-    """0.6 of 100 and 0.4 of the colour: 60 + 92 = 152, 60 + 63.6 -> 124, 60 + 0 = 60."""
+    """0.6 of 100 and 0.4 of the colour: 60 + 34.4 -> 94, 60 + 72 = 132, 60 + 93.2 -> 153."""
     image = np.full((2, 2), 100, np.uint8)
     shown = plots.overlay(image, np.array([[1, 0], [255, 2]], np.uint8))
     assert shown.dtype == np.uint8 and shown.shape == (2, 2, 3)
-    assert shown[0, 0].tolist() == [152, 124, 60]
+    assert shown[0, 0].tolist() == [94, 132, 153]
     assert shown[0, 1].tolist() == [100, 100, 100]
     assert shown[1, 0].tolist() == [100, 100, 100]  # an ignored pixel is shown as it is
     assert shown[1, 1].tolist() == np.rint(60 + 0.4 * SECOND).tolist()
@@ -100,7 +111,62 @@ def test_more_classes_than_colours():
     assert shown[0, 8].tolist() == shown[0, 1].tolist() == FIRST.tolist()
 
 
+def test_outline_by_hand():
+    """Seen from the middle outwards: a tinted inside, a dark line, the colour, a dark line."""
+    image, mask = np.full((500, 600), 100, np.uint8), np.zeros((500, 600), np.uint8)
+    mask[100:400, 200:500] = 1
+    line = plots.outline(image, mask)[250, 195:210].tolist()
+    tinted, grey, black = np.rint(85 + 0.15 * FIRST).tolist(), [100] * 3, [0] * 3
+    expected = [*[grey] * 4, black, *[FIRST.tolist()] * 2, black, *[tinted] * 7]
+    assert line == expected
+    untouched = np.repeat(image[..., None], 3, axis=2)
+    np.testing.assert_array_equal(plots.outline(image, 0 * mask), untouched)
+    np.testing.assert_array_equal(plots.outline(image, np.full_like(mask, 255)), untouched)
+    small = plots.outline(image[:100, :120], mask[50:150, 150:270])
+    assert small.shape == (400, 480, 3)
+
+
+def test_errors_have_colours_that_no_class_has():
+    others = np.array([plots.rgb(colour).astype(int) for colour in plots.COLOURS])
+    for colour in (plots.MISSED, plots.EXTRA):
+        assert np.abs(others - plots.rgb(colour)).max(axis=1).min() > 60
+
+
 # ---- figures of data
+
+
+def test_figures_are_wide_enough_for_a_notebook(tmp_path):
+    """Also those of one small picture or table, after white margins are cut off."""
+    curves, table = scored_curves(500), pd.DataFrame([[9, 1], [1, 9]], list("ab"), list("ab"))
+    image, mask = np.full((8, 8), 90, np.uint8), np.eye(8, dtype=np.uint8)
+    figures = [
+        plots.grid([image]),
+        plots.grid([image] * 2, side=1.5),
+        plots.grid([image] * 5, list("abcde"), columns=5, classes=["disc"]),
+        plots.predictions([("a", image, mask, mask)], side=1.8),
+        plots.training_curves(history()),
+        plots.scores_by_image(per_image()),
+        plots.metrics_summary(summary_of(["liver", "mean"], ["dice"])),
+        plots.confusion({"pixels": table}),
+        plots.roc_curves(curves, {}),
+        plots.pr_curves(curves, {}),
+        plots.calibration(curves, {}),
+        plots.bland_altman(pd.Series([1.0, 2, 3]), pd.Series([1.0, 2, 4]), "mL"),
+    ]
+    for number, figure in enumerate(figures):
+        with Image.open(plots.save(figure, tmp_path / f"{number}.png")) as picture:
+            assert picture.width >= 1000, number
+
+
+def test_titles_are_broken_where_they_would_overlap():
+    image = np.zeros((5, 5), np.uint8)
+    words = "patient001_frame01_000 of the second hospital, without any mask of the disc"
+    figure = plots.grid([image] * 4, [words] * 4)
+    figure.canvas.draw()
+    boxes = [axis.title.get_window_extent() for axis in figure.axes]
+    assert all(left.x1 <= right.x0 for left, right in zip(boxes, boxes[1:]))
+    assert min(box.x0 for box in boxes) >= 0
+    assert titles(figure)[0].replace("\n", " ") == words
 
 
 def test_grid_has_a_panel_a_picture():
@@ -117,11 +183,19 @@ def test_grid_has_a_panel_a_picture():
 def test_store_samples_show_the_part_that_is_asked_for(tmp_path):
     store = multilabel_store(tmp_path / "store")
     figure = plots.store_samples(store, "train", n=3)
-    assert isinstance(figure, Figure) and titles(figure) == ["case0", "case1", "case2"]
+    assert isinstance(figure, Figure) and titles(figure) == [
+        "case0\nno mask of detachment",
+        "case1\nno mask of atrophy",
+        "case2\nno mask of detachment",
+    ]
+    assert legend(figure) == ["atrophy", "detachment", "disc"]
     images, masks = store.open()
-    expected = plots.overlay(images[1], masks[1].transpose(2, 0, 1))
+    expected = plots.outline(images[1], masks[1].transpose(2, 0, 1))
     np.testing.assert_array_equal(pixels_of(figure.axes[1]), expected)
-    assert titles(plots.store_samples(store, "test")) == ["case7", "case8"]
+    assert titles(plots.store_samples(store, "test")) == [
+        "case7",
+        "case8\nno mask of detachment",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -137,25 +211,29 @@ def test_batch_samples_undo_the_normalisation(channels, mean, std):
     batch = {"image": torch.from_numpy(normalised), "mask": torch.tensor(mask)}
     figure = plots.batch_samples(batch, mean, std)
     assert isinstance(figure, Figure) and len(figure.axes) == 2
-    expected = plots.overlay(raw[0], mask[0, 0])
+    expected = plots.outline(raw[0], mask[0, 0])
     assert np.abs(pixels_of(figure.axes[0]).astype(int) - expected).max() <= 1
-    dark_red = (pixels_of(figure.axes[1]) == (120, 0, 0)).all(-1)
+    dark_red = (at_image_size(pixels_of(figure.axes[1]), (8, 6)) == (120, 0, 0)).all(-1)
     np.testing.assert_array_equal(dark_red, mask[1, 0] == 255)
+    assert legend(figure) == ["ignored"]
 
 
 def test_batch_samples_of_many_classes_and_of_label_maps(tmp_path):
     cfg = config.preset("palm", "smoke", augment={})
     batch = next(iter(data.loaders(multilabel_store(tmp_path / "store"), cfg)["train"]))
-    figure = plots.batch_samples(batch, cfg.mean, cfg.std)
+    figure = plots.batch_samples(batch, cfg.mean, cfg.std, classes=cfg.class_names)
+    assert legend(figure) == [*cfg.class_names, "ignored"]
     for number, axis in enumerate(figure.axes):
-        dark_red = (pixels_of(axis) == (120, 0, 0)).all(-1)
+        shape = batch["mask"].shape[-2:]
+        dark_red = (at_image_size(pixels_of(axis), shape) == (120, 0, 0)).all(-1)
         ignored_by_all = (batch["mask"][number] == 255).all(0).numpy()
         np.testing.assert_array_equal(dark_red, ignored_by_all)
     labels = torch.tensor([[[0, 1, 2, 255]] * 3]).to(torch.uint8)
     batch = {"image": torch.zeros(1, 1, 3, 4), "mask": labels}
     pixels = pixels_of(plots.batch_samples(batch, (0.0,), (1.0,)).axes[0])
-    assert pixels[0, 3].tolist() == [120, 0, 0]
-    assert pixels[0, 2].tolist() == np.rint(0.4 * SECOND).tolist()
+    pixels = at_image_size(pixels, (3, 4))
+    assert pixels[1, 3].tolist() == [120, 0, 0]
+    assert pixels[1, 2].tolist() == np.rint(0.15 * SECOND).tolist()
 
 
 @pytest.mark.parametrize("shape", [(20, 24), (20, 24, 3)])
@@ -166,8 +244,9 @@ def test_augmentation_samples_show_image_and_mask_after_each_change(shape):
     augment = {"hflip": 0.1, "rotate": {"limit": 30, "p": 0.1}}
     figure = plots.augmentation_samples(image, mask, augment, n=2)
     assert titles(figure) == [t for n in (*augment, "together") for t in ("as it is", n, "")]
-    expected = plots.overlay(image, mask)
-    expected[mask == 255] = (120, 0, 0)
+    expected = plots.outline(image, mask)
+    factor = len(expected) // 20
+    expected[plots.enlarged(mask == 255, factor)] = (120, 0, 0)
     for axis in (figure.axes[0], figure.axes[3]):
         np.testing.assert_array_equal(pixels_of(axis), expected)
     np.testing.assert_array_equal(pixels_of(figure.axes[1]), expected[:, ::-1])
@@ -251,18 +330,27 @@ def test_predictions_colour_what_was_missed_and_what_is_too_much():
     rows = [("case a", image, truth, pred), ("case b", image, truth, truth % 255)]
     figure = plots.predictions(rows)
     assert isinstance(figure, Figure) and len(figure.axes) == 8
-    assert titles(figure)[:4] == ["input", "truth", "prediction", "missed / too much"]
+    assert titles(figure)[:4] == ["input", "truth", "prediction", "errors"]
     assert not any(titles(figure)[4:])
     assert [axis.get_ylabel() for axis in figure.axes[::4]] == ["case a", "case b"]
     shown = [pixels_of(axis) for axis in figure.axes]
     np.testing.assert_array_equal(shown[0], np.full((2, 4, 3), 50))
-    np.testing.assert_array_equal(shown[1], plots.overlay(image, truth))
-    np.testing.assert_array_equal(shown[2], plots.overlay(image, pred))
+    np.testing.assert_array_equal(shown[1], plots.outline(image, truth))
+    np.testing.assert_array_equal(shown[2], plots.outline(image, pred))
     difference = shown[3]
-    assert difference[0, 1].tolist() == [0, 114, 178] and difference[0, 2].tolist() == [213, 94, 0]
+    assert difference[0, 1].tolist() == WHITE and difference[0, 2].tolist() == RED
     untouched = [(0, 0), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)]  # right, ignored, background
-    assert all(difference[place].tolist() == [50, 50, 50] for place in untouched)
-    assert (shown[7] == 50).all()
+    assert all(difference[place].tolist() == [22, 22, 22] for place in untouched)  # 0.45 of 50
+    assert (shown[7] == 22).all()
+    assert legend(figure) == ["missed", "too much"]
+    named = plots.predictions(rows, classes=["background", "liver", "spleen"])
+    assert legend(named) == ["liver", "spleen", "missed", "too much"]
+    colours = [patch.get_facecolor()[:3] for patch in named.legends[0].get_patches()]
+    assert np.rint(255 * np.array(colours)).tolist() == [
+        *np.stack([FIRST, SECOND]).tolist(),
+        WHITE,
+        RED,
+    ]
 
 
 def test_predictions_of_label_maps_and_planes():
@@ -271,14 +359,14 @@ def test_predictions_of_label_maps_and_planes():
     difference = pixels_of(plots.predictions([("a", image, labels, guess)]).axes[3])
     assert difference[0, 0].any()  # another class is a difference
     assert difference[0, 1].tolist() == [0, 0, 0]
-    assert difference[0, 2].tolist() == [213, 94, 0]
-    assert difference[0, 3].tolist() == [0, 114, 178]
+    assert difference[0, 2].tolist() == RED
+    assert difference[0, 3].tolist() == WHITE
     truth, pred = np.zeros((2, 3, 1, 4), np.uint8)
     truth[0, 0, 0] = pred[2, 0, 1] = 1
     truth[1] = 255
     pred[1, 0, 3] = 1  # a class without a mask is not judged
     difference = pixels_of(plots.predictions([("a", image, truth, pred)]).axes[3])
-    assert difference[0].tolist() == [[0, 114, 178], [213, 94, 0], [0, 0, 0], [0, 0, 0]]
+    assert difference[0].tolist() == [WHITE, RED, [0, 0, 0], [0, 0, 0]]
 
 
 def test_save_writes_a_png_and_closes_the_figure(tmp_path):
