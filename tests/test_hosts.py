@@ -11,6 +11,7 @@ import types
 import warnings
 from pathlib import Path
 
+import matplotlib
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -492,8 +493,12 @@ def test_setup_installs_reloads_and_offers_drive(monkeypatch, capsys):
     monkeypatch.setattr("IPython.get_ipython", lambda: shell)
     monkeypatch.setattr(hosts, "install_missing", lambda: calls.append("install"))
     monkeypatch.setattr(hosts, "offer_drive", lambda: calls.append("drive"))
-    for _ in range(2):
-        hosts.setup()
+    with matplotlib.rc_context():
+        for _ in range(2):
+            hosts.setup()
+        settings = dict(matplotlib.rcParams)
+    width = settings["figure.figsize"][0] * settings["figure.dpi"]
+    assert width >= 1000 and settings["figure.autolayout"]
     assert calls == ["install", "drive"] * 2
     reloader = shell.magics_manager.registry["AutoreloadMagics"]._reloader
     assert reloader.enabled and reloader.check_all
