@@ -919,7 +919,7 @@ def confusion_areas(truth: np.ndarray | None = None, pred: np.ndarray | None = N
             row, column = _inner_point(area)
             colour = "white" if name in ("FN", "TP", "FP") else INK
             place = {"ha": "center", "va": "center", "weight": "bold", "fontsize": 11}
-            picture.text(column, row, f"{name}\n{counts[name]} pixels", color=colour, **place)
+            picture.text(column, row, f"{name}\n{counts[name]}", color=colour, **place)
     _draw_scores(axis, counts, colours)
     return figure
 
@@ -934,10 +934,10 @@ def _inner_point(area: np.ndarray) -> tuple[int, int]:
 
 
 AREA_NAMES = {
-    "TP": "true positive: found",
-    "FN": "false negative: missed",
-    "FP": "false positive: predicted, not there",
-    "TN": "true negative: neither",
+    "TP": "true positives, in both masks",
+    "FN": "false negatives, missed",
+    "FP": "false positives, too much",
+    "TN": "true negatives, in neither",
 }
 FORMULAS = {
     "Dice": (metrics.dice, r"2\,TP\ /\ (2\,TP + FP + FN)"),
@@ -952,7 +952,7 @@ def _draw_scores(axis: Axes, counts: dict[str, int], colours: dict[str, str]) ->
     x, y = 6.0, 4.25
     for name, meaning in AREA_NAMES.items():
         _box(axis, x + 0.1, y, 0.2, 0.2, colours[name])
-        _text(axis, x + 0.32, y, f"{name}  {meaning}", 9.5, ha="left")
+        _text(axis, x + 0.32, y, f"{name} = {counts[name]} pixels: {meaning}", 9.5, ha="left")
         y -= 0.3
     for meaning, style in (("ground truth", "-"), ("predicted mask", "--")):
         axis.plot([x, x + 0.22], [y, y], style, color=INK, lw=1.8)

@@ -12,7 +12,7 @@ TEXT = (FOLDER / "glossary.md").read_text(encoding="utf-8")
 # The lessons that still have their old form, as the contract of the notebooks lists them.
 CONTRACT = (ROOT / "tests" / "test_notebooks.py").read_text(encoding="utf-8")
 OLD_FORM = re.findall(r'"(\d\d)"', "".join(re.findall(r"^OLD_FORM = .*", CONTRACT, re.MULTILINE)))
-ENTRY = re.compile(r"^### (.+)\n\n(.+) \[Lesson (\d\d)\]\((\S+)\)$", re.MULTILINE)
+ENTRY = re.compile(r"^## (.+)\n\n(.+) \[Lesson (\d\d)\]\((\S+)\)$", re.MULTILINE)
 ENTRIES = {match[1]: match.groups()[1:] for match in ENTRY.finditer(TEXT)}
 
 entries = pytest.mark.parametrize("term", ENTRIES)
@@ -24,7 +24,7 @@ def words(term):
 
 
 def test_every_heading_is_an_entry_of_this_form():
-    assert re.findall(r"^### (.+)$", TEXT, re.MULTILINE) == list(ENTRIES)
+    assert re.findall(r"^## (.+)$", TEXT, re.MULTILINE) == list(ENTRIES)
     assert len(ENTRIES) >= 70
 
 
