@@ -247,7 +247,7 @@ def _of_given(given: dict[str, str], in_text: Iterable[Number]) -> Iterator[str]
     for text, reason in given.items():
         if _bare(text) not in texts:
             yield f"the given number {text} is not in the text"
-        if len(reason.split()) < 3:
+        if len(reason.strip()) < 3:  # "2^8" will do
             yield f"the given number {text} has no reason or source: {reason!r}"
 
 
