@@ -36,7 +36,19 @@ EMPTY_TAGS = (
     "AcquisitionNumber",
     "PositionReferenceIndicator",
 )
-NOISE = {"first": (16, 28), "second": (28, 45)}  # hospital -> least and greatest, in HU
+# Hospital -> least and greatest noise in HU, blur in pixels, and brightness of contrast medium
+# against that of the phases above. The second hospital's tube has a lower voltage, which shows
+# iodine brighter.
+SCANNERS = {
+    "first": ([18, 0.4, 0.85], [34, 0.6, 1.15]),
+    "second": ([34, 0.8, 1.2], [60, 1.1, 1.5]),
+}
+# Hospital -> least and greatest fat under the skin and thickness of the muscle wall in mm, size of
+# the patient, and greatest distance of pixels in mm.
+PATIENTS = {
+    "first": ([5, 9, 0.95], [30, 14, 1.05], 3.2),
+    "second": ([20, 6, 0.92], [50, 11, 1.02], 3.6),
+}
 FAR = -60.0  # depth in mm of voxels so far outside a shape that it is not computed for them
 RIM = 3.0  # mm over which one tissue blends into another
 
@@ -47,22 +59,34 @@ def rsna_case(i: int, rng: np.random.Generator, hospital: str = "first") -> dict
     One CT series a patient, `train_images/10004/21057/1.dcm`: 17 to 20 axial slices of 128 x 128
     pixels of 2.5 to 3.2 mm, 8 to 12 mm apart; plain, RLE and JPEG 2000 files take turns. Its label
     map is `segmentations/21057.nii`: 1 liver, 2 spleen, 3 left and 4 right kidney, 5 bowel.
+    Of 16 patients, one has one kidney only; of 40, one has all organs on the other side (situs
+    inversus). In the second hospital, pixels and patients are larger.
     """
     import nibabel
 
     # Decided by i, so that small sets hold every phase, and series that miss the top of the liver
     # or the lower poles of the kidneys.
     phase = list(PHASES)[i % 4] if i % 8 < 7 else "portal venous"
-    scan = _Scan(rng, {2: -45, 4: 45}.get(i % 6, 0))
-    hu = dict(zip(TISSUES, (PHASES[phase] * rng.normal(1, 0.08, len(TISSUES))).tolist()))
+    scan = _Scan(rng, {2: -45, 4: 45}.get(i % 6, 0), hospital)
+    noise, blur, iodine = rng.uniform(*SCANNERS[hospital]).tolist()
+    native = np.array(PHASES["native"])
+    values = native + (np.array(PHASES[phase]) - native) * iodine
+    hu = dict(zip(TISSUES, (values * rng.normal(1, 0.08, len(TISSUES))).tolist()))
     hu["liver"] -= float(rng.choice([0, 15, 40], p=[0.5, 0.3, 0.2]))  # fat in the liver
     skin = _trunk(scan, rng, hu)
-    for draw in (_spine, _kidneys, _upper_organs, _bowel):
-        draw(scan, rng, hu)
+    _spine(scan, rng, hu)
+    _kidneys(scan, rng, hu, single=i % 16 == 13)
+    _upper_organs(scan, rng, hu)
+    _bowel(scan, rng, hu)
+    values = _expose(scan, rng, skin, noise, blur)
+    if i % 40 == 27:  # mirrored as a whole, so that the kidney on the left is the left one
+        values, labels = values[..., ::-1], scan.labels[..., ::-1]
+        swap = np.uint8([0, LIVER, SPLEEN, RIGHT_KIDNEY, LEFT_KIDNEY, BOWEL])
+        scan.labels = np.ascontiguousarray(swap[labels])
     gap, pixel, _ = spacing = scan.spacing.tolist()
     # Scanners measure z from a mark on the skin, so that it starts anywhere.
     corner = np.round(scan.origin[::-1] + [0, 0, rng.uniform(-900, 200)], 2).tolist()
-    slices = _series(rng, i, _expose(scan, rng, skin, hospital), spacing, corner, phase)
+    slices = _series(rng, i, values, spacing, corner, phase)
     affine = nibabel.affines.from_matvec(np.diag([pixel, pixel, gap]), corner)
     affine = np.diag([-1, -1, 1, 1]) @ affine  # DICOM counts to the left and back, NIfTI does not
     labels = nibabel.Nifti1Image(scan.labels.transpose(2, 1, 0), affine)
@@ -88,13 +112,14 @@ class _Scan:
         fat, thick: thickness of the fat under the skin and of the muscle wall in mm.
     """
 
-    def __init__(self, rng, shift):
-        n, scale = int(rng.integers(17, 21)), rng.uniform(0.95, 1.05)
-        self.fat, self.thick = rng.uniform([5, 9], [30, 14]).tolist()
+    def __init__(self, rng, shift, hospital):
+        least, greatest, coarsest = PATIENTS[hospital]
+        self.fat, self.thick, scale = rng.uniform(least, greatest).tolist()
+        n = int(rng.integers(17, 21))
         self.half = rng.uniform([122, 82], [132, 92]).tolist()
         gap = round(float(np.clip(rng.uniform(190, 204) * scale / n, 8, 12)), 1)
         width = 2 * scale * (134 + self.fat + self.thick) + 24
-        pixel = round(float(np.clip(width / 128, 2.5, 3.2)), 3)
+        pixel = round(float(np.clip(width / 128, 2.5, coarsest)), 3)
         self.shape, self.spacing, self.scale = (n, 128, 128), np.array([gap, pixel, pixel]), scale
         self.origin = np.array([10 + shift - gap * (n - 1) / 2, *rng.normal([-60, -64], 2) * pixel])
         sides = [
@@ -187,7 +212,7 @@ def _trunk(scan, rng, hu):
     x, y, z, grain = scan.x, scan.y, scan.z, scan.clouds(rng, 40)
     out = np.hypot(x, y) + 1
     squares = (np.abs(x) / scan.half[0]) ** 2.3 + (np.abs(y + 2) / scan.half[1]) ** 2.3
-    wall = (out * (squares ** (-1 / 2.3) - 1)).clip(FAR)  # depth in the cavity
+    wall = (out * (squares ** (-1 / 2.3) - 1)).clip(2 * FAR)  # depth in the cavity
     skin = wall + scan.thick + scan.fat * (1 + 0.002 * np.abs(x) * (y > 0))
     streaks = rng.uniform(0, 60) * np.maximum(scan.clouds(rng, 24), 0)
     scan.put(skin, 20, over=True)
@@ -237,16 +262,26 @@ def _spine(scan, rng, hu):
         scan.put(scan.oval((x, -7, -35), (radius, radius, 45)), hu[vessel], rim=1)
 
 
-def _kidneys(scan, rng, hu):
-    """Cortex and medulla of the kidneys; the fat in their sinus is not labelled as kidney."""
-    for sign, label, high in ((1, LEFT_KIDNEY, -8), (-1, RIGHT_KIDNEY, -22)):
+def _kidneys(scan, rng, hu, single):
+    """Cortex and medulla of the kidneys; the fat in their sinus is not labelled as kidney.
+
+    A `single` kidney is larger than one of two.
+    """
+    sides = [(1, LEFT_KIDNEY, -8), (-1, RIGHT_KIDNEY, -22)]
+    for sign, label, high in rng.permutation(sides)[:1].tolist() if single else sides:
         x, y, z, *axes = rng.normal([64, 38, high, 28, 25.5, 54], [2, 2, 5, 1.3, 1.3, 3])
+        axes = np.array(axes) * (1.12 if single else rng.uniform(0.95, 1.06))
         angle = sign * rng.uniform(0.3, 0.9)  # the hilum faces forward and to the middle
         hilum = sign * (x - 15), y - 7, z
         depth = scan.oval((sign * x, y, z), axes, 2.3, angle)
         depth = np.minimum(depth, -scan.oval(hilum, (15, 9, 19), angle=angle))
         deep = edge(np.minimum(depth - 7, 4 * scan.clouds(rng, 26) + 2), RIM)
-        scan.put(depth, hu["cortex"] + deep * (hu["medulla"] - hu["cortex"]), label, rim=3)
+        value = hu["cortex"] + deep * (hu["medulla"] - hu["cortex"])
+        cysts = rng.normal([sign * x, y, z], [16, 14, 30], (int(rng.choice([0, 0, 1, 3])), 3))
+        for cyst in cysts:  # filled with water; they belong to the kidney
+            share = edge(scan.oval(cyst, (radius := rng.uniform(5, 11), radius, radius)), RIM)
+            value = value + share * (8 - value)
+        scan.put(depth, value, label, rim=3)
         for target, radius, vessel in ((14, 4, "veins"), (22, 3, "aorta")):
             course = _path([hilum, (sign * 26, y - 18, z + 3), (sign * 14, target, z + 6)], 4)
             scan.put(scan.tube(course, radius)[0], hu[vessel])
@@ -269,6 +304,11 @@ def _liver(scan, rng, hu, grain):
     radii = [np.linspace(rng.uniform(4, 7), 1.5, len(branch)) for branch in branches]
     vessels = edge(scan.tube(np.concatenate(branches), np.concatenate(radii))[0], RIM)
     value = hu["liver"] + 5 * grain + vessels * (hu["veins"] - hu["liver"])
+    # Cysts and metastases; they belong to the liver.
+    spots = rng.uniform([-115, -60, -10], [-10, 45, 90], (int(rng.choice([0, 0, 0, 2, 6])), 3))
+    for spot in spots:
+        share = edge(scan.oval(spot, (radius := rng.uniform(5, 16), radius, radius)), 3 * RIM)
+        value = value + share * rng.uniform(0.4, 0.95) * (10 - value)
     scan.put(np.minimum(np.maximum(right, left), fissure), value, LIVER, rim=1.5)
 
 
@@ -277,6 +317,7 @@ def _upper_organs(scan, rng, hu):
     grain = scan.clouds(rng, 50)
     _liver(scan, rng, hu, grain)
     x, y, z, *axes = rng.normal([98, 30, 52, 31, 52, 51], [3, 4, 6, 2, 3, 4])
+    axes = np.array(axes) * rng.uniform(0.95, 1.2)
     depth = scan.oval((x, y, z), axes, 2.2, angle=rng.uniform(0.3, 0.6))
     # Soon after the injection the spleen takes up the contrast medium in stripes.
     stripes = (hu["aorta"] - hu["veins"]) * rng.uniform(0.1, 0.25) * scan.clouds(rng, 22)
@@ -338,8 +379,8 @@ def _bowel(scan, rng, hu):
     scan.put(12 * (scan.clouds(rng, 44) - 0.6), 0.7 * hu["veins"])
 
 
-def _expose(scan, rng, skin, hospital):
-    """Values (S, H, W) in HU with couch, streaks from the spine, blur and noise."""
+def _expose(scan, rng, skin, noise, blur):
+    """Values (S, H, W) in HU with couch, streaks from the spine, blur in pixels, noise in HU."""
     side = (np.arange(128) - 64) * scan.spacing[1]
     back = (scan.half[1] + scan.fat + scan.thick) * scan.scale + 3
     couch = edge(2.5 - np.abs(side[:, None] + 14 * (side / 160) ** 2 - back), RIM) * (skin < -3)
@@ -347,10 +388,9 @@ def _expose(scan, rng, skin, hospital):
     rays = rng.normal(0, rng.uniform(2, 7), (len(values), 260)).astype(np.float32)
     angle = np.int32(40 * (np.arctan2(scan.y[0] - 45, scan.x[0]) + np.pi))
     values += np.where(skin > 0, rays[:, angle], 0)
-    noise = rng.uniform(*NOISE[hospital]) * rng.standard_normal(values.shape, np.float32)
-    soft = rng.uniform(0.4, 0.55)
-    planes = zip(values.astype(np.float32), noise)
-    return np.stack([soften(plane, soft) + soften(grain, 0.6) for plane, grain in planes])
+    grains = noise * rng.standard_normal(values.shape, np.float32)
+    planes = zip(values.astype(np.float32), grains)
+    return np.stack([soften(plane, blur) + soften(grain, 0.6) for plane, grain in planes])
 
 
 def _series(rng, i, values, spacing, corner, phase):

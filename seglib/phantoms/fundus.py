@@ -17,11 +17,19 @@ BLOOD, PIGMENT = np.float32([0.28, 1.35, 1.7]), np.float32([0.8, 1.15, 1.5])
 SCLERA, FAT = np.float32([1.0, 0.92, 0.72]), np.float32([1.0, 0.88, 0.52])
 
 
-# Hospital -> least and greatest brightness, gamma and noise.
+# Hospital -> least and greatest brightness, gamma, noise in grey values, blur in eye coordinates,
+# and tint in red, green and blue.
 CAMERAS = {
-    "first": ([0.65, 0.75, 1], [1.15, 1.1, 3.5]),
-    "second": ([0.55, 1.1, 3], [0.9, 1.6, 7]),
+    "first": (
+        [0.65, 0.75, 1.5, 0.002, 0.9, 0.85, 0.6],
+        [1.15, 1.1, 5, 0.009, 1.05, 1.1, 1.1],
+    ),
+    # A hand-held camera: darker, less sharp, noisier, with a bluer lamp.
+    "second": ([0.7, 1.1, 4, 0.008, 0.7, 0.95, 1.1], [1.0, 1.6, 9, 0.018, 0.85, 1.2, 1.6]),
 }
+# Hospital -> least and greatest pigment of the choroid, and radius of the field of view as a share
+# of the photograph's height.
+PATIENTS = {"first": ((0.15, 0.6), (0.492, 0.52)), "second": ((0.4, 1.0), (0.42, 0.47))}
 
 
 def palm_case(i: int, rng: np.random.Generator, hospital: str = "first") -> dict[str, bytes]:
@@ -30,15 +38,20 @@ def palm_case(i: int, rng: np.random.Generator, hospital: str = "first") -> dict
     A JPEG photograph, `PALM/Training/Images/P0001.jpg` or in `Validation`, whose name begins with
     its finding, N, H or P; and up to three BMP masks of the same name in `Lesion Masks/Atrophy`,
     `Lesion Masks/Detachment` and `Disc Masks`. The masks are inverted like those of PALM
-    (0 = structure, 255 = background). A lesion that is absent has no file, and, as in PALM, some
-    lesions and discs that are present have none either.
+    (0 = structure, 255 = background). A lesion that is absent has an empty mask, 255 everywhere.
+    Some masks have no file, as in PALM, whether the structure is there or not: nobody drew them.
+    Some eyes have two to five small spots of atrophy only, of 10 to 60 pixels each.
     """
     # All decided by i, so that small sets hold every finding, lesion and missing file.
-    photo, finding = _Photo(rng, SIZES[i % 3]), "PPNPH"[i % 5]
-    colour, masks = _eye(photo, rng, finding, detached=i % 5 == 0)
-    missing = {"Disc Masks": i % 9 == 5, "Lesion Masks/Atrophy": i % 7 == 1}
+    photo, finding = _Photo(rng, SIZES[i % 3], hospital), "PPNPH"[i % 5]
+    colour, masks = _eye(photo, rng, finding, detached=i % 5 == 0, small=i % 10 == 8)
+    missing = {
+        "Disc Masks": i % 9 == 5,
+        "Lesion Masks/Atrophy": i % 7 == 1,
+        "Lesion Masks/Detachment": i % 4 == 2,
+    }
     part, name = "Validation" if i % 4 == 3 else "Training", f"{finding}{i + 1:04d}"
-    photograph = encoded(_expose(photo, rng, colour, hospital), "JPEG", quality=90)
+    photograph = encoded(_expose(photo, rng, colour), "JPEG", quality=90)
     files = {f"PALM/{part}/Images/{name}.jpg": photograph}
     for folder, mask in masks.items():
         if not missing.get(folder):
@@ -51,6 +64,7 @@ class _Photo:
     """An empty round field; draws layers (H, W) float32 in eye coordinates.
 
     Attributes:
+        hospital: "first" or "second".
         size: (height, width) in pixels.
         x, y: eye coordinates of every pixel, (H, W) float32.
         field: distance from the middle of the field, (H, W); 1 at its rim.
@@ -58,9 +72,10 @@ class _Photo:
         rotation, aim, centre: from eye coordinates to pixels.
     """
 
-    def __init__(self, rng, size):
-        self.size = height, width = size
-        self.radius = height * rng.uniform(0.492, 0.52)
+    def __init__(self, rng, size, hospital):
+        self.hospital, self.size = hospital, size
+        height, width = size
+        self.radius = height * rng.uniform(*PATIENTS[hospital][1])
         self.scale = self.radius * rng.uniform(0.56, 0.72)
         angle = np.deg2rad(rng.uniform(-8, 8))
         self.rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -153,7 +168,7 @@ def _vessels(photo, rng):
             curves = _branches(rng, np.repeat(curves, 4 if thinner == 1 else 2, axis=0))
     # The fovea has no vessels, and those on the disc look fainter.
     total = photo.soft(total, 0.006) * (1 - photo.glow(1, 0, 0.28))
-    return total * (1 - 0.4 * photo.glow(0, 0, 0.2))
+    return total * (1 - 0.3 * photo.glow(0, 0, 0.2))
 
 
 def _branches(rng, parents):
@@ -198,6 +213,19 @@ def _atrophy(photo, rng, finding, disc):
     return np.minimum(depth, -disc)
 
 
+def _small_atrophy(photo, rng):
+    """As `_atrophy`, for two to five spots of 10 to 60 pixels each, away from disc and rim."""
+    depth = np.full(photo.size, -1, np.float32)
+    places = rng.permutation([(x, y) for x in (0.45, 0.75, 1.05) for y in (-0.35, 0, 0.35)])
+    places = places + rng.uniform(-0.09, 0.09, places.shape)
+    for place in places[: rng.integers(2, 6)]:
+        radius = np.sqrt(rng.uniform(15, 54) / np.pi) / photo.scale
+        shape = rng.uniform(0.75, 1.3)
+        spot = photo.oval(*place, radius * shape, radius / shape, rng.uniform(0, 3))
+        depth = np.maximum(depth, spot)
+    return depth
+
+
 def _detachment(photo, rng):
     """Depth (H, W) of a detached retina, and its folds (H, W), about -1..1.
 
@@ -240,7 +268,7 @@ def _bright_spots(photo, rng, disc):
     return share
 
 
-def _expose(photo, rng, colour, hospital):
+def _expose(photo, rng, colour):
     """Reflected colour (H, W, 3) -> photograph (H, W, 3) uint8.
 
     Adds light, haze, reflexes, the camera and the black surround.
@@ -249,7 +277,7 @@ def _expose(photo, rng, colour, hospital):
     light = 1 - rng.uniform(0.25, 0.75) * np.minimum(photo.field, 1) ** 2
     light = light + rng.uniform(0, 0.3) * photo.glow(*glow, 0.9)
     light *= 1 + 0.12 * photo.clouds(rng, 3)
-    tint = rng.uniform([0.9, 0.85, 0.6], [1.05, 1.1, 1.1])
+    gain, gamma, grain, blur, *tint = rng.uniform(*CAMERAS[photo.hospital])
     colour = colour * np.float32(tint) * light[..., None]
     # Light scattered in lens and vitreous, greener than the fundus; more of it towards the rim.
     haze = rng.choice([0.02, 0.1, 0.3], p=[0.5, 0.35, 0.15]) * rng.uniform(0.7, 1.2)
@@ -261,17 +289,16 @@ def _expose(photo, rng, colour, hospital):
         reflex = photo.glow(x, y, rng.uniform(0.4, 0.9))
         reflex *= edge(photo.field - rng.uniform(0.8, 0.95) + 0.05 * photo.clouds(rng, 8), 0.15)
         colour = blend(colour, np.float32([1.0, 0.8, 0.55]), reflex)
-    gain, gamma, grain = rng.uniform(*CAMERAS[hospital])
-    blur, noise = rng.uniform(0.002, 0.009), rng.standard_normal((*photo.size, 3), np.float32)
+    noise = rng.standard_normal((*photo.size, 3), np.float32)
     shot = 255 * np.clip(gain * photo.soft(colour, blur), 0, 1.05) ** gamma + grain * noise
     shot = shot * edge(1 - photo.field, 3 / photo.radius)[..., None] + rng.uniform(0, 4)
     return shot.clip(0, 255).astype(np.uint8)
 
 
-def _eye(photo, rng, finding, detached):
+def _eye(photo, rng, finding, detached, small=False):
     """The eye's colour (H, W, 3) in even light, and the masks (H, W) bool of what it shows.
 
-    The key of a mask is its folder in PALM.
+    The key of a mask is its folder in PALM. `small`: atrophy is a few spots only.
     """
     myopic = finding != "N"
     disc, cup = _disc(photo, rng, myopic)
@@ -279,19 +306,28 @@ def _eye(photo, rng, finding, detached):
     # How far the choroid shows through.
     thin = rng.uniform(0.4, 1) if myopic else rng.uniform(0, 0.4)
     blood = rng.uniform(0.65, 0.95) + 0.15 * thin * (net - 0.5) + 0.04 * texture
-    pigment = rng.uniform(0.15, 0.6) * (1 + 0.1 * texture + 0.2 * photo.clouds(rng, 5))
+    pigment = rng.uniform(*PATIENTS[photo.hospital][0]) * (
+        1 + 0.1 * texture + 0.2 * photo.clouds(rng, 5)
+    )
     pigment = pigment - 0.6 * thin * (net - 0.7)
     pigment += rng.uniform(0.15, 0.5) * photo.glow(1, rng.uniform(0, 0.12), 0.2)
-    masks = {"Disc Masks": disc > 0}
+    empty = np.zeros(photo.size, bool)
+    masks = {
+        "Disc Masks": disc > 0,
+        "Lesion Masks/Atrophy": empty,
+        "Lesion Masks/Detachment": empty,
+    }
     if myopic:
-        depth = _atrophy(photo, rng, finding, disc)
+        depth = _small_atrophy(photo, rng) if small else _atrophy(photo, rng, finding, disc)
         mottled = 1 + 0.35 * photo.clouds(rng, 12) + 0.25 * photo.clouds(rng, 45)
-        bare = edge(depth, rng.uniform(0.03, 0.12))
-        bare = bare * (rng.uniform(0.6, 0.95) * mottled).clip(0.25, 1)
+        bare = edge(depth, 0.015 if small else rng.uniform(0.03, 0.15))
+        bare = bare * (rng.uniform(0.5, 0.95) * mottled).clip(0.25, 1)
         blood = blend(blood, 0.05 + rng.uniform(0.25, 0.5) * net, bare)
         # Pigment heaps up at the rim.
         heaps = np.clip(photo.clouds(rng, 35) - 0.2, 0, 1) * np.exp(-((depth / 0.06) ** 2))
         pigment = blend(pigment, np.float32(0.02), bare) + rng.uniform(0.3, 1.6) * heaps
+        if small:  # a dark ring tells scars from exudates
+            pigment += 1.2 * np.exp(-(((depth + 0.02) / 0.014) ** 2))
         masks["Lesion Masks/Atrophy"] = depth > 0
     # The nerve is paler in its cup and on the side of the fovea.
     tissue = rng.uniform(0.1, 0.32)
@@ -300,7 +336,8 @@ def _eye(photo, rng, finding, detached):
     pigment = blend(pigment, np.float32(rng.uniform(0, 0.1)), edge(disc, 0.025))
     absorbed = BLOOD * blood[..., None].clip(0) + PIGMENT * pigment[..., None].clip(0)
     colour = SCLERA * np.exp(-absorbed)
-    colour = blend(colour, FAT, _bright_spots(photo, rng, disc))
+    if not small:
+        colour = blend(colour, FAT, _bright_spots(photo, rng, disc))
     if detached:
         depth, folds = _detachment(photo, rng)
         veil = np.float32(rng.uniform([0.5, 0.4, 0.3], [0.75, 0.62, 0.52]))

@@ -29,11 +29,20 @@ ANGLES = np.linspace(-np.pi, np.pi, 721)  # every half degree
 AIR, LUNG, MUSCLE, LIVER, BLOOD, FAT = 0.01, 0.06, 0.23, 0.28, 0.85, 0.95
 
 
-# Hospital -> least and greatest angle of the coil, its reach in mm, blur in pixels, noise, shading.
+# Hospital -> least and greatest angle of the coil, its reach in mm, blur in pixels, noise, shading,
+# and strength of the ghosts that the heart's motion leaves.
 COILS = {
-    "first": ([-0.5, 130, 0.5, 0.015, 0.05], [0.7, 260, 0.8, 0.04, 0.2]),
-    "second": ([-2.5, 80, 0.7, 0.03, 0.2], [2.5, 160, 1.1, 0.07, 0.4]),
+    "first": ([-0.5, 110, 0.6, 0.02, 0.05, 0], [0.7, 240, 1.0, 0.06, 0.25, 0.12]),
+    "second": ([-2.5, 70, 0.9, 0.05, 0.2, 0.05], [2.5, 140, 1.5, 0.1, 0.45, 0.25]),
 }
+# Hospital -> least and greatest signal of muscle, and of the blood in the left and in the right
+# ventricle; the second hospital's sequence shows less contrast.
+TONES = {
+    "first": ([0.21, 0.65, 0.55], [0.33, 0.98, 0.87]),
+    "second": ([0.3, 0.55, 0.48], [0.42, 0.78, 0.72]),
+}
+# Hospital -> least and greatest distance between pixels in mm, and turn of the picture in radians.
+GRIDS = {"first": ([1.45, -0.3], [1.7, 0.3]), "second": ([1.65, -0.6], [1.95, 0.6])}
 
 
 def cardiac_case(i: int, rng: np.random.Generator, hospital: str = "first") -> dict[str, bytes]:
@@ -47,7 +56,7 @@ def cardiac_case(i: int, rng: np.random.Generator, hospital: str = "first") -> d
     # Decided by i, so that small sets hold all groups.
     group = GROUPS[i % len(GROUPS)]
     length = rng.uniform(83, 93) if group == "DCM" else rng.uniform(76, 92)
-    scan = _Scan(rng, length)
+    scan = _Scan(rng, length, hospital)
     phases = _radii(scan, group, rng, length)
     _, radius, reach = phases[0].max((1, 2))
     look = _Look(scan, rng, length, radius, reach, hospital)
@@ -89,9 +98,10 @@ class _Scan:
         x, y: coordinates of every pixel, (H, W) float32.
     """
 
-    def __init__(self, rng, length):
+    def __init__(self, rng, length, hospital):
+        pixel, turn = rng.uniform(*GRIDS[hospital])
         self.size = height, width = tuple(int(side) for side in rng.integers(140, 171, 2))
-        self.pixel = round(rng.uniform(1.45, 1.7), 3)
+        self.pixel = round(pixel, 3)
         self.gap = round(rng.uniform(max(8, length / 9.4), 10), 2)
         # About every third stack begins with a slice above the valves, which has no labels.
         self.z = self.gap * (np.arange(-(rng.random() < 0.35), int(length / self.gap + 0.5)) + 0.5)
@@ -100,7 +110,7 @@ class _Scan:
         )
         middle = np.array([width, height]) * rng.uniform([0.52, 0.44], [0.58, 0.52])
         x, y = (columns - middle[0]) * self.pixel, (rows - middle[1]) * self.pixel
-        self.x, self.y = map(np.float32, rotated(x, y, rng.uniform(-0.3, 0.3)))
+        self.x, self.y = map(np.float32, rotated(x, y, turn))
 
     def clouds(self, rng, cells):
         """Smooth noise, about -1..1, with `cells` bumps across the slice."""
@@ -135,11 +145,8 @@ class _Look:
         # Ovals (x, y, a, b) in radii of the heart: two atria, root of the aorta, pulmonary artery.
         chambers = [[4, 3, 8, 6], [-11, 3, 7, 8], [-3.5, -2, 4, 4], [-3, -9, 4.5, 3.5]]
         self.chambers = np.float32(chambers) * _uniform(rng, 0.075, 0.12, (4, 4))
-        # Signal of muscle, and of the blood in the left and in the right ventricle.
-        darkest = [0.9 * MUSCLE, 0.95 * BLOOD, 0.82 * BLOOD]
-        brightest = [1.25 * MUSCLE, 1.15 * BLOOD, 1.02 * BLOOD]
-        self.tone = _uniform(rng, darkest, brightest)
-        papillary = np.stack([rng.normal([1.9, -2.0], 0.2), rng.uniform(3.5, 5.5, 2)], 1)
+        self.tone = _uniform(rng, *TONES[hospital])
+        papillary = np.stack([rng.normal([1.9, -2.0], 0.25), rng.uniform(3.5, 7.5, 2)], 1)
         self.papillary = np.float32(papillary)
         self.coil = [*_uniform(rng, *COILS[hospital]), scan.clouds(rng, 3)]
 
@@ -312,9 +319,13 @@ def _heart(scan, under, rho, index, radii, papillary, weave, tone):
 
 def _expose(scan, rng, pictures, coil, gain):
     """Slices (S, H, W) -> int16: coil sensitivity, blur of the scan, Rician noise, gain."""
-    side, reach, blur, noise, drift, clouds = coil
+    side, reach, blur, noise, drift, ghost, clouds = coil
     light = np.exp(-(scan.x * np.cos(side) + scan.y * np.sin(side)) / reach + drift * clouds)
     signal = np.stack([cv2.GaussianBlur(picture * light, (0, 0), blur) for picture in pictures])
+    # What moves appears again, faintly, a third of the picture above and below.
+    step = signal.shape[1] // 3
+    moving = signal * np.exp(-(scan.x**2 + scan.y**2) / 60**2)
+    signal += ghost / 2 * (np.roll(moving, step, 1) + np.roll(moving, -step, 1))
     real, imaginary = noise * rng.standard_normal((2, *signal.shape), np.float32)
     return np.int16(np.minimum(gain * np.hypot(signal + real, imaginary), 32767))
 

@@ -17,10 +17,18 @@ DEEP = np.float32([0.36, 0.41, 0.52])  # melanin deep below the surface looks bl
 DARK_HAIR, FAIR_HAIR = np.float32([0.13, 0.09, 0.07]), np.float32([0.75, 0.62, 0.45])
 
 
-# Hospital -> least and greatest brightness, and tint in red, green and blue.
+# Hospital -> least and greatest brightness, tint in red, green and blue, gamma, blur in pixels and
+# noise in grey values.
 CAMERAS = {
-    "first": ([0.75, 0.95, 0.92, 0.85], [1.12, 1.05, 1.02, 1.1]),
-    "second": ([0.6, 0.85, 0.9, 1.0], [0.9, 0.95, 1.05, 1.25]),
+    "first": ([0.75, 0.95, 0.92, 0.85, 0.9, 0.4, 2], [1.12, 1.05, 1.02, 1.1, 1.1, 1.1, 6]),
+    # Cold light, and a camera that is darker, steeper, less sharp and noisier.
+    "second": ([0.7, 0.82, 0.9, 1.0, 1.2, 1.0, 5], [1.05, 0.95, 1.02, 1.25, 1.7, 1.9, 12]),
+}
+# Hospital -> least and greatest blood of the skin, and how often hair, ruler, ink, bubbles and the
+# instrument's round view are seen.
+VISITS = {
+    "first": ((0.1, 0.4), (0.55, 0.3, 0.2, 0.3, 0.4)),
+    "second": ((0.3, 0.8), (0.75, 0.1, 0.5, 0.6, 0.9)),
 }
 
 
@@ -30,29 +38,40 @@ def binary_case(
     """Files of phantom number `i`: a JPEG of a lesion and its mask, (H, W) uint8 of 0 and 255.
 
     `images/lesion_0001.jpg` has sides of 240 to 320 pixels; `masks/lesion_0001_mask.png` is of the
-    same size.
+    same size. Of 12 cases, two show one to four spots of 10 to 60 pixels each, and one shows
+    healthy skin: its mask is there, and empty.
     """
     skin = _Skin(rng)
-    # Decided by i, so that small sets hold pale and brown lesions.
-    pale = i % 4 == 2
-    mask, depth = _lesion(skin, rng)
+    # Decided by i, so that small sets hold healthy skin, and pale, brown and small lesions.
+    healthy, small = i % 12 == 10, i % 12 in (4, 7)
+    pale = i % 4 == 2 and not healthy
+    mask, depth = _spots(skin, rng) if small else _lesion(skin, rng)
+    if healthy:
+        mask, depth = mask & False, np.full_like(depth, -1)
     # Around a pale lesion the skin has to be dark enough for the lesion to be seen.
     tone = rng.uniform(0.7, 1.3) if pale else rng.choice([0.15, 0.4, 0.75], p=[0.45, 0.35, 0.2])
     melanin = tone * rng.uniform(0.8, 1.25)
     melanin = melanin * (1 + 0.12 * skin.clouds(rng, 6) + 0.1 * skin.clouds(rng, 40))
-    blood = rng.uniform(0.1, 0.4) * (1 + 0.25 * skin.clouds(rng, 4) + 0.1 * skin.clouds(rng, 25))
+    blood = rng.uniform(*VISITS[hospital][0]) * (
+        1 + 0.25 * skin.clouds(rng, 4) + 0.1 * skin.clouds(rng, 25)
+    )
     lesion = _pale_lesion if pale else _brown_lesion
     more_melanin, more_blood, blue = lesion(skin, rng, depth)
+    if small:
+        more_melanin = more_melanin + rng.uniform(0.5, 1.0) * edge(depth, 0.008)
     melanin, blood = (melanin + more_melanin).clip(0.03), (blood + more_blood).clip(0)
-    # Freckles are as dark as a lesion, so that a threshold alone cannot find it.
-    freckles = edge(skin.clouds(rng, 18) - rng.uniform(0.8, 1.6), 0.3) * (depth < 0)
-    melanin = melanin + 0.5 * freckles
+    # Freckles are as dark as a lesion, so that a threshold alone cannot find it; fainter where the
+    # lesions are as small.
+    freckles = edge(skin.clouds(rng, 18) - rng.uniform(1.1, 1.8), 0.3) * (depth < 0)
+    melanin = melanin + (0.1 if small else 0.4) * freckles
     colour = GROUND * np.exp(-BLOOD * blood[..., None] - MELANIN * melanin[..., None])
     colour = blend(colour, DEEP * rng.uniform(0.7, 1.1), blue)
-    if rng.random() < 0.5:
+    hairy, *marks, tube = VISITS[hospital][1]
+    if rng.random() < hairy:
         hair = DARK_HAIR if rng.random() < 0.8 else FAIR_HAIR
         colour = blend(colour, hair, 0.85 * _hair(skin, rng))
-    picture = _expose(skin, rng, _marks(skin, rng, colour), mask, hospital)
+    colour = _marks(skin, rng, colour, marks)
+    picture = _expose(skin, rng, colour, mask, CAMERAS[hospital], tube)
     name = f"lesion_{i + 1:04d}"
     return {
         f"images/{name}.jpg": encoded(picture, "JPEG", quality=90),
@@ -127,6 +146,19 @@ def _lesion(skin, rng):
     return mask > 0, (inside - outside) / skin.short
 
 
+def _spots(skin, rng):
+    """As `_lesion`, for one to four spots of 10 to 60 pixels each, apart from each other."""
+    depth = np.full(skin.size, -1, np.float32)
+    angle, n = rng.uniform(0, 2 * np.pi), int(rng.integers(1, 5))
+    for k in range(n):
+        radius, shape = np.sqrt(rng.uniform(15, 54) / np.pi) / skin.short, rng.uniform(0.75, 1.3)
+        reach, heading = rng.uniform(0.06, 0.3), angle + 2 * np.pi * (k + 0.3 * rng.random()) / n
+        x, y = reach * np.cos(heading), reach * np.sin(heading)
+        spot = skin.oval(x, y, radius * shape, radius / shape, rng.uniform(0, 3))
+        depth = np.maximum(depth, spot)
+    return depth > 0, depth
+
+
 def _outline(shape):
     """The largest connected component of a shape (H, W) bool with its holes filled, as uint8.
 
@@ -142,7 +174,7 @@ def _outline(shape):
 
 def _rim(skin, rng, depth):
     """What both kinds of lesion need: their size, and soft mask, patches and grain (H, W)."""
-    size = max(float(depth.max()), 0.05)
+    size = max(float(depth.max()), 0.005)
     inside = edge(depth, rng.uniform(0.015, 0.3) * size + 0.008)
     patches = edge(skin.clouds(rng, 5) + rng.uniform(-0.3, 0.2), 0.4)
     return size, inside, patches, skin.clouds(rng, 14)
@@ -151,7 +183,7 @@ def _rim(skin, rng, depth):
 def _pale_lesion(skin, rng, depth):
     """As `_brown_lesion`, for a lesion that is scarred or has no pigment: pale or pink."""
     _, inside, patches, grain = _rim(skin, rng, depth)
-    melanin = -rng.uniform(0.35, 0.75) * inside * (1 + 0.2 * grain)
+    melanin = -rng.uniform(0.45, 0.85) * inside * (1 + 0.2 * grain)
     blood = inside * (rng.uniform(-0.2, 0.25) + 0.25 * patches + 0.1 * grain)
     return melanin, blood, 0 * inside
 
@@ -159,7 +191,7 @@ def _pale_lesion(skin, rng, depth):
 def _brown_lesion(skin, rng, depth):
     """Melanin and blood (H, W) that a lesion adds, and the share of deep, blue melanin."""
     size, inside, patches, grain = _rim(skin, rng, depth)
-    strength = rng.uniform(0.35, 1.3)
+    strength = rng.uniform(0.5, 1.3)
     # A brown net, dots, and darker and redder parts.
     net = 1 - np.minimum(1, np.abs(skin.clouds(rng, 30)) / 0.35)
     dots = edge(skin.clouds(rng, 45) - rng.uniform(0.55, 0.9), 0.3)
@@ -167,7 +199,7 @@ def _brown_lesion(skin, rng, depth):
     melanin = 0.55 + 0.2 * grain + rng.uniform(0.1, 0.9) * patches + rng.uniform(0, 0.35) * net
     melanin = strength * melanin
     melanin += rng.uniform(0, 1.2) * dots
-    if rng.random() < 0.35:  # a part of the lesion has faded
+    if rng.random() < 0.2:  # a part of the lesion has faded
         melanin *= 1 - 0.85 * edge(skin.clouds(rng, 4) - 0.2, 0.3)
     blood = rng.uniform(0, 0.35) + 0.4 * rng.random() * edge(skin.clouds(rng, 4), 0.4)
     blue = edge(skin.clouds(rng, 4) - 0.1, 0.5) * edge(depth - 0.3 * size, 0.3 * size)
@@ -182,7 +214,7 @@ def _hair(skin, rng):
     flow = rng.uniform(0, 2 * np.pi)
     for thickness in (1, 2):
         curves = []
-        for _ in range(rng.integers(0, 16)):
+        for _ in range(rng.integers(0, 14)):
             heading, bend = rng.normal(flow, 0.5), rng.normal(0, 0.25)
             direction = np.array([np.cos(heading), np.sin(heading)])
             sideways = direction[::-1] * [-1, 1]
@@ -194,17 +226,17 @@ def _hair(skin, rng):
     return skin.soft(cover, 0.002)
 
 
-def _marks(skin, rng, picture):
-    """The picture (H, W, 3) with ruler, marker ink and gel bubbles, each only in some cases."""
-    if rng.random() < 0.3:
+def _marks(skin, rng, picture, shares):
+    """The picture (H, W, 3) with ruler, ink and gel bubbles, in these shares of the cases."""
+    if rng.random() < shares[0]:
         picture = blend(picture, np.float32(0.12), 0.8 * _ruler(skin, rng))
-    if rng.random() < 0.2:
+    if rng.random() < shares[1]:
         angle, t = rng.uniform(0, 2 * np.pi), np.linspace(-0.5, 0.5, 20)
         arc = np.stack([np.cos(angle + t), np.sin(angle + t)], 1)
         arc = arc * rng.uniform(0.42, 0.5) * skin.short
         ink = skin.soft(skin.strokes(8, [arc + skin.middle]), 0.006)
         picture = picture * (1 - ink[..., None] * np.float32([0.6, 0.75, 0.25]))
-    if rng.random() < 0.3:
+    if rng.random() < shares[2]:
         picture = blend(picture, np.float32(0.95), _bubbles(skin, rng))
     return picture
 
@@ -230,17 +262,20 @@ def _bubbles(skin, rng):
     return skin.soft(rings.astype(np.float32) / 255, 0.004)
 
 
-def _expose(skin, rng, colour, mask, hospital):
-    """Reflected colour (H, W, 3) -> picture (H, W, 3) uint8: light, camera, dark corners."""
+def _expose(skin, rng, colour, mask, camera, often):
+    """Reflected colour (H, W, 3) -> picture (H, W, 3) uint8: light, camera, dark corners.
+
+    `camera` is one of `CAMERAS`; the instrument's round view is seen as `often`, 0 to 1.
+    """
     slope = rng.normal(0, 0.15, 2)
     vignette = rng.uniform(0, 0.35) * skin.radius**2
     light = 1 + slope[0] * skin.x + slope[1] * skin.y - vignette
-    gain, *tint = rng.uniform(*CAMERAS[hospital])
+    gain, *tint, gamma, blur, grain = rng.uniform(*camera)
     colour = colour * np.float32(gain * np.array(tint)) * light[..., None]
     tube = 2.0  # radius of the instrument's round view; 2 lies outside the picture
-    if rng.random() < 0.4:  # where it is visible, it never cuts the lesion
-        tube = max(rng.uniform(0.75, 0.95), skin.radius[mask].max())
+    if rng.random() < often:  # where it is visible, it never cuts the lesion
+        tube = max(rng.uniform(0.75, 0.95), skin.radius[mask].max(initial=0))
     colour = colour * np.clip((tube - skin.radius) / rng.uniform(0.02, 0.2) + 1, 0, 1)[..., None]
-    shot = soften(colour, rng.uniform(0.4, 1.1))
-    shot = 255 * shot + rng.uniform(1, 4) * rng.standard_normal((*skin.size, 3), np.float32)
+    shot = soften(colour, blur).clip(0) ** gamma
+    shot = 255 * shot + grain * rng.standard_normal((*skin.size, 3), np.float32)
     return shot.clip(0, 255).astype(np.uint8)
