@@ -102,7 +102,14 @@ def escape_stars(_app, _what, _name, _obj, _options, lines):
         lines[number] = "`".join(parts)
 
 
+def skip_field_aliases(_app, _what, _name, member, skip, _options):
+    """Fields of a NamedTuple are explained by their class; Python's own text says nothing."""
+    is_alias = str(getattr(member, "__doc__", "")).startswith("Alias for field number")
+    return True if is_alias else skip
+
+
 def setup(app):
+    app.connect("autodoc-skip-member", skip_field_aliases)
     app.connect("build-finished", copy_mathjax)
     app.connect("doctree-read", keep_alt_texts)
     # After napoleon (priority 500) has turned sections into fields, of which some use stars.
