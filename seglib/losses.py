@@ -1,6 +1,6 @@
 """Losses on logits, for data in which masks may be missing and pixels may be ignored.
 
-Plain torch. Taught in `04_lung_segmentation`.
+Plain torch. Taught in `02_palm_training`.
 
 A loss is any callable `loss(logits, target, annotated)` that returns a scalar tensor:
 

@@ -1,4 +1,4 @@
-"""Networks in plain torch, without files or config objects. Taught in `04_lung_segmentation`."""
+"""Networks in plain torch, without files or config objects. Taught in `02_palm_training`."""
 
 import contextlib
 import copy
