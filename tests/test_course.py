@@ -20,7 +20,7 @@ from tests import claims, course, notebook_code, notebook_figures, numbers_in_te
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = {
-    path.stem: json.loads(path.read_text("utf-8"))["rows"]
+    path.stem: json.loads(path.read_text("utf-8")).get("rows", [])
     for path in (ROOT / "tests" / "results").glob("*.json")
 }
 MIN_WIDTH = 900  # pixels

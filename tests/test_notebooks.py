@@ -22,7 +22,7 @@ SOLUTIONS = {
     for path in sorted(FOLDER.glob("solutions/*.ipynb"))
 }
 # Lessons that are not yet rewritten; they keep the rules that they were written by.
-OLD_FORM = {"03", "04", "05", "06", "08", "09"}
+OLD_FORM = {"03", "05", "06", "08", "09"}
 PRIVATE = re.compile(r"(/(home|root|work|tmp|Users)/|[A-Z]:\\\\)")
 ASSERTED = re.compile(
     r"assert_close\(|assert_allclose\(|assert_array_equal\(|^\s*assert .*==", re.M
@@ -283,7 +283,9 @@ def test_cells_are_marked_for_slides(name):
         if 1 <= position <= 4:
             assert kind == "skip", "set-up and imports are no slides"
         elif re.match(r"##? ", cell.source) and cell.cell_type == "markdown":
-            assert kind == "slide", f"a slide begins at {cell.source.splitlines()[0]}"
+            heading = cell.source.splitlines()[0]
+            may_be = {"slide", "skip"} if heading in LAST[2:] else {"slide"}
+            assert kind in may_be, f"a slide begins at {heading}"
 
 
 # ---- solutions
