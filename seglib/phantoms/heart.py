@@ -99,7 +99,7 @@ class _Scan:
     """
 
     def __init__(self, rng, length, hospital):
-        pixel, turn = rng.uniform(*GRIDS[hospital])
+        pixel, angle = rng.uniform(*GRIDS[hospital])
         self.size = height, width = tuple(int(side) for side in rng.integers(140, 171, 2))
         self.pixel = round(pixel, 3)
         self.gap = round(rng.uniform(max(8, length / 9.4), 10), 2)
@@ -110,7 +110,7 @@ class _Scan:
         )
         middle = np.array([width, height]) * rng.uniform([0.52, 0.44], [0.58, 0.52])
         x, y = (columns - middle[0]) * self.pixel, (rows - middle[1]) * self.pixel
-        self.x, self.y = map(np.float32, rotated(x, y, turn))
+        self.x, self.y = map(np.float32, rotated(x, y, angle))
 
     def clouds(self, rng, cells):
         """Smooth noise, about -1..1, with `cells` bumps across the slice."""
