@@ -186,8 +186,6 @@ def _unfold_pages(args: argparse.Namespace, until_done: contextlib.ExitStack) ->
 
     if not args.tiff_pages:
         return
-    if not args.image_path or args.mask_path:
-        raise ConfigError("tiff_pages: is of one file, --image_path, without --mask_path")
     folder = until_done.enter_context(tempfile.TemporaryDirectory())
     files = stacks.unfold(args.image_path, folder, args.tiff_pages)
     args.image_path = str(files[0]) if args.tiff_pages == "volume" else None

@@ -434,7 +434,7 @@ def _times(numbers: Sequence[int]) -> str:
 
 def _page(height: float) -> tuple[Figure, Axes]:
     """A white figure of the common width whose coordinates are inches from its lower left."""
-    figure = plt.figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
+    figure = plt.figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white", layout="none")
     axis = figure.add_axes((0, 0, 1, 1), facecolor="white")
     axis.set(xlim=(0, WIDTH), ylim=(0, height))
     axis.axis("off")

@@ -139,6 +139,12 @@ REFUSED = (
     ),
     Refused(
         "predict",
+        ["tiff_pages"],
+        lambda args: args.image_path and not args.mask_path,
+        "is of one file; give it as --image_path, without --mask_path",
+    ),
+    Refused(
+        "predict",
         ["slice_axis"],
         lambda args: not args.image_path or _is_volume(args),
         "cuts volumes into slices, and --image_path is a picture; leave it out",

@@ -9,7 +9,7 @@ from seglib.errors import ConfigError
 # Options that act in every line in which they may stand, and why no rule is needed. Fields of
 # `Config` are listed where a command takes them.
 ALWAYS = {
-    "phantoms": {"name", "output", "n", "seed"},
+    "phantoms": {"name", "output", "n", "seed", "hospital"},
     "stores": {"prune", "work_dir", "local"},
     "zoo": {"name"},
     "compare": {"first", "second", "metric"},
@@ -85,6 +85,8 @@ def refused(line):
         ("predict --image_path a.png --dicom_seg", "dicom_seg: give the folder"),
         ("predict --image_dir . --dicom_seg", "dicom_seg: give the folder"),
         ("predict --image_path a.png --slice_axis 1", "slice_axis: cuts volumes"),
+        ("predict --image_dir . --tiff_pages volume", "tiff_pages: is of one file"),
+        ("predict --image_path a.tif --mask_path b.tif --tiff_pages volume", "without --mask_path"),
         ("predict --image_path a.png --label_map {'5':1}", "label_map: says how"),
         ("predict --image_path a.png --mask_inverted", "mask_inverted: says how"),
         ("predict --image_path a.png --model_path w.pth --work_dir x", "work_dir: says where"),

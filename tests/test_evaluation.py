@@ -759,7 +759,7 @@ def test_show_draws_input_truth_prediction_and_difference(palm):
     np.testing.assert_array_equal(pred[truth != 255], truth[truth != 255])
     figure = report.show(report.per_image)
     assert len(figure.axes) == 2 * 4  # two images, not six rows
-    assert figure.axes[0].get_ylabel().startswith("case7\nDice 1.000")
+    assert figure.axes[0].get_ylabel().startswith("case7\natrophy: Dice 1.000")
 
 
 # ---- what a reader must know before the numbers

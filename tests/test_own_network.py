@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from seglib import config, data, evaluation, export, inference, layouts, prepare, runs, training
 
 cfg = config.preset("lung", "smoke", data_root=TREE, work_dir="work", test_split=0, val_split=4,
-                    augment={}, epochs=4, batch_size=4, lr=0.01, num_workers=0, device="cpu",
+                    augment={}, epochs=12, batch_size=4, lr=0.01, num_workers=0, device="cpu",
                     precision="fp32")
 batches = data.loaders(prepare.build(layouts.scan(cfg), cfg), cfg)
 """
