@@ -23,6 +23,10 @@ NO_CHROMIUM = "no Chromium on the path (.ci/run installs it where it may)"
 IDLE = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status == 'idle'"
 
 
+class NavigatedError(Exception):
+    """The page was reloaded while a script of it ran."""
+
+
 class Page:
     """One page of a browser: `page("document.title")` runs JavaScript and returns its value,
     awaited.
@@ -39,6 +43,8 @@ class Page:
         self.socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while (said := json.loads(self.socket.recv())).get("id") != number:
             self._note(said.get("method"), said.get("params"))
+        if "navigated" in said.get("error", {}).get("message", ""):
+            raise NavigatedError(said)
         assert "error" not in said, said
         return said["result"]
 
@@ -63,10 +69,13 @@ class Page:
         return result["result"].get("value")
 
     def wait(self, script, seconds=60):
-        end = time.monotonic() + seconds
-        while not (value := self(script)):
+        end, value = time.monotonic() + seconds, None
+        while not value:
             assert time.monotonic() < end, f"never true: {script}"
-            time.sleep(0.2)
+            with contextlib.suppress(NavigatedError):  # a reload in the middle: ask the new page
+                value = self(script)
+            if not value:
+                time.sleep(0.2)
         return value
 
 

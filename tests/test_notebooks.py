@@ -315,7 +315,8 @@ def test_every_solution_is_right(name):
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def test_make_slides_leaves_out_what_is_marked_so(tmp_path):
     """The command of `make slides`, for a notebook of four cells."""
-    printed = subprocess.run(["make", "-n", "slides"], cwd=ROOT, capture_output=True, text=True)
+    command = ["make", "--no-print-directory", "-n", "slides"]  # `make test` runs this test
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     options = printed.stdout.replace("\\\n", " ").split("jupyter nbconvert")[-1].split()
     assert options[-1].startswith("notebooks/")
     options[options.index("--output-dir") + 1] = str(tmp_path)
