@@ -140,6 +140,8 @@ def _busi(folder: Path) -> dict[str, Any]:
         "class_names": ("lesion",),
         "mask_encoding": {"0,0,0": 0, "0,255,0": 1, "255,0,0": 1},
         "augment": "ultrasound",
+        "lr": 3e-4,
+        "epochs": 100,
     }
 
 
