@@ -10,8 +10,8 @@ from .answers import exercise
 def mirrored(answer) -> str | None:
     """Which pictures may be mirrored?"""
     hint = (
-        "Ask for each task: after a mirror, does a class still lie where its name says? Only where "
-        "no class has a side in its name may the picture be mirrored."
+        "Image and mask are mirrored together, so the mask still fits. Ask for each task: does the "
+        "name of each class still say where its pixels lie?"
     )
     return answers.choices(answer, "ace", "abcde", hint)
 
@@ -23,19 +23,23 @@ def noise(answer) -> str | None:
     grey = rng.integers(100, 150, (5, 7), dtype=np.uint8)
     bright = rng.integers(240, 256, (6, 4), dtype=np.uint8)
     hint = (
-        "`std` is a share of the full range, so the noise has to be multiplied by 255. Round the "
-        "sum to the nearest whole number; a conversion to uint8 alone cuts the decimals off."
+        "Draw the noise as the exercise says and multiply it by 255, because `std` is a share of "
+        "the full range. Round the sum to the nearest whole number; a conversion to uint8 alone "
+        "cuts the decimals off."
     )
     clip = "Grey values below 0 and above 255 have to be clipped before the conversion to uint8."
     cases = [(grey, 0.05, 3), (bright, 0.2, 4)]
-    return answers.function(answer, _noisy, cases, hint, hints=(hint, clip))
+    problem = answers.function(answer, _noisy, cases, hint, hints=(hint, clip))
+    if problem is None and np.asarray(answer(grey, 0.05, 3)).dtype != np.uint8:
+        return "The values are right, but they have to be of the type uint8."
+    return problem
 
 
 @exercise("04.3")
 def price_of_the_other_hospital(answer) -> str | None:
     """The price of the other hospital"""
     rng = np.random.default_rng(43)
-    own, other = rng.beta(40, 2, 24), rng.beta(20, 3, 37)
+    own, other = rng.beta(30, 3, 24), rng.beta(20, 3, 37)  # both are needed for the interval
     result = np.asarray(answer(own.copy(), other.copy(), 0), dtype=float)
     if result.shape != (3,):
         return "The function has to return three numbers: (difference, low, high)."
@@ -48,10 +52,10 @@ def price_of_the_other_hospital(answer) -> str | None:
     if problem:
         return problem
     lower, upper = _ends(own, other)
-    # Two sets of 2,000 resamples agree to about 3 % of the width of the interval.
-    if max(abs(low - lower), abs(high - upper)) < 0.08 * (upper - lower):
+    # An end from 2,000 resamples has a standard error of 1.6 % of the width of the interval.
+    if max(abs(low - lower), abs(high - upper)) < 0.06 * (upper - lower):
         return None
-    if high - low < 0.85 * (upper - lower):
+    if high - low < 0.9 * (upper - lower):
         return (
             "The interval is too narrow. Are the patients of both hospitals drawn anew in each "
             "resample, and are the ends the 2.5th and the 97.5th percentile?"
@@ -65,7 +69,7 @@ def _noisy(image: np.ndarray, std: float, seed: int) -> np.ndarray:
 
 
 def _ends(own: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """2.5th and 97.5th percentile of the difference of means over 2,000 resamples."""
+    """2.5th and 97.5th percentile of the difference of means over many resamples."""
     rng = np.random.default_rng(0)
-    means = [rng.choice(each, (2000, len(each))).mean(axis=1) for each in (own, other)]
+    means = [rng.choice(each, (20_000, len(each))).mean(axis=1) for each in (own, other)]
     return np.percentile(means[0] - means[1], (2.5, 97.5))
