@@ -906,7 +906,7 @@ PREDICTION = {  # the options of a predictor, `inference.OPTIONS`
     "--fill_holes": _flag("fill what a class encloses"),
 }
 OUTLINE_TOLERANCE = _value(
-    "PIXELS", "by which outlines may move for fewer corners; up to 0.3 no pixel changes", 0.3
+    "PIXELS", "by which outlines may move for fewer corners; up to 0.1 no pixel changes", 0.1
 )
 COMMANDS = (
     Command(

@@ -45,7 +45,7 @@ def export(
     Args:
         store: of `prepare.build`; images that it has set aside are left out.
         form: one of `tables.ANNOTATION_FORMS`.
-        tolerance: by how many pixels outlines may move; up to 0.3 no pixel changes.
+        tolerance: by how many pixels outlines may move; up to 0.1 no pixel changes.
 
     Raises:
         DataError: there are only volumes, which these tools do not open, or a file exists already.

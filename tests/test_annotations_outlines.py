@@ -69,6 +69,18 @@ def test_large_masks_survive_as_one_ring_each(seed):
     assert corners < 0.5 * every_corner
 
 
+def test_the_coco_api_rounds_no_pixel_away():
+    """Simplified by 0.3 pixels, its drawing of this mask lacks the pixel of row 5, column 9."""
+    mask = np.zeros((7, 11), bool)
+    mask[1, :5] = mask[2, 4:9] = mask[3, 8:10] = mask[5, 9:11] = True
+    mask[:2, 6] = mask[4, 9] = mask[6, 10] = True
+    (part,) = parts_of(mask)
+    np.testing.assert_array_equal(drawn_by_coco(outlines.joined(part), mask.shape), mask)
+    (coarse,) = parts_of(mask, 0.3)
+    lost = mask & ~drawn_by_coco(outlines.joined(coarse), mask.shape)
+    assert np.argwhere(lost).tolist() == [[5, 9]]
+
+
 def test_bridges_lie_inside_the_structure():
     """Programs that draw the line of a polygon must not draw it through the background."""
     mask = smooth_mask(seed=5, level=-0.05)
