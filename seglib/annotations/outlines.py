@@ -20,7 +20,7 @@ from skimage import measure
 from ..errors import ConfigError
 from .shapes import Part, Ring
 
-# By what outlines are simplified when no pixel may change, in programs that round to 0.2 pixels too.
+# The tolerance at which no pixel changes, in programs that round to a fifth of a pixel too.
 EXACT = 0.1
 
 
