@@ -276,3 +276,28 @@ def test_the_example_for_teachers_works():
     assert names["dice_by_hand"](0.8) is None and names["dice_by_hand"](0.4)
     assert names["iou_from_dice"](lambda dice: dice / (2 - dice)) is None
     assert names["iou_from_dice"](lambda dice: dice / 2).startswith("Write both")
+
+
+def test_typical_mistakes_have_hints_of_their_own():
+    """Only for wrong answers of the right form, and before the general hint."""
+
+    def number(answer, **options):
+        return answers.number(answer, 2, "no", 0.1, mistakes={4: "twice", 2: "never"}, **options)
+
+    assert number(2) is None and number(4.05) == "twice" and number(5) == "no"
+    assert number(4, too_high="less") == "twice" and number(5, too_high="less") == "less"
+
+    def array(answer):
+        return answers.array(answer, [1, 2], "no", 0.1, mistakes={(2, 1): "order", (1,): "never"})
+
+    assert array([1, 2]) is None and array(np.array([2, 1])) == "order" and array([3, 3]) == "no"
+    assert "shape" in array([1])
+
+    def function(answer, hints=()):
+        cases, mistakes = [(1,), (2,), (3,)], {lambda x: x: "plain", lambda x: 2 * x: "doubled"}
+        return answers.function(answer, lambda x: x * x, cases, "no", 1e-6, hints, mistakes)
+
+    assert function(lambda x: x**2) is None and function(lambda x: 2 * x) == "doubled"
+    assert function(lambda x: x, ["first", "second"]) == "plain"
+    assert function(lambda x: x + 0.1, ["first"]) == "first" and function(lambda x: 0) == "no"
+    assert "failed" in function(raises)

@@ -2,18 +2,21 @@
 
 Each comparison returns None for a right answer, else a hint that does not hold the right one. The
 hint that says what to think about comes from the exercise; these add what is wrong with the type.
+`mistakes` map typical wrong answers to hints of their own, which replace `hint` for these answers.
 """
 
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from ..errors import first_line
 
+_NONE: Mapping[Any, str] = MappingProxyType({})
 MAX_ITEMS = 10**7  # answers are small; a longer one is a mistake and is not looked through
 
 
@@ -50,6 +53,7 @@ def number(
     tolerance: float = 0.0,
     too_low: str = "",
     too_high: str = "",
+    mistakes: Mapping[float, str] = _NONE,
 ) -> str | None:
     """Compare an answer that has to be one number.
 
@@ -63,13 +67,26 @@ def number(
     value = float(value.reshape(()))
     if math.isnan(value):
         return "The answer is NaN, not a number: look for a division by zero or a missing value."
-    # A little more than the tolerance, so that a rounded answer at its edge counts as right.
-    if abs(value - right) <= tolerance + 1e-9 * max(1.0, abs(right)):
+    if _close(value, right, tolerance):
         return None
+    for wrong, own_hint in mistakes.items():
+        if _close(value, wrong, tolerance):
+            return own_hint
     return (too_low if value < right else too_high) or hint
 
 
-def array(answer: Any, right: Any, hint: str, tolerance: float = 0.0) -> str | None:
+def _close(value: float, other: float, tolerance: float) -> bool:
+    # A little more than the tolerance, so that a rounded answer at its edge counts as right.
+    return abs(value - other) <= tolerance + 1e-9 * max(1.0, abs(other))
+
+
+def array(
+    answer: Any,
+    right: Any,
+    hint: str,
+    tolerance: float = 0.0,
+    mistakes: Mapping[tuple, str] = _NONE,
+) -> str | None:
     """Compare an answer that has to be an array, a tensor or a list with numbers or truth values.
 
     A wrong shape is named; NaN is right where it is expected.
@@ -79,8 +96,17 @@ def array(answer: Any, right: Any, hint: str, tolerance: float = 0.0) -> str | N
         return f"The answer has to be an array or a list of numbers; this is {_kind(answer)}."
     if value.shape != right.shape:
         return f"The answer has the shape {value.shape}; expected {right.shape}."
-    close = np.allclose(value.astype(float), right.astype(float), 0, tolerance + 1e-9, True)
-    return None if close else hint
+    if _all_close(value, right, tolerance):
+        return None
+    for wrong, own_hint in mistakes.items():
+        if _all_close(value, wrong, tolerance):
+            return own_hint
+    return hint
+
+
+def _all_close(value: np.ndarray, other: Any, tolerance: float) -> bool:
+    value, other = value.astype(float), np.asarray(other, float)
+    return value.shape == other.shape and np.allclose(value, other, 0, tolerance + 1e-9, True)
 
 
 def choice(answer: Any, right: str, options: Iterable[str], hint: str) -> str | None:
@@ -113,6 +139,7 @@ def function(
     hint: str,
     tolerance: float = 1e-6,
     hints: Sequence[str] = (),
+    mistakes: Mapping[Callable, str] = _NONE,
 ) -> str | None:
     """Compare an answer that has to be a function with `reference` on all cases.
 
@@ -120,7 +147,26 @@ def function(
         cases: tuples of arguments; the function gets copies, so that it may change them.
         hint: where a result differs.
         hints: one a case, in place of `hint`, for cases that test something of their own.
+        mistakes: functions that give a typical wrong answer -> the hint for answers that agree with
+            them on all cases.
     """
+    problem = _difference(answer, reference, cases, hint, tolerance, hints)
+    if problem in (hint, *hints):
+        for wrong, own_hint in mistakes.items():
+            if _difference(answer, wrong, cases, hint, tolerance) is None:
+                return own_hint
+    return problem
+
+
+def _difference(
+    answer: Any,
+    reference: Callable,
+    cases: Sequence[tuple],
+    hint: str,
+    tolerance: float,
+    hints: Sequence[str] = (),
+) -> str | None:
+    """The hint for the first case in which a function differs from `reference`; None for none."""
     if not callable(answer) or isinstance(answer, type):
         return (
             f"The answer has to be a function, without brackets behind it; this is {_kind(answer)}."

@@ -13,13 +13,16 @@ PRED = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0]], bool)
 def dice_by_hand(answer) -> str | None:
     """Dice by hand."""
     scores = {name: float(v) for name, v in metrics.ratios(**metrics.counts(PRED, TRUTH)).items()}
-    for name, meaning in {"iou": "IoU, not Dice", "accuracy": "accuracy: it counts TN too"}.items():
-        if answers.number(answer, scores[name], "different", tolerance=0.005) is None:
-            return f"That is the {meaning}. Look at the two formulas of section 2 again."
-    if answers.number(answer, scores["dice"] / 2, "different", tolerance=0.005) is None:
-        return "The pixels that both masks share count twice, above the line and below it."
+    formulas = "Look at the two formulas of section 2 again."
+    mistakes = {
+        scores["iou"]: f"That is the IoU, not Dice. {formulas}",
+        scores["accuracy"]: f"That is the accuracy: it counts TN too. {formulas}",
+        scores["dice"] / 2: (
+            "The pixels that both masks share count twice, above the line and below it."
+        ),
+    }
     hint = "Count TP, FP and FN first; together with TN they must make 16 pixels."
-    return answers.number(answer, scores["dice"], hint, tolerance=0.005)
+    return answers.number(answer, scores["dice"], hint, tolerance=0.005, mistakes=mistakes)
 
 
 @answers.exercise("00.2")
@@ -50,7 +53,6 @@ def size_of_the_network(answer) -> str | None:
     cfg = config.preset("lung", "small", base_channels=4)
     right = models.n_parameters(models.build(**cfg.settings))
     other = models.n_parameters(models.build(**cfg.settings | {"depth": 3}))
-    if answers.number(answer, other, "different") is None:
-        return "That is a network with one pooling fewer. Take every setting from `other`."
+    mistakes = {other: "That is a network with one pooling fewer. Take every setting from `other`."}
     hint = "Build it as section 5 does, from the settings of `other` and not from those of `cfg`."
-    return answers.number(answer, right, hint)
+    return answers.number(answer, right, hint, mistakes=mistakes)

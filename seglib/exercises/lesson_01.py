@@ -14,15 +14,16 @@ AIR_HU, WATER_HU = -1000.0, 0.0
 @answers.exercise("01.1")
 def anchors_of_another_scanner(answer) -> str | None:
     """Anchors of another scanner."""
-    right = [(hu - INTERCEPT) / SLOPE for hu in (WATER_HU, AIR_HU)]
+    right = tuple((hu - INTERCEPT) / SLOPE for hu in (WATER_HU, AIR_HU))
     hint = "Put each raw value into slope * raw + intercept: water must give 0, air -1000."
-    problem = answers.array(answer, right, hint)
-    if problem == hint and answers.array(answer, right[::-1], hint) is None:
-        return "Both values are right, but water comes first."
-    reversed_formula = [SLOPE * hu + INTERCEPT for hu in (WATER_HU, AIR_HU)]
-    if problem == hint and answers.array(answer, reversed_formula, hint) is None:
-        return "You put the HU in the place of the raw value. Which of the two do you look for?"
-    return problem
+    reversed_formula = tuple(SLOPE * hu + INTERCEPT for hu in (WATER_HU, AIR_HU))
+    mistakes = {
+        right[::-1]: "Both values are right, but water comes first.",
+        reversed_formula: (
+            "You put the HU in the place of the raw value. Which of the two do you look for?"
+        ),
+    }
+    return answers.array(answer, right, hint, mistakes=mistakes)
 
 
 @answers.exercise("01.2")

@@ -14,12 +14,15 @@ def confident_mistake(answer) -> str | None:
         "First the sigmoid of the logit; then minus the natural logarithm of the probability that "
         "the truth got; then the probability minus the truth, which is negative here."
     )
-    if np.shape(answer) == (3,):
-        if np.allclose(answer, _confident_mistake(logit=-2.0, truth=0), 0, 0.006):
-            return "This is the pixel of the background, y = 0. Here the pixel belongs to the disc."
-        if np.allclose(answer, [right[0], right[1], -right[2]], 0, 0.006):
-            return "The slope has the wrong sign: the loss falls when the logit grows."
-    return answers.array(answer, right, hint, tolerance=0.006)
+    mistakes = {
+        _confident_mistake(logit=-2.0, truth=0): (
+            "This is the pixel of the background, y = 0. Here the pixel belongs to the disc."
+        ),
+        (*right[:2], -right[2]): (
+            "The slope has the wrong sign: the loss falls when the logit grows."
+        ),
+    }
+    return answers.array(answer, right, hint, tolerance=0.006, mistakes=mistakes)
 
 
 @exercise("02.2")
@@ -31,10 +34,12 @@ def number_of_weights(answer) -> str | None:
         "Write down the shapes: the first convolution goes from n_in to n_out channels, the second "
         "from n_out to n_out, and each is followed by a batch normalisation of n_out channels."
     )
-    problem = answers.function(answer, _n_weights, cases, hint)
-    if problem == hint and answers.function(answer, _without_norm, cases, hint) is None:
-        return "The convolutions are right. Each batch normalisation has two numbers for a channel."
-    return problem
+    mistakes = {
+        _without_norm: (
+            "The convolutions are right. Each batch normalisation has two numbers for a channel."
+        )
+    }
+    return answers.function(answer, _n_weights, cases, hint, mistakes=mistakes)
 
 
 @exercise("02.3")
@@ -47,18 +52,18 @@ def between(answer) -> str | None:
         "In a disc, the loss is -(1 - s) ln p where the mask was drawn, and with weight m it is "
         "-s m ln(1 - p) where it was not. At which p is the slope of their sum zero?"
     )
-    problem = answers.function(answer, _best_probability, cases, hint)
-    if problem == hint and answers.function(answer, lambda s, m: 1 - s * m, cases, hint) is None:
-        return (
+    mistakes = {
+        _straight_line: (
             "Right for m = 1 and for m = 0. In between, look for the p at which the slope is zero."
         )
-    return problem
+    }
+    return answers.function(answer, _best_probability, cases, hint, mistakes=mistakes)
 
 
-def _confident_mistake(logit: float, truth: int) -> list[float]:
+def _confident_mistake(logit: float, truth: int) -> tuple[float, float, float]:
     """Probability, cross-entropy and its slope."""
     p = 1 / (1 + np.exp(-logit))
-    return [float(p), float(-np.log(p if truth else 1 - p)), float(p - truth)]
+    return float(p), float(-np.log(p if truth else 1 - p)), float(p - truth)
 
 
 def _n_weights(n_in: int, n_out: int) -> int:
@@ -71,3 +76,7 @@ def _without_norm(n_in: int, n_out: int) -> int:
 
 def _best_probability(s: float, m: float) -> float:
     return (1 - s) / (1 - s + s * m)
+
+
+def _straight_line(s: float, m: float) -> float:
+    return 1 - s * m

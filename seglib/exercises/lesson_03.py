@@ -14,18 +14,18 @@ def factor_of_the_focal_loss(answer) -> str | None:
     """How much lighter does an easy pixel become?"""
     probability, gamma = 0.8, 2
     weight = (1 - probability) ** gamma
-    right = 1 / weight
-    if answers.number(answer, weight, "", 0.001) is None:
-        return (
+    mistakes = {
+        weight: (
             "This is the weight of the pixel. The question is by which factor its loss becomes "
             "smaller: compare the loss before and after."
-        )
-    if answers.number(answer, 1 / (1 - probability), "", 0.01) is None:
-        return "Nearly: gamma is an exponent, and it is 2 here."
-    if answers.number(answer, probability**-gamma, "", 0.01) is None:
-        return "The weight is made of 1 - p, the probability that the pixel does not get, not of p."
+        ),
+        1 / (1 - probability): "Nearly: gamma is an exponent, and it is 2 here.",
+        probability**-gamma: (
+            "The weight is made of 1 - p, the probability that the pixel does not get, not of p."
+        ),
+    }
     hint = "Divide the cross-entropy by the focal loss; the logarithm cancels out."
-    return answers.number(answer, right, hint, 0.05)
+    return answers.number(answer, 1 / weight, hint, 0.01, mistakes=mistakes)
 
 
 @answers.exercise("03.2")

@@ -1,5 +1,7 @@
 """Exercises of lesson 07: evaluation."""
 
+import itertools
+
 import numpy as np
 
 from .. import metrics
@@ -19,10 +21,9 @@ def averages(answer):
         "Compute the Dice of each row first. Then: the mean of all rows; the mean of the means of "
         "both patients; and for the last one sum tp, fp and fn before you compute one Dice."
     )
-    problem = answers.array(answer, right, hint, tolerance=0.006)
-    if problem == hint and answers.array(sorted(answer), right, hint, tolerance=0.006) is None:
-        return "These are the three numbers, in another order: per image, per patient, pooled."
-    return problem
+    other_order = "These are the three numbers, in another order: per image, per patient, pooled."
+    mistakes = dict.fromkeys(itertools.permutations(right), other_order)
+    return answers.array(answer, right, hint, tolerance=0.006, mistakes=mistakes)
 
 
 def _averages() -> list[float]:
@@ -42,13 +43,13 @@ def precision_from_rates(answer):
         "Think of one pixel out of all: with which chance is it a true positive, and with which a "
         "false positive? Precision is the first divided by the sum of both."
     )
-    problem = answers.function(answer, _precision, cases, hint)
-    if problem == hint and answers.function(answer, _without_share, cases, hint) is None:
-        return (
+    mistakes = {
+        _without_share: (
             "This divides one rate by another. The rates count within the class and within the "
             "background; multiply each by the share of pixels that it is a rate of."
         )
-    return problem
+    }
+    return answers.function(answer, _precision, cases, hint, mistakes=mistakes)
 
 
 def _precision(sensitivity: float, specificity: float, share: float) -> float:
@@ -75,13 +76,13 @@ def bootstrap_of_patients(answer):
         "Take one row of `drawn`: collect the scores of all images of each patient in it, twice "
         "for a patient who is drawn twice, and return their mean. One mean for each row."
     )
-    problem = answers.function(answer, _means, cases, hint)
-    if problem == hint and answers.function(answer, _means_of_means, cases, hint) is None:
-        return (
+    mistakes = {
+        _means_of_means: (
             "This is the mean of the patients' means. The score of this exercise is the mean over "
             "images, so a patient with more images counts for more."
         )
-    return problem
+    }
+    return answers.function(answer, _means, cases, hint, mistakes=mistakes)
 
 
 def _means(scores: np.ndarray, patients: np.ndarray, drawn: np.ndarray) -> np.ndarray:

@@ -153,25 +153,28 @@ def _of_several_files(parts: list[str]) -> tuple[Segment, ...]:
     """The segments of several files, numbered one file after the other."""
     result: list[Segment] = []
     file_of: dict[str, str] = {}
-    for part, offset in _offsets(parts):
-        for segment in segments(part):
+    for part, offset, own in _numbered(parts):
+        of_this_file = {}
+        for segment in own:
             name = segment.name.casefold().strip()
             if name in file_of:
                 raise DataError(
                     f"{part}: a segment {segment.name}, as in {file_of[name]}, of the same "
                     "volume; which of them is meant is not clear: move one file away"
                 )
+            of_this_file[name] = part
             result.append(segment._replace(number=segment.number + offset))
-        file_of |= {segment.name.casefold().strip(): part for segment in segments(part)}
+        file_of |= of_this_file
     return tuple(result)
 
 
-def _offsets(parts: list[str]) -> Iterator[tuple[str, int]]:
-    """Each of several files, and what is added to the numbers of its segments."""
+def _numbered(parts: list[str]) -> Iterator[tuple[str, int, tuple[Segment, ...]]]:
+    """Each of several files, what is added to the numbers of its segments, and its segments."""
     offset = 0
     for part in parts:
-        yield part, offset
-        offset += max(segment.number for segment in segments(part))
+        own = segments(part)
+        yield part, offset, own
+        offset += max(segment.number for segment in own)
 
 
 def _clash(
@@ -186,8 +189,8 @@ def _clash(
     if len(parts) < 2:
         return ""
     files_of: dict[int, set[str]] = {}
-    for part, offset in _offsets(parts):
-        for segment in segments(part):
+    for part, offset, own in _numbered(parts):
+        for segment in own:
             files_of.setdefault(classes.get(segment.number + offset, 0), set()).add(part)
     for (low, high), text in texts.items():
         if files_of[low] != files_of[high]:
@@ -213,7 +216,7 @@ def _masks(
     """The segments of some numbers, in the order of the file, and their masks."""
     parts = channels.files(path)
     if len(parts) > 1:
-        for part, offset in _offsets(parts):
+        for part, offset, _ in _numbered(parts):
             own = {number - offset: k for number, k in classes.items()}
             for segment, mask in _masks(grid, part, own, notes):
                 yield segment._replace(number=segment.number + offset), mask
