@@ -13,7 +13,6 @@ import math
 import re
 import shlex
 import sys
-import tempfile
 import typing
 import warnings
 from collections.abc import Callable, Iterable
@@ -186,10 +185,9 @@ def _unfold_pages(args: argparse.Namespace, until_done: contextlib.ExitStack) ->
 
     if not args.tiff_pages:
         return
-    folder = until_done.enter_context(tempfile.TemporaryDirectory())
-    files = stacks.unfold(args.image_path, folder, args.tiff_pages)
-    args.image_path = str(files[0]) if args.tiff_pages == "volume" else None
-    args.image_dir = None if args.image_path else folder
+    unfolded = str(until_done.enter_context(stacks.unfolded(args.image_path, args.tiff_pages)))
+    is_volume = args.tiff_pages == "volume"
+    args.image_path, args.image_dir = (unfolded, None) if is_volume else (None, unfolded)
 
 
 def _predict(args: argparse.Namespace) -> None:

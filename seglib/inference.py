@@ -4,7 +4,6 @@ import copy
 import functools
 import math
 import re
-import tempfile
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -595,13 +594,12 @@ class Predictor:
                 returned. None: such a file is refused.
         """
         if tiff_pages is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                parts = stacks_of_pages.unfold(path, folder, tiff_pages)
+            with stacks_of_pages.unfolded(path, tiff_pages) as volume_or_folder:
                 if tiff_pages == "volume":
-                    return self.predict_volume(parts[0], output)
+                    return self.predict_volume(volume_or_folder, output)
                 return [
-                    self.predict_file(part, output, overlay, panels, probability, tiled)
-                    for part in parts
+                    self.predict_file(page, output, overlay, panels, probability, tiled)
+                    for page in sorted(volume_or_folder.iterdir())
                 ]
         image = self.read(path)
         prediction = self.predict_tiled(image) if tiled else self.predict(image)

@@ -4,7 +4,10 @@ Whether the pages of a file are slices of one volume or pictures of their own, s
 a slide or the frames of a film, does not stand in the file: the user says it.
 """
 
+import contextlib
 import struct
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -69,15 +72,17 @@ def split(source: str | Path, masks: str | Path | None, output: str | Path, page
     return Split(len(stacks), n_written, notes)
 
 
-def unfold(path: str | Path, folder: str | Path, pages: Pages) -> list[Path]:
-    """One TIFF file as a volume, or as a picture for each page, in `folder`; returns the files.
+@contextlib.contextmanager
+def unfolded(path: str | Path, pages: Pages) -> Iterator[Path]:
+    """One TIFF file as a volume, or as a folder with a picture for each page; removed at the end.
 
     Raises:
         DataError: it is damaged, has several channels, or is a stack in colour for a volume.
     """
     array, spacing = read(Path(path))
-    _write(array, spacing, Path(folder), Path(path).stem, pages)
-    return sorted(Path(folder).iterdir())
+    with tempfile.TemporaryDirectory() as folder:
+        _write(array, spacing, Path(folder), Path(path).stem, pages)
+        yield next(Path(folder).iterdir()) if pages == "volume" else Path(folder)
 
 
 def read(path: Path, is_mask: bool = False) -> tuple[np.ndarray, tuple[float, ...] | None]:
