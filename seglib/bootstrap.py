@@ -3,9 +3,11 @@
 Patients are drawn, never pixels or slices, because images of one patient resemble one another.
 Every interval here is a studentised bootstrap (Efron and Tibshirani 1993, chapter 12) of the
 patients' jackknife pseudo-values, on the logit scale of a score that lies between two limits, on
-the logarithmic scale of one that is only positive. Its quantiles are never closer than those of
-Student's t, with the degrees of freedom of the effective number of patients (Kish). How often the
-intervals cover the truth is measured in `docs/intervals.md`. Taught in `07_evaluation`.
+the logarithmic scale of one that is only positive. The limits of a distance are 0 and the diagonal
+of the frame: without the upper one, intervals of few patients would reach far beyond it. Quantiles
+are never closer than those of Student's t, with the degrees of freedom of the effective number of
+patients (Kish). How often the intervals cover the truth is measured in `docs/intervals.md`. Taught
+in `07_evaluation`.
 
 Fewer than `MIN_PATIENTS` patients have no interval: the ends are NaN.
 """
@@ -208,12 +210,18 @@ def paired_auc(a, b, labels, groups, resamples: int = 2000, seed: int = 0) -> di
     return _comparison(values[1] - values[0], difference, effective, numbers, resamples, seed)[0]
 
 
-def limits_of(metric: str) -> Limits:
-    """The range of a metric of `tables.METRICS`, lowest first; no limits for any other column."""
+def limits_of(metric: str, longest: float = math.inf) -> Limits:
+    """The range of a metric of `tables.METRICS`, lowest first; no limits for any other column.
+
+    Args:
+        longest: the upper limit of a metric that has none of its own, for a distance the diagonal
+            of the frame.
+    """
     if metric not in tables.METRICS:
         return UNLIMITED
     entry = tables.METRICS[metric]
-    return min(entry.best, entry.worst), max(entry.best, entry.worst)
+    lowest, highest = sorted((entry.best, entry.worst))
+    return lowest, longest if math.isinf(highest) else highest
 
 
 # ---- the interval of any score, from its values without one group each

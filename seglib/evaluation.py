@@ -3,7 +3,7 @@
 import copy
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from .tables import IGNORE
 
 IDENTITY = ["case", "patient", "volume", "slice", "class", "annotated"]
 COMPONENTS = [f"components_{name}" for name in ("true", "pred", "found", "false")]
+_DIAGONAL = "diagonal"  # of the frame of an image: a score that is in no table
 SPACING = ("spacing_slice_mm", "spacing_row_mm", "spacing_col_mm")
 
 
@@ -138,9 +139,11 @@ def _report(
     title = (
         f"{cfg.preset}: {about['part']}, {about['images']} images of {about['patients']} patients"
     )
-    summaries = [summary.of_table(per_image, "per image", cfg, absent)]
+    longest = _longest_distances(scorer.scores)
+    summaries = [summary.of_table(per_image, "per image", cfg, absent, longest)]
     if len(per_volume):
-        summaries.append(summary.of_table(per_volume, "per volume", cfg, absent))
+        longest = _longest_distances(scorer.volume_scores)
+        summaries.append(summary.of_table(per_volume, "per volume", cfg, absent, longest))
     summaries.append(scorer.pixels.summary(per_image))
     scores = pd.concat(summaries, ignore_index=True).assign(grid=grid)
     return Report(
@@ -490,7 +493,19 @@ def _distances(
     """Metrics of distances in the box of the valid pixels, as padding would lengthen the diagonal
     that stands for a missing mask."""
     box = metrics.box_of(valid) if valid.any() else (slice(None),) * valid.ndim
-    return metrics.surface_distances((pred & valid)[box], (truth & valid)[box], spacing)
+    pred, truth = (pred & valid)[box], (truth & valid)[box]
+    longest = metrics.diagonal(pred.shape, spacing)
+    return {**metrics.surface_distances(pred, truth, spacing), _DIAGONAL: longest}
+
+
+def _longest_distances(scores: Mapping[tuple, Mapping[str, Any]]) -> dict[str, float]:
+    """Unit -> the longest diagonal of the frames that were scored in it."""
+    longest: dict[str, float] = {}
+    for score in scores.values():
+        if _DIAGONAL in score:
+            unit = score[UNIT]
+            longest[unit] = max(longest.get(unit, 0.0), score[_DIAGONAL])
+    return longest
 
 
 def _spacing(case: Any, columns: tuple[str, ...]) -> tuple[float, ...] | None:

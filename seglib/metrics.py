@@ -7,6 +7,7 @@ means; a mask that does not exist is never scored. Taught in `04_lung_segmentati
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -255,11 +256,17 @@ def surface_distances(
     if not pred.any() and not truth.any():
         return {name: metric.best for name, metric in entries.items()}
     if not pred.any() or not truth.any():
-        diagonal = float(np.linalg.norm(np.array(pred.shape) * spacing))
-        return {name: min(metric.worst, diagonal) for name, metric in entries.items()}
+        longest = diagonal(pred.shape, spacing)
+        return {name: min(metric.worst, longest) for name, metric in entries.items()}
     box = box_of(pred | truth)  # holds both boundaries: exact, and far less work than the frame
     boundaries = [_boundary(mask[box]) for mask in (pred, truth)]
     return tables.scores("distances", SurfaceDistances(*_nearest(*boundaries, spacing), tolerance))
+
+
+def diagonal(shape: Sequence[int], spacing: Sequence[float] | None = None) -> float:
+    """The diagonal of a frame, in the unit of the spacing (1 without it): no distance in it is
+    longer."""
+    return float(np.linalg.norm(np.multiply(shape, spacing or 1.0)))
 
 
 def box_of(mask: np.ndarray) -> tuple[slice, ...]:

@@ -5,7 +5,8 @@ empty prediction would score 1 everywhere: it is NaN, and the mean is that of th
 Distances in mm and in pixels are never averaged together. Taught in `07_evaluation`.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +38,11 @@ def n_empty_and_missing(table: pd.DataFrame) -> dict[str, int]:
 
 
 def of_table(
-    table: pd.DataFrame, average: str, cfg: Any, absent: Sequence[str] = ()
+    table: pd.DataFrame,
+    average: str,
+    cfg: Any,
+    absent: Sequence[str] = (),
+    longest: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """The long summary of one table of scores: each class and their mean.
 
@@ -50,6 +55,7 @@ def of_table(
         table: `per_image` or `per_volume`.
         average: "per image" or "per volume".
         absent: of `absent_classes`.
+        longest: unit -> the longest distance that is possible, the diagonal of the largest frame.
     """
     rows = []
     for name in [*dict.fromkeys(table["class"]), "mean"]:
@@ -59,11 +65,15 @@ def of_table(
         if name == "mean":
             scored = scored[~scored["class"].isin(absent)]
         for metric in _metrics_of(table):
+            unit = measurements.unit_of(table) if measurements.is_distance(metric) else ""
+            limits = bootstrap.limits_of(metric)
+            if measurements.is_distance(metric) and longest:
+                own_unit = measurements.unit_of(scored)
+                limits = bootstrap.limits_of(metric, longest.get(own_unit, math.inf))
             if name in absent and metrics.rewards_absence(metric):
                 estimates = [(average, Estimate(np.nan, np.nan, np.nan, 0, ABSENT))]
             else:
-                estimates = _estimates(scored, metric, average, cfg, name == "mean")
-            unit = measurements.unit_of(table) if measurements.is_distance(metric) else ""
+                estimates = _estimates(scored, metric, average, cfg, name == "mean", limits)
             for kind, estimate in estimates:
                 row = {"class": name, "metric": metric, "average": kind, "unit": unit}
                 row |= {**estimate._asdict(), **numbers}
@@ -73,10 +83,15 @@ def of_table(
 
 
 def _estimates(
-    scored: pd.DataFrame, metric: str, average: str, cfg: Any, over_classes: bool
+    scored: pd.DataFrame,
+    metric: str,
+    average: str,
+    cfg: Any,
+    over_classes: bool,
+    limits: bootstrap.Limits,
 ) -> Iterator[tuple[str, Estimate]]:
     """The averages of a metric over the annotated rows of one class, or of all (`over_classes`)."""
-    yield average, _mean(scored, metric, average, cfg)
+    yield average, _mean(scored, metric, average, cfg, limits)
     present = scored[scored["n_true"] > 0]
     some_empty = 0 < len(present) < len(scored)
     if tables.METRICS[metric].source == "counts" and average == "per image":
@@ -84,16 +99,18 @@ def _estimates(
         if not over_classes or some_empty:
             yield "pooled", _pooled(scored, metric, cfg)
     if some_empty and metrics.rewards_absence(metric):
-        yield average + PRESENT, _mean(present, metric, average, cfg)
+        yield average + PRESENT, _mean(present, metric, average, cfg, limits)
 
 
-def _mean(scored: pd.DataFrame, metric: str, average: str, cfg: Any) -> Estimate:
+def _mean(
+    scored: pd.DataFrame, metric: str, average: str, cfg: Any, limits: bootstrap.Limits
+) -> Estimate:
     """Mean over images or volumes; first over the classes of each."""
     unit = "case" if average == "per image" else "volume"
     scored = measurements.rows_in_unit(scored, metric)
     values = scored.groupby([unit, "patient"], sort=False)[metric].mean().reset_index()
     return bootstrap.mean_estimate(
-        values[metric], values["patient"], cfg.bootstrap, cfg.seed, bootstrap.limits_of(metric)
+        values[metric], values["patient"], cfg.bootstrap, cfg.seed, limits
     )
 
 

@@ -57,14 +57,25 @@ def grouped(sizes: Callable, falls: float = 0.0) -> Population:
     return Population(draw, values.mean())
 
 
-def lognormal() -> Population:
-    """A distance a patient, such as HD95: median e mm, some far away."""
+LONGEST = 181.0  # mm, the diagonal of a frame of 128 x 128 mm
+
+
+def distances(missed: float = 0.0) -> Population:
+    """A distance a patient, such as HD95: median e mm, some far away.
+
+    With the chance `missed`, the predicted mask is empty: the distance is the diagonal.
+    """
 
     def estimate(values, groups, **settings):
-        return bootstrap.interval(values, groups, limits=(0.0, np.inf), **settings)
+        return bootstrap.interval(values, groups, limits=(0.0, LONGEST), **settings)
 
-    draw = lambda rng, n: (rng.lognormal(1, 0.8, n), np.arange(n))  # noqa: E731
-    return Population(draw, float(np.exp(1 + 0.8**2 / 2)), estimate)
+    def draw(rng, n):
+        values = rng.lognormal(1, 0.8, n).clip(max=LONGEST)
+        values[rng.random(n) < missed] = LONGEST
+        return values, np.arange(n)
+
+    mean = float(np.exp(1 + 0.8**2 / 2))  # one value in 500 is above 29 mm, none near the diagonal
+    return Population(draw, (1 - missed) * mean + missed * LONGEST, estimate)
 
 
 def differences(heavy: bool) -> Population:
@@ -117,7 +128,8 @@ POPULATIONS: dict[str, Population] = {
     "1 to 4 images a patient": grouped(lambda rng, n: rng.integers(1, 5, n)),
     "1 to 40 images a patient": grouped(lambda rng, n: rng.geometric(0.15, n)),
     "more images, lower scores": grouped(lambda rng, n: np.ceil(rng.lognormal(1.5, 0.8, n)), 0.15),
-    "distance, lognormal": lognormal(),
+    "distance, lognormal": distances(),
+    "distance, 10 % are missed, else lognormal": distances(missed=0.1),
     "difference, normal": differences(heavy=False),
     "difference, heavy tails": differences(heavy=True),
     "pooled Dice, similar sizes": pooled(0.3),

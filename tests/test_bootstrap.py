@@ -381,14 +381,16 @@ def test_the_page_says_what_its_table_shows():
     cells = [line.strip("| ").split(" | ") for line in table.strip().splitlines()[2:]]
     held = {row[0]: np.array([float(cell.split()[0]) for cell in row[2:]]) for row in cells}
     assert list(held) == list(simulated.POPULATIONS)  # columns: n = 5, 8, 10, 20, 50, 100
-    failures, aucs, shares, ones = (
+    failures, aucs, shares, ones, missed = (
         np.array([held.pop(name) for name in list(held) if re.match(pattern, name)])
-        for pattern in ("Dice, .* are 0", "AUC", "1 in", "rare")
+        for pattern in ("Dice, .* are 0", "AUC", "1 in", "rare", "distance, 10")
     )
-    failures = 100 - failures
+    failures, missed = 100 - failures, 100 - missed[0]
     few, (lowest, highest) = span(failures[0][1:4]), span(list(held.values()), 1)
     text = " ".join(page.split())
     for sentence in (
+        f"in {' to '.join(span(missed[:3]))} % up to n = 10, in {missed[3]:.0f} % at 20 and in "
+        f"{missed[4]:.0f} % at 50",
         f"in {failures[0][0]:.0f} % of the samples at n = 5, in {few[0]} to {few[1]} % at 8 to 20, "
         f"and still in {failures[0][4]:.0f} % at 50",
         f"misses in {' to '.join(span(failures[1][:3]))} % up to n = 10",

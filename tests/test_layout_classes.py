@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from PIL import Image
 from seglib import config, layouts, prepare
 from seglib.__main__ import main
 from seglib.errors import DataError
-from seglib.layouts import class_values, classes
+from seglib.layouts import class_files, class_values, classes
 from tests.helpers import binary_config, labels_like, numbered_volume, save_nifti
 
 BLUE, TEAL = (0, 0, 255), (0, 128, 128)
@@ -371,6 +372,42 @@ def test_a_second_scan_reads_only_masks_that_changed(tmp_path, monkeypatch, mask
     with contextlib.suppress(DataError):
         found()
     assert len(read) == 100
+
+
+def test_a_second_scan_reads_no_mask_of_a_folder_for_each_class(tmp_path, monkeypatch):
+    root = tmp_path / "d"
+    for name in ("images", "masks/cup", "masks/disc"):
+        (root / name).mkdir(parents=True)
+    for k in range(100):
+        Image.fromarray(label_map(1, shift=k % 5)).save(root / "images" / f"c{k}.png")
+        for number, name in enumerate(("cup", "disc"), start=1):
+            plane = (label_map(1, 2, shift=k % 5) == number) * np.uint8(255)
+            Image.fromarray(plane).save(root / "masks" / name / f"c{k}.png")
+    read = []
+    original = class_files.images.read_mask
+    monkeypatch.setattr(
+        class_files.images,
+        "read_mask",
+        lambda cell, *settings: read.append(Path(cell)) or original(cell, *settings),
+    )
+
+    def classes_of(**settings):
+        read.clear()
+        cfg = binary_config(root, work_dir=str(tmp_path / "work"), **settings)
+        return layouts.complete(cfg).table
+
+    first = classes_of()
+    assert first["class"].tolist() == ["cup", "disc"] and len(set(read)) == 200
+    few = {mask for mask in read if read.count(mask) > 1}  # compared in pairs, at each scan
+    assert len(few) == 16
+    pd.testing.assert_frame_equal(classes_of(), first)
+    assert set(read) == few
+    changed = root / "masks" / "cup" / "c70.png"
+    Image.fromarray(np.full((9, 9), 255, np.uint8)).save(changed)
+    classes_of()
+    assert set(read) == few | {changed}
+    classes_of(mask_encoding="threshold")
+    assert len(set(read)) == 200
 
 
 def test_few_masks_leave_nothing_in_the_work_folder(tmp_path):

@@ -51,6 +51,7 @@ FLOORS = [
         "layouts.numbers",
         "meanings",
         "layouts.classes",
+        "layouts.remembered",
     ],
     ["augmentations", "copy_paste", "patches", "tiles", "encoders", "measurements", "curves"],
     ["regions", "phantoms.drawing"],

@@ -13,7 +13,7 @@ from .. import meanings, tables
 from ..errors import DataError, listed
 from ..formats import images, legends, mask_values, nifti, segments, volumes
 from ..formats.slicer import Segment
-from . import named, numbers, pairing
+from . import named, numbers, pairing, remembered
 from .classes import (
     MOST_CLASSES,
     MOST_PICTURES,
@@ -26,6 +26,8 @@ from .classes import (
 )
 
 MOST_FOLDERS = 8  # so many folders with a file for each organ are read
+# The file that keeps the sizes of structures in masks, and its first line.
+_KEPT, _FORM = "mask_sizes.txt", "pixels of masks, form 1"
 # Two masks of an image that agree by this Dice, none inside the other, are of two readers.
 READERS_AGREE, INSIDE = 0.7, 0.97
 
@@ -251,19 +253,18 @@ def _of_several_files(
     if len(names) == 1:
         settings["task"] = "binary"
     n_masks = sum(len(files) for of_image in masks.values() for files in of_image.values())
-    shown, n_pixels, n_read = [], 0, 0
+    shown, n_read = [], 0
     for name in names:
         files = of_class[name.lower()]
         cells = [images.UNION.join(map(str, paths)) for paths in files.values()]
-        read = [_read_one(cell, cfg) for cell in spread(cells, MOST_PICTURES)]
-        planes = [plane for plane in read if plane is not None]
-        if len(planes) < (1 - meanings.MAX_SET_ASIDE) * len(read):
+        sizes = _sizes(spread(cells, MOST_PICTURES), cfg)
+        read = [size for size in sizes if size]
+        if len(read) < (1 - meanings.MAX_SET_ASIDE) * len(sizes):
             _ask_how_to_cut(root, settings, cells, cfg)
             return None
-        n_pixels += sum(plane.size for plane in planes)
-        n_read += len(planes)
-        n_own = sum(int((plane == 1).sum()) for plane in planes)
-        share = n_own / max(sum(plane.size for plane in planes), 1)
+        n_read += len(read)
+        n_own, n_pixels = np.sum(read, axis=0, dtype=np.int64) if read else (0, 0)
+        share = n_own / max(n_pixels, 1)
         first = next(iter(files.values()))[0]
         has_own_folder = first.parent.name.lower() == name.lower()
         place = first.parent.name if has_own_folder else f"*{name}*{first.suffix}"
@@ -271,6 +272,21 @@ def _of_several_files(
     notes = _notes_on_pairs({name: of_class[name.lower()] for name in names}, cfg, root)
     about = f"{len(names)} classes that may overlap, {where}" if len(names) > 1 else "one structure"
     return Classes(about, settings, pd.DataFrame(shown), n_read, n_masks, notes)
+
+
+def _sizes(cells: list[str], cfg: Any) -> list[tuple[int, int] | None]:
+    """Of each mask the pixels of its class, and all of its pixels; None where it is unreadable.
+
+    Those of many masks are remembered for the next scan.
+    """
+
+    def read(key: tuple[str, str]) -> tuple[int, int] | None:
+        plane = _read_one(key[0], cfg)
+        return None if plane is None else (int((plane == 1).sum()), plane.size)
+
+    how = repr((cfg.mask_encoding, cfg.label_map))
+    masks_of = {(cell, how): cell for cell in cells}
+    return list(remembered.results(masks_of, read, cfg, _KEPT, _FORM).values())
 
 
 def _read_one(cell: str, cfg: Any) -> np.ndarray | None:

@@ -4,11 +4,8 @@ Names come from `dataset.json`, from the header of a volume, from `labelmap.txt`
 else from the numbers and colours themselves.
 """
 
-import ast
-import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +13,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from .. import files, hosts, meanings
+from .. import meanings
 from ..errors import DataError, listed
 from ..formats import images, legends, mask_values, volumes
 from ..formats.mask_values import Values
 from ..tables import IGNORE
+from . import remembered
 from .classes import (
     MOST_CLASSES,
     MOST_PICTURES,
@@ -34,9 +32,8 @@ from .classes import (
     two_readings,
 )
 
-# The file that keeps the values of masks, from how many masks on, of how many; its first line.
-_KEPT, _KEPT_FROM, _MOST_KEPT = "mask_values.txt", 100, 20_000
-_FORM = "values of masks, form 1"
+# The file that keeps the values of masks, and its first line.
+_KEPT, _FORM = "mask_values.txt", "values of masks, form 1"
 _COLOUR_NAMES = {
     (255, 0, 0): "red",
     (0, 255, 0): "green",
@@ -120,43 +117,15 @@ def _are_odd(several: list[Values], values: list[Values]) -> bool:
 
 
 def _values_of(paths: list[str], cfg: Any) -> list[Values | None]:
-    """The values of masks; many are kept in `work_dir/stores`, where the next scan finds them.
-
-    A mask whose name, size or time has changed is read anew.
-    """
-    if len(paths) < _KEPT_FROM:
-        return _in_threads(_values, paths)
-    file = Path(hosts.run_root(cfg)) / "stores" / _KEPT
-    earlier = _kept(file)
-    stamps = {path: repr(volumes.stamp(path)) for path in paths}
-    changed = [path for path in paths if earlier.get(path, ("",))[0] != stamps[path]]
-    new = dict(zip(changed, _in_threads(_values, changed)))
-    values = [new[path] if path in new else earlier[path][1] for path in paths]
-    if new:
-        current = {path: (stamps[path], own) for path, own in zip(paths, values) if own}
-        others = {path: entry for path, entry in earlier.items() if path not in stamps}
-        content = dict([*others.items(), *current.items()][-_MOST_KEPT:])
-        lines = [repr((path, stamp, tuple(own))) for path, (stamp, own) in content.items()]
-        with contextlib.suppress(OSError):  # a full or read-only disk: then it stays slow
-            file.parent.mkdir(parents=True, exist_ok=True)
-            files.write_text(file, "\n".join([_FORM, *lines]))
-    return values
+    """The values of masks; those of many are remembered for the next scan."""
+    values = remembered.results(dict(zip(paths, paths)), _values, cfg, _KEPT, _FORM)
+    return [Values(*of_mask) if of_mask else None for of_mask in values.values()]
 
 
-def _kept(file: Path) -> dict[str, tuple[str, Values]]:
-    """Mask -> its stamp and values, of earlier scans; {} where there are none, or damaged ones."""
+def _values(path: str) -> tuple | None:
+    """The `Values` of a mask; None where preparation will say why it cannot be read."""
     try:
-        form, *lines = file.read_text(encoding="utf-8").splitlines()
-        entries = [ast.literal_eval(line) for line in lines if form == _FORM]
-        return {path: (stamp, Values(*own)) for path, stamp, own in entries}
-    except (OSError, ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return {}
-
-
-def _values(path: str) -> Values | None:
-    """The values of a mask; None where preparation will say why it cannot be read."""
-    try:
-        return mask_values.read(path)
+        return tuple(mask_values.read(path))
     except (DataError, OSError):
         return None
 
@@ -639,10 +608,3 @@ def _counts(shown: list[Shown]) -> str:
 def _colour_name(colour: tuple[int, ...]) -> str:
     """A name for a colour: "red", or "colour_128_0_64" for one without a name."""
     return _COLOUR_NAMES.get(colour, "colour_" + "_".join(map(str, colour)))
-
-
-def _in_threads(function: Callable[[str], Any], paths: list[str]) -> list[Any]:
-    """The results for all paths, in their order."""
-    with ThreadPoolExecutor(min(hosts.n_cores(), 4)) as pool:
-        results = pool.map(function, paths)
-        return list(hosts.progress(results, total=len(paths), desc="classes", leave=False))
