@@ -417,7 +417,7 @@ def confusion(matrices: dict[str, pd.DataFrame]) -> Figure:
 
     side = 1.4 + 0.9 * max(len(matrix) for matrix in matrices.values())
     size = (max(side * len(matrices) + 0.6, hosts.FIGURE_WIDTH), side)
-    options = {"squeeze": False, "dpi": hosts.FIGURE_DPI}
+    options = {"squeeze": False, "dpi": hosts.FIGURE_DPI, "layout": "constrained"}
     figure, axes = plt.subplots(1, len(matrices), figsize=size, **options)
     style = {"vmin": 0, "vmax": 1, "cmap": "Blues", "cbar": False, "annot_kws": {"fontsize": 8}}
     for axis, (name, table) in zip(axes[0], matrices.items()):
@@ -431,7 +431,6 @@ def confusion(matrices: dict[str, pd.DataFrame]) -> Figure:
         axis.set_xticklabels(labels, rotation=0, fontsize=8)
         axis.set_yticklabels(labels, rotation=0, fontsize=8)
         axis.set(xlabel="prediction", ylabel="truth", title=name if len(matrices) > 1 else "")
-    figure.tight_layout()
     return _full_width(figure)
 
 
