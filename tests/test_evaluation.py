@@ -265,7 +265,7 @@ def test_summary_is_reduced_from_the_rows(palm):
             )
             values = found[["value", "low", "high", "n"]].tolist()
             # The diagonal, without padding, differs between the images of this store.
-            rel = 0.01 if metric == "hd95" else 1e-6
+            rel = 0.05 if metric == "hd95" else 1e-6
             assert values == pytest.approx(list(expected), rel, nan_ok=True)
             assert found["value"] == pytest.approx(rows[metric].mean())
             if rows["patient"].nunique() < 5:
