@@ -45,9 +45,13 @@ def precision_from_rates(answer):
     )
     mistakes = {
         _without_share: (
-            "This divides one rate by another. The rates count within the class and within the "
-            "background; multiply each by the share of pixels that it is a rate of."
-        )
+            "This does not depend on the share. Each rate counts within its own group of pixels, "
+            "the class or the background: how many of all pixels does each group have?"
+        ),
+        _with_specificity: (
+            "The specificity is the share of the background that was left alone. Which share of "
+            "it was marked?"
+        ),
     }
     return answers.function(answer, _precision, cases, hint, mistakes=mistakes)
 
@@ -59,6 +63,10 @@ def _precision(sensitivity: float, specificity: float, share: float) -> float:
 
 def _without_share(sensitivity: float, specificity: float, share: float) -> float:
     return sensitivity / (sensitivity + 1 - specificity)
+
+
+def _with_specificity(sensitivity: float, specificity: float, share: float) -> float:
+    return _precision(sensitivity, 1 - specificity, share)
 
 
 @exercise("07.3")
