@@ -124,7 +124,8 @@ def choices(answer: Any, right: Iterable[str], options: Iterable[str], hint: str
     names, right = list(options), {name.lower() for name in right}
     is_list = isinstance(answer, list | tuple | set | frozenset)
     if not is_list or not all(isinstance(name, str) for name in answer):
-        return f"The answer has to be a set or list of {_listed(names)}; it is {_kind(answer)}."
+        some = f"a set or list with some of {_listed(names)}"
+        return f"The answer has to be {some}; it is {_kind(answer)}."
     chosen = {name.strip().lower() for name in answer}
     unknown = chosen - {name.lower() for name in names}
     if unknown:
