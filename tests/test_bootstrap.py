@@ -205,6 +205,23 @@ def test_equal_scores_are_not_certain(value):
     assert mean == pytest.approx(value) and (low, high) == pytest.approx(ends)
 
 
+@pytest.mark.parametrize("successes", [1, 4, 9])
+def test_no_end_lies_beyond_clopper_and_pearson(successes):
+    """For 0 and 1 the safe ends are exact; their percentiles are simulated."""
+    values = (np.arange(10) < successes).astype(float)
+    ends = bootstrap._safe_ends(values, 10.0, (0.0, 1.0), 200_000, 0)
+    exact = scipy.stats.binomtest(successes, 10).proportion_ci(method="exact")
+    assert ends == pytest.approx((exact.low, exact.high), abs=0.003)
+
+
+def test_one_failure_among_many_does_not_send_the_end_far_away():
+    """44 scores about 0.95 and one 0: at most 1 patient in 8 can be expected to fail."""
+    values = np.append(0.95 + 0.01 * np.sin(np.arange(44)), 0.0)
+    mean, low, high, _ = bootstrap.interval(values, np.arange(45))
+    most = scipy.stats.binomtest(1, 45).proportion_ci(method="exact").high
+    assert 0.95 * (1 - most) - 0.02 < low < mean < high < 0.96
+
+
 def test_equal_distances_have_no_interval():
     result = bootstrap.mean_estimate(np.full(9, 2.5), np.arange(9), limits=(0, math.inf))
     assert math.isnan(result.low) and result.reason == "all patients have the same value"
