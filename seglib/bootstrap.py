@@ -7,8 +7,8 @@ the logarithmic scale of one that is only positive. The limits of a distance are
 of the frame: without the upper one, intervals of few patients would reach far beyond it. Quantiles
 are never closer than those of Student's t, with the degrees of freedom of the effective number of
 patients (Kish). One failure among many patients has resamples without it, whose small spread would
-send an end far away: no end lies beyond the one that holds for any distribution between the limits
-(Gaffke 2005). How often the intervals cover the truth is measured in `docs/intervals.md`. Taught
+send an end far away: no end lies beyond the one that is safe for any distribution between the
+limits (Gaffke 2005). How often the intervals cover the truth is measured in `docs/intervals.md`. Taught
 in `07_evaluation`.
 
 Fewer than `MIN_PATIENTS` patients have no interval: the ends are NaN.
@@ -271,11 +271,13 @@ def _interval(
 def _safe_ends(
     pseudo: np.ndarray, effective: float, limits: Limits, resamples: int, seed: int
 ) -> Limits:
-    """Ends that hold for any distribution between the limits (Gaffke 2005).
+    """Ends that are safe for any distribution between the limits, by Gaffke (2005).
 
     One more group, which nobody has seen, has the worst value that is possible, then the best. All
     groups get random weights; the ends are the 2.5th and the 97.5th percentile of their mean. For
-    values of 0 and 1 they are those of Clopper and Pearson.
+    values of 0 and 1 they are those of Clopper and Pearson. Learned-Miller and Thomas (2019,
+    arXiv:1905.06208) found no distribution for which they hold the truth too seldom; a proof for
+    all is missing.
     """
     n = len(pseudo)
     weights = np.random.default_rng(seed).dirichlet([effective / n] * n + [1.0], resamples)
