@@ -328,7 +328,9 @@ def through_nnunet(data: Path, name: str) -> dict[str, int]:
         cfg = config.preset(preset, "smoke", data_root=str(data / name), **settings, **fixed)
         store = prepare.build(layouts.scan(cfg), cfg)
         target = nnunet.export(store, Path(folder) / "raw", cfg)
-        of_export = {"mask_encoding": "auto", "label_map": {}, "layout": "auto"}
+        # The number behind the name of a chest X-ray is its finding, no slice.
+        layout = "images_masks" if preset == "lung" else "auto"
+        of_export = {"mask_encoding": "auto", "label_map": {}, "layout": layout}
         again = cfg.replace(data_root=str(target), **of_export)
         rows = {_key(row): row for row in layouts.scan(again).to_dict("records")}
         n_changed = 0
@@ -344,7 +346,7 @@ def through_nnunet(data: Path, name: str) -> dict[str, int]:
 def _key(row: dict[str, Any]) -> tuple[str, str]:
     """What tells apart the cases of an export and of its source: volume and slice, or the name."""
     if volumes.is_volume(row["image"]):
-        return str(row["volume"]), str(row["slice"])
+        return str(row["volume"]).removesuffix("_0000"), str(row["slice"])  # nnU-Net's channel 0
     return str(row["case"]), ""
 
 

@@ -140,6 +140,15 @@ def test_run_lengths_whose_sum_overflows_are_refused(tmp_path, runs):
         drawn(path)
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "1e16", "2.5", "true"])
+def test_sizes_that_are_no_whole_numbers_are_refused(tmp_path, number):
+    """Found by the random damages of `tests.fuzz`: Python reads 1e999 as infinity."""
+    path = coco_file(tmp_path, [[5, 5, 20, 5, 20, 20]])
+    path.write_text(path.read_text().replace('"height": 40', f'"height": {number}'))
+    with pytest.raises(DataError, match=r"annotations.json.*height.*expected a whole number"):
+        drawn(path)
+
+
 def test_outlines_take_memory_of_the_image_and_not_of_their_size(tmp_path):
     """One outline a million pixels wide, one of 20000 corners, and 2000 small ones."""
     rng = np.random.default_rng(0)

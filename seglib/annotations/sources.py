@@ -159,7 +159,7 @@ def whole_number(value: Any, where: str, most: float = math.inf) -> int:
             number = float(value)
         except (ValueError, OverflowError):
             number = math.nan
-    if not (number >= 0 and number == math.floor(number) and number <= min(most, 2.0**53)):
+    if not (0 <= number <= min(most, 2.0**53) and number.is_integer()):
         limit = f" up to {most:g}" if most < math.inf else ""
         raise DataError(f"{where} is {value!r:.40}; expected a whole number from 0{limit}")
     return int(number)
