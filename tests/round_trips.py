@@ -3,8 +3,8 @@
     python -m tests.round_trips DATA [SET ...]
 
 compares all images of each set that show a structure, and writes the table of
-`docs/labelling_tools.md`. DATA is the folder with the real sets. It takes an hour on one core. The
-result of each set is kept in `runs/round_trips`, from where a later call takes it; delete the file
+`docs/labelling_tools.md`. DATA is the folder with the real sets. It takes a quarter of an hour on
+one core. The result of each set is kept in `runs/round_trips`, from where a later call takes it; delete the file
 of a set to compare it again.
 """
 
@@ -390,7 +390,8 @@ ABOUT = """All {n} images of these sets that show a structure. *As label maps*: 
 also went through PNG of
 class numbers, PNG of colours and NRRD, which cannot hold classes that overlap. *Through nnU-Net*: \
 pictures and slices, also
-those without a structure, whose image and mask were exported to nnU-Net's raw layout and read back.
+those without a structure, whose image and mask were exported to nnU-Net's raw layout and read back
+(-: not tried).
 *Pixels changed* is the sum over all formats: COCO (polygons, drawn by us and by pycocotools, and \
 both kinds of RLE), LabelMe,
 and those above. The last two columns are of `--outline_tolerance 1`: its corners, and the images \
