@@ -4,8 +4,8 @@
 
 compares all images of each set that show a structure, and writes the table of
 `docs/labelling_tools.md`. DATA is the folder with the real sets. It takes a quarter of an hour on
-one core. The result of each set is kept in `runs/round_trips`, from where a later call takes it; delete the file
-of a set to compare it again.
+one core. The result of each set is kept in `runs/round_trips`, from where a later call takes it;
+delete the file of a set to compare it again.
 """
 
 import contextlib
