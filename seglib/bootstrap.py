@@ -8,8 +8,8 @@ of the frame: without the upper one, intervals of few patients would reach far b
 are never closer than those of Student's t, with the degrees of freedom of the effective number of
 patients (Kish). One failure among many patients has resamples without it, whose small spread would
 send an end far away: no end lies beyond the one that is safe for any distribution between the
-limits (Gaffke 2005). How often the intervals cover the truth is measured in `docs/intervals.md`. Taught
-in `07_evaluation`.
+limits (Gaffke 2005). How often the intervals cover the truth is measured in `docs/intervals.md`.
+Taught in `07_evaluation`.
 
 Fewer than `MIN_PATIENTS` patients have no interval: the ends are NaN.
 """
