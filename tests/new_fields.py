@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from seglib import __main__ as command_line
 from seglib import config, export, layouts, losses, phantoms, prepare, runs, tables
+from seglib.commands import arguments as parsing
+from seglib.commands import parts
 from seglib.errors import ConfigError
 
 NAMES = sys.argv[1:]
@@ -46,7 +47,7 @@ def store_of(changes):
 
 def is_option(command, name):
     try:
-        return getattr(command_line.parse([command, f"--{name}", "5"]), name) == "5"
+        return getattr(parsing.parse([command, f"--{name}", "5"]), name) == "5"
     except ConfigError:
         return False
 
@@ -54,7 +55,7 @@ def is_option(command, name):
 def predictor_config(*options):
     """The values of two fields in the config of the predictor that `evaluate` would use."""
     arguments = ["evaluate", "--model_path", str(weights), *options]
-    predictor, _ = command_line._predictor(command_line.parse(arguments))
+    predictor, _ = parts.predictor_of(parsing.parse(arguments))
     return {name: getattr(predictor.config, name) for name in ("new_use", "new_place")}
 
 

@@ -18,7 +18,8 @@ from PIL import Image
 from scipy import ndimage
 
 from seglib import config, hosts, phantoms, tables, training
-from seglib.__main__ import FIELD_ALIASES, PREDICTION, SECTIONS, WITHOUT_VALUE
+from seglib.commands.arguments import FIELD_ALIASES, SECTIONS, WITHOUT_VALUE
+from seglib.commands.table import PREDICTION
 from seglib.inference import OPTIONS
 from tests.helpers import command, error_of, read_picture, write_picture
 
@@ -491,7 +492,7 @@ def training_of(monkeypatch, line, *rest):
 
     monkeypatch.setattr(training, "fit", fit)
     store = types.SimpleNamespace(cases=pd.DataFrame({"case": ["a"]}))
-    monkeypatch.setattr("seglib.__main__._store", lambda cfg, wants_test_part: (store, cfg))
+    monkeypatch.setattr("seglib.commands.parts.store_of", lambda cfg, wants_test_part: (store, cfg))
     monkeypatch.setattr("seglib.data.loaders", lambda store, cfg: {})
     assert command(f"train {line}", *rest) == 130  # as after Ctrl-C
     return arguments["cfg"], arguments["folder"], arguments["resume"]

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seglib import __main__ as command_line
 from seglib import config, presets, tables
+from seglib.commands import arguments, parts
 from seglib.errors import ConfigError, SeglibError
 from tests.helpers import copy_of_the_package
 
@@ -382,7 +382,7 @@ def by_replacement(name, size):
 
 def by_command_line(name, size):
     line = ["train", "--preset", name, "--size", size, "--encoder", LITE0]
-    return command_line._config(command_line.parse(line))
+    return parts.config_of(arguments.parse(line))
 
 
 def by_file(name, size):

@@ -3,7 +3,8 @@
 import pytest
 
 from seglib import config, effects
-from seglib.__main__ import COMMANDS, parse
+from seglib.commands.arguments import parse
+from seglib.commands.table import COMMANDS
 from seglib.errors import ConfigError
 
 # Options that act in every line in which they may stand, and why no rule is needed. Fields of

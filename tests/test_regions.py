@@ -18,7 +18,7 @@ from scipy import ndimage
 from skimage import measure as skimage_measure
 
 from seglib import config, regions, runs
-from seglib.__main__ import COMMANDS
+from seglib.commands.table import COMMANDS
 from seglib.errors import ConfigError, DataError
 from seglib.formats import volumes
 from seglib.inference import Prediction, Predictor, VolumePrediction

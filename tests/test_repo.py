@@ -69,6 +69,10 @@ FLOORS = [
     ["evaluation", "export", "labelling", "explorer", "two_step", "annotate"],
     ["folds"],
     ["nnunet"],
+    ["commands", "commands.parts"],
+    ["commands.data", "commands.training", "commands.prediction", "commands.networks"],
+    ["commands.table"],
+    ["commands.arguments"],
     [f"exercises.lesson_{number:02}" for number in range(10)],
     ["exercises", "__main__"],
 ]

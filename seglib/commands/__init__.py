@@ -1,0 +1,1 @@
+"""The commands of `python -m seglib`: a module for each group of them, and their arguments."""
