@@ -222,8 +222,8 @@ def _checked(run, loader) -> tuple[Predictor, Any]:
     dataset = loader.dataset
     if not len(dataset):
         raise DataError(
-            f"the part {dataset.part!r} has no image; "
-            "set test_split or val_split and prepare the data again"
+            f"the part {dataset.part!r} has no image; set test_split or val_split and prepare the "
+            "data again, or, where there are too few patients to spare any, evaluate on other data"
         )
     predictor = run
     if not hasattr(run, "probabilities"):

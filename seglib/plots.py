@@ -364,7 +364,8 @@ def scores_by_image(per_image: pd.DataFrame, metric: str = "dice") -> Figure:
     figure, (axis,) = _plots(1, height=0.9 + 0.8 * len(names))
     common = {"data": values, "x": metric, "y": "class", "order": names, "ax": axis}
     sns.boxplot(**common, color="0.92", showfliers=False, width=0.5)
-    colours = {"hue": "class", "hue_order": names, "palette": list(COLOURS[: len(names)])}
+    palette = [COLOURS[number % len(COLOURS)] for number in range(len(names))]
+    colours = {"hue": "class", "hue_order": names, "palette": palette}
     with _same_numbers_each_time():  # points are scattered at random, so that all can be seen
         sns.stripplot(**common, **colours, size=4, legend=False)
     counts = values.groupby("class")[metric].count()

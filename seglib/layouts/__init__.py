@@ -50,8 +50,9 @@ def scan(cfg: Any) -> pd.DataFrame:
         notes.append(f"patients: {warning}")
     others = _trees_beside(tree.folder, cfg.replace(layout=name)) if cfg.data_root else []
     if others:
+        verb = "was" if len(others) == 1 else "were"
         notes.append(
-            f"{tree.folder.name} was read, {', '.join(others)} beside it was not: set data_root "
+            f"{tree.folder.name} was read, {', '.join(others)} beside it {verb} not: set data_root "
             "to the one that you mean"
         )
     if cfg.layout == "auto" and name not in presets.PRESETS[cfg.preset].layouts:
