@@ -33,12 +33,12 @@ SLIDES_URLS := --SlidesExporter.reveal_url_prefix=$(SLIDES_FROM)/reveal.js \
 else
 SLIDES_URLS := --SlidesExporter.reveal_url_prefix=https://unpkg.com/reveal.js@4.6.1
 endif
-slides: env ## a deck of slides for each lesson: runs/slides/*.html
+slides: env ## a deck of slides for each lesson: runs/slides/*.html (LESSON=03: for one)
 	$(BIN)/jupyter nbconvert --to slides --no-prompt --output-dir runs/slides \
 	  $(SLIDES_URLS) --SlidesExporter.reveal_scroll=True \
 	  --SlidesExporter.reveal_number=c/t --SlidesExporter.reveal_width=1280 \
 	  --SlidesExporter.reveal_height=800 --TagRemovePreprocessor.enabled=True \
-	  --TagRemovePreprocessor.remove_input_tags=hide-input notebooks/*.ipynb
+	  --TagRemovePreprocessor.remove_input_tags=hide-input notebooks/$(LESSON)*.ipynb
 
 address: ## write the address of this repository into badges and set-up cells: make address REPO=https://github.com/YOU/FORK
 	$(PYTHON) .ci/address.py $(REPO)

@@ -25,6 +25,7 @@ from seglib.config import pick_size  # noqa: E402
 from tests import claims, notebook_code, notebook_figures  # noqa: E402
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+PROGRESS = re.compile(r"\d+%\|")  # the text of a progress bar, which stays at 0 in a saved copy
 
 
 class Client(NotebookClient):
@@ -106,6 +107,7 @@ def tidy(notebook):
             for output in cell.outputs
             if output.get("name") != "stderr"
             and "_Training finished._" not in str(output.get("data"))
+            and not PROGRESS.search(output.get("data", {}).get("text/plain", ""))
         ]
         notebook_figures.tidy(cell)
 

@@ -179,6 +179,14 @@ def test_figures_are_kept_wide_and_in_full_colour_with_their_texts():
     assert json.dumps(cell) == again
 
 
+def test_progress_bars_are_no_output_of_a_saved_notebook():
+    widget = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "scan:   0%|    | 0/3"}
+    table = nbformat.v4.new_output("execute_result", {"text/plain": "share 50%"}, execution_count=1)
+    notebook = notebook_with(nbformat.v4.new_output("display_data", widget), table)
+    run_notebook.tidy(notebook)
+    assert notebook.cells[0].outputs == [table]
+
+
 def test_narrow_figures_palettes_and_missing_texts_are_refused():
     assert "800 pixels wide" in figure_problems(notebook_with(figure(800)))[0]
     assert "palette" in figure_problems(notebook_with(figure(1000, colours=256)))[0]

@@ -37,8 +37,8 @@ def loss_of_unequal_parts(answer) -> str | None:
         sizes = rng.integers(1, 33, n_parts).tolist()
         cases.append((rng.uniform(0.1, 2, n_parts).tolist(), sizes))
     hint = (
-        "Right only where all parts have the same size. How much should a part with one image "
-        "count beside a part with three?"
+        "Parts with more images must count more: how much should a part with one image count "
+        "beside a part with three? And divide by the number of images, not of parts."
     )
     first = "Two parts of one image each: the loss of both together lies between the two."
     return answers.function(answer, _loss_of_parts, cases, hint, hints=[first])
