@@ -3,7 +3,6 @@
 `make notebooks` executes the lessons and stores what is compared here.
 """
 
-import ast
 import base64
 import contextlib
 import io
@@ -26,18 +25,7 @@ RESULTS = {
 MIN_WIDTH = 900  # pixels
 FEW_COLOURS = 64  # a figure of fewer was reduced to a palette
 
-
-def old_form():
-    """Numbers of lessons that are still in the old form: a set in tests/test_notebooks.py."""
-    for node in ast.parse((ROOT / "tests" / "test_notebooks.py").read_text("utf-8")).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "OLD_FORM":
-            value = node.value  # a set of numbers, or set()
-            return set(ast.literal_eval(value)) if isinstance(value, ast.Set) else set()
-    return set()
-
-
-LESSONS = [path for path in course.lessons() if path.stem[:2] not in old_form()]
-lessons = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+lessons = pytest.mark.parametrize("path", course.lessons(), ids=lambda path: path.stem)
 
 
 def read(path):

@@ -9,9 +9,6 @@ from tests.sources import ROOT
 
 FOLDER = ROOT / "notebooks"
 TEXT = (FOLDER / "glossary.md").read_text(encoding="utf-8")
-# The lessons that still have their old form, as the contract of the notebooks lists them.
-CONTRACT = (ROOT / "tests" / "test_notebooks.py").read_text(encoding="utf-8")
-OLD_FORM = re.findall(r'"(\d\d)"', "".join(re.findall(r"^OLD_FORM = .*", CONTRACT, re.MULTILINE)))
 ENTRY = re.compile(r"^## (.+)\n\n(.+) \[Lesson (\d\d)\]\((\S+)\)$", re.MULTILINE)
 ENTRIES = {match[1]: match.groups()[1:] for match in ENTRY.finditer(TEXT)}
 
@@ -44,8 +41,6 @@ def test_an_entry_has_two_sentences_and_a_lesson(term):
 @entries
 def test_the_lesson_uses_the_term(term):
     _, number, link = ENTRIES[term]
-    if number in OLD_FORM:
-        pytest.skip(f"lesson {number} is still to be written")
     cells = nbformat.read(FOLDER / link, as_version=4).cells
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     text = re.sub(r"[-–\s]+", " ", text).lower()

@@ -21,8 +21,6 @@ SOLUTIONS = {
     path.stem: nbformat.read(path, as_version=4)
     for path in sorted(FOLDER.glob("solutions/*.ipynb"))
 }
-# Lessons that are not yet rewritten; they keep the rules that they were written by.
-OLD_FORM = {"06"}
 PRIVATE = re.compile(r"(/(home|root|work|tmp|Users)/|[A-Z]:\\\\)")
 ASSERTED = re.compile(
     r"assert_close\(|assert_allclose\(|assert_array_equal\(|^\s*assert .*==", re.M
@@ -31,8 +29,6 @@ LAST = ["## Summary", "## Exercises", "## References", "## Clean-up"]
 SLIDES = {"slide", "subslide", "fragment", "skip", "notes", "-"}
 
 notebooks = pytest.mark.parametrize("name", NOTEBOOKS)
-lessons = pytest.mark.parametrize("name", [n for n in NOTEBOOKS if n[:2] not in OLD_FORM])
-old_lessons = pytest.mark.parametrize("name", [n for n in NOTEBOOKS if n[:2] in OLD_FORM])
 solutions = pytest.mark.parametrize("name", SOLUTIONS)
 
 
@@ -85,7 +81,6 @@ def headings(notebook):
 def test_there_are_notebooks_and_their_names_are_numbered():
     assert len(PATHS) >= 3
     assert all(re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem) for path in PATHS)
-    assert {path.stem[:2] for path in PATHS} >= OLD_FORM
 
 
 @pytest.mark.parametrize("notebook", [*NOTEBOOKS.values(), *SOLUTIONS.values()])
@@ -116,13 +111,12 @@ def test_one_cell_imports_and_shows_the_versions(name):
 
 @notebooks
 def test_a_reason_stands_before_every_code_cell(name):
-    most = 60 if name[:2] in OLD_FORM else 100
     cells = NOTEBOOKS[name].cells
     for before, cell in zip(cells, cells[1:]):
         if cell.cell_type == "code":
             assert before.cell_type == "markdown", f"no text before: {cell.source[:60]!r}"
             n_words = len(prose(before.source))
-            assert 15 <= n_words <= most, f"{n_words} words: {before.source[:60]!r}"
+            assert 15 <= n_words <= 100, f"{n_words} words: {before.source[:60]!r}"
 
 
 @pytest.mark.parametrize("notebook", [*NOTEBOOKS.values(), *SOLUTIONS.values()])
@@ -158,8 +152,7 @@ def test_executed_in_order_without_errors(notebook):
 
 @notebooks
 def test_outputs_are_small_and_come_from_phantoms(name):
-    most = 300 * 1024 if name[:2] in OLD_FORM else 1e6
-    assert (FOLDER / f"{name}.ipynb").stat().st_size <= most
+    assert (FOLDER / f"{name}.ipynb").stat().st_size <= 1e6
     everything = [text for cell in code(NOTEBOOKS[name]) for text in texts_of(cell)]
     assert max((text.count("\n") for text in everything if "<table" not in text), default=0) <= 100
     assert any("PHANTOMS" in text for text in everything) and not any(
@@ -167,23 +160,10 @@ def test_outputs_are_small_and_come_from_phantoms(name):
     )
 
 
-# ---- lessons that are not rewritten yet
-
-
-@old_lessons
-def test_old_form(name):
-    notebook = NOTEBOOKS[name]
-    lines = notebook.cells[0].source.splitlines()
-    assert lines[0].startswith(f"# {name[:2]} · ") and "**You will**" in lines
-    assert 1 <= len([line for line in lines if line.startswith("- ")]) <= 4
-    assert "config.preset(" in code(notebook)[2].source
-    assert headings(notebook)[-2:] == ["## What to try", "## Clean-up"]
-
-
 # ---- lessons
 
 
-@lessons
+@notebooks
 def test_the_opening_asks_a_question_and_says_what_is_learnt(name):
     source = NOTEBOOKS[name].cells[0].source
     assert source.startswith(f"# {name[:2]} · ")
@@ -199,13 +179,13 @@ def test_the_opening_asks_a_question_and_says_what_is_learnt(name):
     assert all((FOLDER / file).is_file() and file[:2] < name[:2] for file in before)
 
 
-@lessons
+@notebooks
 def test_something_is_seen_at_once(name):
     """After set-up and imports, one of the next three code cells shows a picture of the task."""
     assert any(has_figure(cell) for cell in code(NOTEBOOKS[name])[2:5])
 
 
-@lessons
+@notebooks
 def test_sections_are_numbered_and_the_end_is_the_same(name):
     titles = [title for title in headings(NOTEBOOKS[name])]
     assert titles[-4:] == LAST and titles[0] == "## Set-up"
@@ -225,7 +205,7 @@ def section(name, heading):
     return cells[start:end]
 
 
-@lessons
+@notebooks
 def test_summary_and_references(name):
     summary = [cell.source for cell in section(name, "## Summary") if cell.cell_type == "markdown"]
     tables = [cell for cell in section(name, "## Summary") if "<table" in str(list(texts_of(cell)))]
@@ -234,7 +214,7 @@ def test_summary_and_references(name):
     assert re.search(r"\]\(https?://", references), "papers with links"
 
 
-@lessons
+@notebooks
 def test_figures_are_read(name):
     """At least half of the figures are followed at once by a text that says what they show."""
     cells = NOTEBOOKS[name].cells
@@ -249,12 +229,12 @@ def test_figures_are_read(name):
     assert len(readings) >= 3 and 20 <= min(lengths) and max(lengths) <= 150, lengths
 
 
-@lessons
+@notebooks
 def test_the_idea_is_built_and_asserted_equal_to_the_package(name):
     assert any(ASSERTED.search(cell.source) for cell in code(NOTEBOOKS[name]))
 
 
-@lessons
+@notebooks
 def test_three_exercises_without_solutions(name):
     notebook, number = NOTEBOOKS[name], name[:2]
     cells = section(name, "## Exercises")
@@ -275,7 +255,7 @@ def test_three_exercises_without_solutions(name):
         assert "no answer yet" in "".join(texts_of(cell))
 
 
-@lessons
+@notebooks
 def test_cells_are_marked_for_slides(name):
     for position, cell in enumerate(NOTEBOOKS[name].cells):
         kind = cell.metadata.get("slideshow", {}).get("slide_type", "-")
@@ -292,8 +272,7 @@ def test_cells_are_marked_for_slides(name):
 
 
 def test_each_lesson_has_solutions():
-    assert set(SOLUTIONS) >= {name for name in NOTEBOOKS if name[:2] not in OLD_FORM}
-    assert set(SOLUTIONS) <= set(NOTEBOOKS), "a solution has the name of its lesson"
+    assert set(SOLUTIONS) == set(NOTEBOOKS), "a solution has the name of its lesson"
 
 
 @solutions
