@@ -43,9 +43,8 @@ def mirrored_view(answer) -> str | None:
         "In a mirrored X-ray the left lung lies where the right one is expected. What does the "
         "network call it there, and what has to be done with the two planes of its answer?"
     )
-    if callable(answer) and _forgets_to_swap(answer, *cases[0]):
-        return swap
-    return answers.function(answer, _mean_of_two, cases, hint, hints=(hint, swap, swap))
+    hints, mistakes = (hint, swap, swap), {_without_swap: swap}
+    return answers.function(answer, _mean_of_two, cases, hint, hints=hints, mistakes=mistakes)
 
 
 @exercise("08.3")
@@ -72,11 +71,9 @@ def _mean_of_two(predict, image: np.ndarray) -> np.ndarray:
     return (predict(image) + mirrored) / 2
 
 
-def _forgets_to_swap(answer, predict, image: np.ndarray) -> bool:
-    """Whether the answer mirrors in space but leaves each class in its plane."""
-    without = (predict(image) + predict(image[:, ::-1])[..., ::-1]) / 2
-    result = np.asarray(answer(predict, image.copy()))
-    return result.shape == without.shape and np.allclose(result, without)
+def _without_swap(predict, image: np.ndarray) -> np.ndarray:
+    """Mirrored in space, but each class stays in its plane."""
+    return (predict(image) + predict(image[:, ::-1])[..., ::-1]) / 2
 
 
 def _most_doubtful_first(prob: np.ndarray) -> np.ndarray:
