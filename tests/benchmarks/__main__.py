@@ -57,7 +57,7 @@ PEERS = (
     Peer("training", STEP + "MONAI", "MONAI", "training, an image, MONAI's BasicUNet"),
     Peer("training", STEP + "smp", "segm", "training, an image, smp's ResNet-34 U-Net"),
     Peer("training", STEP + "fastai", "fastai", "training, an image, fastai's ResNet-34 U-Net"),
-    Peer("gpu", STEP + U_NET, "textbook", "training on an H100, an image, 31 M U-Net"),
+    Peer("gpu", STEP + U_NET, "textbook", "training on a GPU, an image, 31 M U-Net"),
     Peer("pipeline", "input", "decoding PNG", "loading, an image of 256x256 from the store"),
     Peer("pipeline", "input", "MONAI", "the same"),
     Peer("pipeline", "augmentation of lung", "MONAI", "augmentation, an X-ray of 256x256"),
