@@ -679,7 +679,8 @@ def machine() -> str:
             ),
             cpu,
         )
-    where = about["gpu"] or f"{about['cores']} cores of {cpu}"
+    cores = "1 core" if about["cores"] == 1 else f"{about['cores']} cores"
+    where = about["gpu"] or f"{cores} of {cpu}"
     return f"{where}, {about['memory_gb']:.0f} GB, torch {about['torch']}"
 
 
