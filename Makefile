@@ -34,7 +34,7 @@ else
 SLIDES_URLS := --SlidesExporter.reveal_url_prefix=https://unpkg.com/reveal.js@4.6.1
 endif
 slides: env ## a deck of slides for each lesson: runs/slides/*.html (LESSON=03: for one)
-	$(BIN)/jupyter nbconvert --to slides --no-prompt --output-dir runs/slides \
+	PYTHONPATH=docs/book $(BIN)/jupyter nbconvert --to decks.Deck --no-prompt --output-dir runs/slides \
 	  $(SLIDES_URLS) --SlidesExporter.reveal_scroll=True \
 	  --SlidesExporter.reveal_number=c/t --SlidesExporter.reveal_width=1280 \
 	  --SlidesExporter.reveal_height=800 --TagRemovePreprocessor.enabled=True \

@@ -3,6 +3,7 @@
 A lesson's cells stand in a fixed order, which docs/teaching.md describes for teachers.
 """
 
+import os
 import re
 import shutil
 import statistics
@@ -30,6 +31,7 @@ SLIDES = {"slide", "subslide", "fragment", "skip", "notes", "-"}
 
 notebooks = pytest.mark.parametrize("name", NOTEBOOKS)
 solutions = pytest.mark.parametrize("name", SOLUTIONS)
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 
 
 def code(notebook):
@@ -291,25 +293,45 @@ def test_every_solution_is_right(name):
 # ---- slides and the runner
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
-def test_make_slides_leaves_out_what_is_marked_so(tmp_path):
-    """The command of `make slides`, for a notebook of four cells."""
+def make_slides(cells, folder):
+    """The deck that the command of `make slides` makes of a notebook."""
     command = ["make", "--no-print-directory", "-n", "slides"]  # `make test` runs this test
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     options = printed.stdout.replace("\\\n", " ").split("jupyter nbconvert")[-1].split()
     assert options[-1].startswith("notebooks/")
-    options[options.index("--output-dir") + 1] = str(tmp_path)
+    options[options.index("--output-dir") + 1] = str(folder)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "deck.ipynb")
+    command = [sys.executable, "-m", "nbconvert", *options[:-1], str(folder / "deck.ipynb")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "docs" / "book")}
+    subprocess.run(command, check=True, capture_output=True, env=env)
+    return (folder / "deck.slides.html").read_text(encoding="utf-8")
+
+
+@needs_make
+def test_make_slides_leaves_out_what_is_marked_so(tmp_path):
     cells = [nbformat.v4.new_markdown_cell("# Title"), nbformat.v4.new_code_cell("skipped_code")]
     cells += [nbformat.v4.new_code_cell(source) for source in ("shown_code", "hidden_code")]
     for cell, kind in zip(cells, ("slide", "skip", "-", "subslide")):
         cell.metadata.slideshow = {"slide_type": kind}
     cells[3].metadata.tags = ["hide-input"]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "deck.ipynb")
-    command = [sys.executable, "-m", "nbconvert", *options[:-1], str(tmp_path / "deck.ipynb")]
-    subprocess.run(command, check=True, capture_output=True)
-    deck = (tmp_path / "deck.slides.html").read_text(encoding="utf-8")
+    deck = make_slides(cells, tmp_path)
     assert "Title" in deck and "shown_code" in deck and "reveal.js@" in deck
     assert "skipped_code" not in deck and "hidden_code" not in deck
+
+
+@needs_make
+def test_make_slides_keeps_alt_texts_and_links_between_lessons(tmp_path):
+    links = "[one](01_data_preparation.ipynb#x) [docs](../docs/results.md) [web](https://a.org/b)"
+    cells = [nbformat.v4.new_markdown_cell(links), nbformat.v4.new_code_cell("draw()")]
+    for kind, alt in (("image/png", "Dice > 0.9"), ("image/jpeg", "two eyes")):
+        metadata = {kind: {"alt": alt}}
+        figure = nbformat.v4.new_output("display_data", {kind: "AAAA"}, metadata=metadata)
+        cells[1].outputs.append(figure)
+    deck = make_slides(cells, tmp_path)
+    assert 'alt="Dice &gt; 0.9"' in deck and 'alt="two eyes"' in deck
+    assert "No description" not in deck and ".ipynb" not in deck
+    assert 'href="01_data_preparation.slides.html"' in deck and 'href="https://a.org/b"' in deck
+    assert "docs" in deck and 'href="../docs' not in deck  # in the repository, or only its text
 
 
 def test_the_runner_of_make_run_prints_scores_and_reports_failures(tmp_path):
