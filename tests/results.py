@@ -105,7 +105,7 @@ def _acdc(folder: Path) -> dict[str, Any]:
 
 
 def _acdc_encoder(folder: Path) -> dict[str, Any]:
-    """Whole frames; settings as for CHAOS, with the epochs that fit 20 minutes on two cores."""
+    """Whole frames and a pretrained encoder, as for CHAOS."""
     return {**_acdc(folder), **LITE0, **FEW, "patch_size": None, "batch_size": 16, "epochs": 22}
 
 
