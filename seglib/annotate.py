@@ -288,6 +288,8 @@ def table_of_folder(folder: str | Path, cfg: Any) -> pd.DataFrame:
         raise DataError(f"{folder}: no whole case; {next(iter(left_out.values()))}")
     table = pd.DataFrame(rows)
     table.attrs["notes"] = [f"{name}: {why}" for name, why in left_out.items()]
+    if content.masks:
+        table.attrs["notes"].append(f"masks that are not opened: {listed(content.masks)}")
     return patients.of(patients.judged(table), cfg)
 
 

@@ -126,6 +126,25 @@ def test_series_are_predicted_wherever_they_lie(tmp_path):
     assert inputs.holds_several_series(tmp_path / "one")
 
 
+def test_masks_beside_their_images_are_not_predicted(tmp_path):
+    images = ("image_1.nii.gz", "p1_frame01.nii.gz", "case.nrrd", "x.png", "x_2.png")
+    masks = ("case.seg.nrrd", "label_1.nii.gz", "p1_frame01_gt.nii.gz", "x_mask.png")
+    for name in (*images, *masks, "README.md"):
+        (tmp_path / name).touch()
+    content = inputs.read(tmp_path)
+    assert sorted(path.name for path in content.files) == sorted(images)
+    assert content.masks == sorted(masks)
+    assert content.no_image == [*sorted(masks), "README.md"]
+    assert not content.left_out
+
+
+def test_a_folder_of_masks_is_refused(tmp_path):
+    for name in ("label_1.nii.gz", "x_mask.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match="only masks here.*label_1.nii.gz, x_mask.png.*images"):
+        inputs.read(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["nothing", "file.png"])
 def test_no_folder_is_an_error(tmp_path, name):
     write_picture(tmp_path / "file.png", GREY)

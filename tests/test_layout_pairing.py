@@ -7,7 +7,7 @@ import pytest
 from seglib import config, layouts, prepare
 from seglib.errors import DataError
 from seglib.formats import channels
-from seglib.layouts import convert, pairing
+from seglib.layouts import convert
 from tests.helpers import (
     binary_config,
     command,
@@ -291,21 +291,6 @@ def test_conversion_pairs_whole_names_only(tmp_path):
     result = convert.to_images_and_masks(tmp_path / "in", tmp_path / "truth", tmp_path / "out")
     assert (result.pairs, result.without_mask) == (1, ["case1.png"])
     assert result.left_out == ["case10_mask.png"]
-
-
-def test_owner_of_a_file():
-    owners = pairing.Owners(["case1", "case10", "a", "a_b", "01"])
-    owned = {
-        "case1_mask": ("case1", "_mask"),
-        "case10": ("case10", ""),
-        "case100": (None, ""),
-        "a_b_seg": ("a_b", "_seg"),
-        "a.ah": ("a", ".ah"),
-        "abc": (None, ""),
-        "01mask": ("01", "mask"),
-        "01L": (None, ""),
-    }
-    assert {name: owners.of(name) for name in owned} == owned
 
 
 @pytest.mark.parametrize(

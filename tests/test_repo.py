@@ -32,7 +32,7 @@ FLOORS = [
     ["formats.dicom_values"],
     ["formats.dicom_pictures"],
     ["formats.codecs", "formats.legends"],
-    ["formats.images", "formats.channels"],
+    ["formats.images", "formats.channels", "formats.mask_names"],
     ["annotations.roboflow", "annotations.writers"],
     ["annotations"],
     ["formats.dicom", "formats.nifti"],

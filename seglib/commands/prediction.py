@@ -87,7 +87,7 @@ def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
     _print_results(results["millilitres"], results["notes"])
     if results["no_image"]:
         names = ", ".join(results["no_image"][:5])
-        print(f"{len(results['no_image'])} others are no images, such as {names}")
+        print(f"{len(results['no_image'])} others are masks or no images, such as {names}")
     if args.table:
         _print_table(results["measures"], n_done, args)
     if writer:

@@ -1,7 +1,7 @@
 """Which files of a folder can be predicted, and what the others are: no image is left out silently.
 
-An image of another format, or one in a sub folder, is left out with a reason. What is clearly no
-image (a README, a table, hidden files) is only named.
+An image of another format, or one in a sub folder, is left out with a reason. Masks of images in
+the same folder, and what is clearly no image (a README, a table, hidden files), are only named.
 """
 
 import re
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import DataError
-from . import dicom, dicom_folders, dicom_pictures, images, signatures, volumes
+from ..errors import DataError, listed
+from . import dicom, dicom_folders, dicom_pictures, images, mask_names, nifti, signatures, volumes
 
 # Suffixes of pictures that are read, although data sets rarely have them.
 RARE_SUFFIXES = (".webp", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".jfif", ".jpe", ".dib")
@@ -48,12 +48,14 @@ class Inputs(NamedTuple):
         files: the pictures and the files of volumes, sorted, and DICOM series, see
             `dicom_folders`.
         left_out: name -> reason, of images that are not predicted.
-        no_image: the names of all others.
+        no_image: the names of all others, masks first.
+        masks: the names of those that are masks, see `mask_names`.
     """
 
     files: list[Path]
     left_out: dict[str, str]
     no_image: list[str]
+    masks: list[str]
 
 
 def read(folder: str | Path, output: str | Path | None = None) -> Inputs:
@@ -63,10 +65,10 @@ def read(folder: str | Path, output: str | Path | None = None) -> Inputs:
         output: a sub folder that receives results, which is not looked into.
 
     Raises:
-        DataError: there is no picture and no volume; says what there is instead.
+        DataError: there is no picture and no volume, or only masks; says what there is instead.
     """
     folder = Path(folder)
-    inputs = Inputs([], {}, [])
+    inputs = Inputs([], {}, [], [])
     if folder.is_dir():  # DICOM slices in the folder itself
         inputs.files.extend(
             series.path for series in dicom_folders.read(folder, below=False).series
@@ -91,7 +93,27 @@ def read(folder: str | Path, output: str | Path | None = None) -> Inputs:
                 inputs.no_image.append(path.name)
     if not inputs.files:
         raise DataError(f"{folder}: {_why_nothing(folder, inputs)}")
-    return inputs
+    masks = _masks(inputs.files)
+    if len(masks) == len(inputs.files):
+        raise DataError(
+            f"{folder}: only masks here, by their names ({listed(masks)}); give the folder of "
+            "their images, or rename the files where they are images"
+        )
+    files = [path for path in inputs.files if path.name not in masks]
+    return Inputs(files, inputs.left_out, masks + inputs.no_image, masks)
+
+
+def _masks(paths: list[Path]) -> list[str]:
+    """The files that are masks of others, or all of them where each name says so."""
+    names = {
+        path: nifti.stem(path) if volumes.is_volume(path) else path.stem
+        for path in paths
+        if path.is_file()
+    }
+    masks = mask_names.masks_among(names.values())
+    if len(names) == len(paths) and all(map(mask_names.names_labels, names.values())):
+        masks = masks or set(names.values())
+    return [path.name for path, name in names.items() if name in masks]
 
 
 def holds_several_series(path: str | Path | None) -> bool:

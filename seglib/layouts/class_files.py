@@ -11,7 +11,7 @@ import pandas as pd
 
 from .. import meanings, tables
 from ..errors import DataError, listed
-from ..formats import images, legends, mask_values, nifti, segments, volumes
+from ..formats import images, legends, mask_names, mask_values, nifti, segments, volumes
 from ..formats.slicer import Segment
 from . import named, numbers, pairing, remembered
 from .classes import (
@@ -204,7 +204,7 @@ def _by_suffix(pictures: dict[str, Path], folder: Path) -> dict[str, dict[Path, 
 
     {} where masks have one of the usual endings, or where a class has masks of few images.
     """
-    owners, masks = pairing.Owners(pictures), pairing.pictures(folder)
+    owners, masks = mask_names.Owners(pictures), pairing.pictures(folder)
     by_suffix: dict[str, dict[Path, list[Path]]] = {}
     for stem, mask in masks.items():
         image, suffix = owners.of(stem)
@@ -232,7 +232,7 @@ def _without_numbers(
     """The masks by their suffixes without the numbers behind them."""
     united: dict[str, dict[Path, list[Path]]] = {}
     for suffix, of_image in by_suffix.items():
-        own = united.setdefault(pairing.without_number(suffix), {})
+        own = united.setdefault(mask_names.without_number(suffix), {})
         for image, masks in of_image.items():
             own.setdefault(image, []).extend(masks)
     return united

@@ -20,7 +20,7 @@ import pandas as pd
 from .. import config, files, hosts, meanings, tables
 from ..annotations import shapes
 from ..errors import ConfigError, DataError, listed
-from ..formats import images, legends
+from ..formats import images, legends, mask_names
 from ..tables import IGNORE
 from . import class_values, pairing
 from .classes import safe_name
@@ -457,7 +457,7 @@ def _pair_by_name(
     unused_masks = [file.name for file in masks if file not in used]
     without_mask = [image.name for name, image in images_by_name.items() if name not in pairs]
     if same_folder:  # Image_01L_2ndHO.png is another mask of Image_01L, not an image
-        owners = pairing.Owners(pairs)
+        owners = mask_names.Owners(pairs)
         without_mask = [name for name in without_mask if owners.of(Path(name).stem)[0] is None]
     left_out = [name for name in unused_masks if name not in without_mask]
     return Pairing(pairs, without_mask, left_out)
@@ -469,16 +469,16 @@ def _common_suffix(names: Iterable[str], masks: list[Path], same_folder: bool) -
     Raises:
         DataError: there is none, or more than one.
     """
-    owners, counts = pairing.Owners(names), Counter()
+    owners, counts = mask_names.Owners(names), Counter()
     if same_folder:  # x_mask_1 belongs to x, not to x_mask
-        owners = pairing.Owners(name for name in names if not owners.of(name, whole=False)[0])
+        owners = mask_names.Owners(name for name in names if not owners.of(name, whole=False)[0])
     for mask in masks:
         # In a shared folder the image of exactly that name is the file itself.
         owner, suffix = owners.of(mask.stem, whole=not same_folder)
         if owner is not None:
             counts[suffix] += 1
     # Where an image has several mask files, they are numbered.
-    unnumbered = {pairing.without_number(suffix) for suffix in counts}
+    unnumbered = {mask_names.without_number(suffix) for suffix in counts}
     for candidates in (set(counts), unnumbered):
         if len(candidates) == 1 and (candidates != {""} or not same_folder):
             return candidates.pop()
@@ -498,7 +498,7 @@ def _masks_by_name(masks: list[Path], suffix: str) -> dict[str, Path]:
     ending, dot, kind = suffix.partition(".")
     by_name: dict[str, Path] = {}
     for path in masks:
-        endings = (path.stem, pairing.without_number(path.stem))
+        endings = (path.stem, mask_names.without_number(path.stem))
         has_ending = any(files.folded(e).endswith(files.folded(ending)) for e in endings)
         if not has_ending or (dot and path.suffix.lower() != f".{kind}".lower()):
             continue

@@ -16,7 +16,7 @@ import pandas as pd
 
 from .. import tables
 from ..errors import DataError
-from ..formats import channels, nifti, volumes
+from ..formats import channels, mask_names, nifti, volumes
 from . import numbers, pairing, patients, sequences
 from .cases import case_rows
 from .volumes import (
@@ -93,7 +93,7 @@ def scan_slices(root: str | Path, cfg: Any) -> pd.DataFrame:
 def scan_volume_pairs(root: str | Path, cfg: Any) -> pd.DataFrame:
     """Volumes and labels in one folder whose names differ in a word: `image_1` with `label_1`.
 
-    Other words are those of `pairing.by_words`, such as img, volume and mask, seg, segmentation.
+    Other words are those of `mask_names.by_words`, such as img, volume and mask, seg, segmentation.
     Instead, a folder for each case may hold `image.nii.gz` with `label.nii.gz`, see `cases`.
     Patients are told apart by the names, see `patients.by_names`.
 
@@ -115,7 +115,7 @@ def scan_volume_pairs(root: str | Path, cfg: Any) -> pd.DataFrame:
 def _pairs_by_words(folder: Path, cfg: Any, notes: list[str]) -> list[Row]:
     """The rows of the volumes in a folder that have labels there."""
     files = nifti_files(folder)
-    pairs = pairing.by_words(files, files)
+    pairs = mask_names.by_words(files, files)
     used = {name for own in pairs.values() for name in own}
     shared = {"label_numbers": numbers.of_files([files[name] for name in sorted(used)], cfg)}
     rows = []
@@ -129,8 +129,8 @@ def _pairs_by_words(folder: Path, cfg: Any, notes: list[str]) -> list[Row]:
     if pairs:
         others = [name for name in files if name not in pairs and name not in used]
         notes += half_pairs(
-            [files[name] for name in others if not pairing.names_labels(name)],
-            [files[name] for name in others if pairing.names_labels(name)],
+            [files[name] for name in others if not mask_names.names_labels(name)],
+            [files[name] for name in others if mask_names.names_labels(name)],
         )
     return rows
 
@@ -314,7 +314,7 @@ def _named_as_volumes(files: dict[str, Path], labels: dict[str, Path]) -> dict[s
     """The label files by the names of their volumes where only a word differs: label01 of img01."""
     volume_of = {
         own[0]: name
-        for name, own in pairing.by_words(files, labels).items()
+        for name, own in mask_names.by_words(files, labels).items()
         if len(own) == 1 and name not in labels
     }
     return {volume_of.get(name, name): path for name, path in labels.items()}

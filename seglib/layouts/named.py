@@ -16,6 +16,7 @@ import pandas as pd
 
 from .. import tables
 from ..errors import DataError
+from ..formats import mask_names
 from ..formats.images import SUFFIXES, UNION
 from . import pairing, patients
 
@@ -115,7 +116,7 @@ def _part(split: str, files: list[Path], root: Path) -> Part:
     in_image_folders = [path for path in files if _words(path, root) & _OF_IMAGES]
     others = [path for path in files if not _words(path, root) & _OF_IMAGES]
     if not in_image_folders or not others:
-        owners = pairing.Owners(path.stem for path in files)
+        owners = mask_names.Owners(path.stem for path in files)
         others = [path for path in files if _owner(owners, path.stem, whole=False)[0]]
         in_image_folders = [path for path in files if path not in set(others)]
     images: dict[str, Path] = {}
@@ -123,7 +124,7 @@ def _part(split: str, files: list[Path], root: Path) -> Part:
         if path.stem in images:
             return Part(split, {})  # two pictures of one name: whose mask is meant?
         images[path.stem] = path
-    part, owners = Part(split, images), pairing.Owners(images)
+    part, owners = Part(split, images), mask_names.Owners(images)
     for path in others:
         image, suffix = _owner(owners, path.stem, whole=True)
         if image is not None:
@@ -132,10 +133,10 @@ def _part(split: str, files: list[Path], root: Path) -> Part:
     return part
 
 
-def _owner(owners: pairing.Owners, stem: str, whole: bool) -> tuple[str | None, str]:
+def _owner(owners: mask_names.Owners, stem: str, whole: bool) -> tuple[str | None, str]:
     """The image that a mask is called after, and what follows; case_2 is no mask of case."""
     image, suffix = owners.of(stem, whole=whole)
-    is_number = bool(suffix) and not pairing.without_number(suffix)
+    is_number = bool(suffix) and not mask_names.without_number(suffix)
     return (None, "") if is_number else (image, suffix)
 
 

@@ -12,18 +12,10 @@ import pandas as pd
 
 from ..errors import DataError, listed
 from ..files import folded
-from ..formats import dicom_pictures, inputs, segments, signatures, volumes
+from ..formats import dicom_pictures, inputs, mask_names, segments, signatures, volumes
 from ..formats.images import SUFFIXES, UNION
 
 MASK_SUFFIXES = ("", "_mask", "_segmentation", "_masks", "_seg", "-mask")
-# What numbers the mask files of one image: _1, 2, (3) behind the image's name and the suffix.
-_NUMBER = re.compile(r"(?P<suffix>.*?)(?P<number>[-_ ]?\d+| ?\(\d+\))")
-# Words that may be joined to a number at the end of an image's name: 01mask.
-_MASK_WORDS = ("mask", "seg", "label", "gt", "annot", "truth")
-# Words by which the names of a volume and of its labels differ: image_1 with label_1. A longer word
-# comes before those that it begins with.
-_VOLUME_WORDS = ("image", "img", "volume", "vol", "scan")
-_LABEL_WORDS = ("segmentation", "label", "mask", "seg", "gt")
 
 
 class Masks(NamedTuple):
@@ -119,7 +111,7 @@ def masks_by_image(
         masks: name without the suffix of the format -> file.
         others_matter: whether a file with another suffix makes the mask of its image unclear.
     """
-    owners = Owners(images)
+    owners = mask_names.Owners(images)
     owner_of = {name: owners.of(name) for name in masks}
     whole_names = {image for image, rest in owner_of.values() if not rest}
     # Image -> suffix -> its files; the image's name alone has the suffix "".
@@ -148,94 +140,6 @@ def masks_by_image(
     return Masks(of_image, unclear, without_image)
 
 
-def by_words(volumes: Iterable[str], labels: Iterable[str]) -> dict[str, list[str]]:
-    """Name of a volume -> the names of its labels, where a word stands in place of another.
-
-    Such as image_1 with label_1, img0001 with label0001, and case7_img with case7_gt. Volumes
-    without labels are left out.
-
-    Args:
-        volumes, labels: names without `.nii.gz`; a name may be in both.
-    """
-    label_names: dict[tuple[str, str], list[str]] = {}
-    for name in labels:
-        for frame in _frames(name, _LABEL_WORDS):
-            label_names.setdefault(frame, []).append(name)
-    result = {}
-    for name in volumes:
-        frames = _frames(name, _VOLUME_WORDS)
-        own = [label for frame in frames for label in label_names.get(frame, ())]
-        if own:
-            result[name] = own
-    return result
-
-
-def names_labels(name: str) -> bool:
-    """Whether a word in the name of a file says that it holds labels."""
-    return bool(_frames(name, _LABEL_WORDS))
-
-
-def _frames(name: str, words: Iterable[str]) -> list[tuple[str, str]]:
-    """What stands before and behind each of the words in a name: ("", "1") of image_1."""
-    pattern = rf"(?<![a-z])(?:{'|'.join(words)})s?(?![a-z])"
-    key = folded(name)
-    return [
-        (key[: match.start()].rstrip("-_. "), key[match.end() :].lstrip("-_. "))
-        for match in re.finditer(pattern, key)
-    ]
-
-
-class Owners:
-    """Finds the image to whose name the name of another file begins with."""
-
-    def __init__(self, names: Iterable[str]):
-        self.by_key: dict[str, list[str]] = {}
-        for name in names:
-            self.by_key.setdefault(folded(name), []).append(name)
-        # What stands before a number at the end of the names.
-        numbered = [re.fullmatch(r"(.+)[-_ ]\d+", key) for key in self.by_key]
-        self.beginnings = {match[1] for match in numbered if match}
-
-    def of(self, name: str, whole: bool = True) -> tuple[str | None, str]:
-        """The image with the longest name, and what follows it in `name`; None where there is none.
-
-        An image's name never ends inside a number or a word: 10 is no mask of image 1. `whole`: the
-        image may have the very same name.
-        """
-        key = folded(name)
-        for end in range(len(key) if whole else len(key) - 1, 0, -1):
-            rest = key[end:]
-            candidates = self.by_key.get(key[:end].rstrip(), ())
-            if not candidates or not _is_boundary(key[end - 1], rest):
-                continue
-            if len(candidates) > 1:  # names that differ in case only
-                candidates = [other for other in candidates if name.startswith(other)]
-            if len(candidates) == 1:
-                written = name[len(name) - len(rest) :]
-                return candidates[0], (written if folded(written) == rest.strip() else rest).strip()
-        return None, ""
-
-    def numbered(self, name: str) -> bool:
-        """Whether another image is called so with a number behind it."""
-        return folded(name) in self.beginnings
-
-
-def _is_boundary(last: str, rest: str) -> bool:
-    """Whether neither a number nor a word goes on in `rest`, which follows the character `last`."""
-    if not rest or not rest[0].isalnum():
-        return True
-    return last.isdigit() and rest.startswith(_MASK_WORDS)
-
-
-def begins_with(name: str, beginning: str) -> bool:
-    """Whether a name begins so, and no number or word goes on behind it."""
-    return (
-        bool(beginning)
-        and name.startswith(beginning)
-        and _is_boundary(beginning[-1], name[len(beginning) :])
-    )
-
-
 def advice_on_one_folder(folder: Path) -> str:
     """What to do with a folder in which images and their masks lie side by side; "" for others.
 
@@ -243,9 +147,11 @@ def advice_on_one_folder(folder: Path) -> str:
     masks are of several readers, the user has to choose one.
     """
     stems = [file.stem for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
-    owners = Owners(stems)
+    owners = mask_names.Owners(stems)
     counts = Counter(
-        without_number(rest) for image, rest in (owners.of(s, whole=False) for s in stems) if image
+        mask_names.without_number(rest)
+        for image, rest in (owners.of(s, whole=False) for s in stems)
+        if image
     )
     # Names that go on with a number alone are further images: case_1 and case_1_2.
     by_number = sorted((-n, suffix) for suffix, n in counts.items() if suffix)
@@ -319,15 +225,9 @@ def _no_pairs(folders: list[Masks], mask_folders: list[Path]) -> str:
     return ""
 
 
-def without_number(suffix: str) -> str:
-    """What follows an image's name in the name of its mask, without a number at the end."""
-    match = _NUMBER.fullmatch(suffix)
-    return match["suffix"] if match else suffix
-
-
 def _suffix(rest: str, suffixes: Iterable[str]) -> str:
     """The one of `suffixes` that `rest` is, also with a number behind it; else `rest` itself."""
-    texts = (folded(rest), folded(without_number(rest)))
+    texts = (folded(rest), folded(mask_names.without_number(rest)))
     return next((suffix for suffix in suffixes if folded(suffix) in texts), rest)
 
 
@@ -391,10 +291,10 @@ def suffixes_of(class_name: str) -> tuple[str, ...]:
 
 def class_of_suffix(suffix: str) -> str:
     """The class that the end of a mask's name stands for: `disc` of `_disc_mask`; "" for none."""
-    key = folded(without_number(suffix))
+    key = folded(mask_names.without_number(suffix))
     if key in MASK_SUFFIXES:
         return ""
-    name = without_number(suffix)
+    name = mask_names.without_number(suffix)
     for word in sorted(filter(None, MASK_SUFFIXES), key=len, reverse=True):
         name = re.sub(f"^{word}(?=[-_])|{word}$", "", name, flags=re.IGNORECASE)
     return re.sub(r"(?<=\w)(seg)?softmap$", "", name, flags=re.I).strip("-_. ")  # of Drishti-GS1

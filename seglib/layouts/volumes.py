@@ -21,7 +21,7 @@ import pandas as pd
 from .. import hosts
 from ..errors import DataError, grouped
 from ..files import folded
-from ..formats import channels, dicom_headers, images, nifti, segments, volumes
+from ..formats import channels, dicom_headers, images, mask_names, nifti, segments, volumes
 from . import numbers, pairing, patients
 
 SPACING = ("spacing_slice_mm", "spacing_row_mm", "spacing_col_mm")
@@ -455,7 +455,7 @@ def _candidates(label: str, names: Iterable[str], by_name: bool) -> list[str]:
     if by_name:
         return [name for name, other in stems.items() if other == "ct"]
     beginning = stem.split("_seg")[0] if "_seg" in stem else "ct"
-    return [name for name, other in stems.items() if pairing.begins_with(other, beginning)]
+    return [name for name, other in stems.items() if mask_names.begins_with(other, beginning)]
 
 
 def _grid(path: Path, cfg: Any, notes: list[str]) -> volumes.Grid | None:
