@@ -346,7 +346,7 @@ def through_nnunet(data: Path, name: str) -> dict[str, int]:
 def _key(row: dict[str, Any]) -> tuple[str, str]:
     """What tells apart the cases of an export and of its source: volume and slice, or the name."""
     if volumes.is_volume(row["image"]):
-        return str(row["volume"]).removesuffix("_0000"), str(row["slice"])  # nnU-Net's channel 0
+        return str(row["volume"]), str(row["slice"])
     return str(row["case"]), ""
 
 

@@ -111,6 +111,17 @@ def test_channels_of_nnunet_and_of_the_decathlon_are_the_same(tmp_path, wanted):
             np.testing.assert_array_equal(image[..., place], plane)
 
 
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_cases_are_named_without_the_number_of_a_channel(tmp_path, n_channels):
+    root = write_nnunet(tmp_path / "n", names=NAMES[:n_channels])
+    for path in (root / "imagesTr").glob("*_0001.nii.gz"):
+        if n_channels == 1:
+            path.unlink()
+    cases = layouts.scan(make(root, tmp_path, channel_names=NAMES[:n_channels]))
+    assert set(cases["volume"]) == set(cases["patient"]) == {"case0", "case1", "case2"}
+    assert cases["case"].iloc[0] == "case0_000"
+
+
 def test_the_number_of_channels_must_fit(tmp_path):
     root = write_nnunet(tmp_path / "n")
     with pytest.raises(

@@ -16,7 +16,7 @@ import pandas as pd
 
 from .. import tables
 from ..errors import DataError
-from ..formats import channels, mask_names, nifti, volumes
+from ..formats import channels, mask_names, volumes
 from . import numbers, pairing, patients, sequences
 from .cases import case_rows
 from .volumes import (
@@ -290,9 +290,7 @@ def _volumes(images: Path, masks: Path, cfg: Any, notes: list[str], split: str) 
             columns["problem"] = matched.unclear[key]
             files = [masks]  # none of the files is read
         if files:
-            is_case = path.is_dir() or case.names or case.is_one_of_several
-            name = key if is_case else nifti.stem(path.name)
-            rows += volume_rows(name, name, case.cell, files[0], cfg, notes, **columns)
+            rows += volume_rows(key, key, case.cell, files[0], cfg, notes, **columns)
         else:
             alone.append(path)
     notes += half_pairs(alone, matched.without_image)

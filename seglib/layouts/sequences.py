@@ -25,14 +25,12 @@ class Case(NamedTuple):
         cell: all of them in the order of the network's channels, see `formats.channels`.
         names: those of the channels, () for a single volume.
         problem: why the case cannot be used, "" if it can.
-        is_one_of_several: whether the case has more volumes than those of `cell`.
     """
 
     path: Path
     cell: str
     names: tuple[str, ...] = ()
     problem: str = ""
-    is_one_of_several: bool = False
 
     @property
     def columns(self) -> dict[str, str]:
@@ -158,10 +156,4 @@ def _chosen(parts: list[str], names: tuple[str, ...], path: Path, cfg: Any) -> C
     chosen = [parts[place] for place in places]
     names = tuple(names[place] for place in places)
     first = Path(channels.file_of(chosen[0]))
-    is_one_of_several = len(chosen) < len(parts)
-    return Case(
-        first,
-        channels.join(chosen),
-        names if len(names) > 1 else (),
-        is_one_of_several=is_one_of_several,
-    )
+    return Case(first, channels.join(chosen), names if len(names) > 1 else ())
