@@ -301,3 +301,21 @@ def test_typical_mistakes_have_hints_of_their_own():
     assert function(lambda x: x, ["first", "second"]) == "plain"
     assert function(lambda x: x + 0.1, ["first"]) == "first" and function(lambda x: 0) == "no"
     assert "failed" in function(raises)
+
+
+@pytest.mark.parametrize(
+    "number", ["01.3", "03.2", "03.3", "04.2", "04.3", "05.2", "06.2", "06.3", "09.3"]
+)
+def test_what_the_function_of_an_answer_raises_is_told(number):
+    text = exercises.check(number, raises).text
+    assert "Your function failed" in text and "RuntimeError: on purpose" in text
+    assert "cannot be checked" not in text
+
+
+def test_a_function_that_has_to_return_one_number():
+    def hint(result):
+        return answers.function(lambda: result, lambda: 0.5, [()], "no")
+
+    assert hint(np.array(0.5)) is None and hint(0.4) == "no"
+    for result in (None, "0.5", [0.5, 0.5], np.ones(3)):
+        assert "What your function returns has to be one number; this is" in hint(result)

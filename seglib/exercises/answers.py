@@ -20,11 +20,16 @@ _NONE: Mapping[Any, str] = MappingProxyType({})
 MAX_ITEMS = 10**7  # answers are small; a longer one is a mistake and is not looked through
 
 
+class FunctionFailed(Exception):
+    """The answer is no function, or its function raised an error; the text is the hint."""
+
+
 def exercise(number: str) -> Callable:
     """Decorator of a check `(answer) -> str | None`: the hint for a wrong answer, None for a right
     one. The first line of its docstring is the title of the exercise.
 
-    Whatever the check raises becomes a hint too, because an answer may be of any type.
+    Whatever the check raises becomes a hint too, because an answer may be of any type. What the
+    answer's own function raises is told as such, where the check calls it by `called`.
     """
 
     def decorate(function: Callable[[Any], str | None]) -> Callable[[Any], str | None]:
@@ -32,6 +37,8 @@ def exercise(number: str) -> Callable:
         def check(answer: Any) -> str | None:
             try:
                 return function(answer)
+            except FunctionFailed as failure:
+                return str(failure)
             except Exception as error:
                 return f"This answer cannot be checked ({_short(error)}). Is it of the right type?"
 
@@ -92,8 +99,9 @@ def array(
     A wrong shape is named; NaN is right where it is expected.
     """
     right, value = np.asarray(right), _as_array(answer)
-    if value is None or value.dtype.kind not in "biuf":
-        return f"The answer has to be an array or a list of numbers; this is {_kind(answer)}."
+    what = "an array or a list of numbers" if right.ndim else "one number"
+    if value is None or value.dtype.kind not in "biuf" or value.ndim > right.ndim == 0:
+        return f"The answer has to be {what}; this is {_kind(answer)}."
     if value.shape != right.shape:
         return f"The answer has the shape {value.shape}; expected {right.shape}."
     if _all_close(value, right, tolerance):
@@ -159,6 +167,22 @@ def function(
     return problem
 
 
+def called(answer: Callable, *arguments: Any, where: str = "") -> Any:
+    """What the function of an answer returns for copies of the arguments, which it may change.
+
+    Raises:
+        FunctionFailed: the answer is no function, or raised an error; `where` tells in which test.
+    """
+    if not callable(answer) or isinstance(answer, type):
+        raise FunctionFailed(
+            f"The answer has to be a function, without brackets behind it; this is {_kind(answer)}."
+        )
+    try:
+        return answer(*copy.deepcopy(arguments))
+    except Exception as error:
+        raise FunctionFailed(f"Your function failed{where}: {_short(error)}.") from error
+
+
 def _difference(
     answer: Any,
     reference: Callable,
@@ -168,16 +192,12 @@ def _difference(
     hints: Sequence[str] = (),
 ) -> str | None:
     """The hint for the first case in which a function differs from `reference`; None for none."""
-    if not callable(answer) or isinstance(answer, type):
-        return (
-            f"The answer has to be a function, without brackets behind it; this is {_kind(answer)}."
-        )
     for position, arguments in enumerate(cases):
         expected = np.asarray(_as_array(reference(*copy.deepcopy(arguments))))
         try:
-            result = answer(*copy.deepcopy(arguments))
-        except Exception as error:
-            return f"Your function failed in test {position + 1} of {len(cases)}: {_short(error)}."
+            result = called(answer, *arguments, where=f" in test {position + 1} of {len(cases)}")
+        except FunctionFailed as failure:
+            return str(failure)
         own_hint = hints[position] if position < len(hints) else hint
         problem = array(result, expected, own_hint, tolerance)
         if problem and problem != own_hint:

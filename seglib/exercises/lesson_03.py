@@ -56,8 +56,7 @@ def mirror_with_sides(answer) -> str | None:
     cases = [(small,), (np.uint8([[1, 2, 5, 0]]),)]
     cases += [(rng.choice([0, 1, 2, 3, 4, 5, 255], (7, 9)).astype(np.uint8),) for _ in range(4)]
     hint = "The labels differ. Mirror the columns, then let classes 3 and 4 change places."
-    if callable(answer) and not isinstance(answer, type):
-        hint = _common_mistake(np.asarray(answer(small.copy())), small) or hint
+    hint = _common_mistake(np.asarray(answers.called(answer, small)), small) or hint
     return answers.function(answer, _mirror, cases, hint)
 
 

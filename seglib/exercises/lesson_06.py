@@ -46,17 +46,20 @@ def end_of_training(answer) -> str | None:
 def twice_as_many(answer) -> str | None:
     """Would twice as many masks help?"""
     sizes, dice = [4, 8, 20, 40, 90], [0.2, 0.55, 0.70, 0.76, 0.79]
-    if callable(answer):
-        gain = float(answer(list(sizes), list(dice)))
-        if np.isclose(gain, _slope(sizes, dice)):
-            return "This line goes through all points. Use the last three."
-        if np.isclose(gain, np.polyfit(np.log(sizes[-3:]), dice[-3:], 1)[0]):
-            return "Nearly: this is the gain when n grows by the factor e."
-        if np.isclose(gain, np.polyfit(sizes[-3:], dice[-3:], 1)[0]):
-            return "This line is fitted against n itself. Use its logarithm to base 2."
     cases = [(sizes, dice), ([5, 10, 20], [0.5, 0.6, 0.65])]
     hint = "Doubling n adds 1 to its logarithm to base 2. What does the line gain over one unit?"
-    return answers.function(answer, lambda n, d: _slope(n[-3:], d[-3:]), cases, hint)
+    mistakes = {
+        _slope: "This line goes through all points. Use the last three.",
+        lambda n, d: np.polyfit(np.log(n[-3:]), d[-3:], 1)[0]: (
+            "Nearly: this is the gain when n grows by the factor e."
+        ),
+        lambda n, d: np.polyfit(n[-3:], d[-3:], 1)[0]: (
+            "This line is fitted against n itself. Use its logarithm to base 2."
+        ),
+    }
+    return answers.function(
+        answer, lambda n, d: _slope(n[-3:], d[-3:]), cases, hint, mistakes=mistakes
+    )
 
 
 def _last_epoch(val_dice: list[float], patience: int) -> int:
