@@ -28,6 +28,7 @@ TURNS = {
     "turned by -90 degrees": lambda a: np.rot90(a, -1),
     "transposed and turned by 180 degrees": lambda a: a[::-1, ::-1].T,
 }
+N_EDGE_CELLS = 24  # of the frame's sides, in the grid by which `edge_agreement` tells chance
 
 
 # A cell of the column `label_numbers`: the mask files of this row hold the class numbers themselves
@@ -246,29 +247,37 @@ def edge_agreement(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
         image: (H, W, C) uint8; masks: (H, W, K) uint8.
 
     Returns:
-        Sums of image gradients along the masks' edges, one for each of `TURNS`; they can be added
-        over the slices of a volume. Zeros where there is too little to compare.
+        (2, len(TURNS)): sums of image gradients along the masks' edges, and the variances of their
+        differences from the first sum; both can be added over the slices of a volume. Zeros where
+        there is too little to compare. A variance is the sum of squared differences in the cells of
+        a grid, as neighbouring pixels of an edge often lie on one edge of the image.
     """
     step = max(1, min(image.shape[:2]) // 128)  # a coarse grid is faster and shows organs as well
     grey = image[::step, ::step].mean(axis=2, dtype=np.float32)
     planes = masks[::step, ::step]
-    sums = np.zeros(len(TURNS))
+    result = np.zeros((2, len(TURNS)))
     if min(grey.shape) < 8:
-        return sums
+        return result
     # An edge: a pixel whose class differs from that of its neighbour below or to the right.
     down = planes[1:, :-1] != planes[:-1, :-1]
     across = planes[:-1, 1:] != planes[:-1, :-1]
     edge = (down | across).any(axis=2)
     if edge.sum() < 20:
-        return sums
+        return result
+    rows, columns = (np.arange(side) * N_EDGE_CELLS // side for side in edge.shape)
+    cells = np.where(edge, rows[:, None] * N_EDGE_CELLS + columns + 1, 0)  # 0: no edge
     gradient = np.hypot(*np.gradient(grey))
     # The steepest 5 % of the pixels count equally, so that a single bright rim does not decide.
     gradient = np.minimum(gradient, np.percentile(gradient, 95))[:-1, :-1]
+    by_cell = np.zeros((len(TURNS), N_EDGE_CELLS**2 + 1))
     for k, transform in enumerate(TURNS.values()):
-        turned = transform(edge)
+        turned = transform(cells)
         if turned.shape == gradient.shape:
-            sums[k] = gradient[turned].sum()
-    return sums
+            by_cell[k] = np.bincount(turned.ravel(), gradient.ravel(), by_cell.shape[1])
+    by_cell = by_cell[:, 1:]
+    result[0] = by_cell.sum(axis=1)
+    result[1] = ((by_cell - by_cell[0]) ** 2).sum(axis=1)
+    return result
 
 
 def warnings_of(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[str, str]:

@@ -623,6 +623,7 @@ def _read_case(
     image = stacks.centre(image, cfg)
     sha256, pixels = content(case, image)
     header_notes, decoding_notes = notes_of(case, cfg)
+    edges, edge_variances = edge_agreement(image, masks)
     return {
         "height": image.shape[0],
         "width": image.shape[1],
@@ -630,7 +631,8 @@ def _read_case(
         "sha256": sha256,
         "pixels": pixels,
         "warnings": warnings_of(case, cfg, image, masks),
-        "edges": edge_agreement(image, masks).tolist(),
+        "edges": edges.tolist(),
+        "edge_variances": edge_variances.tolist(),
         "header_notes": header_notes,
         "decoding_notes": decoding_notes,
     }

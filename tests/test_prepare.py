@@ -18,6 +18,7 @@ from seglib import config, layouts, prepare
 from seglib.errors import ConfigError, DataError
 from seglib.formats import images
 from seglib.formats.images import IGNORE
+from tests.helpers import binary_config, write_picture
 
 HEIGHT, WIDTH = 40, 56
 N = 10
@@ -1213,3 +1214,22 @@ def test_a_large_store_says_what_it_will_take(tree, monkeypatch, capsys):
     build(tree, image_size=96)
     line = capsys.readouterr().out
     assert "10 images of 96x96 take 0.0 GB of disk" in line and "GB of memory" in line
+
+
+@pytest.mark.parametrize("size, is_noted", [(5, False), (26, True)])
+def test_a_mask_is_called_turned_where_more_than_one_place_of_its_edge_says_so(
+    tmp_path, size, is_noted
+):
+    rows, columns = np.ogrid[:128, :128]
+    mask = np.hypot(rows - 35, columns - 40) < size  # upside down: at row 92
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 30, (128, 128))
+    if is_noted:
+        image[mask[::-1]] += 60
+    else:  # by chance, something of high contrast lies there
+        image[82:103, 30:51] = rng.integers(0, 255, (21, 21))
+    write_picture(tmp_path / "images" / "x.png", image)
+    write_picture(tmp_path / "masks" / "x.png", mask * 255)
+    cfg = binary_config(tmp_path, work_dir=str(tmp_path / "work"))
+    notes = prepare.build(layouts.scan(cfg), cfg).report.notes
+    assert any("would fit it better" in note for note in notes) == is_noted
