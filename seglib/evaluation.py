@@ -1,6 +1,7 @@
 """Evaluate a run on a part of the data: scores with 95 % intervals. Taught in `04` and `07`."""
 
 import copy
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from .errors import DataError
 from .formats import channels, images, orientation, stacks
 from .inference import OPTIONS, Predictor, class_mask, class_plane
 from .measurements import UNIT
+from .report import LONGEST_DISTANCE
 from .report import Report as Report
 from .report import compare as compare
 from .summary import COUNTS
@@ -140,6 +142,9 @@ def _report(
         f"{cfg.preset}: {about['part']}, {about['images']} images of {about['patients']} patients"
     )
     longest = _longest_distances(scorer.scores)
+    if longest:  # rounded up, so that no distance is longer
+        diagonal = longest.get(measurements.unit_of(per_image), math.inf)
+        about[LONGEST_DISTANCE] = math.ceil(100 * diagonal) / 100
     summaries = [summary.of_table(per_image, "per image", cfg, absent, longest)]
     if len(per_volume):
         longest = _longest_distances(scorer.volume_scores)

@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from .curves import HistogramROC
 from .errors import DataError
 
 JSON = "evaluation_report.json"
+LONGEST_DISTANCE = "longest_possible_distance"  # in the header: the diagonal of the largest frame
 LEGEND = (
     "low and high: 95 % bootstrap interval over patients; n: images (or volumes) scored; "
     "n_empty: with an empty truth; n_missing: without a mask, not scored; present: images (or "
@@ -335,13 +337,14 @@ def compare(
     absent = _absent(pairs) if metrics.rewards_absence(metric) else []
     occurring = pairs[~pairs["class"].isin(absent)]
     of_images = occurring.groupby(["case", "patient"], sort=False)[["a", "b"]].mean().reset_index()
+    limits = _limits(first, second, metric)
     rows_a, rows_b = first.per_image, second.per_image
     n_images_of_one = len(set(rows_a["case"]) ^ set(rows_b["case"]))
     classes = dict.fromkeys(rows_a.loc[rows_a["class"].isin(pairs["class"]), "class"])
     rows = []
     for name in (*classes, "mean"):
         table = of_images if name == "mean" else occurring[occurring["class"] == name]
-        comparison = _difference(table, metric, resamples, seed)
+        comparison = _difference(table, metric, limits, resamples, seed)
         if name in absent:
             comparison["no_interval"] = summary.ABSENT
         comparison["n_left_out"] += n_images_of_one
@@ -407,13 +410,23 @@ def _check_same_truth(pairs: pd.DataFrame) -> None:
     )
 
 
-def _difference(pairs: pd.DataFrame, metric: str, resamples: int, seed: int) -> dict[str, Any]:
+def _limits(first: SavedReport, second: SavedReport, metric: str) -> bootstrap.Limits:
+    """The range of a metric in both reports; that of a distance ends at the frame's diagonal."""
+    if not measurements.is_distance(metric):
+        return bootstrap.limits_of(metric)
+    # Reports of older versions do not tell the diagonal.
+    longest = min(saved.about.get(LONGEST_DISTANCE, math.inf) for saved in (first, second))
+    return bootstrap.limits_of(metric, longest)
+
+
+def _difference(
+    pairs: pd.DataFrame, metric: str, limits: bootstrap.Limits, resamples: int, seed: int
+) -> dict[str, Any]:
     """The numbers of one row of `compare`, from the columns a and b."""
     a, b = pairs["a"].to_numpy(float), pairs["b"].to_numpy(float)
     sign = -1 if metrics.less_is_better(metric) else 1
     gain, reason = bootstrap.compared(sign * a, sign * b, pairs["patient"], resamples, seed)
-    lowest, highest = bootstrap.limits_of(metric)
-    largest = highest - lowest
+    largest = limits[1] - limits[0]
     low, high = np.clip(sorted((sign * gain["low"], sign * gain["high"])), -largest, largest)
     finite = np.isfinite(a) & np.isfinite(b)
     return {

@@ -2,6 +2,7 @@
 scikit-learn.
 """
 
+import dataclasses
 import json
 import re
 import shutil
@@ -360,6 +361,24 @@ def test_two_reports_are_compared_image_by_image(palm, tmp_path):
     assert by_distance["difference"] == pytest.approx(by_distance["b"] - by_distance["a"])
     assert by_distance["low"] <= by_distance["difference"] <= by_distance["high"]
     assert by_distance["difference"] < 0 and by_distance["better"] > 0.5
+
+
+@pytest.mark.filterwarnings("ignore:vert. bool was deprecated")
+def test_a_difference_of_distances_is_no_longer_than_the_diagonal(palm):
+    near = report_of(palm)
+    diagonal = near.about["longest_possible_distance"]
+    assert diagonal == np.hypot(48, 64)  # of the frame without its padding
+    distances = np.full(len(near.per_image), diagonal)
+    distances[:3] /= 10  # those of one image
+    far = dataclasses.replace(near, per_image=near.per_image.assign(hd95=distances))
+    near = dataclasses.replace(near, per_image=near.per_image.assign(hd95=0.0))
+    row = evaluation.compare(near, far, "hd95").set_index("class").loc["mean"]
+    assert row["low"] < row["difference"] < row["high"] == diagonal
+    back = evaluation.compare(far, near, "hd95").set_index("class").loc["mean"]
+    assert (back["low"], back["high"]) == (-row["high"], -row["low"])
+    # Reports of older versions do not tell the diagonal: no limit is known.
+    older = [dataclasses.replace(r, about={"grid": r.about["grid"]}) for r in (near, far)]
+    assert evaluation.compare(*older, "hd95")["high"].max() > diagonal
 
 
 def test_what_cannot_be_compared_is_said(palm, tmp_path):
