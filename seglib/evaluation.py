@@ -500,7 +500,8 @@ def _distances(
     box = metrics.box_of(valid) if valid.any() else (slice(None),) * valid.ndim
     pred, truth = (pred & valid)[box], (truth & valid)[box]
     longest = metrics.diagonal(pred.shape, spacing)
-    return {**metrics.surface_distances(pred, truth, spacing), _DIAGONAL: longest}
+    scores = metrics.surface_distances(pred, truth, spacing, longest=longest)
+    return {**scores, _DIAGONAL: longest}
 
 
 def _longest_distances(scores: Mapping[tuple, Mapping[str, Any]]) -> dict[str, float]:

@@ -239,6 +239,7 @@ def surface_distances(
     truth: np.ndarray,
     spacing: tuple[float, ...] | None = None,
     tolerance: float = 2.0,
+    longest: float | None = None,
 ) -> dict[str, float]:
     """Every metric of distances: HD95, average symmetric surface distance, surface Dice (NSD).
 
@@ -250,13 +251,14 @@ def surface_distances(
         pred, truth: bool of one shape, 2-D or 3-D.
         spacing: size of a pixel along each axis; 1 without it.
         tolerance: of the surface Dice, in the unit of the spacing.
+        longest: the diagonal of the frame, where it is known.
     """
     spacing = tuple(spacing or (1.0,) * pred.ndim)
     entries = {name: tables.METRICS[name] for name in names("distances")}
     if not pred.any() and not truth.any():
         return {name: metric.best for name, metric in entries.items()}
     if not pred.any() or not truth.any():
-        longest = diagonal(pred.shape, spacing)
+        longest = diagonal(pred.shape, spacing) if longest is None else longest
         return {name: min(metric.worst, longest) for name, metric in entries.items()}
     box = box_of(pred | truth)  # holds both boundaries: exact, and far less work than the frame
     boundaries = [_boundary(mask[box]) for mask in (pred, truth)]

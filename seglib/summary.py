@@ -64,12 +64,12 @@ def of_table(
         scored = of_class[of_class["annotated"]]
         if name == "mean":
             scored = scored[~scored["class"].isin(absent)]
+        unit_of_distances = measurements.unit_of(scored)
         for metric in _metrics_of(table):
-            unit = measurements.unit_of(table) if measurements.is_distance(metric) else ""
-            limits = bootstrap.limits_of(metric)
-            if measurements.is_distance(metric) and longest:
-                own_unit = measurements.unit_of(scored)
-                limits = bootstrap.limits_of(metric, longest.get(own_unit, math.inf))
+            unit, limits = "", bootstrap.limits_of(metric)
+            if measurements.is_distance(metric):
+                unit = unit_of_distances
+                limits = bootstrap.limits_of(metric, (longest or {}).get(unit, math.inf))
             if name in absent and metrics.rewards_absence(metric):
                 estimates = [(average, Estimate(np.nan, np.nan, np.nan, 0, ABSENT))]
             else:

@@ -1057,3 +1057,25 @@ def test_tuned_halves_a_batch_that_does_not_fit_into_memory(tmp_path):
     result = evaluation.tuned(predictor, loader)
     assert result.temperature == pytest.approx(expected.temperature)
     assert result.thresholds == pytest.approx(expected.thresholds) and {4, 2, 1} <= set(sizes)
+
+
+def test_a_class_whose_distances_are_in_pixels_is_not_said_to_be_in_mm():
+    rows = [
+        {"case": str(k), "patient": str(k), "class": name, "annotated": True, "n_true": 5}
+        | {"tp": 4, "fp": k, "fn": 1, "tn": 90, "hd95": 1.0 + k, "distance_unit": unit}
+        for name, unit in (("lung", "mm"), ("heart", "pixels"))
+        for k in range(6)
+    ]
+    cfg, table = config.preset("lung", "smoke"), pd.DataFrame(rows).assign(dice=0.8)
+    found = summary.of_table(table, "per image", cfg, longest={"mm": 7.0, "pixels": 90.0})
+    found = found[found["metric"] == "hd95"].set_index("class")
+    assert found["unit"].to_dict() == {"lung": "mm", "heart": "pixels", "mean": "mm"}
+
+
+def test_the_diagonal_is_computed_once_for_an_image(monkeypatch):
+    calls = []
+    diagonal = metrics.diagonal
+    monkeypatch.setattr(metrics, "diagonal", lambda *a: calls.append(a) or diagonal(*a))
+    truth, nothing = np.ones((3, 4), bool), np.zeros((3, 4), bool)
+    scores = evaluation._distances(nothing, truth, np.ones((3, 4), bool), (2.0, 2.0))
+    assert scores["hd95"] == scores["assd"] == 10 and len(calls) == 1

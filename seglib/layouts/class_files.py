@@ -25,9 +25,12 @@ from .classes import (
     two_readings,
 )
 
+MOST_COMPARED = 8  # so many images show whether two classes overlap
 MOST_FOLDERS = 8  # so many folders with a file for each organ are read
 # The file that keeps the sizes of structures in masks, and its first line.
 _KEPT, _FORM = "mask_sizes.txt", "pixels of masks, form 1"
+# The same for the masks that are compared in pairs.
+_KEPT_PAIRS, _FORM_OF_PAIRS = "mask_pairs.txt", "pixels of pairs of masks, form 1"
 # Two masks of an image that agree by this Dice, none inside the other, are of two readers.
 READERS_AGREE, INSIDE = 0.7, 0.97
 
@@ -313,6 +316,31 @@ def _ask_how_to_cut(root: Path, settings: dict[str, Any], cells: list[str], cfg:
     )
 
 
+def _overlap(
+    first: dict[Path, list[Path]], second: dict[Path, list[Path]], cfg: Any
+) -> tuple[int, int, int]:
+    """Pixels of both of two classes, of the first and of the second, in some images that have both.
+
+    Of many masks, the numbers are remembered for the next scan.
+    """
+
+    def read(key: tuple[str, str, str]) -> tuple[int, int, int] | None:
+        one, two = (_read_one(cell, cfg) for cell in key[:2])
+        if one is None or two is None or one.shape != two.shape:
+            return None
+        return int(((one == 1) & (two == 1)).sum()), int((one == 1).sum()), int((two == 1).sum())
+
+    how = repr((cfg.mask_encoding, cfg.label_map))
+    masks_of = {}
+    for image in [image for image in first if image in second][:MOST_COMPARED]:
+        cells = tuple(images.UNION.join(map(str, masks[image])) for masks in (first, second))
+        masks_of[*cells, how] = images.UNION.join(cells)
+    keep = max(len(first), len(second)) >= remembered.KEPT_FROM
+    counts = remembered.results(masks_of, read, cfg, _KEPT_PAIRS, _FORM_OF_PAIRS, keep)
+    both, n_first, n_second = np.sum([(0, 0, 0), *filter(None, counts.values())], axis=0)
+    return both, n_first, n_second
+
+
 def _notes_on_pairs(
     masks: dict[str, dict[Path, list[Path]]], cfg: Any, root: Path
 ) -> tuple[str, ...]:
@@ -323,16 +351,7 @@ def _notes_on_pairs(
     """
     notes = []
     for first, second in itertools.combinations(masks, 2):
-        shared = [image for image in masks[first] if image in masks[second]][:8]
-        sums = np.zeros(3)  # pixels of both, of the first, of the second
-        for image in shared:
-            cells = (images.UNION.join(map(str, masks[n][image])) for n in (first, second))
-            planes = [_read_one(cell, cfg) for cell in cells]
-            if any(plane is None for plane in planes) or planes[0].shape != planes[1].shape:
-                continue
-            one, two = (plane == 1 for plane in planes)
-            sums += [(one & two).sum(), one.sum(), two.sum()]
-        both, n_first, n_second = sums
+        both, n_first, n_second = _overlap(masks[first], masks[second], cfg)
         if both and both >= INSIDE * min(n_first, n_second):
             inner, outer = (first, second) if n_first < n_second else (second, first)
             notes.append(f"{inner} lies inside {outer}: each pixel may belong to both")

@@ -15,7 +15,12 @@ Kept = dict[Any, tuple[str, Any]]  # key -> what the files looked like from outs
 
 
 def results(
-    masks_of: Mapping[Any, str], read: Callable[[Any], Any], cfg: Any, name: str, form: str
+    masks_of: Mapping[Any, str],
+    read: Callable[[Any], Any],
+    cfg: Any,
+    name: str,
+    form: str,
+    keep: bool | None = None,
 ) -> dict[Any, Any]:
     """`read(key)` for each key, in threads; that of files which have not changed is not read anew.
 
@@ -25,8 +30,9 @@ def results(
         read: returns numbers, texts, tuples and dicts; None is not kept.
         name: of the file that keeps them.
         form: its first line; a file with another one is not used.
+        keep: whether results are kept; by default from `KEPT_FROM` on.
     """
-    if len(masks_of) < KEPT_FROM:
+    if not (len(masks_of) >= KEPT_FROM if keep is None else keep):
         return _in_threads(read, list(masks_of))
     file = Path(hosts.run_root(cfg)) / "stores" / name
     earlier = _kept(file, form)
