@@ -141,6 +141,13 @@ def grid(
 
 
 TITLE = 9  # points
+# Metrics as axes name them, where it is not by the name of their column.
+NAMES_OF_METRICS = {
+    **{name: name.upper() for name in ("f1", "bce", "hd95", "assd", "nsd")},
+    **{name: name.capitalize() for name in ("dice", "precision", "recall", "specificity")},
+    "iou": "IoU",
+    "accuracy": "Accuracy",
+}
 
 
 def _panels(rows: int, columns: int, side: float, height: float) -> tuple[Figure, np.ndarray]:
@@ -371,7 +378,8 @@ def scores_by_image(per_image: pd.DataFrame, metric: str = "dice") -> Figure:
     counts = values.groupby("class")[metric].count()
     axis.set_yticks(range(len(names)), [f"{name} (n={counts[name]})" for name in names])
     unit = measurements.unit_of(values) if measurements.is_distance(metric) else ""
-    axis.set(xlabel=f"{metric} of an image{', ' if unit else ''}{unit}", ylabel="")
+    label = NAMES_OF_METRICS.get(metric, metric)
+    axis.set(xlabel=f"{label} of an image{', ' if unit else ''}{unit}", ylabel="")
     return _finished(figure)
 
 

@@ -934,7 +934,7 @@ def test_millimetres_and_pixels_are_never_averaged_together(tmp_path):
         assert rows_of.loc[("dice", "per image", name), ["n", "unit"]].tolist() == [12, ""]
     assert report.about["distances_in"].startswith("mm; 5 of 12 images have no known spacing")
     figure = plots.scores_by_image(rows, "hd95")
-    assert figure.axes[0].get_xlabel() == "hd95 of an image, mm"
+    assert figure.axes[0].get_xlabel() == "HD95 of an image, mm"
     assert "n=7" in figure.axes[0].get_yticklabels()[0].get_text()
 
     store.cases = store.cases.assign(spacing_row_mm="", spacing_col_mm="")

@@ -302,9 +302,9 @@ def test_scores_by_image_name_their_n():
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["atrophy (n=6)", "disc (n=4)"]
     points = sum(len(collection.get_offsets()) for collection in axis.collections)
-    assert points == 10 and axis.get_xlabel() == "dice of an image"
+    assert points == 10 and axis.get_xlabel() == "Dice of an image"
     (axis,) = plots.scores_by_image(per_image(), metric="hd95").axes
-    assert axis.get_xlabel() == "hd95 of an image"
+    assert axis.get_xlabel() == "HD95 of an image"
 
 
 def test_scores_by_image_is_the_same_file_each_time(tmp_path):
