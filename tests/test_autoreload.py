@@ -25,7 +25,7 @@ import numpy as np, pandas as pd, torch
 torch.set_num_threads(1)
 import seglib
 from seglib import config, data, errors, inference, layouts, losses, metrics, models, phantoms
-from seglib import plots, prepare, runs, tables
+from seglib import drawings, plots, prepare, runs, tables
 from seglib.config import Config, preset
 from seglib.formats import images, volumes
 from seglib.layouts import pairing, scan
@@ -140,6 +140,7 @@ def mode(request, notebook):
 # Module, function, the expression that a cell evaluates. Modules, functions and objects of the
 # notebook were imported and made before the edit.
 EDITS = [
+    ("drawings/ideas", "data_flow", "drawings.data_flow()"),
     ("formats/images", "read_image", "images.read_image('none.png')"),
     ("inference", "Predictor.predict_folder", "predictor.predict_folder('none')"),
     ("layouts/__init__", "scan", "layouts.scan(cfg)"),

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from seglib import drawings, exercises, metrics
+from seglib import exercises, metrics
+from seglib.drawings import dilations
 from seglib.exercises import lesson_05
 
 
@@ -51,5 +52,7 @@ def test_usual_mistakes(number, answer, words):
 
 def test_taps_are_counted_as_in_the_drawing():
     for side, rate in ((4, 1), (16, 12), (16, 18), (48, 18)):
-        taps = drawings._taps_inside(3, rate, side) ** 2  # of nine, the one in the middle is inside
+        taps = (
+            dilations._taps_inside(3, rate, side) ** 2
+        )  # of nine, the one in the middle is inside
         assert np.isclose(lesson_05._taps_inside(side, rate), (taps - 1) / 8)
