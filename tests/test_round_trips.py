@@ -45,11 +45,6 @@ def test_pictures_go_through_nnunet(tmp_path, monkeypatch):
     assert round_trips.through_nnunet(root.parent, "set") == {"images": 6, "pixels changed": 0}
 
 
-def test_volumes_of_an_export_are_found_by_the_names_of_their_cases():
-    rows = [{"image": f"{name}.nii.gz", "volume": name} for name in ("case_1", "case_1_0000")]
-    assert {round_trips._key({**row, "slice": 3}) for row in rows} == {("case_1", "3")}
-
-
 def test_the_page_has_the_place_of_the_table():
     page = round_trips.PAGE.read_text(encoding="utf-8")
     assert page.index(round_trips.BEGIN) < page.index("| acdc |") < page.index(round_trips.END)
