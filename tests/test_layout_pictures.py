@@ -232,3 +232,11 @@ def test_a_tree_can_be_copied_and_moved(lung_tree, tmp_path):
     cases = layouts.scan(lung_config(tmp_path / "moved tree"))
     assert len(cases) == 16
     assert cases["image"].str.startswith(str((tmp_path / "moved tree").resolve())).all()
+
+
+def test_the_classes_of_a_palm_tree_are_those_with_masks(tmp_path):
+    plant_pictures(tmp_path / "PALM/Training/Images", "a.png")
+    plant_pictures(tmp_path / "PALM/Training/Lesion Masks/Exudates", "a.png")
+    plant_pictures(tmp_path / "PALM/Training/Disc Masks", "a.png")
+    assert pictures.palm_classes(tmp_path) == ("disc", "exudates")
+    assert pictures.palm_classes(tmp_path / "PALM/Training/Images") == ()

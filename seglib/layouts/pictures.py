@@ -134,7 +134,7 @@ def scan_palm(
             "one label map an image; set task='multilabel', or 'binary' with one class"
         )
     # A tree without any masks is allowed; one that lacks only those of some class is a mistake.
-    existing = sorted({name for masks in parts.values() for name in masks})
+    existing = palm_classes(root)
     for name in class_names:
         if existing and name.lower() not in existing:
             raise DataError(
@@ -155,6 +155,14 @@ def scan_palm(
     findings = {"N": "normal", "H": "high myopia", "P": "pathological myopia"}
     cases["finding"] = letter.map(findings).fillna("")
     return patients.judged(cases)
+
+
+def palm_classes(root: str | Path) -> tuple[str, ...]:
+    """The classes in lower case, sorted, whose masks a PALM tree has; () where it is no such tree.
+
+    Used in `02_palm_training`.
+    """
+    return tuple(sorted({name for masks in _palm_parts(Path(root)).values() for name in masks}))
 
 
 def _chest_tables(folder: Path) -> list[pd.DataFrame]:
