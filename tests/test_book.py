@@ -104,10 +104,28 @@ def test_links_between_pages_lead_to_pages_of_the_site(source):
 def test_links_to_other_files_lead_to_the_repository(build, monkeypatch, home):
     monkeypatch.setattr(build, "address", lambda root: home)
     text = "[code](../seglib/models.py#L3), [start](../README.md#start), [folds](folds.md)"
-    changed = build.with_links(text, "docs/volumes.md", {"docs/folds.md"}, ROOT)
+    staged = {"docs/folds.md", "README.md"}
+    changed = build.with_links(text, "docs/volumes.md", staged, ROOT)
     code = f"[code]({home}/blob/main/seglib/models.py#L3)" if home else "code"
     expected = f"{code}, [start](../index.md#start), [folds](folds.md)"
     assert changed == expected
+
+
+@pytest.mark.parametrize("home", ["", "https://github.com/somebody/fork"])
+def test_links_of_a_deck_lead_to_decks_or_to_the_repository(monkeypatch, home):
+    monkeypatch.syspath_prepend(BOOK)
+    import build
+    import decks
+
+    monkeypatch.setattr(build, "address", lambda root: home)
+    text = "[a](04_lung_segmentation.ipynb#loss) [b](#x) [c](../README.md#start) [d](glossary.md)"
+    blob = f"{home}/blob/main"
+    repository = "[c]({0}/README.md#start) [d]({0}/notebooks/glossary.md)" if home else "c d"
+    expected = f"[a](04_lung_segmentation.slides.html#loss) [b](#x) {repository.format(blob)}"
+    assert decks.links_to_decks(text) == expected
+    solution = "[e](solutions/04_lung_segmentation.ipynb)"
+    expected = f"[e]({blob}/notebooks/solutions/04_lung_segmentation.ipynb)" if home else "e"
+    assert decks.links_to_decks(solution) == expected
 
 
 # ---- requirements and the workflow

@@ -68,6 +68,10 @@ def address(root: Path = ROOT) -> str:
 def with_links(text: str, path: str, staged: set[str], root: Path = ROOT) -> str:
     """The page with every link to a file that is no page of the site changed: it leads to the
     repository, or is only its text where no address is set.
+
+    Args:
+        path: of the page, from the root.
+        staged: paths of the pages of the site. The README among them is its start page.
     """
     folder = (root / path).parent
 
@@ -80,7 +84,7 @@ def with_links(text: str, path: str, staged: set[str], root: Path = ROOT) -> str
             name = (folder / file).resolve().relative_to(root).as_posix()
         except ValueError:
             return label
-        if name == "README.md":
+        if name == "README.md" and name in staged:
             up = "../" * path.count("/")
             return f"[{label}]({up}index.md{hash_sign}{anchor})"
         if name in staged:
@@ -94,13 +98,14 @@ def with_links(text: str, path: str, staged: set[str], root: Path = ROOT) -> str
 def stage(target: Path, root: Path = ROOT) -> None:
     """Write the source tree of the site into an empty folder."""
     contents = pages(root)
-    staged = {path for paths in contents.values() for path in paths}
+    files = {path for paths in contents.values() for path in paths}
+    staged = {*files, "README.md"}
     for pattern in FIGURES:
         for path in root.glob(pattern):
             copy = target / path.relative_to(root)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
-    for path in sorted(staged):
+    for path in sorted(files):
         copy = target / path
         copy.parent.mkdir(parents=True, exist_ok=True)
         text = (root / path).read_text(encoding="utf-8")

@@ -12,7 +12,6 @@ from typing import Any
 import build  # beside this file
 from nbconvert import SlidesExporter
 
-LESSON = re.compile(r"(\d\d_\w+)\.ipynb$")
 TEMPLATE = """{%- extends 'index.html.j2' -%}
 {%- macro described(figure, text) -%}
 {{ figure | replace('<img ', '<img alt="' ~ (text | escape_html) ~ '" ', 1) if text else figure }}
@@ -38,20 +37,26 @@ class Deck(SlidesExporter):
         nb = copy.deepcopy(nb)
         for cell in nb.cells:
             if cell.cell_type == "markdown":
-                cell.source = build.LINK.sub(_link, cell.source)
+                cell.source = links_to_decks(cell.source)
         return super().from_notebook_node(nb, resources, **options)
 
 
-def _link(match: re.Match) -> str:
-    """A Markdown link of a lesson: to the other lesson's deck, else to the file in the repository,
-    or only its text where no address is set.
+def links_to_decks(text: str) -> str:
+    """A text of a lesson whose links lead to the decks of lessons, or to the repository.
+
+    A link to a heading keeps its anchor: where the deck leaves the heading out, it opens at its
+    first slide.
     """
+    lessons = set(build.pages()["Lessons"])
+    text = build.with_links(text, "notebooks/deck.ipynb", lessons)
+    return build.LINK.sub(_to_deck, text)
+
+
+def _to_deck(match: re.Match) -> str:
+    """A Markdown link, to the lesson's deck if it leads to a lesson."""
     image, label, target = match.groups()
     file, hash_sign, anchor = target.partition("#")
-    if image or not file or re.match(r"[a-z][a-z+.-]*:", target):
+    if image or ":" in file or not file.endswith(".ipynb"):
         return match[0]
-    if lesson := LESSON.match(file):
-        return f"[{label}]({lesson[1]}.slides.html)"
-    home = build.address()
-    path = posixpath.normpath(f"notebooks/{file}")
-    return f"[{label}]({home}/blob/main/{path}{hash_sign}{anchor})" if home else label
+    deck = posixpath.basename(file).replace(".ipynb", ".slides.html")
+    return f"[{label}]({deck}{hash_sign}{anchor})"
