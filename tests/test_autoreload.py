@@ -142,7 +142,9 @@ def mode(request, notebook):
 EDITS = [
     ("drawings/ideas", "data_flow", "drawings.data_flow()"),
     ("formats/images", "read_image", "images.read_image('none.png')"),
-    ("inference", "Predictor.predict_folder", "predictor.predict_folder('none')"),
+    ("inference/__init__", "Predictor.predict_folder", "predictor.predict_folder('none')"),
+    ("inference/batches", "BatchPredictor.mask", "predictor.mask(np.zeros((1, 4, 4), 'f4'))"),
+    ("inference/masks", "clean", "inference.clean(np.ones((4, 4), bool))"),
     ("layouts/__init__", "scan", "layouts.scan(cfg)"),
     ("layouts/__init__", "scan", "scan(cfg)"),
     ("layouts/pairing", "contents", "pairing.contents(pathlib.Path('.'))"),

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from seglib import config
 from seglib.errors import DataError
-from seglib.inference import Predictor, clean
+from seglib.inference import Predictor, clean, views
 
 
 class Convolutions(torch.nn.Module):
@@ -80,7 +80,8 @@ def test_rotated_views_come_back_to_their_places(shape):
     # A smooth image: interpolation changes next to nothing.
     batch = torch.stack([rows + columns, rows - columns])[:, None]
     plain = model.probabilities(batch)
-    rotated, coverage = model._rotated_view(batch, 30)
+    black = model.table[:, 0].tolist()
+    rotated, coverage = views.rotated(model.probabilities, batch, 30, black)
     everywhere = coverage > 0.999
     assert 0.5 < everywhere.float().mean() < 1 and not coverage[..., 0, 0].any()
     inside = everywhere.expand_as(plain).clone()

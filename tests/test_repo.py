@@ -67,6 +67,8 @@ FLOORS = [
     ["drawings.plans", "drawings.dilations", "drawings.ideas"],
     ["drawings.u_shaped"],
     ["drawings"],
+    ["inference.frames", "inference.loading", "inference.masks", "inference.views"],
+    ["inference.batches", "inference.folders", "inference.measuring", "inference.writing"],
     ["training", "inference", "summary"],
     ["report"],
     ["evaluation", "export", "labelling", "explorer", "two_step", "annotate"],
