@@ -13,8 +13,8 @@ from hypothesis import settings
 
 os.environ["MPLBACKEND"] = "agg"  # before any test file imports matplotlib
 
-from seglib import config, data, layouts, phantoms, plots, prepare
-from tests import helpers
+from seglib import config, data, layouts, phantoms, plots, prepare, runs
+from tests import helpers, predictors
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Read once: test_hosts clears the variables of seglib.
@@ -162,3 +162,16 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(
             f"NOT TESTED ON REAL DATA: {len(skipped)} tests skipped; {TEST_DATA}", yellow=True
         )
+
+
+@pytest.fixture
+def bright_weights(tmp_path, monkeypatch):
+    """A function: the path of weights of the bright network, beside their JSON."""
+    monkeypatch.setattr(runs, "network", predictors.bright)
+
+    def save(task="binary", **overrides):
+        cfg = predictors.config_of(task, **overrides)
+        path = tmp_path / "weights" / "best_model.pth"
+        return runs.save_weights(path, predictors.bright(cfg), cfg)
+
+    return save
