@@ -270,6 +270,17 @@ def test_cells_are_marked_for_slides(name):
             assert kind in may_be, f"a slide begins at {heading}"
 
 
+@notebooks
+def test_a_slide_has_two_code_cells_at_most(name):
+    n_cells = 0
+    for cell in NOTEBOOKS[name].cells:
+        kind = cell.metadata.get("slideshow", {}).get("slide_type", "-")
+        if kind in ("slide", "subslide"):
+            n_cells = 0
+        n_cells += cell.cell_type == "code" and kind != "skip"
+        assert n_cells <= 2, f"a slide of three code cells: {cell.source[:60]}"
+
+
 # ---- solutions
 
 
@@ -330,6 +341,7 @@ def test_make_slides_keeps_alt_texts_and_links_between_lessons(tmp_path):
     deck = make_slides(cells, tmp_path)
     assert 'alt="Dice &gt; 0.9"' in deck and 'alt="two eyes"' in deck
     assert "No description" not in deck and ".ipynb" not in deck
+    assert ".jp-OutputArea-output img { max-height: 560px" in deck
     assert 'href="01_data_preparation.slides.html#x"' in deck and 'href="https://a.org/b"' in deck
     assert "docs" in deck and 'href="../docs' not in deck  # in the repository, or only its text
 

@@ -1,7 +1,7 @@
 """A lesson as a deck of slides: `make slides`.
 
-nbconvert's exporter, which gives figures no alt text, and leaves links to notebooks, which are not
-beside the decks.
+nbconvert's exporter, which gives figures no alt text, lets them be higher than the slide, and leaves
+links to notebooks, which are not beside the decks.
 """
 
 import copy
@@ -22,11 +22,16 @@ TEMPLATE = """{%- extends 'index.html.j2' -%}
 {%- block data_jpg scoped -%}
 {{ described(super(), output | get_metadata('alt', 'image/jpeg')) }}
 {%- endblock -%}
+{%- block html_head_css -%}
+<style>.reveal .jp-OutputArea-output img { max-height: 560px; width: auto; margin: 0; }</style>
+{%- endblock -%}
 """
 
 
 class Deck(SlidesExporter):
     """Slides with the alt texts of the notebook's figures; links lead to decks or the repository.
+
+    A figure takes at most 560 of a slide's 800 pixels, so that it is seen whole, below its text.
 
     An alt text lies in the metadata of an output: `{"image/png": {"alt": "..."}}`.
     """
