@@ -121,7 +121,7 @@ def test_links_of_a_deck_lead_to_decks_or_to_the_repository(monkeypatch, home):
     text = "[a](04_lung_segmentation.ipynb#loss) [b](#x) [c](../README.md#start) [d](glossary.md)"
     blob = f"{home}/blob/main"
     repository = "[c]({0}/README.md#start) [d]({0}/notebooks/glossary.md)" if home else "c d"
-    expected = f"[a](04_lung_segmentation.slides.html#loss) [b](#x) {repository.format(blob)}"
+    expected = f"[a](04_lung_segmentation.slides.html) [b](#x) {repository.format(blob)}"
     assert decks.links_to_decks(text) == expected
     solution = "[e](solutions/04_lung_segmentation.ipynb)"
     expected = f"[e]({blob}/notebooks/solutions/04_lung_segmentation.ipynb)" if home else "e"

@@ -1,7 +1,7 @@
 """A lesson as a deck of slides: `make slides`.
 
-nbconvert's exporter, which gives figures no alt text, lets them be higher than the slide, and leaves
-links to notebooks, which are not beside the decks.
+nbconvert's exporter, which gives figures no alt text, lets them be higher than the slide, and
+leaves links to notebooks, which are not beside the decks.
 """
 
 import copy
@@ -49,8 +49,8 @@ class Deck(SlidesExporter):
 def links_to_decks(text: str) -> str:
     """A text of a lesson whose links lead to the decks of lessons, or to the repository.
 
-    A link to a heading keeps its anchor: where the deck leaves the heading out, it opens at its
-    first slide.
+    A link to a heading of a lesson leads to the deck's first slide, because the headings of a deck
+    have other anchors than those of a page.
     """
     lessons = set(build.pages()["Lessons"])
     text = build.with_links(text, "notebooks/deck.ipynb", lessons)
@@ -60,8 +60,8 @@ def links_to_decks(text: str) -> str:
 def _to_deck(match: re.Match) -> str:
     """A Markdown link, to the lesson's deck if it leads to a lesson."""
     image, label, target = match.groups()
-    file, hash_sign, anchor = target.partition("#")
+    file = target.partition("#")[0]
     if image or ":" in file or not file.endswith(".ipynb"):
         return match[0]
     deck = posixpath.basename(file).replace(".ipynb", ".slides.html")
-    return f"[{label}]({deck}{hash_sign}{anchor})"
+    return f"[{label}]({deck})"
