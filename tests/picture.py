@@ -26,6 +26,7 @@ from seglib import (
     prepare,
     training,
 )
+from seglib.inference import masks
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "systems.jpg"
@@ -36,7 +37,12 @@ WIDTH = 1500  # pixels
 QUICK = {"augment": {"hflip": 0.5}, "batch_size": 8}
 # Preset -> title, number of phantoms, epochs, other settings.
 SYSTEMS: dict[str, tuple[str, int, int, dict[str, Any]]] = {
-    "binary": ("skin: photograph", 150, 60, {"stem": "full", "loss": "combined"} | QUICK),
+    "binary": (
+        "skin: photograph",
+        150,
+        60,
+        {"stem": "full", "loss": "combined", "class_names": ("lesion",)} | QUICK,
+    ),
     "lung": ("lungs: chest X-ray", 40, 30, {}),
     "cardiac": ("heart: MRI", 20, 40, {"stem": "full"}),
     "rsna": ("abdomen: CT", 16, 60, {"architecture": "unet", "base_channels": 16, **QUICK}),
@@ -65,13 +71,7 @@ def median_case(name: str, n: int, epochs: int, work: Path, **changes):
     drawn = []
     for _, case in cases.loc[scores.index].iterrows():
         image = case_io.read_image(case, cfg)
-        mask = predictor.predict(image).mask
-        planes = {
-            cls: inference.class_plane(mask, number, cfg.task)
-            for number, cls in enumerate(cfg.class_names)
-            if cls != "background"
-        }
-        drawn.append((image, {cls: plane > 0 for cls, plane in planes.items()}))
+        drawn.append((image, dict(masks.by_class(predictor.predict(image).mask, cfg))))
     shown = [sum(plane.any() for plane in planes.values()) for _, planes in drawn]
     full = [item for item, n_classes in zip(drawn, shown) if n_classes == max(shown)]
     return full[len(full) // 2]
