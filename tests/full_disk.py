@@ -78,7 +78,7 @@ def store(disk: Path, cfg) -> None:
 
 
 def checkpoint(disk: Path, cfg, batches, straight) -> None:
-    save = training._save
+    save = training.saving.save
 
     def save_on_a_full_disk(session) -> None:
         if session.state.epoch < 3:
@@ -86,9 +86,9 @@ def checkpoint(disk: Path, cfg, batches, straight) -> None:
         with nearly_full(disk, 60_000):
             save(session)
 
-    training._save = save_on_a_full_disk
+    training.saving.save = save_on_a_full_disk
     message = fails(lambda: training.fit(cfg, batches, folder=disk / "run"))
-    training._save = save
+    training.saving.save = save
     assert "the disk is full" in message
     assert {"best_model.pth", "last.ckpt", "history.csv"} <= set(whole(disk / "run"))
     run = training.fit(cfg, batches, folder=disk / "run", resume=True)

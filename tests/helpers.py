@@ -419,7 +419,7 @@ def same_weights(first, second):
 
 def stop_after(n_epochs, monkeypatch, *arguments, **options):
     """`fit`, stopped as by the notebook's stop button right after `n_epochs` epochs were saved."""
-    save = training._save
+    save = training.saving.save
 
     def save_and_stop(session):
         save(session)
@@ -427,7 +427,7 @@ def stop_after(n_epochs, monkeypatch, *arguments, **options):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_save", save_and_stop)
+        patch.setattr(training.saving, "save", save_and_stop)
         training.fit(*arguments, **options)
 
 

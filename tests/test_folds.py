@@ -182,7 +182,7 @@ def test_finished_folds_are_not_trained_again_and_seeds_can_be_added(lung, train
 def test_a_stopped_cross_validation_ends_with_the_same_weights(lung, monkeypatch, tmp_path):
     cfg, store = lung
     straight = training.cross_validate(cfg, store, folds=2, folder=tmp_path / "straight")
-    save = training._save
+    save = training.saving.save
     n_saved = []
 
     def save_and_stop(session):
@@ -192,7 +192,7 @@ def test_a_stopped_cross_validation_ends_with_the_same_weights(lung, monkeypatch
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "_save", save_and_stop)
+        patch.setattr(training.saving, "save", save_and_stop)
         training.cross_validate(cfg, store, folds=2)
     with pytest.raises(DataError, match="1 of 2 trainings .* not finished .fold_1_seed_0"):
         inference.Predictor.load(tmp_path / "work" / "lung_folds")

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from seglib import config, data, encoders, hosts, inference, losses, models, runs, training
-from seglib.errors import ConfigError, DataError, SeglibError
+from seglib.errors import ConfigError, DataError, SeglibError, TrainingError
 from tests.helpers import (
     TINY,
     convolution,
@@ -31,7 +31,7 @@ TIMES = ["seconds", "images_per_second", "waiting"]
 
 
 def scores(*rows):
-    """A stand-in for `_validate`: these (val_loss, val_dice) in turn, then the last for ever."""
+    """A stand-in for `validate`: these (val_loss, val_dice) in turn, then the last for ever."""
     left = list(rows)
 
     def validate(*args):
@@ -44,7 +44,9 @@ def scores(*rows):
 @pytest.fixture
 def no_steps(monkeypatch):
     """For tests of what is decided between epochs: no training takes place."""
-    monkeypatch.setattr(training, "_train_epoch", lambda *a: {"train_loss": 1.0, "grad_norm": 1.0})
+    monkeypatch.setattr(
+        training.loop, "_train_epoch", lambda *a: {"train_loss": 1.0, "grad_norm": 1.0}
+    )
 
 
 # ---- learning
@@ -187,8 +189,8 @@ def test_run_info(learned):
     ],
 )
 def test_best_weights_are_those_of_the_best_epoch(tiny, monkeypatch, monitor, rows, best):
-    monkeypatch.setattr(training, "SMALL_VALIDATION", 0)  # no smoothing
-    monkeypatch.setattr(training, "_validate", scores(*rows))
+    monkeypatch.setattr(training.validation, "SMALL_VALIDATION", 0)  # no smoothing
+    monkeypatch.setattr(training.validation, "validate", scores(*rows))
     run = training.fit(*tiny(epochs=4, save_every=1, monitor=monitor))
     assert run.history.loc[run.history["best"], "epoch"].iloc[-1] == best
     facts = runs.describe_weights(run.best)
@@ -201,7 +203,9 @@ def test_best_weights_are_those_of_the_best_epoch(tiny, monkeypatch, monitor, ro
 
 def test_few_validation_images_smooth_the_monitor(tiny, monkeypatch, no_steps):
     """0.5, then halfway to each new value. The lucky 0.9 of epoch 2 does not win for ever."""
-    monkeypatch.setattr(training, "_validate", scores((1, 0.5), (1, 0.9), (1, 0.5), (1, 0.9)))
+    monkeypatch.setattr(
+        training.validation, "validate", scores((1, 0.5), (1, 0.9), (1, 0.5), (1, 0.9))
+    )
     run = training.fit(*tiny(epochs=4))
     assert list(run.history["monitor"]) == pytest.approx([0.5, 0.7, 0.6, 0.75])
     assert list(run.history["best"]) == [True, True, False, True]
@@ -212,7 +216,7 @@ def test_one_epoch_without_a_score_does_not_end_the_choice(tiny, monkeypatch, no
     """A loss may overflow once in half precision; better epochs after it must still be kept."""
     nan = float("nan")
     monkeypatch.setattr(
-        training, "_validate", scores((nan, nan), (0.9, 0.5), (0.5, 0.7), (0.4, 0.8))
+        training.validation, "validate", scores((nan, nan), (0.9, 0.5), (0.5, 0.7), (0.4, 0.8))
     )
     run = training.fit(*tiny(epochs=4, monitor=monitor))
     assert run.history.loc[run.history["best"], "epoch"].iloc[-1] == 4
@@ -233,7 +237,7 @@ def test_validation_images_without_any_mask_still_leave_best_weights(tmp_path):
 
 def test_early_stopping_waits_for_patience_epochs(tiny, monkeypatch, no_steps):
     for early_stopping, n_epochs in ((True, 5), (False, 9)):  # the best epoch is the second
-        monkeypatch.setattr(training, "_validate", scores((1, 0.2), (1, 0.6), (1, 0.1)))
+        monkeypatch.setattr(training.validation, "validate", scores((1, 0.2), (1, 0.6), (1, 0.1)))
         run = training.fit(*tiny(epochs=9, patience=3, early_stopping=early_stopping))
         assert len(run.history) == n_epochs
 
@@ -243,7 +247,7 @@ def test_without_validation_images_the_last_epoch_is_kept(lung_store, tmp_path, 
     losses_of_epochs = iter([1.0, 0.4, 0.6])
     row = {"grad_norm": 1.0}
     monkeypatch.setattr(
-        training, "_train_epoch", lambda *a: {"train_loss": next(losses_of_epochs), **row}
+        training.loop, "_train_epoch", lambda *a: {"train_loss": next(losses_of_epochs), **row}
     )
     store = copy.copy(lung_store[0])
     store.cases = store.cases.assign(split="train")
@@ -267,7 +271,7 @@ def test_plateau_without_validation_images_follows_the_training_loss(
     )
     falling = iter([1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
     monkeypatch.setattr(
-        training, "_train_epoch", lambda *a: {"train_loss": next(falling), "grad_norm": 1.0}
+        training.loop, "_train_epoch", lambda *a: {"train_loss": next(falling), "grad_norm": 1.0}
     )
     run = training.fit(cfg, data.loaders(store, cfg))
     assert list(run.history["lr"]) == [cfg.lr] * 6
@@ -346,9 +350,11 @@ def test_counts_of_tiles_add_up_to_those_of_their_image():
     """The Dice of the sums is not the mean of the tiles' Dice."""
     counts = np.array([[[4, 0, 2, 8]], [[0, 6, 0, 4]], [[5, 0, 0, 1]]])
     annotated = np.ones((3, 1), bool)
-    summed, of_images = training._sum_tiles(counts, annotated, np.array([1, 1, 0]))
+    summed, of_images = training.validation._sum_tiles(counts, annotated, np.array([1, 1, 0]))
     np.testing.assert_array_equal(summed, [[[5, 0, 0, 1]], [[4, 6, 2, 12]]])
-    assert training._mean_dice(summed, of_images, "binary") == pytest.approx((1 + 8 / 16) / 2)
+    assert training.validation._mean_dice(summed, of_images, "binary") == pytest.approx(
+        (1 + 8 / 16) / 2
+    )
 
 
 def test_a_resumed_run_of_patches_is_the_uninterrupted_one(tiny, monkeypatch):
@@ -411,7 +417,7 @@ def test_a_rising_schedule_of_few_updates(scheduler):
     cfg = config.preset("lung", "smoke", scheduler=scheduler, epochs=1, lr=0.1)
     for n_updates in range(1, 13):
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=cfg.lr)
-        schedule, lrs = training._scheduler(cfg, optimizer, n_updates, 1), []
+        schedule, lrs = training.optimizer.build_scheduler(cfg, optimizer, n_updates, 1), []
         for step in range(n_updates):
             lrs.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
@@ -422,12 +428,12 @@ def test_a_rising_schedule_of_few_updates(scheduler):
 
 
 def test_plateau_halves_where_nothing_improves(tiny, monkeypatch, no_steps):
-    monkeypatch.setattr(training, "_validate", scores((1, 0.5)))
+    monkeypatch.setattr(training.validation, "validate", scores((1, 0.5)))
     run = training.fit(*tiny(scheduler="plateau", patience=3, epochs=6, lr=1e-2))
     assert list(run.history["lr"]) == pytest.approx([1e-2, 1e-2, 1e-2, 5e-3, 5e-3, 2.5e-3])
     rising = [(1 - 0.1 * i, 0.1 * i) for i in range(6)]
     for monitor in ("val_dice", "val_loss"):
-        monkeypatch.setattr(training, "_validate", scores(*rising))
+        monkeypatch.setattr(training.validation, "validate", scores(*rising))
         fields = dict(scheduler="plateau", patience=3, epochs=6, lr=1e-2, monitor=monitor)
         run = training.fit(*tiny(**fields))
         assert list(run.history["lr"]) == [1e-2] * 6
@@ -454,7 +460,7 @@ def test_sync_batch_norm_of_several_gpus():
     """Under the same names, so that its weights are those of any other run."""
     network = models.UNet(1, 1, base_channels=2, depth=2)
     gpus = types.SimpleNamespace(num_processes=2, device=torch.device("cuda"))
-    changed = training._synchronised(network, gpus)
+    changed = training.machine.synchronised(network, gpus)
     kinds = {type(part) for part in changed.modules()}
     assert torch.nn.SyncBatchNorm in kinds and torch.nn.BatchNorm2d not in kinds
     assert list(changed.state_dict()) == list(models.UNet(1, 1, 2, 2).state_dict())
@@ -638,7 +644,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tiny, monkeypatch, scheduler):
 
 def test_a_run_killed_within_an_epoch_repeats_that_epoch(tiny, monkeypatch):
     straight = training.fit(*tiny("straight", epochs=3))
-    validate = training._validate
+    validate = training.validation.validate
 
     def killed_in_the_third(session):
         if session.state.epoch == 2:
@@ -646,7 +652,7 @@ def test_a_run_killed_within_an_epoch_repeats_that_epoch(tiny, monkeypatch):
         return validate(session)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training, "_validate", killed_in_the_third)
+        patch.setattr(training.validation, "validate", killed_in_the_third)
         training.fit(*tiny("cut", epochs=3))
     resumed = training.fit(*tiny("cut", epochs=3), resume=True)
     assert_same_run(straight, resumed)
@@ -807,7 +813,7 @@ def test_a_loss_that_is_no_number_names_its_cases(tiny, value):
     sampler.set_epoch(1)
     rows = [index % 12 for index in sampler][4:8]
     cases = ", ".join(batches["train"].dataset.cases["case"].iloc[rows])
-    with pytest.raises(training.TrainingError) as caught:
+    with pytest.raises(TrainingError) as caught:
         training.fit(cfg, batches, loss=Poisoned(2, value))
     text = str(caught.value)
     assert "epoch 2, step 2" in text and f"cases {cases};" in text and "lr" in text
@@ -898,13 +904,13 @@ def test_init_from_may_lie_in_the_folder_of_the_run(tiny):
 
 
 def test_cudnn_chooses_by_timing_during_the_training_only(tiny, monkeypatch):
-    seen, validate = [], training._validate
+    seen, validate = [], training.validation.validate
 
     def noted(session):
         seen.append(torch.backends.cudnn.benchmark)
         return validate(session)
 
-    monkeypatch.setattr(training, "_validate", noted)
+    monkeypatch.setattr(training.validation, "validate", noted)
     training.fit(*tiny(epochs=1, cudnn_benchmark=True))
     assert seen == [True] and not torch.backends.cudnn.benchmark
 
@@ -937,7 +943,7 @@ def test_the_callers_config_may_change_while_it_trains(tiny, monkeypatch):
         cfg.epochs = 7
         return validate(*args)
 
-    monkeypatch.setattr(training, "_validate", edit)
+    monkeypatch.setattr(training.validation, "validate", edit)
     assert len(training.fit(cfg, batches).history) == 2
 
 
