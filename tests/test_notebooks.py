@@ -3,6 +3,7 @@
 A lesson's cells stand in a fixed order, which docs/teaching.md describes for teachers.
 """
 
+import base64
 import os
 import re
 import shutil
@@ -59,8 +60,8 @@ def tagged(notebook, tag):
 
 
 def prose(source):
-    """The words of a markdown cell's running text: no formulas, headings, tables, lists, badges."""
-    skipped = ("#", "|", "-", "[!", "**You will**", "**After this lesson", "**Before this lesson")
+    """The words of a markdown cell's running text: no formulas, headings, tables, lists, images."""
+    skipped = ("#", "|", "-", "[!", "![", "**After this lesson", "**Before this lesson")
     source = re.sub(r"\$\$.*?\$\$|```.*?```", "", source, flags=re.DOTALL)
     lines = [
         line
@@ -344,6 +345,18 @@ def test_make_slides_keeps_alt_texts_and_links_between_lessons(tmp_path):
     assert ".jp-OutputArea-output img { max-height: 560px" in deck
     assert 'href="01_data_preparation.slides.html"' in deck and 'href="https://a.org/b"' in deck
     assert "docs" in deck and 'href="../docs' not in deck  # in the repository, or only its text
+
+
+@needs_make
+def test_make_slides_takes_pictures_of_the_text_along(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "here.png").write_bytes(b"pixels")
+    cell = nbformat.v4.new_markdown_cell("![a heart](docs/here.png) ![an eye](docs/gone.png)")
+    deck = make_slides([cell], tmp_path)
+    (tmp_path / "docs" / "here.png").unlink()
+    pixels = base64.b64encode(b"pixels").decode()
+    assert f'<img alt="a heart" src="data:image/png;base64,{pixels}"' in deck
+    assert 'alt="an eye"' in deck  # a picture that is missing stops nothing
 
 
 def test_the_runner_of_make_run_prints_scores_and_reports_failures(tmp_path):

@@ -1,7 +1,7 @@
 """A lesson as a deck of slides: `make slides`.
 
 nbconvert's exporter, which gives figures no alt text, lets them be higher than the slide, and
-leaves links to notebooks, which are not beside the decks.
+leaves links to notebooks and pictures, which are not beside the decks.
 """
 
 import copy
@@ -11,6 +11,7 @@ from typing import Any
 
 import build  # beside this file
 from nbconvert import SlidesExporter
+from traitlets import Bool
 
 TEMPLATE = """{%- extends 'index.html.j2' -%}
 {%- macro described(figure, text) -%}
@@ -29,7 +30,8 @@ TEMPLATE = """{%- extends 'index.html.j2' -%}
 
 
 class Deck(SlidesExporter):
-    """Slides with the alt texts of the notebook's figures; links lead to decks or the repository.
+    """Slides with the alt texts of the notebook's figures; pictures of its text are in the file,
+    links lead to decks or the repository.
 
     A figure takes at most 560 of a slide's 800 pixels, so that it is seen whole, below its text.
 
@@ -37,6 +39,7 @@ class Deck(SlidesExporter):
     """
 
     raw_template = TEMPLATE
+    embed_images = Bool(True).tag(config=True)
 
     def from_notebook_node(self, nb: Any, resources: Any = None, **options: Any) -> tuple[str, Any]:
         nb = copy.deepcopy(nb)
