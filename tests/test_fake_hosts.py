@@ -6,6 +6,7 @@ sees neither this repository nor the network. `test_hosts` tests the steps one b
 
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -27,8 +28,6 @@ BROUGHT = set(
     " numpy pandas safetensors scipy seaborn skimage sklearn timm torch torchvision tqdm traitlets"
     " yaml".split()
 )
-# Asked for by a message of their own, where they are used.
-OPTIONAL = {"onnx", "onnxruntime", "onnxscript", "highdicom"}
 
 OFFLINE = f"""
 import os, socket, sys
@@ -306,7 +305,11 @@ def test_a_script_on_two_cores_without_a_display(host):
 
 def test_the_set_up_cell_brings_what_hosts_lack():
     others = {name for path in MODULES.values() for name in imports(path)[1]}
-    lacking = others - set(sys.stdlib_module_names) - BROUGHT - OPTIONAL
+    for path in FIRST.parent.glob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        others |= set(re.findall(r"^(?:import|from) (\w+)", code, re.M)) - {"seglib"}
+    lacking = others - set(sys.stdlib_module_names) - BROUGHT
     assert lacking <= set(hosts.HOSTS_LACK)
     # Older images of both hosts lacked these.
     assert {"albumentations", "accelerate", "cv2"} <= set(hosts.HOSTS_LACK)
