@@ -392,6 +392,19 @@ def test_pictures_of_one_stem_keep_apart(here, tmp_path):
     assert masks == {"a_jpg_mask.png", "a_png_mask.png"}
 
 
+def test_masks_of_images_are_named_and_not_predicted(here, tmp_path, capsys):
+    shutil.copy(LESION, tmp_path / "a.jpg")
+    (tmp_path / "notes.txt").touch()
+    for name in ("a_hand.png", "a_mask.png"):
+        Image.fromarray(np.eye(9, dtype=np.uint8)).save(tmp_path / name)
+    assert command(f"predict {WEIGHTS} --image_dir {tmp_path} --output_dir {tmp_path}/out") == 0
+    output = capsys.readouterr().out
+    assert "2 masks of these images, by their names or values" in output
+    assert "a_hand.png, a_mask.png; where one is an image, give it as --image_path" in output
+    assert "1 others are no images: notes.txt" in output
+    assert [path.name for path in (tmp_path / "out").glob("*_mask.png")] == ["a_mask.png"]
+
+
 # The commands of cardiac, as written
 
 

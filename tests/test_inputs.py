@@ -138,6 +138,48 @@ def test_masks_beside_their_images_are_not_predicted(tmp_path):
     assert not content.left_out
 
 
+TWO, NUMBERS = GREY // 128 * 255, GREY // 100
+COLOURS = np.array([(0, 0, 0), (255, 0, 0), (0, 0, 255)], np.uint8)[NUMBERS]
+
+
+@pytest.mark.parametrize(
+    "name, pixels, is_mask",
+    [
+        ("Image_01L_1stHO.png", TWO, True),  # CHASE_DB1
+        ("Image_01L_1stHO.bmp", TWO > 0, True),
+        ("Image_01L_organs.png", NUMBERS, True),
+        ("Image_01L_organs.png", COLOURS, True),
+        ("Image_01L_empty.png", 0 * GREY, True),
+        ("Image_01L.png", TWO, True),
+        ("Image_01L_green.png", GREY, False),
+        ("Image_01L_green.png", np.stack([GREY] * 3, axis=-1), False),
+        ("Image_01L_dark.png", GREY // 4 + 100, False),
+        ("Image_01L_two.png", TWO // 255 + 100, False),
+        ("Image_01L_2.png", TWO, False),  # an image by its number
+        ("Image_01R.png", TWO, False),
+    ],
+)
+def test_a_mask_has_the_name_of_its_image_and_values_of_a_mask(tmp_path, name, pixels, is_mask):
+    write_picture(tmp_path / "Image_01L.jpg", GREY)
+    Image.fromarray(pixels).save(tmp_path / name)
+    content = inputs.read(tmp_path)
+    assert content.masks == [name] * is_mask
+    assert len(content.files) == 2 - is_mask
+
+
+def test_images_of_two_values_are_no_masks_of_each_other(tmp_path):
+    for name in ("page.png", "page_b.png", "page.bmp"):
+        write_picture(tmp_path / name, TWO)
+    assert len(inputs.read(tmp_path).files) == 3
+
+
+def test_a_volume_of_label_numbers_is_the_mask_of_its_image(tmp_path):
+    numbers = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.int16)
+    for name, voxels in (("a", 100 * numbers - 90), ("a_lesion", numbers), ("a_t2", 90 * numbers)):
+        nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / f"{name}.nii.gz")
+    assert inputs.read(tmp_path).masks == ["a_lesion.nii.gz"]
+
+
 def test_a_folder_of_masks_is_refused(tmp_path):
     for name in ("label_1.nii.gz", "x_mask.png"):
         (tmp_path / name).touch()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import config, effects
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, listed
 from . import parts
 
 
@@ -85,9 +85,15 @@ def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
     n_done = len(results["done"])
     print(f"{n_done} of {n_done + len(failed) + len(left_out)} images predicted")
     _print_results(results["millilitres"], results["notes"])
-    if results["no_image"]:
-        names = ", ".join(results["no_image"][:5])
-        print(f"{len(results['no_image'])} others are masks or no images, such as {names}")
+    masks = results["masks"]
+    if masks:
+        print(
+            f"{len(masks)} masks of these images, by their names or values, are not predicted: "
+            f"{listed(masks)}; where one is an image, give it as --image_path"
+        )
+    others = [name for name in results["no_image"] if name not in masks]
+    if others:
+        print(f"{len(others)} others are no images: {listed(others)}")
     if args.table:
         _print_table(results["measures"], n_done, args)
     if writer:

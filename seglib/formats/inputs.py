@@ -1,9 +1,11 @@
 """Which files of a folder can be predicted, and what the others are: no image is left out silently.
 
 An image of another format, or one in a sub folder, is left out with a reason. Masks of images in
-the same folder, and what is clearly no image (a README, a table, hidden files), are only named.
+the same folder, told by their names, or by their names and values, and what is clearly no image (a
+README, a table, hidden files), are only named.
 """
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +13,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataError, listed
-from . import dicom, dicom_folders, dicom_pictures, images, mask_names, nifti, signatures, volumes
+from . import (
+    codecs,
+    dicom,
+    dicom_folders,
+    dicom_pictures,
+    images,
+    mask_names,
+    mask_values,
+    nifti,
+    signatures,
+    volumes,
+)
 
 # Suffixes of pictures that are read, although data sets rarely have them.
 RARE_SUFFIXES = (".webp", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".jfif", ".jpe", ".dib")
@@ -49,7 +62,7 @@ class Inputs(NamedTuple):
             `dicom_folders`.
         left_out: name -> reason, of images that are not predicted.
         no_image: the names of all others, masks first.
-        masks: the names of those that are masks, see `mask_names`.
+        masks: the names of those that are masks, see `_masks`.
     """
 
     files: list[Path]
@@ -104,16 +117,56 @@ def read(folder: str | Path, output: str | Path | None = None) -> Inputs:
 
 
 def _masks(paths: list[Path]) -> list[str]:
-    """The files that are masks of others, or all of them where each name says so."""
+    """The files that are masks of others, or all of them where each name says so.
+
+    A mask has a word for masks in its name. Or it is called as an image beside it, with or without
+    more words, and holds the values of a mask where the image does not: Image_01L_1stHO.png.
+    """
     names = {
         path: nifti.stem(path) if volumes.is_volume(path) else path.stem
         for path in paths
         if path.is_file()
     }
-    masks = mask_names.masks_among(names.values())
+    by_name = mask_names.masks_among(names.values())
     if len(names) == len(paths) and all(map(mask_names.names_labels, names.values())):
-        masks = masks or set(names.values())
-    return [path.name for path, name in names.items() if name in masks]
+        by_name = by_name or set(names.values())
+    by_values = _masks_by_values({p: name for p, name in names.items() if name not in by_name})
+    return [path.name for path, name in names.items() if name in by_name or path in by_values]
+
+
+def _masks_by_values(names: dict[Path, str]) -> set[Path]:
+    """The files that are called as an image beside them and hold values of masks.
+
+    Args:
+        names: path -> its name without the suffix of its format.
+    """
+    files: dict[str, list[Path]] = {}
+    for path, name in names.items():
+        files.setdefault(name, []).append(path)
+    owners, holds_mask = mask_names.Owners(files), functools.cache(_holds_mask)
+    masks = set()
+    for path, name in names.items():
+        others = [other for other in files[name] if other != path]
+        image, rest = owners.of(name, whole=False)
+        if image is not None and mask_names.without_number(rest):
+            others += files[image]
+        if others and holds_mask(path) and not all(map(holds_mask, others)):
+            masks.add(path)
+    return masks
+
+
+def _holds_mask(path: Path) -> bool:
+    """Whether a file holds a background of 0 with one other value or class numbers, or colours."""
+    try:
+        if not volumes.is_volume(path) and codecs.header(path).is_jpeg:
+            return False
+        values = mask_values.read(path).counts
+    except DataError:
+        return False
+    numbers = [value for value in values if isinstance(value, int)]
+    if not numbers:
+        return bool(values)
+    return 0 in numbers and (len(numbers) <= 2 or max(numbers) <= images.LARGEST_NUMBER)
 
 
 def holds_several_series(path: str | Path | None) -> bool:

@@ -275,7 +275,7 @@ class Predictor(BatchPredictor):
             A dict: `done`, a list of file names; `failed`, name -> reason; `millilitres`, name of a
             volume -> {class: mL}; `notes`, name -> what is odd about the file; `left_out`, name ->
             reason, of images of other kinds and of sub folders with images; `no_image`, the names
-            of all other files; with `table`, also `measures`, a DataFrame.
+            of all other files, among them `masks` of the images; with `table`, also `measures`.
 
         Raises:
             DataError: no such folder, or there is nothing in it that can be predicted.
@@ -299,7 +299,7 @@ class Predictor(BatchPredictor):
         )
         steps = folders.Steps(self.read, predict, write, self.predict_volume, draws=panels)
         result = folders.predict(items, Path(output), steps, use)
-        result |= {"left_out": content.left_out, "no_image": content.no_image}
+        result |= {name: getattr(content, name) for name in ("left_out", "no_image", "masks")}
         if table is not None:
             result["measures"] = regions.table_of(tables, objects)
             regions.save(result["measures"], table)
