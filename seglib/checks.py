@@ -221,7 +221,7 @@ def check(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> Checked:
         notes,
         undecided,
     )
-    names = cfg.class_names[1:] if cfg.task == "multiclass" else cfg.class_names
+    names = tuple(cfg.structures.values())
     classes = [_classes_in(fact, cfg) for fact in chosen]
     return Checked(table, hashes, report, inverted, names, classes)
 

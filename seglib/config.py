@@ -359,6 +359,12 @@ class Config:
         return len(self.class_names)
 
     @property
+    def structures(self) -> dict[int, str]:
+        """Index of a class in the network's output -> its name, without a multiclass background."""
+        first = 1 if self.task == "multiclass" else 0
+        return dict(enumerate(self.class_names[first:], start=first))
+
+    @property
     def height_width(self) -> tuple[int, int]:
         """`image_size` as (height, width) in pixels."""
         return _height_width(self.image_size)

@@ -301,7 +301,7 @@ class _Scorer:
     def __init__(self, predictor: Predictor, dataset, grid: str, distances: bool):
         self.predictor, self.dataset = predictor, dataset
         self.grid, self.distances = grid, distances
-        self.task, self.structures = predictor.config.task, predictor.structures
+        self.task, self.structures = predictor.config.task, predictor.config.structures
         self.threads = min(hosts.n_cores(), 8)
         self.pixels = _Pixels(predictor)
         self.order = _order(dataset.cases)
@@ -657,7 +657,7 @@ class _Pixels:
     """
 
     def __init__(self, predictor: Predictor):
-        self.cfg, self.structures = predictor.config, predictor.structures
+        self.cfg, self.structures = predictor.config, predictor.config.structures
         self.curves = {name: HistogramROC() for name in self.structures.values()}
         self.patients: dict[Any, np.ndarray] = {}  # patient -> coarse histogram, for the intervals
         self.matrix = np.zeros((self.cfg.n_classes, self.cfg.n_classes), np.int64)

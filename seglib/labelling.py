@@ -52,7 +52,7 @@ def export(
         ConfigError: no such form, or a tolerance that is negative or no number.
     """
     cfg = config.from_dict(store.info["config"])
-    structures = cfg.class_names[1:] if cfg.task == "multiclass" else cfg.class_names
+    structures = tuple(cfg.structures.values())
     records = store.cases.to_dict("records")
     cases = [case for case in records if not volumes.is_volume(case["image"])]
     if not cases:

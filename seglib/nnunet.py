@@ -192,8 +192,8 @@ def _with_ignored(labels: np.ndarray, cfg: Any) -> np.ndarray:
 
 def _description(cases: list[_Case], names: list[str], has_ignored: bool, cfg: Any) -> dict:
     """The content of `dataset.json`."""
-    structures = cfg.class_names[1:] if cfg.task == "multiclass" else cfg.class_names
-    labels = {"background": 0, **{name: k for k, name in enumerate(structures, start=1)}}
+    labels = {"background": 0}
+    labels |= {name: k for k, name in enumerate(cfg.structures.values(), start=1)}
     if has_ignored:
         labels["ignore"] = _n_labels(cfg)
     return {

@@ -847,3 +847,15 @@ def test_patches_of_a_preset_are_for_frames_that_hold_them():
     assert cfg.validate().patch_size is None
     with pytest.raises(config.ConfigError, match="patch_size: 192 is larger than image_size 128"):
         config.preset("rsna", "small", image_size=128, patch_size=192)
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "expected"),
+    [
+        ("binary", ("lung",), {0: "lung"}),
+        ("multilabel", ("cup", "disc"), {0: "cup", 1: "disc"}),
+        ("multiclass", ("background", "liver", "spleen"), {1: "liver", 2: "spleen"}),
+    ],
+)
+def test_structures_are_the_classes_without_the_background(task, names, expected):
+    assert config.preset("binary", task=task, class_names=names).structures == expected

@@ -392,7 +392,7 @@ def test_volumes_are_scored_as_predict_volume_writes_them(heart_store, options):
     for volume, case in cases.iterrows():
         prediction = predictor.predict_volume(case["image"])
         labels = volumes.read_labels_like(prediction.grid, case["labels"])
-        for k, name in predictor.structures.items():
+        for k, name in predictor.config.structures.items():
             row, pred, truth = rows.loc[(volume, name)], prediction.mask == k, labels == k
             counts = (pred.sum(), truth.sum(), (pred & truth).sum())
             assert tuple(row[["n_pred", "n_true", "tp"]]) == counts

@@ -145,7 +145,7 @@ def _annotation_writer(predictor, args: argparse.Namespace, root: str | Path):
 
     if not args.annotations:
         return None
-    classes = list(predictor.structures.values())
+    classes = list(predictor.config.structures.values())
     folder, tolerance = args.output_dir, args.outline_tolerance
     return writers.writer(args.annotations, folder, classes, tolerance, root)
 
@@ -206,9 +206,8 @@ def _print_scores(mask, truth, cfg: config.Config) -> None:
     """Dice and IoU of each structure of a mask, (H, W) of class numbers as `truth`."""
     from .. import metrics, tables
 
-    structures = cfg.class_names[1:] if cfg.task == "multiclass" else cfg.class_names
     annotated = truth != tables.IGNORE
-    for number, name in enumerate(structures, start=1):
+    for number, name in enumerate(cfg.structures.values(), start=1):
         scores = metrics.ratios(**metrics.counts(mask == number, truth == number, annotated))
         print(f"{name}: Dice {scores['dice']:.4f}, IoU {scores['iou']:.4f}")
 

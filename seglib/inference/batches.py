@@ -75,11 +75,6 @@ class BatchPredictor:
         """Whether `cleaned` can change a mask."""
         return bool(self.min_component_size or self.keep_largest_component or self.fill_holes)
 
-    @property
-    def structures(self) -> dict[int, str]:
-        """Index of a class in `prob` -> its name, without the background of a multiclass task."""
-        return masks.structures(self.config)
-
     # ---- batches
 
     @torch.inference_mode()

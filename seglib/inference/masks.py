@@ -34,14 +34,6 @@ class VolumePrediction(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def structures(cfg) -> dict[int, str]:
-    """Index of a class in `prob` -> its name, without the background of a multiclass task."""
-    names = dict(enumerate(cfg.class_names))
-    if cfg.task == "multiclass":
-        del names[0]
-    return names
-
-
 def class_plane(mask: np.ndarray, index: int, task: str) -> np.ndarray:
     """The plane of a mask that holds a class: its own if classes may overlap (multilabel)."""
     return mask[index] if task == "multilabel" else mask
@@ -59,7 +51,7 @@ def class_mask(mask: np.ndarray, index: int, task: str) -> np.ndarray:
 
 def by_class(mask: np.ndarray, cfg) -> Iterator[tuple[str, np.ndarray]]:
     """The name and the `class_mask` of each structure, one after the other."""
-    for index, name in structures(cfg).items():
+    for index, name in cfg.structures.items():
         yield name, class_mask(mask, index, cfg.task)
 
 
@@ -108,7 +100,7 @@ def cleaned(mask: np.ndarray, cfg, **options) -> np.ndarray:
     if cfg.task == "multilabel":
         return np.stack([clean(plane == 1, **options) for plane in mask]).astype(np.uint8)
     result = np.zeros_like(mask)
-    for number in range(1, len(structures(cfg)) + 1):
+    for number in range(1, len(cfg.structures) + 1):
         plane = mask == number
         result[clean(plane, **options) & (plane | (mask == 0))] = number
     return result

@@ -65,7 +65,7 @@ def volume(prediction: VolumePrediction, cell: str, output: Path, cfg, dicom: bo
     colours = [tuple(plots.rgb(colour).tolist()) for colour in plots.COLOURS]
     segments = [
         slicer.Segment(number, class_name, colours[(number - 1) % len(colours)])
-        for number, class_name in enumerate(masks.structures(cfg).values(), start=1)
+        for number, class_name in enumerate(cfg.structures.values(), start=1)
     ]
     if cfg.task != "multilabel":
         volumes.write_mask(target, mask, grid, source, segments)

@@ -100,7 +100,7 @@ def of_segments(labels: str | Path, cfg: Any) -> OfSegments:
     only class of a binary task, whatever it is called. Classes count from 1, also for a multilabel
     task; segments of no class are background.
     """
-    structures = cfg.class_names[1:] if cfg.task == "multiclass" else cfg.class_names
+    structures = tuple(cfg.structures.values())
     if cfg.label_map and cfg.label_map != presets.PRESETS[cfg.preset].full.get("label_map", {}):
         return OfSegments("", structures)
     try:
