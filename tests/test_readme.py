@@ -1,5 +1,6 @@
 """README, data/README and docs/: links, commands, tables and examples say what the files say."""
 
+import json
 import re
 import shutil
 import tomllib
@@ -107,6 +108,46 @@ def test_the_results_are_those_of_the_json_files():
     known = {*results.RESULTS, "ablation", "annotator"}
     assert {path.stem for path in results.FOLDER.glob("*.json")} <= known
     assert set(results.TITLES) == set(results.RESULTS)
+
+
+MINUS = "\N{MINUS SIGN}"
+# Page -> the measured figures in its text: results file, data, metric, and how the text writes them.
+QUOTES = {
+    "docs/networks.md": [
+        ("nuclei", "DSB 2018 nuclei", "Dice gained: pretrained encoder", "{interval}"),
+        ("comparisons", "BUSI", "Dice gained: pretrained against random encoder", "{interval}"),
+        (
+            "lung_medium",
+            "Shenzhen: pretrained encoder against own network",
+            "Dice gained",
+            "{interval}",
+        ),
+        ("stems", "Montgomery", "training time", "training took {value:.2f} of the time"),
+    ],
+    "docs/patches.md": [
+        ("comparisons", "IDRiD", "Dice gained: patches", "{interval}"),
+        ("comparisons", "IDRiD", "training time, patches", "training took {value:.1f} times"),
+    ],
+}
+
+
+@pytest.mark.parametrize("page", QUOTES)
+def test_figures_in_the_text_are_those_of_the_json_files(page):
+    written, quoted = " ".join(text(page).split()), set()
+    for name, part, metric, form in QUOTES[page]:
+        rows = json.loads((results.FOLDER / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+        (row,) = [r for r in rows if part in r["data"] and r["metric"].startswith(metric)]
+        figure = form.format(interval=results.with_interval(row), value=row["value"])
+        assert figure in written, f"{page} does not say {figure}"
+        quoted.add(figure)
+    shown = re.findall(rf"{MINUS}?\d\.\d+ \({MINUS}?\d\.\d+ to \d\.\d+\)", written)
+    assert set(shown) <= quoted, "an interval that no results file holds"
+
+
+def test_the_size_of_the_named_networks_is_that_of_their_files():
+    (megabytes,) = re.findall(r"(\d+) MB each", text("docs/networks.md"))
+    for path in (ROOT / "seglib" / "weights").glob("*.safetensors"):
+        assert round(path.stat().st_size / 1e6) == int(megabytes), path.name
 
 
 def test_headlines_show_one_row_each_with_its_interval():
