@@ -111,7 +111,8 @@ def test_the_results_are_those_of_the_json_files():
 
 
 MINUS = "\N{MINUS SIGN}"
-# Page -> the measured figures in its text: results file, data, metric, and how the text writes them.
+CORNERS = ("corners", "corners at 1")
+# Page -> the measured figures in its text: results file, data, metric, how the text writes them.
 QUOTES = {
     "docs/networks.md": [
         ("nuclei", "DSB 2018 nuclei", "Dice gained: pretrained encoder", "{interval}"),
@@ -142,6 +143,15 @@ def test_figures_in_the_text_are_those_of_the_json_files(page):
         quoted.add(figure)
     shown = re.findall(rf"{MINUS}?\d\.\d+ \({MINUS}?\d\.\d+ to \d\.\d+\)", written)
     assert set(shown) <= quoted, "an interval that no results file holds"
+
+
+def test_the_corners_that_a_tolerance_keeps_are_those_of_the_table():
+    page = text("docs/labelling_tools.md")
+    heads, *rows = [line.split("|")[1:-1] for line in page.splitlines() if line.count("|") == 11]
+    exact, coarse = ([head.strip() for head in heads].index(name) for name in CORNERS)
+    shares = sorted(int(row[coarse]) / int(row[exact]) for row in rows[1:])
+    assert (round(shares[0], 1), round(shares[-1], 1)) == (0.1, 0.4)
+    assert "a tenth to two fifths of the corners" in page
 
 
 def test_the_size_of_the_named_networks_is_that_of_their_files():

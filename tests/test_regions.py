@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
 from scipy import ndimage
 from skimage import measure as skimage_measure
 
@@ -38,6 +39,7 @@ from tests.helpers import (
     write_series,
     write_series_and_labels,
 )
+from tests.sources import ROOT
 
 CLASSES = regions.Options()
 OBJECTS = regions.Options(objects=True)
@@ -554,3 +556,16 @@ def test_sizes_of_a_pixel_that_are_none_are_refused(pixel_mm):
 def test_the_command_line_has_the_default_of_the_package():
     (predict,) = (item for item in COMMANDS if item.function.__name__ == "predict")
     assert predict.options["--neck"]["default"] == regions.NECK
+
+
+def test_objects_of_real_nuclei_are_as_many_as_the_page_says(real):
+    drawn = components = objects = 0
+    for case in sorted((real("dsb2018_nuclei") / "stage1_train").iterdir()):
+        nuclei = [np.array(Image.open(path)) > 0 for path in sorted((case / "masks").iterdir())]
+        drawn += len(nuclei)
+        union = np.any(nuclei, axis=0)
+        components += regions.split(union, neck=0).max()
+        objects += regions.split(union).max()
+    page = " ".join((ROOT / "docs" / "measures.md").read_text(encoding="utf-8").split())
+    assert f"with {drawn} nuclei drawn by hand and then united" in page
+    assert f"components are {components} objects and those of the watershed {objects}." in page
