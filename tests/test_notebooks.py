@@ -350,10 +350,10 @@ def test_make_slides_keeps_alt_texts_and_links_between_lessons(tmp_path):
 @needs_make
 def test_make_slides_takes_pictures_of_the_text_along(tmp_path):
     (tmp_path / "docs").mkdir()
+    (tmp_path / "notebooks").mkdir()
     (tmp_path / "docs" / "here.png").write_bytes(b"pixels")
-    cell = nbformat.v4.new_markdown_cell("![a heart](docs/here.png) ![an eye](docs/gone.png)")
-    deck = make_slides([cell], tmp_path)
-    (tmp_path / "docs" / "here.png").unlink()
+    text = "![a heart](../docs/here.png) ![an eye](../docs/gone.png)"
+    deck = make_slides([nbformat.v4.new_markdown_cell(text)], tmp_path / "notebooks")
     pixels = base64.b64encode(b"pixels").decode()
     assert f'<img alt="a heart" src="data:image/png;base64,{pixels}"' in deck
     assert 'alt="an eye"' in deck  # a picture that is missing stops nothing

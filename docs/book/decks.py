@@ -4,14 +4,17 @@ nbconvert's exporter, which gives figures no alt text, lets them be higher than 
 leaves links to notebooks and pictures, which are not beside the decks.
 """
 
+import base64
 import copy
+import functools
+import mimetypes
 import posixpath
 import re
+from pathlib import Path
 from typing import Any
 
 import build  # beside this file
 from nbconvert import SlidesExporter
-from traitlets import Bool
 
 TEMPLATE = """{%- extends 'index.html.j2' -%}
 {%- macro described(figure, text) -%}
@@ -39,13 +42,14 @@ class Deck(SlidesExporter):
     """
 
     raw_template = TEMPLATE
-    embed_images = Bool(True).tag(config=True)
 
     def from_notebook_node(self, nb: Any, resources: Any = None, **options: Any) -> tuple[str, Any]:
         nb = copy.deepcopy(nb)
+        folder = Path(((resources or {}).get("metadata") or {}).get("path") or ".")
         for cell in nb.cells:
             if cell.cell_type == "markdown":
-                cell.source = links_to_decks(cell.source)
+                text = links_to_decks(cell.source)
+                cell.source = build.LINK.sub(functools.partial(_with_pixels, folder=folder), text)
         return super().from_notebook_node(nb, resources, **options)
 
 
@@ -68,3 +72,15 @@ def _to_deck(match: re.Match) -> str:
         return match[0]
     deck = posixpath.basename(file).replace(".ipynb", ".slides.html")
     return f"[{label}]({deck})"
+
+
+def _with_pixels(match: re.Match, folder: Path) -> str:
+    """A Markdown picture with its file inside, if it lies at its place as seen from `folder`.
+
+    nbconvert's own option embeds no file outside of the notebook's folder.
+    """
+    image, label, target = match.groups()
+    if not image or ":" in target or not (folder / target).is_file():
+        return match[0]
+    pixels = base64.b64encode((folder / target).read_bytes()).decode()
+    return f"![{label}](data:{mimetypes.guess_type(target)[0]};base64,{pixels})"
