@@ -154,6 +154,18 @@ def test_the_corners_that_a_tolerance_keeps_are_those_of_the_table():
     assert "a tenth to two fifths of the corners" in page
 
 
+def test_the_lessons_whose_trainings_are_taken_up_are_those_of_the_page():
+    taken, users = set(), set()
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        number, notebook = path.stem[:2], path.read_text(encoding="utf-8")
+        others = set(re.findall(r"lesson_(\d\d)", notebook)) - {number}
+        taken |= others
+        users |= {number} if others else set()
+    numbers = [f"{', '.join(sorted(n)[:-1])} and {max(n)}" for n in (users, taken)]
+    said = "Lessons {} take up trainings of lessons {} from the folder".format(*numbers)
+    assert said in text("docs/teaching.md")
+
+
 def test_the_size_of_the_named_networks_is_that_of_their_files():
     (megabytes,) = re.findall(r"(\d+) MB each", text("docs/networks.md"))
     for path in (ROOT / "seglib" / "weights").glob("*.safetensors"):
