@@ -135,8 +135,7 @@ def test_areas_and_places(roots):
     masks = drawn(roots["palm"])
     limits = {"atrophy": (0.003, 0.2), "detachment": (0.05, 0.45), "disc": (0.008, 0.025)}
     for name, (low, high) in limits.items():
-        small = {f"P{i + 1:04d}" for i in range(8, 24, 10)} if name == "atrophy" else set()
-        shares = [m.mean() for s, m in masks[name].items() if m.any() and s not in small]
+        shares = [m.mean() for m in masks[name].values() if m.any()]
         assert low < min(shares) <= max(shares) < high, (name, min(shares), max(shares))
     for stem, disc in masks["disc"].items():
         for other in ("atrophy", "detachment"):
@@ -148,19 +147,48 @@ def test_areas_and_places(roots):
     assert sides == {True, False}
 
 
+def sizes_of(mask):
+    """Number of pixels of each connected piece of a mask (H, W) bool."""
+    return np.bincount(ndimage.label(mask, np.ones((3, 3)))[0].ravel())[1:]
+
+
 @pytest.mark.parametrize("hospital", phantoms.HOSPITALS)
 def test_small_lesions_have_10_to_60_pixels(hospital):
     """They are what patches are for: a reduced photograph no longer shows them."""
-    for i, name in [(18, "palm"), (28, "palm"), (4, "binary"), (7, "binary"), (16, "binary")]:
-        files = DRAW[name](i, np.random.default_rng([3, i]), hospital)
-        if name == "palm":
-            content = next(c for path, c in files.items() if "Atrophy" in path)
-            mask = np.array(Image.open(io.BytesIO(content))) == 0
-        else:
-            mask = next(c for path, c in files.items() if "masks" in path) > 0
-        pieces, n = ndimage.label(mask, np.ones((3, 3)))
-        sizes = np.bincount(pieces.ravel())[1:]
-        assert 1 <= n <= 5 and 10 <= sizes.min() <= sizes.max() <= 60, (name, i, sizes)
+    for i in (4, 7, 16):
+        files = skin.binary_case(i, np.random.default_rng([3, i]), hospital)
+        sizes = sizes_of(next(c for path, c in files.items() if "masks" in path) > 0)
+        assert 1 <= len(sizes) <= 5 and 10 <= sizes.min() <= sizes.max() <= 60, (i, sizes)
+
+
+@pytest.mark.parametrize("hospital", phantoms.HOSPITALS)
+def test_patches_of_atrophy_can_be_seen_at_96_pixels(hospital):
+    for i in (18, 28):
+        files = fundus.palm_case(i, np.random.default_rng([3, i]), hospital)
+        content = next(c for path, c in files.items() if "Atrophy" in path)
+        sizes = sizes_of(np.array(Image.open(io.BytesIO(content))) == 0)
+        assert 1 <= len(sizes) <= 5 and sizes.min() > 100, (i, sizes)
+
+
+def test_atrophy_is_paler_than_the_tissue_around_it(roots):
+    """In green light by a third at least: else nobody could draw its border."""
+    photos, masks = photographs(roots["palm"]), drawn(roots["palm"])
+    for stem, mask in masks["atrophy"].items():
+        if mask.any():
+            green = read(photos[stem], "JPEG", "RGB")[..., 1].astype(float)
+            every = np.any([m.get(stem, mask) for m in masks.values()], axis=0)
+            near = ndimage.binary_dilation(mask, iterations=12)
+            near &= ~ndimage.binary_dilation(every, iterations=3)
+            assert green[mask].mean() > 1.35 * green[near].mean(), stem
+
+
+def test_some_eyes_have_spots_as_bright_as_the_disc():
+    photo = fundus._Photo(np.random.default_rng(0), (96, 96), "first")
+    spots = [
+        fundus._bright_spots(photo, np.random.default_rng(i), photo.x * 0).max() > 0.2
+        for i in range(100)
+    ]
+    assert 0.15 < np.mean(spots) < 0.4
 
 
 def test_healthy_skin_and_healthy_eyes_have_an_empty_mask(roots):
@@ -187,9 +215,9 @@ def test_no_threshold_finds_disc_or_lesions(roots):
         n: best_dice([(photos[s], m) for s, m in masks.items() if m.any()])
         for n, masks in drawn(roots["palm"]).items()
     }
-    # Measured: disc 0.51, atrophy 0.49, detachment 0.63 (96 phantoms: 0.45, 0.47, 0.55). A U-Net
-    # of 16 channels reached 0.72 for the disc after 540 steps at 128 pixels. Discs of real
-    # photographs: IDRiD 0.62, Drishti-GS 0.71, both together 0.55.
+    # Measured: disc 0.51, atrophy 0.59, detachment 0.64 (96 phantoms: 0.48, 0.54, 0.53); lesson 02
+    # says what a U-Net reaches. Discs of real photographs: IDRiD 0.62, Drishti-GS 0.71, both
+    # together 0.55.
     assert 0.3 < best["disc"] < 0.6
     assert 0.3 < best["atrophy"] < 0.6
     assert best["detachment"] < 0.7

@@ -22,7 +22,7 @@ from ..errors import ConfigError, DataError
 _STRAY_FILES = (".DS_Store", "Thumbs.db")
 HOSPITALS = ("first", "second")
 # Raised when painters draw other pixels, so that phantoms of an older version are drawn again.
-_VERSION = 2
+_VERSION = 3
 
 
 def write(

@@ -40,11 +40,12 @@ def palm_case(i: int, rng: np.random.Generator, hospital: str = "first") -> dict
     `Lesion Masks/Detachment` and `Disc Masks`. The masks are inverted like those of PALM
     (0 = structure, 255 = background). A lesion that is absent has an empty mask, 255 everywhere.
     Some masks have no file, as in PALM, whether the structure is there or not: nobody drew them.
-    Some eyes have two to five small spots of atrophy only, of 10 to 60 pixels each.
+    Some eyes have two to five patches of atrophy only, of more than 100 pixels each, so that they
+    can still be seen when the photograph is made three times smaller.
     """
     # All decided by i, so that small sets hold every finding, lesion and missing file.
     photo, finding = _Photo(rng, SIZES[i % 3], hospital), "PPNPH"[i % 5]
-    colour, masks = _eye(photo, rng, finding, detached=i % 5 == 0, small=i % 10 == 8)
+    colour, masks = _eye(photo, rng, finding, detached=i % 5 == 0, patches=i % 10 == 8)
     missing = {
         "Disc Masks": i % 9 == 5,
         "Lesion Masks/Atrophy": i % 7 == 1,
@@ -213,16 +214,16 @@ def _atrophy(photo, rng, finding, disc):
     return np.minimum(depth, -disc)
 
 
-def _small_atrophy(photo, rng):
-    """As `_atrophy`, for two to five spots of 10 to 60 pixels each, away from disc and rim."""
+def _patches(photo, rng):
+    """As `_atrophy`, for two to five patches, away from disc and rim."""
     depth = np.full(photo.size, -1, np.float32)
     places = rng.permutation([(x, y) for x in (0.45, 0.75, 1.05) for y in (-0.35, 0, 0.35)])
     places = places + rng.uniform(-0.09, 0.09, places.shape)
     for place in places[: rng.integers(2, 6)]:
-        radius = np.sqrt(rng.uniform(15, 54) / np.pi) / photo.scale
+        radius = np.sqrt(rng.uniform(120, 500) / np.pi) / photo.scale
         shape = rng.uniform(0.75, 1.3)
-        spot = photo.oval(*place, radius * shape, radius / shape, rng.uniform(0, 3))
-        depth = np.maximum(depth, spot)
+        patch = photo.oval(*place, radius * shape, radius / shape, rng.uniform(0, 3))
+        depth = np.maximum(depth, patch)
     return depth
 
 
@@ -248,7 +249,7 @@ def _detachment(photo, rng):
 def _bright_spots(photo, rng, disc):
     """Share (H, W) of what is as bright as the disc: exudates, and myelinated nerve fibres."""
     dots = np.zeros(photo.size, np.float32)
-    for _ in range(rng.integers(0, 4)):
+    for _ in range(rng.integers(1, 4) if rng.random() < 0.25 else 0):
         x, y, spread = rng.uniform([0.4, -0.7, 0.05], [1.6, 0.7, 0.2])
         spots = rng.normal([x, y], spread, (rng.integers(4, 22), 2))
         widths = rng.choice([0.02, 0.035, 0.06], len(spots))
@@ -257,7 +258,7 @@ def _bright_spots(photo, rng, disc):
             lines = [np.array([spot, spot]) for spot in spots[widths == width]]
             dots = np.maximum(dots, photo.stroke(width, *lines))
     share = 0.9 * photo.soft(dots, 0.012)
-    if rng.random() < 0.2:
+    if rng.random() < 0.04:
         headings = rng.choice([-1, 1]) * rng.uniform(0.9, 1.7) + rng.uniform(-0.6, 0.6, 120)
         starts = 0.15 * np.stack([np.cos(headings), np.sin(headings)], 1)
         lengths = rng.uniform(1.5, 4, 120)
@@ -284,7 +285,7 @@ def _expose(photo, rng, colour):
     haze = haze * (0.6 + rng.uniform(0, 1.2) * photo.field**3) * (1 + 0.2 * photo.clouds(rng, 3))
     veil = np.float32(rng.uniform([0.35, 0.4, 0.3], [0.6, 0.55, 0.45]))
     colour = blend(colour, veil, np.clip(haze, 0, 0.6))
-    if rng.random() < 0.45:  # a reflex of lid or lens: an arc at the rim
+    if rng.random() < 0.3:  # a reflex of lid or lens: an arc at the rim
         x, y = photo.aim + photo.radius / photo.scale * rng.normal(0, 0.8, 2)
         reflex = photo.glow(x, y, rng.uniform(0.4, 0.9))
         reflex *= edge(photo.field - rng.uniform(0.8, 0.95) + 0.05 * photo.clouds(rng, 8), 0.15)
@@ -295,10 +296,10 @@ def _expose(photo, rng, colour):
     return shot.clip(0, 255).astype(np.uint8)
 
 
-def _eye(photo, rng, finding, detached, small=False):
+def _eye(photo, rng, finding, detached, patches=False):
     """The eye's colour (H, W, 3) in even light, and the masks (H, W) bool of what it shows.
 
-    The key of a mask is its folder in PALM. `small`: atrophy is a few spots only.
+    The key of a mask is its folder in PALM. `patches`: atrophy is a few patches only.
     """
     myopic = finding != "N"
     disc, cup = _disc(photo, rng, myopic)
@@ -318,15 +319,15 @@ def _eye(photo, rng, finding, detached, small=False):
         "Lesion Masks/Detachment": empty,
     }
     if myopic:
-        depth = _small_atrophy(photo, rng) if small else _atrophy(photo, rng, finding, disc)
+        depth = _patches(photo, rng) if patches else _atrophy(photo, rng, finding, disc)
         mottled = 1 + 0.35 * photo.clouds(rng, 12) + 0.25 * photo.clouds(rng, 45)
-        bare = edge(depth, 0.015 if small else rng.uniform(0.03, 0.15))
-        bare = bare * (rng.uniform(0.5, 0.95) * mottled).clip(0.25, 1)
+        bare = edge(depth, 0.015 if patches else rng.uniform(0.03, 0.08))
+        bare = bare * (rng.uniform(0.75, 1) * mottled).clip(0.5, 1)
         blood = blend(blood, 0.05 + rng.uniform(0.25, 0.5) * net, bare)
         # Pigment heaps up at the rim.
         heaps = np.clip(photo.clouds(rng, 35) - 0.2, 0, 1) * np.exp(-((depth / 0.06) ** 2))
         pigment = blend(pigment, np.float32(0.02), bare) + rng.uniform(0.3, 1.6) * heaps
-        if small:  # a dark ring tells scars from exudates
+        if patches:  # a dark ring tells scars from exudates
             pigment += 1.2 * np.exp(-(((depth + 0.02) / 0.014) ** 2))
         masks["Lesion Masks/Atrophy"] = depth > 0
     # The nerve is paler in its cup and on the side of the fovea.
@@ -336,7 +337,7 @@ def _eye(photo, rng, finding, detached, small=False):
     pigment = blend(pigment, np.float32(rng.uniform(0, 0.1)), edge(disc, 0.025))
     absorbed = BLOOD * blood[..., None].clip(0) + PIGMENT * pigment[..., None].clip(0)
     colour = SCLERA * np.exp(-absorbed)
-    if not small:
+    if not patches:
         colour = blend(colour, FAT, _bright_spots(photo, rng, disc))
     if detached:
         depth, folds = _detachment(photo, rng)
