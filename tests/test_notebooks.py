@@ -343,6 +343,8 @@ def test_make_slides_keeps_alt_texts_and_links_between_lessons(tmp_path):
     assert 'alt="Dice &gt; 0.9"' in deck and 'alt="two eyes"' in deck
     assert "No description" not in deck and ".ipynb" not in deck
     assert ".jp-OutputArea-output img { max-height: 560px" in deck
+    broken = re.findall(r"linebreaks:\s*\{\s*automatic:\s*(\w+)", deck)
+    assert broken[-1] == "false", "the last setting holds"
     assert 'href="01_data_preparation.slides.html"' in deck and 'href="https://a.org/b"' in deck
     assert "docs" in deck and 'href="../docs' not in deck  # in the repository, or only its text
 

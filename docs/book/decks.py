@@ -26,6 +26,12 @@ TEMPLATE = """{%- extends 'index.html.j2' -%}
 {%- block data_jpg scoped -%}
 {{ described(super(), output | get_metadata('alt', 'image/jpeg')) }}
 {%- endblock -%}
+{%- block html_head_js_mathjax -%}
+{{ super() }}
+<script type="text/x-mathjax-config">
+MathJax.Hub.Config({CommonHTML: {linebreaks: {automatic: false}}});
+</script>
+{%- endblock -%}
 {%- block html_head_css -%}
 <style>.reveal .jp-OutputArea-output img { max-height: 560px; width: auto; margin: 0; }</style>
 {%- endblock -%}
@@ -36,6 +42,7 @@ class Deck(SlidesExporter):
     """Slides with the alt texts of the notebook's figures; pictures of its text are in the file,
     links lead to decks or the repository.
 
+    Formulas are not broken into lines: MathJax sets them while their slide is hidden and narrow.
     A figure takes at most 560 of a slide's 800 pixels, so that it is seen whole, below its text.
 
     An alt text lies in the metadata of an output: `{"image/png": {"alt": "..."}}`.
