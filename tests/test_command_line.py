@@ -359,7 +359,7 @@ def test_notes_on_files_are_printed_below_their_names(here, tmp_path, capsys):
     assert "nan" not in shown and "a.nii.gz: no mL, as" in shown
     assert "\n  spacing unknown" in shown
     assert shown.count("orientation 6") == 1 and "5 files, such as b.jpg: EXIF" in shown
-    assert "1 others are no images, such as README.md" in shown
+    assert "no images: README.md" in shown
     assert command(f"{line} --image_path {scans}/b.jpg") == 0
     assert "b.jpg:\n  EXIF orientation 6" in capsys.readouterr().out
     (scans / "v.nrrd").write_bytes(b"NRRD0004\ntype: uchar\n\n")
@@ -401,7 +401,7 @@ def test_masks_of_images_are_named_and_not_predicted(here, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "2 masks of these images, by their names or values" in output
     assert "a_hand.png, a_mask.png; where one is an image, give it as --image_path" in output
-    assert "1 others are no images: notes.txt" in output
+    assert "no images: notes.txt" in output
     assert [path.name for path in (tmp_path / "out").glob("*_mask.png")] == ["a_mask.png"]
 
 

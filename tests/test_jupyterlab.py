@@ -35,8 +35,9 @@ CELLS = "jupyterapp.shell.currentWidget.content.model.sharedModel.cells.map(cell
 @pytest.fixture
 def lab(tmp_path):
     """The address of JupyterLab with the first notebook."""
-    (tmp_path / "notebooks").mkdir()
-    shutil.copy(ROOT / "notebooks" / NAME, tmp_path / "notebooks")
+    for path in (f"notebooks/{NAME}", "docs/systems.jpg"):
+        (tmp_path / path).parent.mkdir()
+        shutil.copy(ROOT / path, tmp_path / path)
     with jupyterlab(tmp_path, NAME) as address:
         yield address
 
@@ -76,6 +77,8 @@ def test_the_first_notebook_runs_in_jupyterlab(lab, page, tmp_path):
         re.fullmatch(r"lung \d+\.?\d*%", bar) and bar not in ("lung 0%", "lung 100%")
         for bar in bars
     ), bars
+    opening = "[...document.images].find(image => image.src.includes('systems.jpg'))"
+    assert page(f"{opening}.naturalWidth") > 1000
     left = page(
         f"[...document.querySelectorAll('{BAR}')].filter(bar => bar.checkVisibility()).length"
     )

@@ -93,7 +93,7 @@ def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
         )
     others = [name for name in results["no_image"] if name not in masks]
     if others:
-        print(f"{len(others)} others are no images: {listed(others)}")
+        print(f"no images: {listed(others)}")
     if args.table:
         _print_table(results["measures"], n_done, args)
     if writer:

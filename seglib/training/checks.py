@@ -67,7 +67,7 @@ def check_images(cfg, batches: dict[str, DataLoader]) -> None:
 
 
 @torch.no_grad()
-def check_output(model: nn.Module, cfg) -> None:
+def check_shape(model: nn.Module, cfg) -> None:
     """Refuse a network whose output is not (1, n_classes, H, W) for one black image (H, W).
 
     The network computes in evaluation mode, so that batch norm keeps its running means. `fit` seeds
@@ -115,7 +115,7 @@ def check_network(network: nn.Module, cfg, loader: DataLoader) -> None:
         meta_network(torch.empty(1, cfg.input_channels, *sides, device="meta"))
     except Exception as error:  # a network may also fail because it does not run on `meta`
         if not updates.is_of_batch_norm(error):
-            check_output(network, cfg)
+            check_shape(network, cfg)
             return
         reason = f"batch_size={batch_size}" if n > 1 else "one training image"
         name = "patch_size" if cfg.patch_size else "image_size"

@@ -35,7 +35,7 @@ def set_up(
     loss = losses.build(cfg.loss, **cfg.settings) if loss is None else loss
     updates.check_loss(loss, cfg.accumulate, accelerator.num_processes, state.n_splits)
     if model is not None:
-        checks.check_output(model.to(accelerator.device), cfg)
+        checks.check_shape(model.to(accelerator.device), cfg)
     history = pd.DataFrame(state.history)
     run = Run(folder=folder, config=cfg, history=history, info=info, model=model)
 
