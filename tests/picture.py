@@ -2,7 +2,8 @@
 
 For each of the five systems a small network is trained on phantoms for a few epochs; the test image
 with the median Dice is drawn above the same image with the outlines of the predicted masks. Writes
-`docs/systems.jpg`. A few minutes on two CPU cores; finished trainings in `runs/picture` are kept.
+`docs/systems.jpg`. About twenty minutes of one CPU core; finished trainings in `runs/picture` are
+kept.
 """
 
 import io
