@@ -225,7 +225,7 @@ def _merged(
     for column, value in (("label_numbers", ""), ("annotated", ",".join(cfg.class_names))):
         if column in merged:
             merged[column] = merged[column].fillna(value)
-    has_mask = (merged[case_io.mask_columns(cfg)] != "").any(axis=1)
+    has_mask = (merged[cfg.mask_columns] != "").any(axis=1)
     notes = [
         f"case table with {n_saved} corrected masks in place of the originals, "
         f"{has_mask.sum() - n_saved} other cases as they were"
@@ -275,7 +275,7 @@ def table_of_folder(folder: str | Path, cfg: Any) -> pd.DataFrame:
     for name, cell in cells:
         parts = [os.path.abspath(part) for part in channels.split(cell)]
         shared = {"case": name, "patient": name, "split": "", "image": channels.join(parts)}
-        shared |= dict.fromkeys(case_io.mask_columns(cfg), "") | {"volume": "", "slice": ""}
+        shared |= dict.fromkeys(cfg.mask_columns, "") | {"volume": "", "slice": ""}
         if len(cfg.channels) > 1:
             shared["channels"] = channels.SEPARATOR.join(cfg.channels)
         if not volumes.is_volume(cell):
@@ -334,7 +334,7 @@ def _complete(table: pd.DataFrame, cfg: Any) -> pd.DataFrame:
     table = table.copy()
     if "patient" not in table:
         table["patient"] = table["case"]
-    mask_columns = case_io.mask_columns(cfg)
+    mask_columns = cfg.mask_columns
     if not set(mask_columns) & set(table):
         _refuse_other_masks(table, mask_columns)
     for column in ("split", *mask_columns):
@@ -491,7 +491,7 @@ class Sheets:
     def _start(self, row: dict, pixels: np.ndarray) -> tuple[np.ndarray, str]:
         """The mask of the data set, the prediction for classes that have none, or an empty mask."""
         cfg, shape = self.queue.config, pixels.shape[:2]
-        has_mask = [bool(row[column]) for column in case_io.mask_columns(cfg)]
+        has_mask = [bool(row[column]) for column in cfg.mask_columns]
         mask = np.zeros((len(has_mask), *shape), np.uint8)
         if any(has_mask):
             original = case_io.read_masks(row, cfg, self.queue.inverted, shape)[1]
@@ -523,8 +523,6 @@ def _shown(pixels: np.ndarray, cfg: Any) -> np.ndarray:
 
 def _classes(cfg: Any) -> list[dict[str, Any]]:
     """What can be drawn: name, plane and number in the mask, and colour of each structure."""
-    names = list(cfg.class_names)
-    structures = names[1:] if cfg.task == "multiclass" else names
     return [
         {
             "name": name,
@@ -532,7 +530,7 @@ def _classes(cfg: Any) -> list[dict[str, Any]]:
             "value": k + 1 if cfg.task == "multiclass" else 1,
             "colour": plots.COLOURS[k % len(plots.COLOURS)],
         }
-        for k, name in enumerate(structures)
+        for k, name in enumerate(cfg.structures.values())
     ]
 
 

@@ -53,11 +53,6 @@ def check_table(cases: pd.DataFrame, columns: Iterable[str], use: str) -> None:
         raise DataError(f"case table: {twice.iloc[0]!r} occurs twice; names must differ")
 
 
-def mask_columns(cfg) -> list[str]:
-    """The columns of the case table that name mask files: `labels`, or one for each class."""
-    return ["labels"] if cfg.task == "multiclass" else list(cfg.class_names)
-
-
 def read_image(case: Any, cfg) -> np.ndarray:
     """The image of a case, (H, W, input_channels) uint8, in its original size.
 
@@ -309,7 +304,7 @@ def warnings_of(case: dict, cfg, image: np.ndarray, masks: np.ndarray) -> dict[s
 
 def _notes_of_labels(case: dict, cfg) -> dict[str, str]:
     """Note -> path, for what is odd about the place of a volume's labels."""
-    paths = [path for column in mask_columns(cfg) for path in _mask_files(case, column)]
+    paths = [path for column in cfg.mask_columns for path in _mask_files(case, column)]
     notes: dict[str, str] = {}
     for path in paths:
         texts = volumes.notes_on_labels(_first_channel(case), path, cfg)
@@ -331,7 +326,7 @@ def _notes_of_pictures(case: dict, cfg) -> dict[str, str]:
 
     A note that image and mask share is given for the image alone.
     """
-    masks = [path for column in mask_columns(cfg) for path in _mask_files(case, column)]
+    masks = [path for column in cfg.mask_columns for path in _mask_files(case, column)]
     masks = [path for path in masks if os.path.isfile(path)]
     image = channels.first_file(case["image"])
     header = codecs.header(image)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from . import meanings, presets
-from .case_io import EXACT_DECODING, TURNS, mask_columns
+from .case_io import EXACT_DECODING, TURNS
 from .errors import DataError, grouped, listed
 from .formats import channels, volumes
 
@@ -216,7 +216,7 @@ def check(cases: pd.DataFrame, facts: list[dict[str, Any]], cfg) -> Checked:
     table = table.assign(**columns).reset_index(drop=True)
     hashes = pd.Series([fact["pixels"] for fact in chosen], dtype=object)
     report = DataReport(
-        fact_table(decoded, mask_columns(cfg)),
+        fact_table(decoded, cfg.mask_columns),
         problem_table(problems),
         notes,
         undecided,
@@ -389,7 +389,7 @@ def _shortened(notes: list[str], most: int = 12) -> list[str]:
 def _empty_classes(facts: list[dict[str, Any]], inverted: dict[str, bool], cfg) -> list[str]:
     """Notes on classes whose masks are all empty."""
     notes = []
-    for k, column in enumerate(mask_columns(cfg)):
+    for k, column in enumerate(cfg.mask_columns):
         shares = [fact["masks"][k]["share"] for fact in facts if fact["masks"][k]["decoding"]]
         shares = [share for share in shares if not np.isnan(share)]
         if shares and not any(shares) and not inverted.get(column):

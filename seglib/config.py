@@ -365,6 +365,11 @@ class Config:
         return dict(enumerate(self.class_names[first:], start=first))
 
     @property
+    def mask_columns(self) -> list[str]:
+        """The columns of a case table that name mask files: `labels`, or one for each class."""
+        return ["labels"] if self.task == "multiclass" else list(self.class_names)
+
+    @property
     def height_width(self) -> tuple[int, int]:
         """`image_size` as (height, width) in pixels."""
         return _height_width(self.image_size)

@@ -26,7 +26,6 @@ from .case_io import (
     content,
     edge_agreement,
     inverted_flags,
-    mask_columns,
     notes_of,
     read_image,
     read_mask,
@@ -328,7 +327,7 @@ def _complete(cases: pd.DataFrame, cfg) -> pd.DataFrame:
         DataError: a column is missing, there are no rows, or a name occurs twice.
     """
     check_table(cases, ("case", "patient", "split", "image"), "to prepare")
-    columns = mask_columns(cfg)
+    columns = cfg.mask_columns
     for column in columns:
         if column not in cases:
             raise DataError(_no_mask_column(column, cases, cfg))
@@ -415,7 +414,7 @@ def _store_name(cfg) -> str:
 
 def _keys(cases: pd.DataFrame, cfg) -> list[str]:
     """A key for each case, of the cells and files (name, size, time) that its pixels depend on."""
-    masks = mask_columns(cfg)
+    masks = cfg.mask_columns
     columns = [name for name in (*PIXEL_COLUMNS, *masks) if name in cases]
     stamps: dict[str, str] = {}  # all slices of a volume name the same files
     keys = []
@@ -603,7 +602,7 @@ def _read_case(
         DataError: a file cannot be read, there is no mask, or it has another size than the image.
     """
     image = read_image(case, cfg)
-    columns = mask_columns(cfg)
+    columns = cfg.mask_columns
     needs_mask = cfg.task != "multilabel" and cfg.missing_weight == 0
     if needs_mask and not any(case.get(column) for column in columns):
         raise DataError(

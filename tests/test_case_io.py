@@ -33,8 +33,8 @@ def palm(tmp_path):
 
 
 def test_columns_of_masks():
-    assert case_io.mask_columns(config.preset("palm")) == ["atrophy", "detachment", "disc"]
-    assert case_io.mask_columns(config.preset("cardiac")) == ["labels"]
+    assert config.preset("palm").mask_columns == ["atrophy", "detachment", "disc"]
+    assert config.preset("cardiac").mask_columns == ["labels"]
 
 
 def test_a_class_without_a_mask_is_ignored(palm):

@@ -91,9 +91,8 @@ def _predict_folder(predictor, args: argparse.Namespace) -> list[str]:
             f"{len(masks)} masks of these images, by their names or values, are not predicted: "
             f"{listed(masks)}; where one is an image, give it as --image_path"
         )
-    others = [name for name in results["no_image"] if name not in masks]
-    if others:
-        print(f"no images: {listed(others)}")
+    if results["no_image"]:
+        print(f"no images: {listed(results['no_image'])}")
     if args.table:
         _print_table(results["measures"], n_done, args)
     if writer:

@@ -61,7 +61,7 @@ class Inputs(NamedTuple):
         files: the pictures and the files of volumes, sorted, and DICOM series, see
             `dicom_folders`.
         left_out: name -> reason, of images that are not predicted.
-        no_image: the names of all others, masks first.
+        no_image: the names of all others.
         masks: the names of those that are masks, see `_masks`.
     """
 
@@ -113,7 +113,7 @@ def read(folder: str | Path, output: str | Path | None = None) -> Inputs:
             "their images, or rename the files where they are images"
         )
     files = [path for path in inputs.files if path.name not in masks]
-    return Inputs(files, inputs.left_out, masks + inputs.no_image, masks)
+    return Inputs(files, inputs.left_out, inputs.no_image, masks)
 
 
 def _masks(paths: list[Path]) -> list[str]:

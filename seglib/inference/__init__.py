@@ -274,8 +274,8 @@ class Predictor(BatchPredictor):
         Returns:
             A dict: `done`, a list of file names; `failed`, name -> reason; `millilitres`, name of a
             volume -> {class: mL}; `notes`, name -> what is odd about the file; `left_out`, name ->
-            reason, of images of other kinds and of sub folders with images; `no_image`, the names
-            of all other files, among them `masks` of the images; with `table`, also `measures`.
+            reason, of images of other kinds and of sub folders with images; `masks`, the names of
+            masks of the images; `no_image`, those of all others; with `table`, also `measures`.
 
         Raises:
             DataError: no such folder, or there is nothing in it that can be predicted.

@@ -169,9 +169,9 @@ def _refuse_a_folder_an_image(root: Path, rows: list[Row], cfg: Any) -> None:
     The nuclei of the Data Science Bowl are published so: NAME/images/NAME.png, and a mask for each
     nucleus in NAME/masks.
     """
-    columns = ["labels"] if cfg.task == "multiclass" else cfg.class_names
     names = [row["case"] for row in rows]
-    if names != [root.absolute().name] or any(rows[0].get(column) for column in columns):
+    has_mask = any(row.get(column) for row in rows for column in cfg.mask_columns)
+    if names != [root.absolute().name] or has_mask:
         return
     above = root.absolute().parent
     n_alike = sum(

@@ -61,8 +61,7 @@ def scan_named(root: str | Path, cfg: Any) -> pd.DataFrame:
             f"{root}: no picture has a mask of its name, in its folder or in another one; expected "
             f"such as x.jpg with x_mask.png; found {pairing.contents(root)}"
         )
-    columns = ["labels"] if cfg.task == "multiclass" else list(cfg.class_names)
-    names = {name for part in tree for name in part.masks}
+    columns, names = cfg.mask_columns, {name for part in tree for name in part.masks}
     of_column = {column: _class_for(column, columns, names, root) for column in columns}
     rows = []
     for part in tree:

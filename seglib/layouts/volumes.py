@@ -201,8 +201,7 @@ def case_table(rows: list[Row], notes: list[str], cfg: Any) -> pd.DataFrame:
     Raises:
         DataError: two rows of one case.
     """
-    mask_columns = ["labels"] if cfg.task == "multiclass" else list(cfg.class_names)
-    columns = ["case", "patient", "split", "image", *mask_columns]
+    columns = ["case", "patient", "split", "image", *cfg.mask_columns]
     has_volumes = any("volume" in row for row in rows)
     columns += COLUMNS if has_volumes else COLUMNS[:2]
     optional = {"annotated": ",".join(cfg.class_names), "label_numbers": "", "channels": ""}
