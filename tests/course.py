@@ -3,10 +3,11 @@
     python -m tests.course [--only 04 [05 ...]]
 
 Copies the repository without data, runs and environment to a temporary folder, and executes there
-the lessons in order, so that each starts from what the one before it left and the first from an
-empty `runs/`; then the solutions. Outputs are kept as they are committed, and the measured minutes
-are written into the README's table of notebooks. The first failure stops it. `--only` executes only
-these lessons and their solutions; nothing else should run beside it, or the minutes are wrong.
+the lessons in order, two at a time (see `AFTER`), so that each starts from what earlier ones left
+and the first from an empty `runs/`; then the solutions. Outputs are kept as they are committed, and
+the measured minutes are written into the README's table of notebooks. The first failure stops it.
+`--only` executes only these lessons and their solutions; nothing else should run beside it, or the
+minutes are wrong.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import re
 import shutil
 import sys
 import tempfile
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import nbformat
@@ -24,6 +27,10 @@ from tests import run_notebook
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 BEGIN, END = "<!-- minutes: written by make notebooks -->", "<!-- end of minutes -->"
+# The lessons that one starts from, because they left it a training or share its folder of data. Two
+# others may run at once, each with one thread.
+AFTER = {"01": ("00",), "04": ("01",), "07": ("02",), "08": ("03", "04", "05"), "09": ("04", "08")}
+AT_ONCE = 2
 # What is not copied: phantoms are to be used, and no earlier run.
 LEFT_BEHIND = (".*", "runs", "shared", "__pycache__", "*.egg-info", "_build", "build")
 
@@ -47,18 +54,34 @@ def copy_repository(target: Path) -> Path:
 def execute(relative: Path, scratch: Path) -> float | None:
     """Run one notebook of the copy and keep its outputs; minutes, or None if it failed."""
     source = scratch / relative
-    print(f"{relative}: ", end="", flush=True)
     notebook, problem = run_notebook.run(source, source)
     if problem:
         failed = ROOT / "runs" / f"{relative.stem}.executed.ipynb"
         failed.parent.mkdir(exist_ok=True)
         shutil.copy(source, failed)
-        print(f"failed; executed up to there: {failed.relative_to(ROOT)}\n{problem}")
+        print(f"{relative}: failed; executed up to there: {failed.relative_to(ROOT)}\n{problem}")
         return None
     shutil.copy(source, ROOT / relative)
     minutes = notebook.metadata["seglib"]["minutes"]
-    print(f"{minutes:.1f} min, {source.stat().st_size / 1e3:.0f} kB", flush=True)
+    print(f"{relative}: {minutes:.1f} min, {source.stat().st_size / 1e3:.0f} kB", flush=True)
     return minutes
+
+
+def execute_all(notebooks: list[Path], scratch: Path) -> dict[str, float] | None:
+    """Run notebooks of the copy, in order, two at a time; stem -> minutes, or None for a failure."""
+    running: dict[str, Future] = {}
+
+    def execute_when_ready(relative: Path) -> float | None:
+        earlier = AFTER.get(relative.stem[:2], ())
+        wait(running[number] for number in earlier if number in running)
+        has_failed = any(one.done() and one.result() is None for one in list(running.values()))
+        return None if has_failed else execute(relative, scratch)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for relative in notebooks:
+            running[relative.stem[:2]] = pool.submit(execute_when_ready, relative)
+    minutes = {path.stem: running[path.stem[:2]].result() for path in notebooks}
+    return None if None in minutes.values() else minutes
 
 
 def write_minutes(readme: str, minutes: dict[str, float]) -> str:
@@ -114,21 +137,18 @@ def main(words: list[str] | None = None) -> int:
         os.environ.pop(name, None)
     # The last digits of a training depend on the number of threads: the same on every machine.
     os.environ["OMP_NUM_THREADS"] = "1"
-    minutes = {}
+    solutions = [path.parent / "solutions" / path.name for path in chosen]
     with tempfile.TemporaryDirectory(prefix="seglib-course-") as folder:
         scratch = copy_repository(Path(folder) / "seglib-course")
-        for path in chosen:
-            spent = execute(path.relative_to(ROOT), scratch)
-            if spent is None:
-                return 1
-            minutes[path.stem] = spent
+        start = time.perf_counter()
+        minutes = execute_all([path.relative_to(ROOT) for path in chosen], scratch)
+        if minutes is None:
+            return 1
+        spent = (time.perf_counter() - start) / 60
+        print(f"all lessons: {sum(minutes.values()):.1f} min, done after {spent:.1f}", flush=True)
         README.write_text(write_minutes(README.read_text("utf-8"), minutes), "utf-8")
-        for path in chosen:
-            solution = path.parent / "solutions" / path.name
-            if solution.is_file() and execute(solution.relative_to(ROOT), scratch) is None:
-                return 1
-    print(f"all lessons: {sum(minutes.values()):.1f} min")
-    return 0
+        existing = [path.relative_to(ROOT) for path in solutions if path.is_file()]
+        return 0 if execute_all(existing, scratch) is not None else 1
 
 
 def stored_minutes(path: Path) -> float | None:

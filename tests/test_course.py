@@ -321,6 +321,14 @@ def quick_run(source, copy):
     return notebook, problem
 
 
+def test_a_lesson_waits_for_those_whose_trainings_it_takes_up():
+    for path in course.lessons():
+        code = "".join(cell.source for cell in read(path).cells if cell.cell_type == "code")
+        taken_up = set(re.findall(r"lesson_(\d\d)", code)) - {path.stem[:2]}
+        assert taken_up <= set(course.AFTER.get(path.stem[:2], ())), path.stem
+    assert all(number > max(earlier) for number, earlier in course.AFTER.items())
+
+
 def test_the_series_is_executed_in_order_and_stops_at_a_failure(tmp_path, monkeypatch, capsys):
     home, first = tmp_path / "home", "from pathlib import Path\nPath('runs').mkdir()\n"
     (home / "notebooks/solutions").mkdir(parents=True)
@@ -343,7 +351,7 @@ def test_the_series_is_executed_in_order_and_stops_at_a_failure(tmp_path, monkey
     for stem in sources:
         assert read(home / f"notebooks/{stem}.ipynb").cells[0].execution_count == 1
     assert course.stored_minutes(home / "notebooks/01_b.ipynb") == 0.5
-    assert "all lessons: 1.0 min" in capsys.readouterr().out
+    assert "all lessons: 1.0 min, done after " in capsys.readouterr().out
     assert course.main(["--only", "01"]) == 1  # without the run of the first one
     assert "01_b.ipynb: failed" in capsys.readouterr().out
     assert (home / "runs/01_b.executed.ipynb").is_file()
