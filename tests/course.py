@@ -68,7 +68,7 @@ def execute(relative: Path, scratch: Path) -> float | None:
 
 
 def execute_all(notebooks: list[Path], scratch: Path) -> dict[str, float] | None:
-    """Run notebooks of the copy, in order, two at a time; stem -> minutes, or None for a failure."""
+    """Run notebooks of the copy in order, two at a time; stem -> minutes, or None for a failure."""
     running: dict[str, Future] = {}
 
     def execute_when_ready(relative: Path) -> float | None:
