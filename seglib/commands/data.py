@@ -17,7 +17,7 @@ def phantoms(args: argparse.Namespace) -> None:
 
     output = args.output or Path("data", "phantoms", args.name)
     folder = phantoms.write(args.name, output, args.n, args.seed, args.hospital)
-    print(f"{folder}: {args.n} synthetic images")
+    print(f"{folder}: {args.n} synthetic cases")
     print(f"next: python -m seglib train --preset {args.name} --data_dir {folder}")
 
 

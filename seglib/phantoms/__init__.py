@@ -91,7 +91,7 @@ def data_or_phantoms(cfg: Any, n: int = 48, seed: int = 0) -> bool:
     if data is None:
         folder = Path(hosts.run_root(cfg)) / "phantoms" / cfg.preset
         cfg.data_root = str(write(cfg.preset, folder, n, seed))
-        print(f"PHANTOMS: no {cfg.preset} data was found, so {n} synthetic images are used.")
+        print(f"PHANTOMS: no {cfg.preset} data was found, so {n} synthetic cases are used.")
         print("The scores below show that the code works; they say nothing about patients.")
         return False
     cfg.data_root = str(data)
