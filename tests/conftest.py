@@ -13,7 +13,8 @@ from hypothesis import settings
 
 os.environ["MPLBACKEND"] = "agg"  # before any test file imports matplotlib
 
-from seglib import config, data, layouts, phantoms, plots, prepare, runs
+from seglib import config, data, layouts, phantoms, plots, prepare, runs, training
+from seglib.report import Report
 from tests import helpers, predictors
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -76,6 +77,45 @@ def lung_store(lung_tree, tmp_path_factory):
     return prepare.build(layouts.scan(cfg), cfg), cfg
 
 
+@pytest.fixture(scope="session")
+def lung_run(lung_tree, tmp_path_factory):
+    """(run, store) of a short training on letterboxed phantoms; 5 test images of 5 sizes.
+
+    Read only.
+    """
+    work = tmp_path_factory.mktemp("work")
+    cfg = config.preset(
+        "lung", "smoke", data_root=str(lung_tree), work_dir=str(work), test_split=5, val_split=3
+    )
+    fields = dict(
+        resize="letterbox",
+        epochs=12,  # enough for connected lungs, whose overlap both grids agree about
+        lr=1e-2,
+        batch_size=2,
+        precision="fp32",
+        device="cpu",
+        augment={},
+    )
+    cfg = cfg.replace(**fields)
+    store = prepare.build(layouts.scan(cfg), cfg)
+    return training.fit(cfg, data.loaders(store, cfg)), store
+
+
+@pytest.fixture(scope="session")
+def heart_store(tmp_path_factory):
+    """(cfg, store): the two volumes of a patient of the cardiac phantom, in the test part.
+
+    Read only.
+    """
+    work = tmp_path_factory.mktemp("hearts")
+    tree = phantoms.write("cardiac", work / "tree", n=1)
+    fields = {"val_split": 0.0, "test_split": 1.0, "architecture": "unet", "patch_size": None}
+    cfg = config.preset(
+        "cardiac", "smoke", data_root=str(tree), work_dir=str(work / "work"), **fields
+    )
+    return cfg, prepare.build(layouts.scan(cfg), cfg)
+
+
 @pytest.fixture
 def tiny(lung_store, tmp_path):
     """A function: config and loaders of a training of a second, `tiny(epochs=3)`.
@@ -109,6 +149,12 @@ def without_figures(monkeypatch):
     monkeypatch.setattr(plots, "training_curves", lambda history: None)
     monkeypatch.setattr(plots, "predictions", lambda rows, **options: None)
     monkeypatch.setattr(plots, "save", _empty_file)
+
+
+@pytest.fixture
+def without_report_figures(monkeypatch):
+    """Figures take most of the time of `Report.save`."""
+    monkeypatch.setattr(Report, "figures", lambda report: iter(()))
 
 
 @pytest.fixture
