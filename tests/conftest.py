@@ -13,12 +13,12 @@ from hypothesis import settings
 
 os.environ["MPLBACKEND"] = "agg"  # before any test file imports matplotlib
 
-from seglib import config, data, layouts, phantoms, plots, prepare, runs, training
+from seglib import config, data, hosts, layouts, phantoms, plots, prepare, runs, training
 from seglib.report import Report
 from tests import helpers, predictors
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# Read once: test_hosts clears the variables of seglib.
+# Read once: the fixture `machine` clears the variables of seglib.
 TEST_DATA = Path(os.environ.get("SEGLIB_TEST_DATA") or REPOSITORY / "../shared/data").resolve()
 
 # The same examples in every run, so that a failure can be repeated; no deadline, because the
@@ -197,6 +197,53 @@ def no_warnings():
         for number in plt.get_fignums():
             plt.figure(number).canvas.draw()
     plt.close("all")
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A local machine without data: every root lies, still missing, under tmp_path/machine."""
+    root = tmp_path / "machine"
+    for name, folder in (
+        ("KAGGLE_INPUT", "kaggle/input"),
+        ("KAGGLE_WORKING", "kaggle/working"),
+        ("COLAB_CONTENT", "content"),
+        ("COLAB_DRIVE", "content/drive/MyDrive"),
+    ):
+        monkeypatch.setattr(hosts.mounts, name, root / folder)
+    for name in [n for n in os.environ if n.startswith(("KAGGLE_", "COLAB_", "SEGLIB_"))]:
+        monkeypatch.delenv(name)
+    for room in (hosts.mounts, hosts.devices, hosts.precision):
+        monkeypatch.setattr(room, "_probed", {})
+    package = root / "repo/seglib/hosts"
+    monkeypatch.setattr(hosts.finding, "__file__", str(package / "finding.py"))
+    here = root / "repo/notebooks"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    return root
+
+
+@pytest.fixture
+def kaggle(machine, monkeypatch):
+    """The folder of inputs on an imitated Kaggle."""
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    hosts.mounts.KAGGLE_INPUT.mkdir(parents=True)
+    return hosts.mounts.KAGGLE_INPUT
+
+
+@pytest.fixture
+def colab(machine, monkeypatch):
+    """The folder /content of an imitated Colab."""
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab_20260801")
+    hosts.mounts.COLAB_CONTENT.mkdir(parents=True)
+    return hosts.mounts.COLAB_CONTENT
+
+
+@pytest.fixture(name="torch")
+def torch_without_gpu(monkeypatch):
+    """torch on a machine without a GPU, whatever the real one has."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    return torch
 
 
 def pytest_terminal_summary(terminalreporter):

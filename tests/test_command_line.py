@@ -62,7 +62,7 @@ def work(tmp_path_factory):
 def here(work, monkeypatch):
     """`work` as the current folder, and the only place where data and weights are looked for."""
     monkeypatch.chdir(work)
-    monkeypatch.setattr(hosts, "_homes", lambda: [work])
+    monkeypatch.setattr(hosts.finding, "_homes", lambda: [work])
     return work
 
 
@@ -371,7 +371,7 @@ def test_weights_of_a_notebook_are_found_from_the_root(here, tmp_path, monkeypat
     shutil.copytree("checkpoints", tmp_path / "notebooks" / "runs" / "binary")
     sample = (here / LESION).absolute()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hosts, "_homes", lambda: [tmp_path])
+    monkeypatch.setattr(hosts.finding, "_homes", lambda: [tmp_path])
     for preset in ("", "--preset binary"):
         assert command(f"predict --image_path {sample} --output_dir out {preset}") == 0
         assert "notebooks/runs/binary/best_model.pth" in capsys.readouterr().out
@@ -433,7 +433,7 @@ def hearts(tmp_path_factory):
 def at_hearts(hearts, monkeypatch):
     """`hearts` as the current folder, and the only place where data and weights are looked for."""
     monkeypatch.chdir(hearts)
-    monkeypatch.setattr(hosts, "_homes", lambda: [hearts])
+    monkeypatch.setattr(hosts.finding, "_homes", lambda: [hearts])
     return hearts
 
 
@@ -580,7 +580,7 @@ def test_the_command_line_wins_over_the_file(monkeypatch, tmp_path):
 )
 def test_a_mistake_is_one_message_and_status_2(tmp_path, monkeypatch, capsys, line, words):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hosts, "_homes", lambda: [tmp_path])
+    monkeypatch.setattr(hosts.finding, "_homes", lambda: [tmp_path])
     message = error_of(capsys, line)
     assert words in message
     assert len(message.splitlines()) < 6

@@ -147,7 +147,7 @@ def test_a_kaggle_data_set_is_found_on_its_mount(tmp_path, monkeypatch):
     mount = tmp_path / "kaggle" / "input" / "datasets" / "someone" / "lung-u-net-small"
     mount.parent.mkdir(parents=True)
     folder.rename(mount)
-    monkeypatch.setattr(hosts, "KAGGLE_INPUT", tmp_path / "kaggle" / "input")
+    monkeypatch.setattr(hosts.mounts, "KAGGLE_INPUT", tmp_path / "kaggle" / "input")
     monkeypatch.chdir(mount)
     found = hosts.find_model("best_model.pth", tmp_path / "kaggle" / "input")
     assert found == (mount / "best_model.pth").absolute()

@@ -1,7 +1,7 @@
 """The set-up cell, and the way from data to a mask, on imitated hosts: Kaggle, Colab, servers.
 
 Every host is a folder with its mounts, and a real kernel (or a plain script) started in it that
-sees neither this repository nor the network. `test_hosts` tests the steps one by one.
+sees neither this repository nor the network. The files `test_hosts*` test the steps one by one.
 """
 
 import json
@@ -54,14 +54,14 @@ torch.cuda.is_available, torch.cuda.current_device = lambda: True, lambda: 0
 torch.cuda.get_device_properties = lambda *args: properties
 # Else torch's optimisers would ask the driver.
 torch.accelerator.current_accelerator = lambda *args, **kwargs: None
-kernel = hosts._kernel
+kernel = hosts.devices._kernel
 
 def no_kernel_image(device):
     if device == "cuda":
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
     kernel(device)
 
-hosts._kernel = no_kernel_image
+hosts.devices._kernel = no_kernel_image
 torch.cuda.get_rng_state_all = lambda: no_kernel_image("cuda")
 """
 WAY = """
@@ -157,8 +157,9 @@ class Host:
         setup = setup_cell(address)
         assert '"/kaggle/input"' in setup
         setup = setup.replace('"/kaggle/input"', repr(str(self.root / "kaggle" / "input")))
-        places = {name: str(self.root / str(getattr(hosts, name)).lstrip("/")) for name in ROOTS}
-        roots = [f"hosts.{name} = Path({path!r})" for name, path in places.items()]
+        paths = {name: str(getattr(hosts.mounts, name)).lstrip("/") for name in ROOTS}
+        places = {name: str(self.root / path) for name, path in paths.items()}
+        roots = [f"hosts.mounts.{name} = Path({path!r})" for name, path in places.items()]
         sources = [self.before, setup, "\n".join([PATH, *roots, self.after]), *cells]
         self.ran = nbformat.v4.new_notebook()
         self.ran.cells = [nbformat.v4.new_code_cell(source) for source in sources]
@@ -241,7 +242,7 @@ def test_the_address_is_cloned(host, by_variable):
     place = host.notebook(
         "print(hosts.__file__)", address="https://nobody.example/x" if by_variable else str(bare)
     )
-    assert (host.here / "seglib-clone/seglib/hosts.py").samefile(place.strip())
+    assert (host.here / "seglib-clone/seglib/hosts/__init__.py").samefile(place.strip())
 
 
 @pytest.mark.parametrize("drive, cell", [(True, LOOK), (False, WAY)], ids=["drive", "no drive"])

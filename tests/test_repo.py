@@ -42,6 +42,9 @@ FLOORS = [
     ["formats.volumes", "formats.dicom_seg"],
     ["formats.mask_values"],
     ["formats.stacks", "formats.sequences"],
+    ["hosts.mounts"],
+    ["hosts.devices", "hosts.search"],
+    ["hosts.precision", "hosts.finding"],
     ["config", "hosts", "memory", "formats.inputs"],
     ["layouts.sequences"],
     [

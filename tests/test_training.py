@@ -663,7 +663,7 @@ def test_precision_is_stored_with_run_and_weights_and_used_again(tiny, monkeypat
     """By a resumed run and by a predictor, whatever the rule would choose on this machine."""
     cfg, batches = tiny(epochs=2, precision=precision)
     stop_after(1, monkeypatch, cfg, batches)
-    monkeypatch.setattr(hosts, "cpu_bf16", lambda: True)
+    monkeypatch.setattr(hosts.precision, "cpu_bf16", lambda: True)
     run = training.fit(cfg.replace(precision="auto"), batches, resume=True)
     assert run.info["precision"] == precision and len(run.history) == 2
     assert json.loads((run.folder / "run.json").read_text())["precision"] == precision
@@ -678,7 +678,7 @@ def test_precision_is_stored_with_run_and_weights_and_used_again(tiny, monkeypat
 def test_weights_without_a_stored_precision_follow_the_rule(tiny, monkeypatch):
     """Those of older versions, and of a machine that has what this one lacks."""
     run = training.fit(*tiny(epochs=1, precision="bf16"))
-    monkeypatch.setattr(hosts, "cpu_bf16", lambda: False)
+    monkeypatch.setattr(hosts.precision, "cpu_bf16", lambda: False)
     with pytest.warns(UserWarning, match="trained in bf16, .* computes in fp32 here, and masks"):
         assert inference.Predictor.load(run.best, "cpu").precision == "fp32"
     beside = run.best.with_suffix(".json")
@@ -686,7 +686,7 @@ def test_weights_without_a_stored_precision_follow_the_rule(tiny, monkeypatch):
     del description["precision"]
     beside.write_text(json.dumps(description))
     for has_bf16, precision in ((False, "fp32"), (True, "bf16")):
-        monkeypatch.setattr(hosts, "cpu_bf16", lambda has_bf16=has_bf16: has_bf16)
+        monkeypatch.setattr(hosts.precision, "cpu_bf16", lambda has_bf16=has_bf16: has_bf16)
         assert inference.Predictor.load(run.best, "cpu").precision == precision
 
 
@@ -701,7 +701,7 @@ def test_resume_in_another_precision_has_no_effect_and_says_so(tiny, monkeypatch
 def test_resume_on_a_processor_that_emulates_the_precision_says_so(tiny, monkeypatch):
     cfg, batches = tiny(epochs=2, precision="bf16")
     stop_after(1, monkeypatch, cfg, batches)
-    monkeypatch.setattr(hosts, "cpu_bf16", lambda: False)
+    monkeypatch.setattr(hosts.precision, "cpu_bf16", lambda: False)
     with pytest.warns(UserWarning, match="the run goes on in bf16, .* this cpu only emulates it"):
         run = training.fit(cfg, batches, resume=True)
     assert run.info["precision"] == "bf16" and len(run.history) == 2

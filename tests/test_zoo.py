@@ -60,7 +60,7 @@ def chest(stored, tmp_path, monkeypatch):
     monkeypatch.setenv("SEGLIB_ZOO", str(folder))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(hosts, "_homes", lambda: [tmp_path / "here"])
+    monkeypatch.setattr(hosts.finding, "_homes", lambda: [tmp_path / "here"])
     return folder
 
 
