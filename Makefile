@@ -21,7 +21,7 @@ env: .venv/.installed ## .venv with the pinned requirements and the package itse
 run: env ## execute the first notebook on phantoms and print its scores (SEGLIB_SMOKE=1: seconds)
 	$(BIN)/python tests/run_notebook.py notebooks/$(FIRST).ipynb runs/$(FIRST).executed.ipynb
 
-notebooks: env ## execute all lessons in order from an empty runs/, then the solutions; keep outputs and minutes (half an hour)
+notebooks: env ## execute all lessons in order from an empty runs/, then the solutions; keep outputs and minutes (twenty minutes on two cores)
 	$(BIN)/python -m tests.course
 
 # What shows a deck comes from the web, or from a folder of npm packages beside the decks.
