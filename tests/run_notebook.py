@@ -94,7 +94,7 @@ def tagged_text(notebook, tag="scores"):
 
 def tidy(notebook):
     """What a notebook is committed with: no standard error, no progress widgets, no time stamps;
-    figures as `notebook_figures` keeps them.
+    printed text in one piece, figures as `notebook_figures` keeps them.
     """
     # Widgets live in a kernel; their state holds every figure once more.
     notebook.metadata.pop("widgets", None)
@@ -102,14 +102,27 @@ def tidy(notebook):
         if cell.cell_type != "code":
             continue
         cell.metadata.pop("execution", None)
-        cell.outputs = [
+        kept = [
             output
             for output in cell.outputs
             if output.get("name") != "stderr"
             and "_Training finished._" not in str(output.get("data"))
             and not PROGRESS.search(output.get("data", {}).get("text/plain", ""))
         ]
+        cell.outputs = _joined(kept)
         notebook_figures.tidy(cell)
+
+
+def _joined(outputs):
+    """Texts that were printed one after the other as one: in how many parts they come is chance."""
+    joined = []
+    for output in outputs:
+        is_text = output.output_type == "stream"
+        if is_text and joined and joined[-1].get("name") == output.name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def run(source, copy, with_claims=True):

@@ -175,6 +175,16 @@ def test_progress_bars_are_no_output_of_a_saved_notebook():
     assert notebook.cells[0].outputs == [table]
 
 
+def test_printed_text_is_saved_in_one_piece():
+    def text(words, name="stdout"):
+        return nbformat.v4.new_output("stream", name=name, text=words)
+
+    table = nbformat.v4.new_output("display_data", {"text/plain": "a table"})
+    notebook = notebook_with(text("a\n"), text("bar", "stderr"), text("b\n"), table, text("c\n"))
+    run_notebook.tidy(notebook)
+    assert notebook.cells[0].outputs == [text("a\nb\n"), table, text("c\n")]
+
+
 def test_narrow_figures_palettes_and_missing_texts_are_refused():
     assert "800 pixels wide" in figure_problems(notebook_with(figure(800)))[0]
     assert "palette" in figure_problems(notebook_with(figure(1000, colours=256)))[0]
