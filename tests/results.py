@@ -726,7 +726,7 @@ HEADLINES = (
     Headline(
         "lung", r"Shenzhen \(other hospital\), mean .+", "dice", "the same, in another hospital"
     ),
-    Headline("cardiac", r"ACDC, .+ patients", "dice, mean", "heart chambers in MRI"),
+    Headline("cardiac_encoder", r"ACDC, .+ patients", "dice, mean", "heart chambers in MRI"),
     Headline("chaos", r"CHAOS MR, .+ patients", "dice, mean", "liver, kidneys, spleen in MRI"),
     Headline("exudates", r"IDRiD .+ patients", "dice", "hard exudates in fundus photographs"),
     Headline("nuclei", r"DSB 2018 nuclei, .+ patients", "dice", "cell nuclei in microscopy"),
