@@ -26,7 +26,7 @@ from .annotations import writers
 from .annotations.shapes import IGNORED
 from .corrections import Corrections
 from .errors import DataError, listed
-from .formats import channels, images, inputs, nifti, sequences, volumes
+from .formats import channels, images, inputs, mask_pixels, nifti, sequences, volumes
 from .layouts import patients
 from .tables import IGNORE
 
@@ -349,7 +349,7 @@ def _refuse_other_masks(table: pd.DataFrame, mask_columns: list[str]) -> None:
     """Raise `DataError` where a column that is not known here names mask files: they would be
     replaced by predictions without a word."""
     for name in set(table) - (config.RESERVED - {"labels"}):
-        cells = [str(cell).split(images.UNION)[0] for cell in table[name]]
+        cells = [str(cell).split(mask_pixels.UNION)[0] for cell in table[name]]
         if any(os.path.isfile(cell) for cell in cells):
             raise DataError(
                 f"case table: masks in the column {name!r}, but those of the network are "

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import DataError
-from .formats import channels, codecs, images, segments, stacks, volumes
+from .formats import channels, codecs, images, mask_pixels, segments, stacks, volumes
 
 # How programs may mirror or turn masks by mistake: name -> the same done to an array. The last four
 # keep the size of a square only.
@@ -107,7 +107,7 @@ def notes_of(case: Any, cfg) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return volume.grid.notes, volume.decoding_notes
 
 
-def read_mask(case: Any, name: str, cfg, inverted: bool) -> images.Mask:
+def read_mask(case: Any, name: str, cfg, inverted: bool) -> mask_pixels.Mask:
     """The mask of one class of a case, (H, W) of 0 and 1, and 255 = ignored.
 
     For a volume the mask files are NIfTI label maps, which are united.
@@ -116,11 +116,13 @@ def read_mask(case: Any, name: str, cfg, inverted: bool) -> images.Mask:
         name: the class, and its column in the case table.
         inverted: True where 0 is the structure in the file.
     """
-    files = case[name].split(images.UNION)
+    files = case[name].split(mask_pixels.UNION)
     if is_exact(case):
-        return images.Mask(read_exact(case[name], 1), EXACT_DECODING)
+        return mask_pixels.Mask(read_exact(case[name], 1), EXACT_DECODING)
     if not volumes.is_volume(files[0]) and not segments.kind_of(files[0]):
-        return images.read_mask(case[name], cfg.mask_encoding, inverted, *_label_map(case, cfg))
+        return mask_pixels.read_mask(
+            case[name], cfg.mask_encoding, inverted, *_label_map(case, cfg)
+        )
     planes, drawn = [], []
     for path in files:
         if segments.kind_of(path):
@@ -131,8 +133,8 @@ def read_mask(case: Any, name: str, cfg, inverted: bool) -> images.Mask:
         planes.append(plane)
         if number:
             drawn.append((os.path.basename(os.path.dirname(path)), 0, number))
-    pixels = images.unite(planes, inverted)
-    return images.Mask(pixels, "label numbers", drawn=tuple(drawn))
+    pixels = mask_pixels.unite(planes, inverted)
+    return mask_pixels.Mask(pixels, "label numbers", drawn=tuple(drawn))
 
 
 def is_exact(case: Any) -> bool:
@@ -191,7 +193,7 @@ def read_truth(
 
 def read_masks(
     case: Any, cfg, inverted: dict[str, bool], shape: tuple[int, int]
-) -> tuple[list[images.Mask | None], np.ndarray]:
+) -> tuple[list[mask_pixels.Mask | None], np.ndarray]:
     """The masks of a case as they were decoded, None without a file, and as one array (H, W, K).
 
     Arguments and errors are those of `read_truth`.
@@ -199,7 +201,7 @@ def read_masks(
     if cfg.task == "multiclass":
         mask = _read_label_map(case, cfg)
         return [mask], mask.pixels[..., None]
-    masks: list[images.Mask | None] = []
+    masks: list[mask_pixels.Mask | None] = []
     for name in cfg.class_names:
         has_mask = bool(case[name])
         masks.append(read_mask(case, name, cfg, inverted.get(name, False)) if has_mask else None)
@@ -318,7 +320,7 @@ def _notes_of_labels(case: dict, cfg) -> dict[str, str]:
 
 def _mask_files(case: dict, column: str) -> list[str]:
     """The mask files that a cell of the case table names."""
-    return [path for path in (case.get(column) or "").split(images.UNION) if path]
+    return [path for path in (case.get(column) or "").split(mask_pixels.UNION) if path]
 
 
 def _notes_of_pictures(case: dict, cfg) -> dict[str, str]:
@@ -369,7 +371,7 @@ def _warning_of_labels(case: dict, cfg, masks: np.ndarray) -> str:
     return ""
 
 
-def _read_label_map(case: Any, cfg) -> images.Mask:
+def _read_label_map(case: Any, cfg) -> mask_pixels.Mask:
     """The class numbers (H, W) of a case; pixels of classes that are not annotated are ignored."""
     if not case["labels"]:
         raise DataError(
@@ -406,7 +408,7 @@ def _structure(
     """
     label_map, complete = _label_map(case, cfg)
     if label_map:
-        return images.map_numbers(path, plane, 2, label_map, complete).pixels, 0
+        return mask_pixels.map_numbers(path, plane, 2, label_map, complete).pixels, 0
     foreground = plane > 0
     if cfg.mask_encoding in ("index", "threshold"):
         return foreground.astype(np.uint8), 0
@@ -467,30 +469,30 @@ def _label_map(case: Any, cfg) -> tuple[dict[str, int], bool]:
     return cfg.label_map, False
 
 
-def _read_labels(case: Any, cfg) -> images.Mask:
+def _read_labels(case: Any, cfg) -> mask_pixels.Mask:
     """The label map of a case as class numbers (H, W)."""
     if is_exact(case):
-        return images.Mask(read_exact(case["labels"], cfg.n_classes - 1), EXACT_DECODING)
+        return mask_pixels.Mask(read_exact(case["labels"], cfg.n_classes - 1), EXACT_DECODING)
     label_map, complete = _label_map(case, cfg)
     path, n_classes = case["labels"], cfg.n_classes
     if not volumes.is_volume(case["image"]):
-        return images.read_labels(path, cfg.mask_encoding, n_classes, label_map, complete)
+        return mask_pixels.read_labels(path, cfg.mask_encoding, n_classes, label_map, complete)
     if segments.kind_of(path):
         class_of = _class_of_segments(path, case, cfg)
         planes = volumes.read_segments(_first_channel(case), path, cfg, class_of)
         if planes.clash:
             raise DataError(planes.clash)
-        return images.Mask(_slice(case, planes.labels).copy(), "named segments")
+        return mask_pixels.Mask(_slice(case, planes.labels).copy(), "named segments")
     labels = volumes.read_labels(_first_channel(case), path, cfg)
     plane = _slice(case, labels)
     if volumes.is_organ_folder(path):
         # A copy, because cached volumes are read-only and the caller may change the pixels.
-        return images.Mask(plane.copy(), "a mask file an organ")
+        return mask_pixels.Mask(plane.copy(), "a mask file an organ")
     if cfg.mask_encoding == "threshold" and n_classes == 2:
-        return images.Mask((plane > 0).astype(np.uint8), "above 0")
+        return mask_pixels.Mask((plane > 0).astype(np.uint8), "above 0")
     # The whole volume decides what 255 means in its slices; most volumes have none.
     of_volume = labels if n_classes == 2 and (plane == images.IGNORE).any() else None
-    return images.map_numbers(path, plane, n_classes, label_map, complete, of_volume)
+    return mask_pixels.map_numbers(path, plane, n_classes, label_map, complete, of_volume)
 
 
 def _first_channel(case: Any) -> str:
@@ -518,9 +520,9 @@ def _slice_number(case: Any, volume: np.ndarray) -> int:
     return int(number)
 
 
-def inverted_flags(mask: images.Mask | None) -> tuple[bool, bool]:
+def inverted_flags(mask: mask_pixels.Mask | None) -> tuple[bool, bool]:
     """Whether a mask, and its negative, look inverted."""
     # What a corrected mask holds is certain, so that it does not vote.
     if mask is None or mask.decoding == EXACT_DECODING:
         return False, False
-    return mask.looks_inverted, images.looks_inverted(1 - mask.pixels)
+    return mask.looks_inverted, mask_pixels.looks_inverted(1 - mask.pixels)

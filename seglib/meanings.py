@@ -18,7 +18,7 @@ import pandas as pd
 from . import presets
 from .errors import DataError, listed
 from .formats import volumes
-from .formats.images import AMBIGUOUS, LARGEST_NUMBER, UNION, WHITES_ARE_A_CLASS, Mask, Value
+from .formats.mask_pixels import AMBIGUOUS, LARGEST_NUMBER, UNION, WHITES_ARE_A_CLASS, Mask, Value
 from .tables import IGNORE
 
 # Up to this share of the masks of a class may differ from the others and be set aside; where more
@@ -86,7 +86,7 @@ def facts_of(mask: Mask | None, plane: np.ndarray) -> dict[str, Any]:
 
 
 class Drawing(NamedTuple):
-    """How a mask file shows its structure, see `images.Mask.drawn`; `value` None: ambiguous."""
+    """How a mask file shows its structure, as `mask_pixels.Mask.drawn`; `value` None: ambiguous."""
 
     case: str
     path: str

@@ -35,7 +35,7 @@ from .case_io import (
 from .case_io import read_truth as read_truth  # notebooks read the truth of single cases
 from .checks import DataReport
 from .errors import DataError
-from .formats import channels, images, stacks, volumes
+from .formats import channels, images, mask_pixels, stacks, volumes
 from .layouts import patients
 
 # The columns on which the pixels of a case depend, besides those of its masks.
@@ -424,7 +424,9 @@ def _keys(cases: pd.DataFrame, cfg) -> list[str]:
             if name == "image":
                 texts.append(_stamp(str(cell), stamps))
             elif name in masks:
-                texts += [_stamp(path, stamps) for path in str(cell).split(images.UNION) if path]
+                texts += [
+                    _stamp(path, stamps) for path in str(cell).split(mask_pixels.UNION) if path
+                ]
         keys.append(stores.digest(*texts)[:32])
     return keys
 
@@ -588,7 +590,7 @@ def _decode_case(
         facts = {"problem": str(error), "file": _named_file(case, str(error))}
         if isinstance(error, images.FrameError):
             facts["larger"] = error.size
-        if isinstance(error, images.NumbersError):
+        if isinstance(error, mask_pixels.NumbersError):
             facts["numbers"] = {str(number): count for number, count in error.numbers.items()}
     return {"case": case["case"], **facts}
 
@@ -683,7 +685,10 @@ def _named_file(case: dict, message: str) -> str:
     """The file of the case that an error message names; the image where it names none."""
     cells = [cell for cell in case.values() if isinstance(cell, str)]
     paths = [
-        path for cell in cells for text in cell.split(images.UNION) for path in channels.files(text)
+        path
+        for cell in cells
+        for text in cell.split(mask_pixels.UNION)
+        for path in channels.files(text)
     ]
     for path in paths:
         # Cells without a separator are names of cases or classes, not paths.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from . import data, hosts, prepare, training
 from .errors import DataError
-from .formats import images
+from .formats import images, mask_pixels
 from .inference import Predictor
 
 
@@ -109,7 +109,7 @@ def open_case(
         DataError: a file cannot be read, or the mask has another size than its image.
     """
     image = images.read_image(case.image, 1)[..., 0]
-    mask = images.read_mask(getattr(case, column)).pixels
+    mask = mask_pixels.read_mask(getattr(case, column)).pixels
     if image.shape != mask.shape:
         raise DataError(
             f"{case.case}: {column} is {mask.shape}, its image {image.shape}; segment it again"

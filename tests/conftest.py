@@ -2,6 +2,7 @@
 some.
 """
 
+import functools
 import os
 import warnings
 from pathlib import Path
@@ -212,8 +213,12 @@ def machine(tmp_path, monkeypatch):
         monkeypatch.setattr(hosts.mounts, name, root / folder)
     for name in [n for n in os.environ if n.startswith(("KAGGLE_", "COLAB_", "SEGLIB_"))]:
         monkeypatch.delenv(name)
-    for room in (hosts.mounts, hosts.devices, hosts.precision):
-        monkeypatch.setattr(room, "_probed", {})
+    monkeypatch.setattr(hosts.devices, "_working", {})
+    for room, name in (
+        (hosts.mounts, "_warn_without_drive"),
+        (hosts.precision, "_bf16_agrees_with_fp32"),
+    ):  # without what they remember
+        monkeypatch.setattr(room, name, functools.cache(getattr(room, name).__wrapped__))
     package = root / "repo/seglib/hosts"
     monkeypatch.setattr(hosts.finding, "__file__", str(package / "finding.py"))
     here = root / "repo/notebooks"

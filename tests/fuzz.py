@@ -44,6 +44,7 @@ from seglib.formats import (
     dicom_seg,
     images,
     legends,
+    mask_pixels,
     segments,
     slicer,
     volumes,
@@ -121,7 +122,7 @@ def _pictures(folder: Path) -> Iterator[tuple[Path, Callable[[Path], object]]]:
     for name, picture in pictures.items():
         picture.save(folder / name)
         yield folder / name, images.read_image
-        yield folder / name, lambda path: images.read_mask(str(path))
+        yield folder / name, lambda path: mask_pixels.read_mask(str(path))
     calibrated = {"imagej": True, "resolution": (4, 2), "metadata": {"unit": "micron"}}
     tifffile.imwrite(folder / "cells.tif", grey, **calibrated)
     yield folder / "cells.tif", images.pixel_mm

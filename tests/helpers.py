@@ -35,6 +35,7 @@ ORIENTATIONS = [
 ]
 SPACING_XYZ = (0.8, 1.5, 4.0)  # right-left, back-front, foot-head
 PALM_CLASSES = ("atrophy", "detachment", "disc")  # of `multilabel_store`
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 def numbered_volume(shape=(7, 9, 5)):
@@ -207,6 +208,23 @@ def write_picture(path, array):
     """Write an array as a picture of 8 bits, in a new folder where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(array, np.uint8)).save(path)
+
+
+def save_picture(path, array, mode=None, **options):
+    """Write an array with Pillow, in `mode` if given; returns the path as text."""
+    picture = Image.fromarray(array)
+    (picture.convert(mode) if mode else picture).save(path, **options)
+    return str(path)
+
+
+def disc(height=60, width=80, row=0.45, col=0.55, radius=0.3):
+    """(height, width) bool: a disc, by shares of the sides."""
+    rows, cols = np.ogrid[:height, :width]
+    return np.hypot(rows - row * height, cols - col * width) <= radius * min(height, width)
+
+
+def dice(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
 
 
 def read_picture(path):

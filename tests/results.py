@@ -44,7 +44,7 @@ from seglib import (
     training,
     two_step,
 )
-from seglib.formats import images
+from seglib.formats import images, mask_pixels
 from seglib.layouts import convert
 from seglib.report import compare
 
@@ -68,6 +68,7 @@ LITE0 = {
     "lr": 1e-3,
     "scheduler": "linear",
 }
+NUCLEI_ENCODER = {**LITE0, "epochs": 30}
 # Of few patients none is spared to choose an epoch: the last one is kept.
 FEW = {"val_split": 0.0}
 
@@ -220,7 +221,9 @@ def fundus_tree(folder: Path, with_drishti: bool) -> Path:
             ("3. Hard Exudates", "EX.jpg", "Lesion Masks/Exudates"),
         )
         for source, ending, target in kinds:
-            mask = images.read_mask(str(truths / source / f"{image.stem}_{ending}"), "auto").pixels
+            mask = mask_pixels.read_mask(
+                str(truths / source / f"{image.stem}_{ending}"), "auto"
+            ).pixels
             _write_mask(part / target / f"{image.stem}.png", mask == 1)
     for image in sorted(drishti.glob("*/Images/*/*.png")) if with_drishti else ():
         shutil.copy(image, part / "Images")
@@ -252,19 +255,27 @@ STUDIES = {
 # ---- the measurements
 
 
-def cross_validated(name: str, work_dir: Path, folds: int | None = None, **changes: Any):
+def cross_validated(
+    name: str,
+    work_dir: Path,
+    folds: int | None = None,
+    size: str | None = None,
+    seeds: tuple[int, ...] = (0,),
+    **changes: Any,
+):
     """The cross-validation of a study, with some settings changed, in a folder of its own.
 
-    Called again, it goes on where it was stopped.
+    Called again, it goes on where it was stopped; more seeds are added to what is there.
     """
     study = STUDIES[name]
+    size = size or study.size
     settings = study.fields(work_dir / f"{name}_data") | {"test_split": 0.0} | changes
-    cfg = config.preset(study.system, study.size, work_dir=str(work_dir), **settings)
+    cfg = config.preset(study.system, size, work_dir=str(work_dir), **settings)
     plain = {key: value for key, value in changes.items() if not isinstance(value, dict)}
     words = [f"{key}_{Path(str(value)).name}" for key, value in plain.items()]
-    folder = work_dir / "_".join([name, *words])
+    folder = work_dir / "_".join([name, *words] if size == study.size else [name, size, *words])
     store = prepare.build(layouts.scan(cfg), cfg)
-    return training.cross_validate(cfg, store, folds or study.folds, folder=folder)
+    return training.cross_validate(cfg, store, folds or study.folds, seeds, folder)
 
 
 def study(name: str, work_dir: Path) -> list[dict]:
@@ -303,7 +314,7 @@ def _about(name: str, crossed, words: str = "") -> dict:
     return {
         "system": wanted.system,
         "data": f"{wanted.data}, {crossed.n_folds} folds of {n_patients} patients{words}",
-        "training": _trained(wanted.size, crossed.runs[0]),
+        "training": _trained(crossed.config.size, crossed.runs[0]),
         "train_seconds": float(crossed.table["seconds"].min()),  # the least disturbed one
     }
 
@@ -437,7 +448,7 @@ def nuclei(work_dir: Path) -> list[dict]:
     crossed = cross_validated("nuclei", work_dir)
     plain = crossed.evaluate(grid="original", distances=False)
     rows = _rows("nuclei", crossed, plain) + _options("nuclei", crossed, plain)
-    pretrained = cross_validated("nuclei", work_dir, **LITE0, epochs=30)
+    pretrained = cross_validated("nuclei", work_dir, **NUCLEI_ENCODER)
     report = pretrained.evaluate(grid="original", distances=False)
     rows += _rows("nuclei", pretrained, report, ", pretrained encoder")
     about = _about("nuclei", pretrained, ", pretrained encoder")
@@ -452,6 +463,7 @@ class Comparison(NamedTuple):
     before: dict[str, Any]
     after: dict[str, Any]
     folds: int | None = None
+    size: str | None = None
 
 
 # Fewer folds and epochs where both sides only serve the comparison.
@@ -464,16 +476,25 @@ COMPARISONS = (
     ),
     Comparison("ultrasound", "pretrained against random encoder", {"encoder_weights": "none"}, {}),
 )
-STEMS = tuple(
-    Comparison(
-        name,
-        "space-to-depth stem against full stem",
-        {"stem": "full", "base_channels": 8, "depth": 5, "epochs": 40},
-        {"epochs": 40},
-        folds=2,
-    )
-    for name in ("lung", "nuclei")
-)
+# The full stem beside about as many parameters. The hearts' network has a fixed depth: there the
+# dilations are doubled, so that they reach equally far in the image; and since it is the slowest
+# beside its other stem, both are also compared after as many epochs as take the same time.
+FULL_STEM = {
+    "lung": {"stem": "full", "base_channels": 8, "depth": 5},
+    "nuclei": {"stem": "full", "base_channels": 8, "depth": 5},
+    "cardiac": {"stem": "full", "aspp_rates": (2, 4, 6)},
+}
+
+
+def _stems(name: str, epochs_of_full: int = 40) -> Comparison:
+    words = "space-to-depth stem against full stem"
+    if epochs_of_full != 40:
+        words += f", 40 epochs against {epochs_of_full}"
+    before = {**FULL_STEM[name], "epochs": epochs_of_full}
+    return Comparison(name, words, before, {"epochs": 40}, folds=2, size="small")
+
+
+STEMS = (*map(_stems, FULL_STEM), _stems("cardiac", epochs_of_full=15))
 
 
 def comparisons(work_dir: Path, pairs: tuple[Comparison, ...] = COMPARISONS) -> list[dict]:
@@ -481,7 +502,7 @@ def comparisons(work_dir: Path, pairs: tuple[Comparison, ...] = COMPARISONS) -> 
     rows = []
     for pair in pairs:
         before, after = (
-            cross_validated(pair.name, work_dir, pair.folds, **changes)
+            cross_validated(pair.name, work_dir, pair.folds, pair.size, **changes)
             for changes in (pair.before, pair.after)
         )
         reports = [
@@ -497,6 +518,24 @@ def comparisons(work_dir: Path, pairs: tuple[Comparison, ...] = COMPARISONS) -> 
                 "n": before.n_folds,
             }
         )
+    return rows
+
+
+# Trained with three seeds each; the settings are those of the sections of their own.
+ENSEMBLES = {"nuclei": NUCLEI_ENCODER, "ultrasound": {}}
+
+
+def ensembles(work_dir: Path) -> list[dict]:
+    """The mean of three networks that differ in their seed, out-of-fold, and against the first."""
+    rows = []
+    for name, changes in ENSEMBLES.items():
+        one, three = (
+            cross_validated(name, work_dir, seeds=seeds, **changes) for seeds in ((0,), (0, 1, 2))
+        )
+        reports = [crossed.evaluate(grid="original", distances=False) for crossed in (one, three)]
+        words = ", pretrained encoder, mean of three seeds"
+        rows += _rows(name, three, reports[1], words)
+        rows.append(_gain(_about(name, three, words), *reports, "Dice gained against one seed"))
     return rows
 
 
@@ -645,6 +684,7 @@ RESULTS: dict[str, Callable[[Path], list[dict]]] = {
     "nuclei": nuclei,
     "comparisons": comparisons,
     "stems": functools.partial(comparisons, pairs=STEMS),
+    "ensembles": ensembles,
     "tb": tb,
     "precision": precision,
 }
@@ -700,6 +740,7 @@ TITLES = {
     "chaos": "`rsna`: abdominal organs in MRI",
     "comparisons": "Two settings on the same folds",
     "stems": "The space-to-depth stem against the full stem",
+    "ensembles": "The mean of three networks against one",
     "tb": "Two steps: the lungs first, then tuberculosis",
     "precision": "float32 against the precision that `auto` chooses",
 }

@@ -25,7 +25,7 @@ from scipy import ndimage
 
 from seglib import annotations, case_io, config, files, layouts, nnunet, prepare
 from seglib.annotations import outlines, writers
-from seglib.formats import images, simpleitk, volumes
+from seglib.formats import images, mask_pixels, simpleitk, volumes
 from tests import results
 from tests.sources import ROOT
 
@@ -173,7 +173,7 @@ def by_index_png(planes: dict[str, np.ndarray], folder: Path) -> dict[str, np.nd
     if labels is None:
         return None
     path = images.write_png(folder / "index.png", labels)
-    read = images.read_labels(str(path), "index", len(planes) + 1, {}).pixels
+    read = mask_pixels.read_labels(str(path), "index", len(planes) + 1, {}).pixels
     return {name: read == k for k, name in enumerate(planes, 1)}
 
 
@@ -183,7 +183,7 @@ def by_colour_png(planes: dict[str, np.ndarray], folder: Path) -> dict[str, np.n
         return None
     path = images.write_png(folder / "colour.png", np.array(COLOURS, np.uint8)[labels])
     table = {",".join(map(str, COLOURS[k])): k for k in range(len(planes) + 1)}
-    read = images.read_labels(str(path), table, len(planes) + 1, {}).pixels
+    read = mask_pixels.read_labels(str(path), table, len(planes) + 1, {}).pixels
     return {name: read == k for k, name in enumerate(planes, 1)}
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from seglib.errors import DataError
-from seglib.formats import codecs, images
+from seglib.formats import codecs, images, mask_pixels
 
 
 def noise(shape, top=65535):
@@ -110,9 +110,9 @@ def test_masks_of_16_bits(tmp_path, mode, value):
     if mode in ("LA", "RGBA"):
         pixels[..., -1] = 65535
     path = str(write_png(tmp_path / "m.png", pixels, 16, colour_type))
-    np.testing.assert_array_equal(images.read_mask(path).pixels, truth)
-    np.testing.assert_array_equal(images.read_mask(path, "index").pixels, truth)
-    labels = images.read_labels(path, "index", 2, {} if value == 1 else {str(value): 1})
+    np.testing.assert_array_equal(mask_pixels.read_mask(path).pixels, truth)
+    np.testing.assert_array_equal(mask_pixels.read_mask(path, "index").pixels, truth)
+    labels = mask_pixels.read_labels(path, "index", 2, {} if value == 1 else {str(value): 1})
     np.testing.assert_array_equal(labels.pixels, truth)
 
 
@@ -246,7 +246,11 @@ def test_errors_name_what_the_file_is(tmp_path):
     }
     for content, message in contents.items():
         (tmp_path / "a.png").write_bytes(content)
-        for read in (images.read_image, images.notes_of, lambda path: images.read_mask(str(path))):
+        for read in (
+            images.read_image,
+            images.notes_of,
+            lambda path: mask_pixels.read_mask(str(path)),
+        ):
             with pytest.raises(DataError, match=rf"a\.png: not readable.*{message}") as error:
                 read(tmp_path / "a.png")
             assert "copy it again" not in str(error.value)

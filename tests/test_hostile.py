@@ -17,7 +17,7 @@ from PIL import Image
 from seglib import annotations
 from seglib.errors import DataError
 from seglib.files import write_text
-from seglib.formats import images, volumes
+from seglib.formats import images, mask_pixels, volumes
 from tests.helpers import error_of, write_picture, write_series
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +80,7 @@ def test_image_bombs_are_refused_before_they_take_memory(tmp_path):
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
     assert (tmp_path / "bomb.png").stat().st_size < 500
-    for read in (images.read_image, lambda path: images.read_mask(str(path))):
+    for read in (images.read_image, lambda path: mask_pixels.read_mask(str(path))):
         with pytest.raises(DataError, match=r"bomb\.png.*pixels"):
             read(tmp_path / "bomb.png")
     # An X-ray may be large.

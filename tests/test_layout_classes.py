@@ -384,7 +384,7 @@ def test_a_second_scan_reads_no_mask_of_a_folder_for_each_class(tmp_path, monkey
             plane = (label_map(1, 2, shift=k % 5) == number) * np.uint8(255)
             Image.fromarray(plane).save(root / "masks" / name / f"c{k}.png")
     read = []
-    original = class_files.images.read_mask
+    original = class_files.mask_pixels.read_mask
     monkeypatch.setattr(
         class_files.images,
         "read_mask",

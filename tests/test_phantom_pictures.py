@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from seglib import config, data, evaluation, layouts, phantoms, prepare, training
 from seglib.errors import DataError
-from seglib.formats import images
+from seglib.formats import mask_pixels
 from seglib.layouts import pictures
 from seglib.phantoms import fundus, skin
 
@@ -245,7 +245,7 @@ def test_skin_lesions(roots):
         )
         assert set(np.unique(mask)) == ({0} if i in healthy else {0, 255}), stem
         assert i in healthy | small or 0.02 < (mask > 0).mean() < 0.5, stem
-        assert not images.looks_inverted(np.uint8(mask > 0)), stem
+        assert not mask_pixels.looks_inverted(np.uint8(mask > 0)), stem
         if i not in healthy:
             lighter += image[mask > 0].mean() > image[mask == 0].mean()
     assert 3 <= lighter <= 10, "lesions are darker than the skin or lighter"

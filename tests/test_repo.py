@@ -33,7 +33,7 @@ FLOORS = [
     ["formats.dicom_pictures"],
     ["formats.codecs", "formats.legends"],
     ["formats.images", "formats.channels", "formats.mask_names"],
-    ["annotations.roboflow", "annotations.writers"],
+    ["formats.mask_pixels", "annotations.roboflow", "annotations.writers"],
     ["annotations"],
     ["formats.dicom", "formats.nifti"],
     ["formats.rtstruct", "formats.dicom_seg_labels"],

@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image
 
 from seglib.errors import DataError
-from seglib.formats import codecs, images, tiff
+from seglib.formats import codecs, images, mask_pixels, tiff
 
 INTEGERS = [np.uint8, np.uint16, np.uint32, np.int8, np.int16, np.int32]
 FLOATS = [np.float16, np.float32, np.float64]
@@ -241,7 +241,7 @@ STACKS = {
 def test_stacks_are_refused_with_what_they_hold(tmp_path, kind, dtype):
     stack = noise((5, 21, 34), dtype)
     tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", **STACKS[kind])
-    for read in (images.read_image, images.notes_of, lambda path: images.read_mask(str(path))):
+    for read in (images.read_image, images.notes_of, lambda path: mask_pixels.read_mask(str(path))):
         with pytest.raises(DataError, match=rf"a\.tif: a file of 5 pictures.*{kind}.*split it"):
             read(tmp_path / "a.tif")
 

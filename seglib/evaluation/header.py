@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from .. import measurements, summary
-from ..formats import channels, images
+from ..formats import channels, mask_pixels
 from ..inference import OPTIONS, Predictor
 from ..measurements import UNIT
 from .networks import Networks
@@ -129,5 +129,7 @@ def notes_of_data(dataset) -> list[str]:
 def _file_names(cases: pd.DataFrame) -> set[str]:
     """The names of all files in the cells of a case table."""
     cells = cases.select_dtypes(exclude="number").to_numpy().ravel()
-    texts = [text for cell in cells if isinstance(cell, str) for text in cell.split(images.UNION)]
+    texts = [
+        text for cell in cells if isinstance(cell, str) for text in cell.split(mask_pixels.UNION)
+    ]
     return {Path(path).name for text in set(texts) for path in channels.files(text)}

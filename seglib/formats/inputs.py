@@ -20,6 +20,7 @@ from . import (
     dicom_pictures,
     images,
     mask_names,
+    mask_pixels,
     mask_values,
     nifti,
     signatures,
@@ -166,7 +167,7 @@ def _holds_mask(path: Path) -> bool:
     numbers = [value for value in values if isinstance(value, int)]
     if not numbers:
         return bool(values)
-    return 0 in numbers and (len(numbers) <= 2 or max(numbers) <= images.LARGEST_NUMBER)
+    return 0 in numbers and (len(numbers) <= 2 or max(numbers) <= mask_pixels.LARGEST_NUMBER)
 
 
 def holds_several_series(path: str | Path | None) -> bool:

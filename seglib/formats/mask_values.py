@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from . import codecs, images, volumes
+from . import codecs, images, mask_pixels, volumes
 
 # A file with more is no label map: JPEG, interpolation, or a picture.
 MOST_NUMBERS, MOST_COLOURS = 64, 32
@@ -35,7 +35,7 @@ class Values(NamedTuple):
     path: str
     counts: dict[int | Colour, int]
     palette: dict[int, Colour]
-    structure: images.Value | None
+    structure: mask_pixels.Value | None
     is_single: bool
     n_pixels: int
 
@@ -66,8 +66,10 @@ def read(path: str | Path) -> Values:
         counts = _counted(str(path), pixels, mode)
     structures = [value for value in counts if value not in (0, (0, 0, 0))]
     if palette is None and len(structures) < len(counts) <= 2:
-        structure = images.normal(np.array(structures[0]), pixels.dtype) if structures else None
-        single: tuple[images.Value | None, bool] = (structure, True)
+        structure = (
+            mask_pixels.normal(np.array(structures[0]), pixels.dtype) if structures else None
+        )
+        single: tuple[mask_pixels.Value | None, bool] = (structure, True)
     elif _are_small_and_255(counts):
         single = (None, False)
     else:
@@ -81,7 +83,7 @@ def read(path: str | Path) -> Values:
 
 def _of_volume(path: str) -> Values:
     """The numbers of a label volume."""
-    numbers = images.whole_numbers(path, np.atleast_2d(volumes.read_numbers(path)))
+    numbers = mask_pixels.whole_numbers(path, np.atleast_2d(volumes.read_numbers(path)))
     counts = _rising(numbers)
     structures = [number for number in counts if number != 0]
     structure = structures[0] if len(structures) == 1 else None
@@ -91,15 +93,15 @@ def _of_volume(path: str) -> Values:
 def _are_small_and_255(counts: dict[int | Colour, int]) -> bool:
     """Whether 255 stands beside class numbers: grey edges would have other values as well."""
     numbers = [value for value in counts if isinstance(value, int)]
-    small = [number for number in numbers if 0 < number <= images.LARGEST_NUMBER]
+    small = [number for number in numbers if 0 < number <= mask_pixels.LARGEST_NUMBER]
     others = set(numbers) - {0, 255, *small}
     return bool(small) and 255 in numbers and not others
 
 
-def _single(path: str) -> tuple[images.Value | None, bool]:
+def _single(path: str) -> tuple[mask_pixels.Value | None, bool]:
     """The value of the one structure in a picture; and whether it shows one, or none."""
     try:
-        mask = images.read_mask(path)
+        mask = mask_pixels.read_mask(path)
     except DataError:
         return None, False
     return (mask.drawn[0][2] if mask.drawn else None), True
@@ -117,7 +119,7 @@ def _counted(path: str, pixels: np.ndarray, mode: str) -> dict[int | Colour, int
         colours = [(c >> 16, c >> 8 & 255, c & 255) for c in codes.tolist()]
         return dict(zip(colours, counts.tolist()))
     try:
-        numbers = images.stored_numbers(path, pixels, mode)
+        numbers = mask_pixels.stored_numbers(path, pixels, mode)
     except DataError:  # fractions
         return {}
     return _rising(numbers)

@@ -26,6 +26,7 @@ from . import (
     dicom_pictures,
     dicom_values,
     images,
+    mask_pixels,
     nifti,
     orientation,
     segments,
@@ -454,7 +455,7 @@ def _read_label_map(grid: Grid, path: str | Path) -> np.ndarray:
     if segments.kind_of(path):
         return _segment_numbers(grid, path)
     display = align(grid, path)
-    numbers = images.whole_numbers(path, read_numbers(path))
+    numbers = mask_pixels.whole_numbers(path, read_numbers(path))
     if numbers.min() < 0:
         raise DataError(f"{path}: label {numbers.min():g} is negative; expected 0, 1, 2 …")
     dtype = np.uint8 if numbers.max() < 256 else np.int32

@@ -5,8 +5,6 @@ What the machine has and holds stands in the rooms:
 - `mounts`: Kaggle, Colab or local, their folders, and where runs are kept;
 - `devices`, `precision`: cores, memory, the device and the arithmetic to compute with;
 - `search`, `finding`: walking through folders; raw data by its layout, and weights by their name.
-
-Constants of the rooms are read from here too; one that is to be changed is set in its room.
 """
 
 import contextlib
@@ -20,9 +18,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from .devices import (
-    CPU_QUOTA,
-    DEVICES,
-    MEMORY_LIMIT,
     choose_device,
     describe_gpu,
     memory_bytes,
@@ -40,35 +35,19 @@ from .finding import (
     wait_for_tree,
 )
 from .mounts import (
-    COLAB_CONTENT,
-    COLAB_DRIVE,
-    KAGGLE_INPUT,
-    KAGGLE_WORKING,
     host,
     offer_drive,
     run_root,
     short,
     work_dir,
 )
-from .precision import BF16_INSTRUCTIONS, CPU_INFO, choose_precision, cpu_bf16, in_hardware
-from .search import MAX_ENTRIES, MAX_FOLDERS, MAX_SUBFOLDERS, PHANTOM
+from .precision import choose_precision, cpu_bf16, in_hardware
+from .search import PHANTOM
 
 __all__ = [
-    "BF16_INSTRUCTIONS",
-    "COLAB_CONTENT",
-    "COLAB_DRIVE",
-    "CPU_INFO",
-    "CPU_QUOTA",
-    "DEVICES",
     "FIGURE_DPI",
     "FIGURE_WIDTH",
     "HOSTS_LACK",
-    "KAGGLE_INPUT",
-    "KAGGLE_WORKING",
-    "MAX_ENTRIES",
-    "MAX_FOLDERS",
-    "MAX_SUBFOLDERS",
-    "MEMORY_LIMIT",
     "PACKAGES",
     "PHANTOM",
     "Place",

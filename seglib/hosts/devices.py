@@ -7,7 +7,6 @@ import contextlib
 import os
 import warnings
 from pathlib import Path
-from typing import Any
 
 from ..errors import ConfigError
 from . import mounts
@@ -16,8 +15,8 @@ from . import mounts
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 DEVICES = ("cuda", "mps", "cpu")  # in the order in which "auto" tries them
-# The devices that worked, because trying takes time.
-_probed: dict[Any, Any] = {}
+# A setting -> the device that worked for it, because trying takes time.
+_working: dict[str, str] = {}
 
 
 def memory_bytes() -> int | None:
@@ -60,13 +59,12 @@ def choose_device(cfg_device: str = "auto", again: bool = False) -> str:
         raise ConfigError(
             f"device={cfg_device!r} is unknown; choose 'auto', 'cuda', 'mps' or 'cpu'"
         )
-    key = ("device", cfg_device)
-    if key in _probed and not again:
-        return _probed[key]
+    if cfg_device in _working and not again:
+        return _working[cfg_device]
     for name in DEVICES if cfg_device == "auto" else (cfg_device,):
         exists, problem = _try(name)
         if not problem:
-            _probed[key] = name
+            _working[cfg_device] = name
             return name
         if cfg_device != "auto":
             raise ConfigError(

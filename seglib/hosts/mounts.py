@@ -1,5 +1,6 @@
 """Kaggle, Colab or a machine of one's own: the folders of each, and where runs are kept."""
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -7,8 +8,6 @@ from typing import Any
 
 KAGGLE_INPUT, KAGGLE_WORKING = Path("/kaggle/input"), Path("/kaggle/working")
 COLAB_CONTENT, COLAB_DRIVE = Path("/content"), Path("/content/drive/MyDrive")
-
-_probed: dict[Any, Any] = {}  # remembers that the warning about Drive was printed
 
 
 def host() -> str:
@@ -33,10 +32,13 @@ def work_dir(default: str = "runs") -> str:
     if COLAB_DRIVE.is_dir():
         return os.path.join(COLAB_DRIVE / "seglib", default)
     folder = os.path.join(COLAB_CONTENT, default)
-    if "no drive" not in _probed:  # several steps ask for the folder; one warning is enough
-        print(f"Drive is not mounted: runs go to {folder}, and a disconnect loses them.")
-    _probed["no drive"] = True
+    _warn_without_drive(folder)
     return folder
+
+
+@functools.cache  # several steps ask for the folder; one warning is enough
+def _warn_without_drive(folder: str) -> None:
+    print(f"Drive is not mounted: runs go to {folder}, and a disconnect loses them.")
 
 
 def run_root(cfg: Any) -> str:

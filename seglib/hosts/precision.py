@@ -4,6 +4,7 @@ What the hardware has decides; that its kernels compute correctly is tried.
 """
 
 import contextlib
+import functools
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,6 @@ from .devices import describe_gpu
 CPU_INFO = Path("/proc/cpuinfo")  # in Linux
 # The names that torch and Linux give to the instructions of CPUs that multiply in bf16.
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16", "sve_bf16", "svebf16"}
-# Whether this CPU has bf16 that is right, because trying takes time.
-_probed: dict[Any, Any] = {}
 
 
 def choose_precision(device: Any, cfg_precision: str = "auto", stored: str | None = None) -> str:
@@ -79,16 +78,12 @@ def cpu_bf16() -> bool:
     """Whether this CPU has bf16 instructions that torch uses, and that compute correctly.
 
     The instructions are AVX512-BF16 and AMX-BF16 of x86 and the bf16 extensions of Arm. torch uses
-    them by oneDNN only, which its builds for macOS lack. The answer is remembered.
+    them by oneDNN only, which its builds for macOS lack.
     """
     import torch
 
-    if "bf16" not in _probed:
-        has_instructions = bool(BF16_INSTRUCTIONS & _cpu_features())
-        _probed["bf16"] = (
-            has_instructions and torch.backends.mkldnn.is_available() and _bf16_agrees_with_fp32()
-        )
-    return _probed["bf16"]
+    has_instructions = bool(BF16_INSTRUCTIONS & _cpu_features())
+    return has_instructions and torch.backends.mkldnn.is_available() and _bf16_agrees_with_fp32()
 
 
 def _cpu_features() -> set[str]:
@@ -109,8 +104,10 @@ def _cpu_features() -> set[str]:
     return features
 
 
+@functools.cache
 def _bf16_agrees_with_fp32() -> bool:
-    """Whether convolutions on the CPU, and their gradients, are the same in bf16 as in fp32.
+    """Whether convolutions on the CPU, and their gradients, are the same in bf16 as in fp32; tried
+    once.
 
     Dilated and depthwise convolutions have kernels of their own, which were wrong in some versions
     of torch (pytorch#163347, #169688).

@@ -11,7 +11,15 @@ import pandas as pd
 
 from .. import meanings, tables
 from ..errors import DataError, listed
-from ..formats import images, legends, mask_names, mask_values, nifti, segments, volumes
+from ..formats import (
+    legends,
+    mask_names,
+    mask_pixels,
+    mask_values,
+    nifti,
+    segments,
+    volumes,
+)
 from ..formats.slicer import Segment
 from . import named, numbers, pairing, remembered
 from .classes import (
@@ -259,7 +267,7 @@ def _of_several_files(
     shown, n_read = [], 0
     for name in names:
         files = of_class[name.lower()]
-        cells = [images.UNION.join(map(str, paths)) for paths in files.values()]
+        cells = [mask_pixels.UNION.join(map(str, paths)) for paths in files.values()]
         sizes = _sizes(spread(cells, MOST_PICTURES), cfg)
         read = [size for size in sizes if size]
         if len(read) < (1 - meanings.MAX_SET_ASIDE) * len(sizes):
@@ -295,7 +303,7 @@ def _sizes(cells: list[str], cfg: Any) -> list[tuple[int, int] | None]:
 def _read_one(cell: str, cfg: Any) -> np.ndarray | None:
     """The mask of one class, (H, W) of 0 and 1; None where it cannot be read."""
     try:
-        return images.read_mask(cell, cfg.mask_encoding, False, cfg.label_map).pixels
+        return mask_pixels.read_mask(cell, cfg.mask_encoding, False, cfg.label_map).pixels
     except (DataError, OSError):
         return None
 
@@ -304,7 +312,7 @@ def _ask_how_to_cut(root: Path, settings: dict[str, Any], cells: list[str], cfg:
     """Raise `DataError` where the masks of a class are drawn in greys."""
     if cfg.mask_encoding != "auto":
         return
-    values = [mask_values.read(path) for path in cells[0].split(images.UNION)]
+    values = [mask_values.read(path) for path in cells[0].split(mask_pixels.UNION)]
     greys = sorted({v for file in values for v in file.counts if isinstance(v, int)})
     if len(greys) < 3:
         return
@@ -333,8 +341,8 @@ def _overlap(
     how = repr((cfg.mask_encoding, cfg.label_map))
     masks_of = {}
     for image in [image for image in first if image in second][:MOST_COMPARED]:
-        cells = tuple(images.UNION.join(map(str, masks[image])) for masks in (first, second))
-        masks_of[*cells, how] = images.UNION.join(cells)
+        cells = tuple(mask_pixels.UNION.join(map(str, masks[image])) for masks in (first, second))
+        masks_of[*cells, how] = mask_pixels.UNION.join(cells)
     keep = max(len(first), len(second)) >= remembered.KEPT_FROM
     counts = remembered.results(masks_of, read, cfg, _KEPT_PAIRS, _FORM_OF_PAIRS, keep)
     both, n_first, n_second = np.sum([(0, 0, 0), *filter(None, counts.values())], axis=0)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from .. import meanings
 from ..errors import DataError, listed
-from ..formats import images, legends, mask_values, volumes
+from ..formats import images, legends, mask_pixels, mask_values, volumes
 from ..formats.mask_values import Values
 from ..tables import IGNORE
 from . import remembered
@@ -72,7 +72,7 @@ def of_masks(cells: Iterable[str], cfg: Any, root: str | Path) -> Classes | None
     Raises:
         DataError: the masks can be read in two ways, or the lists beside them lack a value.
     """
-    cell_of = {path: cell for cell in cells for path in cell.split(images.UNION) if path}
+    cell_of = {path: cell for cell in cells for path in cell.split(mask_pixels.UNION) if path}
     paths = list(cell_of)
     if not paths:
         return None
@@ -112,7 +112,7 @@ def _are_odd(several: list[Values], values: list[Values]) -> bool:
     if len(several) > max(1, meanings.MAX_SET_ASIDE * len(values)) or len(values) < 5:
         return False
     present = {value for file in several for value in file.counts} - {0, (0, 0, 0)}
-    are_greys = any(isinstance(v, int) and images.LARGEST_NUMBER < v < 255 for v in present)
+    are_greys = any(isinstance(v, int) and mask_pixels.LARGEST_NUMBER < v < 255 for v in present)
     return len(others) == 1 and (are_greys or not present & others)
 
 
@@ -210,7 +210,7 @@ class Look:
         for file in self.values:
             of_structure = file.counts.get(_as_stored(file), None)
             if of_structure is None and file.structure is not None:
-                of_structure = int((images.read_mask(file.path).pixels == 1).sum())
+                of_structure = int((mask_pixels.read_mask(file.path).pixels == 1).sum())
             n_pixels += of_structure or 0
         return n_pixels
 
@@ -265,7 +265,7 @@ class Look:
         self.values = exact
         names = self._number_names()
         numbers = self._present() - {0}
-        if IGNORE in numbers and IGNORE not in names and min(numbers) <= images.LARGEST_NUMBER:
+        if IGNORE in numbers and IGNORE not in names and min(numbers) <= mask_pixels.LARGEST_NUMBER:
             return self._with_255(numbers - {IGNORE}, names)
         return self._of_numbers(sorted(numbers), names)
 
@@ -316,7 +316,7 @@ class Look:
     def _ask_about_numbers(self, numbers: list[int], shown: list[Shown]) -> None:
         """Raise `DataError` where numbers without names may be no classes."""
         one = Reading("one structure, all above 0", {"mask_encoding": "index"})
-        if not self.of_volumes and numbers[-1] > images.LARGEST_NUMBER:
+        if not self.of_volumes and numbers[-1] > mask_pixels.LARGEST_NUMBER:
             half = Reading(
                 "one structure, drawn in greys, cut at half (127 of 255)",
                 {"mask_encoding": "threshold"},

@@ -20,7 +20,7 @@ import pandas as pd
 from .. import config, files, hosts, meanings, tables
 from ..annotations import shapes
 from ..errors import ConfigError, DataError, listed
-from ..formats import images, legends, mask_names
+from ..formats import images, legends, mask_names, mask_pixels
 from ..tables import IGNORE
 from . import class_values, pairing
 from .classes import safe_name
@@ -132,8 +132,8 @@ def to_images_and_masks(
             one format.
         mask_suffix: the same for masks; None: what the names of all masks share. Masks that differ
             only in a number behind it are united.
-        encoding, inverted, label_map: how masks are read, see `images.read_mask` and
-            `images.read_labels`.
+        encoding, inverted, label_map: how masks are read, see `mask_pixels.read_mask` and
+            `mask_pixels.read_labels`.
         class_names: with the background first; by default class_1, class_2 ... for a table. Where
             nothing says how masks are read, their values and the lists beside them do.
 
@@ -261,7 +261,7 @@ def _understood(paired: Pairing, masks: Path, class_names: tuple[str, ...]) -> c
     Raises:
         DataError: the masks can be read in two ways, or the lists beside them lack a value.
     """
-    cells = [images.UNION.join(map(str, files)) for _, files in paired.pairs.values()]
+    cells = [mask_pixels.UNION.join(map(str, files)) for _, files in paired.pairs.values()]
     chosen = {"class_names": class_names} if class_names else {}
     understood = class_values.of_masks(cells, config.preset("binary", **chosen), masks)
     if understood is None or understood.settings.get("task") != "multiclass":
@@ -269,7 +269,7 @@ def _understood(paired: Pairing, masks: Path, class_names: tuple[str, ...]) -> c
     names = understood.settings["class_names"]
     encoding = understood.settings.get("mask_encoding", "auto")
     label_map = understood.settings.get("label_map", {})
-    legend = legends.of_data_set(cells[0].split(images.UNION)[0])
+    legend = legends.of_data_set(cells[0].split(mask_pixels.UNION)[0])
     if encoding == "auto" and legend:
         label_map = _numbers_of(legend, names)
     return _settings(encoding, False, names, label_map)
@@ -294,15 +294,15 @@ def _numbers_of(legend: legends.Legend, names: tuple[str, ...]) -> dict[str, int
     return label_map if legend.ignored is None else {**label_map, str(legend.ignored): IGNORE}
 
 
-def _read(mask_files: list[Path], cfg: config.Config) -> images.Mask:
+def _read(mask_files: list[Path], cfg: config.Config) -> mask_pixels.Mask:
     """The mask of a pair as 0 and 1, or class numbers.
 
     Raises:
         DataError: it cannot be read, or several files for a label map.
     """
     if cfg.task != "multiclass":
-        cell, inverted = images.UNION.join(map(str, mask_files)), cfg.mask_inverted is True
-        mask = images.read_mask(cell, cfg.mask_encoding, inverted, cfg.label_map)
+        cell, inverted = mask_pixels.UNION.join(map(str, mask_files)), cfg.mask_inverted is True
+        mask = mask_pixels.read_mask(cell, cfg.mask_encoding, inverted, cfg.label_map)
         if (mask.pixels == IGNORE).any():
             raise DataError(
                 f"{cell}: a mask of 0 and 255 cannot say that pixels are ignored; give class_names "
@@ -314,7 +314,9 @@ def _read(mask_files: list[Path], cfg: config.Config) -> images.Mask:
             f"{mask_files[0].parent}: {len(mask_files)} mask files for one image; a label map of "
             f"the classes {', '.join(cfg.class_names)} is made of one"
         )
-    return images.read_labels(str(mask_files[0]), cfg.mask_encoding, cfg.n_classes, cfg.label_map)
+    return mask_pixels.read_labels(
+        str(mask_files[0]), cfg.mask_encoding, cfg.n_classes, cfg.label_map
+    )
 
 
 def _facts(image: Path, mask_files: list[Path], cfg: config.Config) -> dict[str, Any]:
@@ -345,7 +347,7 @@ def _judge(
         DataError: they may hold several classes, and no setting says which.
     """
     column = "labels" if cfg.task == "multiclass" else cfg.class_names[0]
-    cells = [images.UNION.join(map(str, masks)) for _, masks in paired.pairs.values()]
+    cells = [mask_pixels.UNION.join(map(str, masks)) for _, masks in paired.pairs.values()]
     cases = pd.DataFrame({"case": list(paired.pairs), column: cells})
     meaning = meanings.judge(cases, facts, cfg)
     problems = {name: reason for name, _, reason in meaning.set_aside}

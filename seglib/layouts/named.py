@@ -17,7 +17,8 @@ import pandas as pd
 from .. import tables
 from ..errors import DataError
 from ..formats import mask_names
-from ..formats.images import SUFFIXES, UNION
+from ..formats.images import SUFFIXES
+from ..formats.mask_pixels import UNION
 from . import pairing, patients
 
 MOST_FILES, MOST_LEVELS = 50_000, 7

@@ -13,7 +13,8 @@ import pandas as pd
 from ..errors import DataError, listed
 from ..files import folded
 from ..formats import dicom_pictures, inputs, mask_names, segments, signatures, volumes
-from ..formats.images import SUFFIXES, UNION
+from ..formats.images import SUFFIXES
+from ..formats.mask_pixels import UNION
 
 MASK_SUFFIXES = ("", "_mask", "_segmentation", "_masks", "_seg", "-mask")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files, hosts
-from ..formats import images, volumes
+from ..formats import mask_pixels, volumes
 
 KEPT_FROM, MOST_KEPT = 100, 20_000  # results are kept from how many on, of how many
 Kept = dict[Any, tuple[str, Any]]  # key -> what the files looked like from outside, result
@@ -52,7 +52,7 @@ def results(
 
 def _stamp(masks: str) -> str:
     """Names, sizes and times of mask files, as text."""
-    stamps = [volumes.stamp(path) for path in masks.split(images.UNION)]
+    stamps = [volumes.stamp(path) for path in masks.split(mask_pixels.UNION)]
     return repr(stamps[0] if len(stamps) == 1 else stamps)
 
 

@@ -21,7 +21,15 @@ import pandas as pd
 from .. import hosts
 from ..errors import DataError, grouped
 from ..files import folded
-from ..formats import channels, dicom_headers, images, mask_names, nifti, segments, volumes
+from ..formats import (
+    channels,
+    dicom_headers,
+    mask_names,
+    mask_pixels,
+    nifti,
+    segments,
+    volumes,
+)
 from . import numbers, pairing, patients
 
 SPACING = ("spacing_slice_mm", "spacing_row_mm", "spacing_col_mm")
@@ -291,7 +299,7 @@ def _mask_cells(labels: Path, cfg: Any) -> dict[str, str]:
     if volumes.is_organ_folder(labels):
         organs = volumes.organ_files(labels, cfg.class_names)
         return {
-            name: images.UNION.join(os.path.abspath(file) for file in organs.get(name, ()))
+            name: mask_pixels.UNION.join(os.path.abspath(file) for file in organs.get(name, ()))
             for name in cfg.class_names
         }
     if cfg.task == "multilabel":
