@@ -12,6 +12,7 @@ Trainings lie in `runs/results`: called again, an interrupted measurement goes o
 which it was stopped.
 """
 
+import dataclasses
 import datetime
 import functools
 import json
@@ -371,11 +372,19 @@ def report_on(hospital: str, predictor: inference.Predictor, work_dir: Path) -> 
 
 
 def _gain(about: dict, before, after, metric: str = "Dice gained") -> dict:
-    """The paired difference in Dice between two reports on the same images."""
-    table = compare(before, after)
+    """The paired difference in Dice between two reports on the same images, or volumes."""
+    table = compare(_by_volume(before), _by_volume(after))
     gain = table[table["class"] == "mean"].iloc[0]
     ends = {"value": gain["difference"], "low": gain["low"], "high": gain["high"]}
     return {**about, "metric": metric, **ends, "n": int(gain["n"])}
+
+
+def _by_volume(report: evaluation.Report) -> evaluation.Report:
+    """The report with a row for each volume instead of each slice, where there are volumes."""
+    if report.per_volume.empty:
+        return report
+    rows = report.per_volume
+    return dataclasses.replace(report, per_image=rows.assign(case=rows["volume"]))
 
 
 def _options(name: str, crossed, plain) -> list[dict]:
