@@ -498,7 +498,7 @@ FULL_STEM = {
 def _stems(name: str, epochs_of_full: int = 40) -> Comparison:
     words = "space-to-depth stem against full stem"
     if epochs_of_full != 40:
-        words += f", 40 epochs against {epochs_of_full}"
+        words = f"space-to-depth stem, 40 epochs, against full stem, {epochs_of_full}"
     before = {**FULL_STEM[name], "epochs": epochs_of_full}
     return Comparison(name, words, before, {"epochs": 40}, folds=2, size="small")
 

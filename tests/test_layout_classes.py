@@ -386,7 +386,7 @@ def test_a_second_scan_reads_no_mask_of_a_folder_for_each_class(tmp_path, monkey
     read = []
     original = class_files.mask_pixels.read_mask
     monkeypatch.setattr(
-        class_files.images,
+        class_files.mask_pixels,
         "read_mask",
         lambda cell, *settings: read.append(Path(cell)) or original(cell, *settings),
     )
